@@ -1,0 +1,1 @@
+"""aim-fast adapts frozen image Transformers to video."""

@@ -1,0 +1,25 @@
+"""What can go wrong through a user's input or a user's files, as one small family.
+
+Every message is one line that says what is wrong, where, and what to do. The command line prints it and exits with
+status 2; a library caller catches :class:`AimFastError` or one of its kinds.
+"""
+
+
+class AimFastError(Exception):
+    """Base of every error that the reader of its message can mend."""
+
+
+class UsageError(AimFastError):
+    """An argument, option or recipe field that cannot be: unknown, out of range or in conflict with another."""
+
+
+class DataError(AimFastError):
+    """A data set, annotation file, index or video that is missing, malformed or cannot be decoded."""
+
+
+class WeightsError(AimFastError):
+    """A weights file or tag that is missing, unreadable, or of another architecture."""
+
+
+class CheckpointError(AimFastError):
+    """A run or checkpoint that is missing, incomplete, or belongs to another recipe."""

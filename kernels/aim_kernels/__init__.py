@@ -1,0 +1,1 @@
+"""The operators and modules of aim-fast: AIM's block for any model."""
