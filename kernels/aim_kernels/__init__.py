@@ -1,1 +1,24 @@
-"""The operators and modules of aim-fast: AIM's block for any model."""
+"""aim_kernels: the operators of AIM, and the modules made of them, for any model.
+
+``AIMBlock``, ``Adapter`` and ``TemporalAttention`` are drop-in ``torch.nn`` modules with the published parameter names;
+the ``*_adaptation_reference`` functions are the same mathematics on explicit tensors, in plain torch.
+"""
+
+from aim_kernels.adaptation import (
+    AdapterWeights,
+    joint_adaptation_reference,
+    spatial_adaptation_reference,
+    temporal_adaptation_reference,
+)
+from aim_kernels.modules import Adapter, AIMBlock, DropPath, TemporalAttention
+
+__all__ = [
+    "AIMBlock",
+    "Adapter",
+    "AdapterWeights",
+    "DropPath",
+    "TemporalAttention",
+    "joint_adaptation_reference",
+    "spatial_adaptation_reference",
+    "temporal_adaptation_reference",
+]

@@ -1,0 +1,279 @@
+"""Drop-in modules: an adapter, attention over time, and a whole AIM block, with the published parameter names.
+
+Shapes: ``[..., T, N, D]``, any leading batch shape: T frames, N tokens a frame (CLS first where the trunk has one), D
+width. The mathematics is in :mod:`aim_kernels.adaptation`. A block put into another Transformer looks like this::
+
+    block = AIMBlock(768, 12, adapter_scale=0.5, drop_path=0.1)
+    block.load_state_dict(clip_visual.transformer.resblocks[0].state_dict(), strict=False)   # adapters stay at init
+    x = block(x)                                                                             # [B, T, N, D]
+
+Frozen parts are frozen (``requires_grad`` False) at construction; ``block.requires_grad_(True)`` trains everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aim_kernels.adaptation import (
+    Activation,
+    AdapterWeights,
+    adapter_reference,
+    joint_adaptation_reference,
+    spatial_adaptation_reference,
+    temporal_adaptation_reference,
+    temporal_attention_reference,
+)
+
+__all__ = ["AIMBlock", "Adapter", "AdapterPlace", "DropPath", "DropPathMode", "TemporalAttention"]
+
+DropPathMode = Literal["position", "clip", "frame"]
+AdapterPlace = Literal["spatial", "temporal", "joint"]
+
+
+class Adapter(nn.Module):
+    """Bottleneck adapter: ``D_fc2(gelu(D_fc1(z)))``, plus ``z`` itself when ``skip``.
+
+    The hidden size is ``int(dim · ratio)``. ``D_fc1`` starts truncated-normal (std 0.02) with zero bias and ``D_fc2``
+    at zero, so a new adapter returns zero, or its input where it has the skip.
+
+    Input and output ``[..., dim]``. Raises ValueError when the ratio leaves no hidden unit.
+    """
+
+    def __init__(self, dim: int, ratio: float = 0.25, skip: bool = True) -> None:
+        super().__init__()
+        hidden = int(dim * ratio)
+        if hidden < 1:
+            raise ValueError(f"adapter_ratio {ratio} of width {dim} leaves no hidden unit: use at least {1 / dim:.4g}")
+        self.skip = skip
+        self.D_fc1 = nn.Linear(dim, hidden)
+        self.D_fc2 = nn.Linear(hidden, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.D_fc1.weight, std=0.02)
+        for zero in (self.D_fc1.bias, self.D_fc2.weight, self.D_fc2.bias):
+            nn.init.zeros_(zero)
+
+    @property
+    def weights(self) -> AdapterWeights:
+        return AdapterWeights(self.D_fc1.weight, self.D_fc1.bias, self.D_fc2.weight, self.D_fc2.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        out = adapter_reference(z, self.weights)
+        return z + out if self.skip else out
+
+    def extra_repr(self) -> str:
+        return f"skip={self.skip}"
+
+
+class TemporalAttention(nn.Module):
+    """Self-attention among the T tokens at each spatial position, with the parameters of ``nn.MultiheadAttention``.
+
+    AIM's reuse of a frozen image attention over time: load the trunk's attention into it (names and shapes are those
+    of ``nn.MultiheadAttention(dim, num_heads)``: ``in_proj_weight`` [3D, D], ``in_proj_bias``, ``out_proj``), or give
+    it the trunk's own tensors with :meth:`sharing`. Position carries no meaning to it: add a temporal embedding first.
+
+    Input and output ``[..., T, N, D]``. Parameters are frozen at construction. Raises ValueError when ``num_heads``
+    does not divide ``dim`` or the input does not end in ``[T, N, dim]``.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        _check_heads(dim, num_heads)
+        self.dim = dim
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        self.reset_parameters()
+        self.requires_grad_(False)
+
+    @classmethod
+    def sharing(cls, attention: nn.MultiheadAttention) -> TemporalAttention:
+        """One whose parameters ARE those of ``attention``: nothing is copied, what trains in one trains in both."""
+        if attention.in_proj_weight is None or attention.in_proj_bias is None:
+            raise ValueError("the attention has separate or bias-free q, k, v projections: pack them first")
+        with torch.device("meta"):
+            shared = cls(attention.embed_dim, attention.num_heads)
+        shared.in_proj_weight = attention.in_proj_weight
+        shared.in_proj_bias = attention.in_proj_bias
+        shared.out_proj = attention.out_proj
+        return shared
+
+    def reset_parameters(self) -> None:
+        """CLIP's initialisation: normal with std D^-1/2, zero biases."""
+        nn.init.normal_(self.in_proj_weight, std=self.dim**-0.5)
+        nn.init.normal_(self.out_proj.weight, std=self.dim**-0.5)
+        nn.init.zeros_(self.in_proj_bias)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        clips = _as_clips(x, self.dim)
+        attended = temporal_attention_reference(F.linear(clips, self.in_proj_weight, self.in_proj_bias), self.num_heads)
+        return self.out_proj(attended).reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, num_heads={self.num_heads}"
+
+
+class DropPath(nn.Module):
+    """Draws the droppath factor of a residual branch on ``x`` [B, T, N, D]: None when nothing can be dropped, else a
+    tensor of zeros (probability ``rate``) and 1/(1 − rate) that broadcasts to ``x``, drawn
+
+    - ``"position"``: once per token position, shared by all clips and frames, [1, 1, N, 1]: what the published ViT-CLIP
+      code does, whose tensor is laid out [N, B·T, D];
+    - ``"clip"``: once per clip, [B, 1, 1, 1]: what the paper describes;
+    - ``"frame"``: once per frame, [B, T, 1, 1]: what the published ViT-ImageNet code does.
+    """
+
+    def __init__(self, rate: float = 0.0, mode: DropPathMode = "position") -> None:
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"drop_path {rate} is not in [0, 1)")
+        if mode not in get_args(DropPathMode):
+            raise ValueError(f"drop_path_mode {mode!r} is none of {', '.join(get_args(DropPathMode))}")
+        self.rate = float(rate)
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Tensor | None:
+        if not self.training or self.rate == 0.0:
+            return None
+        b, t, n, _ = x.shape
+        shape = {"position": (1, 1, n, 1), "clip": (b, 1, 1, 1), "frame": (b, t, 1, 1)}[self.mode]
+        keep = 1.0 - self.rate
+        return x.new_empty(shape).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}, mode={self.mode!r}"
+
+
+class AIMBlock(nn.Module):
+    """A frozen pre-norm ViT block with AIM's temporal, spatial and joint adaptation.
+
+    Input and output ``[..., T, N, dim]``; any number of frames. Parameter names are the published ones: frozen
+    ``attn.in_proj_weight, attn.in_proj_bias, attn.out_proj.*, ln_1.*, ln_2.*, mlp.c_fc.*, mlp.c_proj.*`` (those of
+    CLIP's ``transformer.resblocks.N``), trainable ``S_Adapter, T_Adapter, T_Adapter_in, MLP_Adapter``.
+
+    Args:
+        dim, num_heads, mlp_ratio: width D, heads, MLP hidden units per channel.
+        num_tadapter: 1, or 2 for a second adapter before temporal attention (Something-Something v2).
+        adapter_scale: factor of the joint adapter (0.5 on Kinetics and Diving-48, 1 on Something-Something v2).
+        adapter_ratio: hidden units per channel of every adapter.
+        drop_path, drop_path_mode: rate and form of the drops on the temporal and joint branch, see :class:`DropPath`.
+        adapters: which of "spatial", "temporal", "joint" there are. Without "temporal" the block runs no attention
+            over time; without any it is the frozen image block applied frame by frame.
+        activation: of the frozen MLP, "quick_gelu" (OpenAI's weights) or "gelu".
+        eps: of both layer norms.
+
+    Raises ValueError for sizes and names that cannot be, and for an input that does not end in ``[T, N, dim]``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        num_tadapter: int = 1,
+        adapter_scale: float = 1.0,
+        adapter_ratio: float = 0.25,
+        drop_path: float = 0.0,
+        drop_path_mode: DropPathMode = "position",
+        adapters: Collection[AdapterPlace] = ("spatial", "temporal", "joint"),
+        activation: Activation = "quick_gelu",
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        _check_heads(dim, num_heads)
+        if num_tadapter not in (1, 2):
+            raise ValueError(f"num_tadapter {num_tadapter} is neither 1 nor 2")
+        if activation not in get_args(Activation):
+            raise ValueError(f"activation {activation!r} is none of {', '.join(get_args(Activation))}")
+        unknown = [place for place in adapters if place not in get_args(AdapterPlace)]
+        if unknown:
+            raise ValueError(f"adapters {unknown} are none of {', '.join(get_args(AdapterPlace))}")
+        self.dim = dim
+        self.num_heads = num_heads
+        self.adapter_scale = float(adapter_scale)
+        self.activation = activation
+        self.ln_1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = TemporalAttention(dim, num_heads)
+        self.ln_2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = nn.ModuleDict(
+            {"c_fc": nn.Linear(dim, int(dim * mlp_ratio)), "c_proj": nn.Linear(int(dim * mlp_ratio), dim)}
+        )
+        self.reset_parameters()
+        self.requires_grad_(False)
+        self.S_Adapter = Adapter(dim, adapter_ratio, skip=True) if "spatial" in adapters else None
+        self.T_Adapter = Adapter(dim, adapter_ratio, skip=False) if "temporal" in adapters else None
+        second = num_tadapter == 2 and "temporal" in adapters
+        self.T_Adapter_in = Adapter(dim, adapter_ratio, skip=True) if second else None
+        self.MLP_Adapter = Adapter(dim, adapter_ratio, skip=False) if "joint" in adapters else None
+        self.drop_path = DropPath(drop_path, drop_path_mode)
+
+    def reset_parameters(self) -> None:
+        """CLIP's initialisation of the image block: normal with std D^-1/2 and (2D)^-1/2, zero biases."""
+        self.attn.reset_parameters()
+        fc, proj = self._mlp
+        nn.init.normal_(fc.weight, std=(2 * self.dim) ** -0.5)
+        nn.init.normal_(proj.weight, std=self.dim**-0.5)
+        nn.init.zeros_(fc.bias)
+        nn.init.zeros_(proj.bias)
+
+    @property
+    def _mlp(self) -> tuple[nn.Linear, nn.Linear]:
+        return cast(nn.Linear, self.mlp["c_fc"]), cast(nn.Linear, self.mlp["c_proj"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        x = _as_clips(x, self.dim)
+        attention = (
+            *(self.ln_1.weight, self.ln_1.bias),
+            *(self.attn.in_proj_weight, self.attn.in_proj_bias),
+            *(self.attn.out_proj.weight, self.attn.out_proj.bias),
+            self.num_heads,
+        )
+        if self.T_Adapter is not None:
+            x = temporal_adaptation_reference(
+                x,
+                *attention,
+                adapter=self.T_Adapter.weights,
+                adapter_in=None if self.T_Adapter_in is None else self.T_Adapter_in.weights,
+                drop=self.drop_path(x),
+                eps=self.ln_1.eps,
+            )
+        x = spatial_adaptation_reference(
+            x, *attention, adapter=None if self.S_Adapter is None else self.S_Adapter.weights, eps=self.ln_1.eps
+        )
+        fc, proj = self._mlp
+        x = joint_adaptation_reference(
+            x,
+            *(self.ln_2.weight, self.ln_2.bias),
+            *(fc.weight, fc.bias),
+            *(proj.weight, proj.bias),
+            adapter=None if self.MLP_Adapter is None else self.MLP_Adapter.weights,
+            drop=None if self.MLP_Adapter is None else self.drop_path(x),
+            scale=self.adapter_scale,
+            activation=self.activation,
+            eps=self.ln_2.eps,
+        )
+        return x.reshape(shape)
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}, adapter_scale={self.adapter_scale:g}, activation={self.activation!r}"
+
+
+def _check_heads(dim: int, num_heads: int) -> None:
+    if num_heads < 1 or dim % num_heads:
+        raise ValueError(f"num_heads {num_heads} does not divide dim {dim}")
+
+
+def _as_clips(x: Tensor, dim: int) -> Tensor:
+    """``[..., T, N, D]`` to ``[B, T, N, D]``."""
+    if x.ndim < 3 or x.shape[-1] != dim:
+        raise ValueError(f"expected a tensor [..., T, N, {dim}], got {list(x.shape)}")
+    return x[None] if x.ndim == 3 else x.flatten(0, -4)
