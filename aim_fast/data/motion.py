@@ -1,0 +1,194 @@
+"""The demo set: objects whose class is how they move, in Something-Something-v2's own on-disk layout.
+
+An object has a shape, a colour, a place, a size and an angle, in front of a soft background. In a clip exactly one of
+place (x or y), size or angle changes steadily from one end of a range to the other; the sign of the change is the
+class. Both signs of a change are drawn from one distribution of frames, in opposite order, so that no single frame,
+and no average over frames, tells which of the two it is.
+
+`render_clip` gives frames, `write_demo_set` a folder that the `ssv2` data set reads, `render_stills` images of single
+objects with their shape as label, for training an image model that has never seen motion.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+# template as in labels.json, the quantity that changes, and the sign of its change (y grows downward)
+MOTIONS = (
+    ("Moving [something] from left to right", "x", 1),
+    ("Moving [something] from right to left", "x", -1),
+    ("Lowering [something]", "y", 1),
+    ("Lifting [something] up", "y", -1),
+    ("Moving [something] towards the camera", "size", 1),
+    ("Moving [something] away from the camera", "size", -1),
+    ("Turning [something] clockwise", "angle", 1),
+    ("Turning [something] counterclockwise", "angle", -1),
+)
+SHAPES = ("an arrow", "a hook", "a hammer", "a wedge", "a half-moon", "a key", "a flag", "a spoon")
+COLOURS = ((214, 66, 58), (62, 132, 214), (70, 168, 84), (232, 178, 50), (150, 86, 190), (40, 170, 170))
+HEIGHT, WIDTH = 72, 96
+FRAMES = 16
+FRAMES_PER_SECOND = 12
+
+
+def _box(x, y, x0, y0, x1, y1):
+    return np.maximum(np.maximum(x0 - x, x - x1), np.maximum(y0 - y, y - y1))
+
+
+def _disc(x, y, cx, cy, radius):
+    return np.hypot(x - cx, y - cy) - radius
+
+
+def _distance(shape: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Signed distance (negative inside) to a shape of about unit radius, x to the right and y downward."""
+    if shape == 0:
+        head = np.maximum(0.2 - x, 0.75 * x + 0.66 * np.abs(y) - 0.75)
+        return np.minimum(_box(x, y, -1.0, -0.22, 0.25, 0.22), head)
+    if shape == 1:
+        return np.minimum(_box(x, y, -0.7, -1.0, -0.2, 1.0), _box(x, y, -0.7, 0.5, 0.75, 1.0))
+    if shape == 2:
+        return np.minimum(_box(x, y, -0.9, -1.0, 0.9, -0.5), _box(x, y, -0.22, -0.6, 0.22, 1.0))
+    if shape == 3:
+        return np.maximum(y - 0.7, 0.89 * np.abs(x) - 0.45 * (y + 1.0))
+    if shape == 4:
+        return np.maximum(_disc(x, y, 0.0, 0.0, 0.95), -x - 0.05)
+    if shape == 5:
+        ring = np.abs(_disc(x, y, -0.55, 0.0, 0.34)) - 0.13
+        return np.minimum(ring, np.minimum(_box(x, y, -0.2, -0.13, 1.0, 0.13), _box(x, y, 0.6, 0.0, 0.85, 0.5)))
+    if shape == 6:
+        return np.minimum(_box(x, y, -0.65, -1.0, -0.4, 1.0), _box(x, y, -0.5, -1.0, 0.8, -0.1))
+    return np.minimum(_disc(x, y, 0.0, -0.6, 0.42), _box(x, y, -0.13, -0.5, 0.13, 1.0))
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A soft two-colour gradient with coarse texture, `[height, width, 3]` float32."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(height, width)
+    direction = rng.uniform(0, 2 * np.pi)
+    ramp = np.cos(direction) * x + np.sin(direction) * y
+    ends = rng.uniform(60, 190, (2, 1, 1, 3)).astype(np.float32)
+    texture = rng.normal(0, 12, (height // 12 + 2, width // 12 + 2)).astype(np.float32)
+    texture = np.kron(texture, np.ones((12, 12), np.float32))[:height, :width]
+    return ends[0] + (ends[1] - ends[0]) * ramp[..., None] + texture[..., None]
+
+
+def _render(rng, shape, colour, x, y, size, angle, height, width) -> np.ndarray:
+    """Frames of one object whose `x, y, size` (pixels) and `angle` (radians) are arrays `[T]`: uint8 `[T, H, W, 3]`."""
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    dx, dy = columns - x[:, None, None], rows - y[:, None, None]
+    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
+    scale = size[:, None, None]
+    distance = _distance(shape, (cos * dx + sin * dy) / scale, (cos * dy - sin * dx) / scale) * scale
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    paint = np.asarray(COLOURS[colour], np.float32) + rng.normal(0, 10, 3).astype(np.float32)
+    frames = _background(rng, height, width) * (1 - cover) + paint * cover
+    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+
+
+def render_clip(motion: int, seed: int, frames: int = FRAMES, height: int = HEIGHT, width: int = WIDTH):
+    """One clip of class `motion` (row of MOTIONS): (uint8 `[frames, height, width, 3]` RGB, index into SHAPES)."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
+    _, quantity, sign = MOTIONS[motion]
+    shape, colour = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOURS)))
+    low = {"x": 0.22 * width, "y": 0.24 * height, "size": 0.15 * height, "angle": 0.0}
+    high = {"x": 0.78 * width, "y": 0.76 * height, "size": 0.32 * height, "angle": 2 * np.pi}
+    span = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.7, 1.0), "angle": (0.25, 0.45)}
+    # every quantity sways a little, so that standing still is not what tells the others apart
+    sway = {"x": 1.0, "y": 1.0, "size": 0.4, "angle": 0.05}
+    time = np.linspace(0, 1, frames, dtype=np.float32)
+    value = {}
+    for name in ("x", "y", "size", "angle"):
+        reach = high[name] - low[name]
+        if name == quantity:
+            part = rng.uniform(*span[name]) * reach
+            start = low[name] + rng.uniform(0, reach - part)
+            ease = time + rng.uniform(-0.12, 0.12) * np.sin(2 * np.pi * time)
+            steady = start + part * ease
+            value[name] = steady if sign > 0 else steady[::-1]
+        else:
+            value[name] = np.full(frames, low[name] + rng.uniform(0, reach), np.float32)
+        phase, turns = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 2.0)
+        value[name] = value[name] + sway[name] * np.sin(phase + 2 * np.pi * turns * time)
+    arguments = {name: array.astype(np.float32) for name, array in value.items()}
+    return _render(rng, shape, colour, height=height, width=width, **arguments), shape
+
+
+def render_stills(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """`count` square images of one object each: (uint8 `[count, size, size, 3]`, int64 labels `[count]`).
+
+    The label is shape and colour in one number, `shape * len(COLOURS) + colour`; place, size and angle are free.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, 2]))
+    images = np.empty((count, size, size, 3), np.uint8)
+    labels = np.empty(count, np.int64)
+    for i in range(count):
+        shape, colour = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOURS)))
+        place = rng.uniform(0.2, 0.8, 2) * size
+        x, y, s, angle = (
+            np.float32([v]) for v in (place[0], place[1], rng.uniform(0.13, 0.34) * size, rng.uniform(0, 2 * np.pi))
+        )
+        images[i] = _render(rng, shape, colour, x, y, s, angle, size, size)[0]
+        labels[i] = shape * len(COLOURS) + colour
+    return images, labels
+
+
+def _encode(path: str, frames: np.ndarray) -> None:
+    import av
+
+    with av.open(path, "w", format="webm") as container:
+        stream = container.add_stream("libvpx-vp9", rate=FRAMES_PER_SECOND)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.options = {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0", "row-mt": "0", "threads": "1"}
+        for array in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _write_clips(videos: str, jobs: list[tuple[int, int, int]]) -> list[int]:
+    shapes = []
+    for number, motion, seed in jobs:
+        frames, shape = render_clip(motion, seed)
+        _encode(str(Path(videos) / f"{number}.webm"), frames)
+        shapes.append(shape)
+    return shapes
+
+
+def write_demo_set(root: Path, train: int, validation: int, seed: int = 0, workers: int = 2, progress=None) -> None:
+    """Writes the demo set below `root`: `labels.json`, `train.json`, `validation.json`, `test.json` and `.webm` clips.
+
+    `train` and `validation` are numbers of clips, rounded down to a multiple of the eight classes. `progress`, if
+    given, is called with the number of clips written since its last call.
+    """
+    videos = root / "20bn-something-something-v2"
+    videos.mkdir(parents=True, exist_ok=True)
+    counts = {"train": train // len(MOTIONS), "validation": validation // len(MOTIONS)}
+    jobs, splits = [], []
+    for split, each in counts.items():
+        for motion in range(len(MOTIONS)):
+            for _ in range(each):
+                jobs.append((len(jobs) + 1, motion, (seed << 32) + len(jobs)))
+                splits.append(split)
+    chunks = [jobs[i : i + 32] for i in range(0, len(jobs), 32)]
+    shapes: list[int] = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for done in pool.map(_write_clips, [str(videos)] * len(chunks), chunks):
+            shapes += done
+            if progress:
+                progress(len(done))
+    entries: dict[str, list[dict]] = {split: [] for split in counts}
+    for (number, motion, _), split, shape in zip(jobs, splits, shapes):
+        template = MOTIONS[motion][0]
+        thing = SHAPES[shape]
+        label = template.replace("[something]", thing)
+        entries[split].append(
+            {"id": str(number), "label": label, "template": template, "placeholders": [thing]}
+        )
+    files = {"labels.json": {template: str(i) for i, (template, _, _) in enumerate(MOTIONS)}}
+    files |= {f"{split}.json": rows for split, rows in entries.items()}
+    files |= {"test.json": []}
+    for name, content in files.items():
+        (root / name).write_text(json.dumps(content, indent=1))

@@ -1,0 +1,258 @@
+"""A recipe: everything that decides what a training run computes, as one flat dataclass.
+
+Recipes come from YAML files: those shipped in `aim_fast/training/recipes/` are the published configurations (Yang et
+al., ICLR 2023), and a user's own is any file with some of the same fields. A file may say `extends: NAME` and hold
+only what differs. Options typed on the command line win over the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aim_fast.errors import UsageError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Sizes are in pixels, frames and clips; rates are per optimiser step."""
+
+    # what is trained
+    model: str = _option("aim_vit_b16_clip", "model name, as `aim-fast models` lists them")
+    weights: str | None = _option(None, "weights of the frozen trunk: a file, an open_clip tag, or the word `random`")
+    frames: int = _option(8, "frames a clip, T")
+    img_size: int | None = _option(None, "side of the square input, pixels; the model's own when not given")
+    adapters: tuple[str, ...] = _option(
+        ("spatial", "temporal", "joint"), "adapters put on the trunk: any of spatial,temporal,joint, or `none`"
+    )
+    num_tadapter: int = _option(1, "temporal adapters a block: 1, or 2 for one before the temporal attention as well")
+    adapter_ratio: float = _option(0.25, "hidden width of an adapter as a share of the model's width")
+    adapter_scale: float = _option(0.5, "factor on the joint adapter")
+    drop_path: float = _option(0.2, "droppath rate of the last block; rates grow linearly from 0")
+    drop_path_mode: str = _option("position", "what droppath drops: position (published), clip, or frame")
+    head_dropout: float = _option(0.5, "dropout before the classifier")
+
+    # what it is trained on
+    dataset: str | None = _option(None, "data set: ssv2, folder or list")
+    data_root: str | None = _option(None, "folder of the data set")
+    interval: int = _option(0, "frames between sampled frames; 0 spreads the frames over the whole video")
+    random_resized_crop: bool = _option(True, "train on one random box a clip instead of the centre")
+    crop_area: tuple[float, ...] = _option((0.08, 1.0), "share of the frame's area that the random box covers")
+    crop_aspect: tuple[float, ...] = _option((0.75, 1.3333333333333333), "aspect ratio of the random box")
+    flip: float = _option(0.0, "probability of mirroring a clip; leave 0 where left and right are classes")
+    randaugment: tuple[int, ...] = _option((), "RandAugment as `operations,magnitude`, such as 4,7; empty for none")
+    color_jitter: float = _option(0.0, "standard deviation of PCA lighting noise; 0 for none")
+    random_erasing: float = _option(0.0, "probability of erasing one box in all frames")
+    label_smoothing: float = _option(0.0, "label smoothing")
+    mixup: float = _option(0.0, "mixup alpha; 0 for none")
+    cutmix: float = _option(0.0, "cutmix alpha; 0 for none")
+
+    # how it is trained
+    epochs: int = _option(50, "epochs; with 0 nothing is trained and the start is saved")
+    batch_size: int = _option(8, "clips a process takes at a time")
+    total_batch_size: int | None = _option(
+        None, "clips a step over all processes: gradients are accumulated until it is reached"
+    )
+    accumulate: int | None = _option(None, "batches a step, instead of what total_batch_size would give")
+    lr: float = _option(3e-4, "learning rate of a step")
+    backbone_lr_factor: float = _option(1.0, "factor on the learning rate of everything but the classifier")
+    weight_decay: float = _option(0.05, "weight decay; norms and class and positional embeddings have none")
+    warmup_epochs: float = _option(2.5, "epochs of linear warm-up, stepped each iteration")
+    warmup_factor: float = _option(0.1, "factor on the learning rate at the start of the warm-up")
+    clip_norm: float = _option(0.0, "largest norm of the gradient; 0 for no limit")
+    ema: float = _option(0.0, "decay of an exponential moving average of the trained tensors; 0 for none")
+    seed: int = _option(0, "seed of initial values, data order and augmentation")
+    precision: str = _option("auto", "auto, bf16, fp16 or fp32; auto is bf16 where the device has it")
+
+    # evaluation
+    views: str = _option("1x1", "clips x crops of each video in `eval`; validation during training takes 1x1")
+
+    # what does not change the result
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N", incidental=True)
+    workers: int = _option(0, "threads and processes that decode; 0 chooses by the machine", incidental=True)
+    compile: bool = _option(False, "train the model through torch.compile", incidental=True)
+    output: str | None = _option(None, "folder of the run", incidental=True)
+    eval_every: int = _option(1, "epochs between validations; 0 for none but the last", incidental=True)
+    checkpoint_every: int = _option(500, "steps between checkpoints within an epoch; 0 for none", incidental=True)
+    log_every: int = _option(10, "steps between lines of metrics.jsonl", incidental=True)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed and checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def to_yaml(self) -> str:
+        rows = {
+            f.name: list(value) if isinstance(value := getattr(self, f.name), tuple) else value
+            for f in dataclasses.fields(self)
+        }
+        return yaml.safe_dump(rows, sort_keys=False)
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(Recipe)}
+_TYPES = typing.get_type_hints(Recipe)
+ADAPTERS = ("spatial", "temporal", "joint")
+_CHOICES = {
+    "precision": ("auto", "bf16", "fp16", "fp32"),
+    "drop_path_mode": ("position", "clip", "frame"),
+}
+_POSITIVE = ("frames", "num_tadapter", "batch_size", "img_size", "total_batch_size", "accumulate", "log_every")
+_NOT_NEGATIVE = (
+    "interval", "epochs", "lr", "weight_decay", "warmup_epochs", "clip_norm", "workers", "eval_every",
+    "checkpoint_every", "mixup", "cutmix", "color_jitter", "backbone_lr_factor", "warmup_factor", "seed",
+)  # fmt: skip
+_SHARE = ("drop_path", "head_dropout", "flip", "random_erasing", "label_smoothing", "ema")
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """The rest of a message about an unknown word: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def _check(recipe: Recipe) -> None:
+    def refuse(name: str, must: str) -> typing.NoReturn:
+        raise UsageError(f"recipe field {name}: {getattr(recipe, name)!r} must be {must}")
+
+    for name in _POSITIVE:
+        if (value := getattr(recipe, name)) is not None and value < 1:
+            refuse(name, "at least 1")
+    for name in _NOT_NEGATIVE:
+        if getattr(recipe, name) < 0:
+            refuse(name, "0 or more")
+    for name in _SHARE:
+        if not 0 <= getattr(recipe, name) < 1 and not (name in ("flip", "random_erasing") and getattr(recipe, name) == 1):
+            refuse(name, "from 0 to 1")
+    for name, choices in _CHOICES.items():
+        if getattr(recipe, name) not in choices:
+            refuse(name, f"one of {', '.join(choices)}")
+    for name in ("crop_area", "crop_aspect"):
+        pair = getattr(recipe, name)
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
+            refuse(name, "two numbers, the smaller first")
+    if len(recipe.randaugment) not in (0, 2):
+        refuse("randaugment", "two numbers, operations and magnitude, such as 4,7")
+    for adapter in recipe.adapters:
+        if adapter not in ADAPTERS:
+            raise UsageError(f"recipe field adapters: unknown {adapter!r}; {nearest(adapter, ADAPTERS)}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", recipe.device):
+        refuse("device", "auto, cpu, cuda or cuda:N")
+    parse_views(recipe.views)
+
+
+def parse_views(text: str) -> tuple[int, int]:
+    """(clips, crops) of a text such as `1x3`. Raises UsageError for anything else."""
+    match = re.fullmatch(r"(\d+)[xX×](\d+)", text.strip())
+    clips, crops = (int(match[1]), int(match[2])) if match else (0, 0)
+    if clips < 1 or crops not in (1, 3):
+        raise UsageError(f"views {text!r} are not CLIPSxCROPS: write for example 1x3; crops are 1 or 3")
+    return clips, crops
+
+
+def coerce(name: str, value: Any, where: str) -> Any:
+    """The value of a recipe field from YAML or from the command line, in the field's type, or UsageError."""
+    if name not in FIELDS:
+        raise UsageError(f"{where}: unknown field {name!r}; {nearest(name, FIELDS)}")
+    kind, optional = _TYPES[name], False
+    if isinstance(kind, types.UnionType):
+        kind, optional = typing.get_args(kind)[0], True
+    if value is None and optional:
+        return None
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, str):
+            value = [] if value.strip() in ("", "none") else value.split(",")
+        if value is None:
+            value = ()
+        if not isinstance(value, (list, tuple)):
+            value = [value]
+        item = typing.get_args(kind)[0]
+        return tuple(_scalar(item, v.strip() if isinstance(v, str) else v, name, where) for v in value)
+    return _scalar(kind, value, name, where)
+
+
+def _scalar(kind: type, value: Any, name: str, where: str) -> Any:
+    try:
+        if kind is bool:
+            if isinstance(value, bool):
+                return value
+        elif kind is str:
+            if isinstance(value, (str, int)) and not isinstance(value, bool):
+                return str(value)
+        elif not isinstance(value, bool) and (kind is float or isinstance(value, (int, str))):
+            return kind(value)
+    except (TypeError, ValueError):
+        pass
+    raise UsageError(f"{where}: {name} is {value!r}, not a {kind.__name__}")
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def read_fields(source: str | Path) -> dict[str, Any]:
+    """The fields that a recipe file sets, its `extends` followed. `source` is a shipped name or a file."""
+    path = Path(source)
+    if not path.suffix and not path.exists():
+        path = RECIPES / f"{source}.yaml"
+        if not path.exists():
+            raise UsageError(f"recipe {str(source)!r} is neither a file nor shipped; {nearest(str(source), shipped_recipes())}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"recipe {path}: {error.strerror}; give a readable YAML file or one of the shipped names") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise UsageError(f"recipe {path}: not valid YAML{line}; write one `field: value` a line") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"recipe {path}: holds no fields; write one `field: value` a line")
+    parent = content.pop("extends", None)
+    fields = read_fields(parent) if parent else {}
+    return fields | {name: coerce(name, value, f"recipe {path}") for name, value in content.items()}
+
+
+def default_recipe(dataset: str | None, model: str | None, frames: int | None) -> str:
+    """Name of the shipped recipe that fits what was asked for: the published one where there is one."""
+    trunk = "l14" if model and "l14" in model else "b16"
+    if model == "aim_vit_demo":
+        return "demo"
+    if dataset == "ssv2":
+        return f"ssv2_{trunk}_{frames if frames in (8, 16, 32) else 8}f"
+    return f"finetune_{trunk}"
+
+
+def load_recipe(source: str | Path | None, overrides: dict[str, Any]) -> Recipe:
+    """A recipe from a file or shipped name (None: chosen by data set, model and frames), with `overrides` on top."""
+    overrides = {name: coerce(name, value, "command line") for name, value in overrides.items()}
+    if source is None:
+        source = default_recipe(overrides.get("dataset"), overrides.get("model"), overrides.get("frames"))
+    return Recipe(**(read_fields(source) | overrides))
+
+
+def recipe_differences(saved: Recipe, asked: Recipe) -> list[str]:
+    """What `asked` would compute differently from `saved`, one `name: saved -> asked` a field."""
+    return [
+        f"{name}: {getattr(saved, name)!r} -> {getattr(asked, name)!r}"
+        for name, f in FIELDS.items()
+        if not f.metadata.get("incidental")
+        and name not in ("data_root", "weights", "views")
+        and getattr(saved, name) != getattr(asked, name)
+    ]
