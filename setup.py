@@ -1,19 +1,31 @@
 """Builds the optional C++ part, aim_kernels._C, when torch is importable; everything runs without it.
 
 pip's isolated builds have no torch, and must not fetch one: they install the Python part alone. `make setup` builds
-without isolation, so that the C++ part is compiled against the torch that is installed.
+without isolation, so that the C++ part is compiled against the torch that is installed. It uses torch's stable ABI of
+2.10, so that one build serves later versions too, and picks its instruction set when it runs, never from this machine.
 """
 
+import sys
 from pathlib import Path
 
 from setuptools import setup
 
 SOURCES = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
+HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
+GNU_FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized"]
 
 try:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError:
     setup()
 else:
-    extension = CppExtension("aim_kernels._C", SOURCES, optional=True) if SOURCES else None
-    setup(ext_modules=[extension] if extension else [], cmdclass={"build_ext": BuildExtension} if extension else {})
+    extension = CppExtension(
+        "aim_kernels._C",
+        SOURCES,
+        depends=HEADERS,
+        define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000")],
+        extra_compile_args=[] if sys.platform == "win32" else GNU_FLAGS,
+        py_limited_api=True,
+        optional=True,
+    )
+    setup(ext_modules=[extension], cmdclass={"build_ext": BuildExtension})

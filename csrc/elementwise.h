@@ -1,0 +1,132 @@
+// Activations of the widened MLP, and layer norm with frozen affine.  Included per tier, after vector.h.
+//
+// GELU: x Phi(x), Phi by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), whose exponential also gives the density
+// that the derivative Phi(x) + x phi(x) needs.  QuickGELU: x s, s = sigmoid(1.702 x), derivative s + 1.702 x s (1 - s).
+
+template <int degree>
+AIM_INLINE void gelu(v16 x, v16& cumulative, v16& density) {
+  v16 z = x < 0.0f ? -x : x;
+  v16 t = 1.0f / (z * (0.3275911f * 0.70710678f) + 1.0f);
+  v16 e = exp2<degree>(x * x * (-0.5f * 1.44269504f));
+  v16 poly = t * 1.061405429f - 1.453152027f;
+  poly = poly * t + 1.421413741f;
+  poly = poly * t - 0.284496736f;
+  poly = poly * t + 0.254829592f;
+  v16 tail = poly * t * e * 0.5f;
+  cumulative = x < 0.0f ? tail : 1.0f - tail;
+  density = e * 0.39894228f;
+}
+
+template <bool quick, bool backward, int degree>
+AIM_INLINE v16 activate(v16 x) {
+  if constexpr (quick) {
+    v16 s = 1.0f / (exp2<degree>(x * (-1.702f * 1.44269504f)) + 1.0f);
+    return backward ? s + x * 1.702f * s * (1.0f - s) : x * s;
+  } else {
+    v16 cumulative, density;
+    gelu<degree>(x, cumulative, density);
+    return backward ? cumulative + x * density : x * cumulative;
+  }
+}
+
+template <bool quick, bool backward, class T>
+static void activate_row(const T* u, const T* dy, T* y, float factor, int64_t count) {
+  constexpr int degree = sizeof(T) == 2 ? 3 : 5;
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    v16 value = activate<quick, backward, degree>(load(u + i)) * factor;
+    if constexpr (backward) value *= load(dy + i);
+    store(y + i, value);
+  }
+  if (i < count) {
+    v16 value = activate<quick, backward, degree>(load_part(u + i, count - i)) * factor;
+    if constexpr (backward) value *= load_part(dy + i, count - i);
+    store_part(y + i, value, count - i);
+  }
+}
+
+template <bool backward, class T>
+static void activation(int64_t begin, int64_t end, const void* problem) {
+  const Activation& a = *static_cast<const Activation*>(problem);
+  for (int64_t row = begin; row < end; ++row) {
+    const T* u = static_cast<const T*>(a.input) + row * a.width;
+    const T* dy = backward ? static_cast<const T*>(a.grad) + row * a.width : u;
+    T* y = static_cast<T*>(a.output) + row * a.width;
+    if (a.quick)
+      activate_row<true, backward>(u, dy, y, 1.0f, a.split);
+    else
+      activate_row<false, backward>(u, dy, y, 1.0f, a.split);
+    activate_row<false, backward>(u + a.split, dy + a.split, y + a.split, a.factor ? a.factor[row] : 1.0f,
+                                  a.width - a.split);
+  }
+}
+
+template <class X, class Y>
+static void layer_norm_forward(int64_t begin, int64_t end, const void* problem) {
+  const LayerNorm& a = *static_cast<const LayerNorm*>(problem);
+  const int64_t whole = a.width / 16 * 16, part = a.width - whole;
+  for (int64_t row = begin; row < end; ++row) {
+    const X* x = static_cast<const X*>(a.input) + row * a.width;
+    Y* y = static_cast<Y*>(a.output) + row * a.width;
+    v16 total{};
+    for (int64_t i = 0; i < whole; i += 16) total += load(x + i);
+    float mean = sum(total);
+    for (int64_t i = whole; i < a.width; ++i) mean += widen_one(x[i]);
+    mean /= a.width;
+    v16 squares{};
+    for (int64_t i = 0; i < whole; i += 16) {
+      v16 centred = load(x + i) - mean;
+      squares += centred * centred;
+    }
+    float variance = sum(squares);
+    for (int64_t i = whole; i < a.width; ++i) variance += (widen_one(x[i]) - mean) * (widen_one(x[i]) - mean);
+    const float rstd = 1.0f / __builtin_sqrtf(variance / a.width + a.eps);
+    for (int64_t i = 0; i < whole; i += 16)
+      store(y + i, (load(x + i) - mean) * rstd * load(a.weight + i) + load(a.bias + i));
+    if (part)
+      store_part(y + whole,
+                 (load_part(x + whole, part) - mean) * rstd * load_part(a.weight + whole, part) +
+                     load_part(a.bias + whole, part),
+                 part);
+    a.mean[row] = mean;
+    a.rstd[row] = rstd;
+  }
+}
+
+// dx = rstd (g - mean(g) - xhat mean(g xhat)) + residual, with g = dy * weight.
+template <class X, class Y>
+static void layer_norm_backward(int64_t begin, int64_t end, const void* problem) {
+  const LayerNorm& a = *static_cast<const LayerNorm*>(problem);
+  const int64_t whole = a.width / 16 * 16, part = a.width - whole;
+  for (int64_t row = begin; row < end; ++row) {
+    const X* x = static_cast<const X*>(a.input) + row * a.width;
+    const Y* dy = static_cast<const Y*>(a.grad) + row * a.width;
+    const X* residual = a.residual ? static_cast<const X*>(a.residual) + row * a.width : nullptr;
+    X* dx = static_cast<X*>(a.output) + row * a.width;
+    const float mean = a.mean[row], rstd = a.rstd[row];
+    v16 sum_g{}, sum_gx{};
+    for (int64_t i = 0; i < whole; i += 16) {
+      v16 g = load(dy + i) * load(a.weight + i);
+      sum_g += g;
+      sum_gx += g * ((load(x + i) - mean) * rstd);
+    }
+    if (part) {
+      v16 g = load_part(dy + whole, part) * load_part(a.weight + whole, part);
+      sum_g += g;
+      sum_gx += g * ((load_part(x + whole, part) - mean) * rstd);
+    }
+    const float mean_g = sum(sum_g) / a.width, mean_gx = sum(sum_gx) / a.width;
+    for (int64_t i = 0; i < whole; i += 16) {
+      v16 g = load(dy + i) * load(a.weight + i);
+      v16 value = (g - mean_g - (load(x + i) - mean) * rstd * mean_gx) * rstd;
+      if (residual) value += load(residual + i);
+      store(dx + i, value);
+    }
+    if (part) {
+      v16 g = load_part(dy + whole, part) * load_part(a.weight + whole, part);
+      v16 value = (g - mean_g - (load_part(x + whole, part) - mean) * rstd * mean_gx) * rstd;
+      if (residual) value += load_part(residual + whole, part);
+      store_part(dx + whole, value, part);
+    }
+  }
+}

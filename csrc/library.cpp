@@ -1,0 +1,253 @@
+// The operators of namespace aim_cpu, on torch's stable ABI: argument checks, the choice of tier, threads.
+//
+//   attention_forward(qkv [O, L, I, 3, h, d]) -> out [O, L, I, h, d], lse [O, I, h, L]
+//   attention_backward(dout, qkv, out, lse) -> dqkv, contiguous
+//   activation_forward(u [M, H], split, quick, factor [M]?) -> y;  activation_backward(dy, u, ...) -> du
+//   layer_norm_forward(x [M, D], weight, bias, eps, low) -> y, mean, rstd
+//   layer_norm_backward(dy, x, weight, mean, rstd, residual?) -> dx
+//   tier() -> name;  set_tier(name)
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kernels.h"
+
+#if AIM_AMX_TIER && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Linux hands out the tile registers on request, once for the whole process.
+bool tiles_granted() {
+#if AIM_AMX_TIER && defined(__linux__)
+  constexpr int request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
+#if AIM_AMX_TIER
+// Bits 22 and 24 of EDX of CPUID leaf 7: AMX-BF16 and AMX-TILE (the compiler's names for them differ between versions).
+bool has_amx() {
+  unsigned eax = 7, ebx, ecx = 0, edx;
+  __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+  return (edx >> 22 & 1) && (edx >> 24 & 1);
+}
+#endif
+
+std::vector<const aim::Tier*> available_tiers() {
+  std::vector<const aim::Tier*> tiers{&aim::tier_generic};
+#if AIM_X86_TIERS
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return tiers;
+  tiers.push_back(&aim::tier_avx2);
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+    return tiers;
+  tiers.push_back(&aim::tier_avx512);
+  if (!__builtin_cpu_supports("avx512bf16")) return tiers;
+  tiers.push_back(&aim::tier_avx512_bf16);
+#if AIM_AMX_TIER
+  if (has_amx() && tiles_granted()) tiers.push_back(&aim::tier_amx);
+#endif
+#endif
+  return tiers;
+}
+
+const std::vector<const aim::Tier*>& tiers() {
+  static const std::vector<const aim::Tier*> found = available_tiers();
+  return found;
+}
+
+const aim::Tier*& current() {
+  static const aim::Tier* chosen = tiers().back();
+  return chosen;
+}
+
+std::string tier() { return current()->name; }
+
+void set_tier(std::string name) {
+  for (const aim::Tier* candidate : tiers())
+    if (name == candidate->name) {
+      current() = candidate;
+      return;
+    }
+  std::string known;
+  for (const aim::Tier* candidate : tiers()) known += std::string(" ") + candidate->name;
+  STD_TORCH_CHECK(false, "set_tier: this processor has no tier '", name, "'; it has", known);
+}
+
+// 0 for float32, 1 for bfloat16.
+int low(const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(x.is_cpu(), name, ": expected a CPU tensor");
+  if (x.scalar_type() == ScalarType::Float) return 0;
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, name, ": expected float32 or bfloat16");
+  return 1;
+}
+
+template <class Problem>
+void run(aim::Range kernel, int64_t count, int64_t grain, const Problem& problem) {
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { kernel(begin, end, &problem); });
+}
+
+aim::Attention attention(const Tensor& qkv, const Tensor& out, const Tensor& lse) {
+  STD_TORCH_CHECK(qkv.dim() == 6 && qkv.size(3) == 3, "attention: qkv must be [O, L, I, 3, h, d]");
+  STD_TORCH_CHECK(qkv.stride(5) == 1 || qkv.size(5) == 1, "attention: the last axis of qkv must be contiguous");
+  aim::Attention a{};
+  a.outer = qkv.size(0), a.length = qkv.size(1), a.inner = qkv.size(2), a.heads = qkv.size(4), a.dim = qkv.size(5);
+  a.qkv_outer = qkv.stride(0), a.qkv_token = qkv.stride(1), a.qkv_inner = qkv.stride(2);
+  a.qkv_part = qkv.stride(3), a.qkv_head = qkv.stride(4);
+  a.out_outer = out.stride(0), a.out_token = out.stride(1), a.out_inner = out.stride(2), a.out_head = out.stride(3);
+  a.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.dim)));
+  a.qkv = qkv.const_data_ptr();
+  a.out = out.mutable_data_ptr();
+  a.lse = static_cast<float*>(lse.mutable_data_ptr());
+  return a;
+}
+
+std::tuple<Tensor, Tensor> attention_forward(Tensor qkv) {
+  const int kind = low(qkv, "attention: qkv");
+  STD_TORCH_CHECK(qkv.dim() == 6, "attention: qkv must be [O, L, I, 3, h, d]");
+  const int64_t O = qkv.size(0), L = qkv.size(1), I = qkv.size(2), h = qkv.size(4), d = qkv.size(5);
+  Tensor out = torch::stable::new_empty(qkv, {O, L, I, h, d});
+  Tensor lse = torch::stable::new_empty(qkv, {O, I, h, L}, ScalarType::Float);
+  const aim::Attention a = attention(qkv, out, lse);
+  if (out.numel()) run(current()->attention_forward[kind], a.tasks(), 1, a);
+  return {out, lse};
+}
+
+Tensor attention_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse) {
+  const int kind = low(qkv, "attention: qkv");
+  STD_TORCH_CHECK(low(dout, "attention: dout") == kind && low(out, "attention: out") == kind && !low(lse, "lse"),
+                  "attention: dout and out must have qkv's dtype, lse float32");
+  STD_TORCH_CHECK(qkv.dim() == 6 && dout.dim() == 5 && out.dim() == 5 && lse.is_contiguous(),
+                  "attention: expected qkv [O, L, I, 3, h, d], dout and out [O, L, I, h, d], contiguous lse");
+  const int64_t O = qkv.size(0), L = qkv.size(1), I = qkv.size(2), h = qkv.size(4), d = qkv.size(5);
+  for (const Tensor* x : {&dout, &out}) {
+    STD_TORCH_CHECK(x->size(0) == O && x->size(1) == L && x->size(2) == I && x->size(3) == h && x->size(4) == d,
+                    "attention: dout and out must be [O, L, I, h, d] of qkv's sizes");
+    STD_TORCH_CHECK(x->stride(4) == 1 || d == 1, "attention: the last axis of dout and out must be contiguous");
+  }
+  STD_TORCH_CHECK(lse.numel() == O * I * h * L, "attention: lse must be [O, I, h, L]");
+  Tensor dqkv = torch::stable::new_empty(qkv, {O, L, I, 3, h, d});
+  aim::Attention a = attention(qkv, out, lse);
+  a.dout = dout.const_data_ptr(), a.dqkv = dqkv.mutable_data_ptr();
+  a.dout_outer = dout.stride(0), a.dout_token = dout.stride(1), a.dout_inner = dout.stride(2);
+  a.dout_head = dout.stride(3);
+  if (dqkv.numel()) run(current()->attention_backward[kind], a.tasks(), 1, a);
+  return dqkv;
+}
+
+Tensor activation(const Tensor* dy, const Tensor& u, int64_t split, bool quick, const std::optional<Tensor>& factor) {
+  const int kind = low(u, "activation: u");
+  STD_TORCH_CHECK(u.dim() == 2 && u.is_contiguous(), "activation: u must be contiguous [M, H]");
+  STD_TORCH_CHECK(0 <= split && split <= u.size(1), "activation: split must lie between 0 and H");
+  STD_TORCH_CHECK(!dy || (low(*dy, "activation: dy") == kind && dy->is_contiguous() && dy->numel() == u.numel()),
+                  "activation: dy must be contiguous, of u's shape and dtype");
+  STD_TORCH_CHECK(!factor || (!low(*factor, "factor") && factor->is_contiguous() && factor->numel() == u.size(0)),
+                  "activation: factor must be contiguous float32 [M]");
+  Tensor y = torch::stable::new_empty(u, {u.size(0), u.size(1)});
+  aim::Activation a{};
+  a.rows = u.size(0), a.width = u.size(1), a.split = split, a.quick = quick;
+  a.factor = factor ? static_cast<const float*>(factor->const_data_ptr()) : nullptr;
+  a.input = u.const_data_ptr(), a.output = y.mutable_data_ptr(), a.grad = dy ? dy->const_data_ptr() : nullptr;
+  const aim::Tier& t = *current();
+  if (u.numel()) run(dy ? t.activation_backward[kind] : t.activation_forward[kind], a.rows, 8, a);
+  return y;
+}
+
+Tensor activation_forward(Tensor u, int64_t split, bool quick, std::optional<Tensor> factor) {
+  return activation(nullptr, u, split, quick, factor);
+}
+
+Tensor activation_backward(Tensor dy, Tensor u, int64_t split, bool quick, std::optional<Tensor> factor) {
+  return activation(&dy, u, split, quick, factor);
+}
+
+void check_affine(const Tensor& x, const Tensor& weight) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous(), "layer_norm: x must be contiguous [M, D]");
+  STD_TORCH_CHECK(!low(weight, "layer_norm: weight") && weight.is_contiguous() && weight.numel() == x.size(1),
+                  "layer_norm: weight and bias must be contiguous float32 [D]");
+}
+
+std::tuple<Tensor, Tensor, Tensor> layer_norm_forward(Tensor x, Tensor weight, Tensor bias, double eps, bool to_low) {
+  const int kind = low(x, "layer_norm: x");
+  check_affine(x, weight);
+  check_affine(x, bias);
+  const int64_t rows = x.size(0), width = x.size(1);
+  Tensor y = torch::stable::new_empty(x, {rows, width}, to_low ? ScalarType::BFloat16 : ScalarType::Float);
+  Tensor mean = torch::stable::new_empty(x, {rows}, ScalarType::Float);
+  Tensor rstd = torch::stable::new_empty(x, {rows}, ScalarType::Float);
+  aim::LayerNorm a{};
+  a.rows = rows, a.width = width, a.eps = static_cast<float>(eps);
+  a.input = x.const_data_ptr(), a.output = y.mutable_data_ptr();
+  a.weight = static_cast<const float*>(weight.const_data_ptr());
+  a.bias = static_cast<const float*>(bias.const_data_ptr());
+  a.mean = static_cast<float*>(mean.mutable_data_ptr()), a.rstd = static_cast<float*>(rstd.mutable_data_ptr());
+  if (x.numel()) run(current()->layer_norm_forward[kind][to_low], rows, 8, a);
+  return {y, mean, rstd};
+}
+
+Tensor layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd,
+                           std::optional<Tensor> residual) {
+  const int kind = low(x, "layer_norm: x");
+  check_affine(x, weight);
+  const int64_t rows = x.size(0), width = x.size(1);
+  STD_TORCH_CHECK(dy.is_contiguous() && dy.numel() == x.numel(), "layer_norm: dy must be contiguous [M, D]");
+  STD_TORCH_CHECK(!low(mean, "mean") && !low(rstd, "rstd") && mean.numel() == rows && rstd.numel() == rows,
+                  "layer_norm: mean and rstd must be float32 [M]");
+  STD_TORCH_CHECK(!residual || (low(*residual, "residual") == kind && residual->is_contiguous() &&
+                                residual->numel() == x.numel()),
+                  "layer_norm: residual must be contiguous, of x's shape and dtype");
+  Tensor dx = torch::stable::new_empty(x, {rows, width});
+  aim::LayerNorm a{};
+  a.rows = rows, a.width = width;
+  a.input = x.const_data_ptr(), a.output = dx.mutable_data_ptr(), a.grad = dy.const_data_ptr();
+  a.weight = static_cast<const float*>(weight.const_data_ptr());
+  a.mean = static_cast<float*>(mean.mutable_data_ptr()), a.rstd = static_cast<float*>(rstd.mutable_data_ptr());
+  a.residual = residual ? residual->const_data_ptr() : nullptr;
+  if (x.numel()) run(current()->layer_norm_backward[kind][low(dy, "layer_norm: dy")], rows, 8, a);
+  return dx;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(aim_cpu, m) {
+  m.def("attention_forward(Tensor qkv) -> (Tensor, Tensor)");
+  m.def("attention_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse) -> Tensor");
+  m.def("activation_forward(Tensor u, int split, bool quick, Tensor? factor) -> Tensor");
+  m.def("activation_backward(Tensor dy, Tensor u, int split, bool quick, Tensor? factor) -> Tensor");
+  m.def("layer_norm_forward(Tensor x, Tensor weight, Tensor bias, float eps, bool low) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? residual) -> Tensor");
+  m.def("tier() -> str");
+  m.def("set_tier(str name) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(aim_cpu, CPU, m) {
+  m.impl("attention_forward", TORCH_BOX(&attention_forward));
+  m.impl("attention_backward", TORCH_BOX(&attention_backward));
+  m.impl("activation_forward", TORCH_BOX(&activation_forward));
+  m.impl("activation_backward", TORCH_BOX(&activation_backward));
+  m.impl("layer_norm_forward", TORCH_BOX(&layer_norm_forward));
+  m.impl("layer_norm_backward", TORCH_BOX(&layer_norm_backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(aim_cpu, CompositeExplicitAutograd, m) {
+  m.impl("tier", TORCH_BOX(&tier));
+  m.impl("set_tier", TORCH_BOX(&set_tier));
+}

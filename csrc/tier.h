@@ -1,0 +1,30 @@
+// The body of every tier_*.cpp: the templates, compiled for that tier, and its table of entry points.
+// The including file has set the target, opened namespace aim and a tier's own namespace, and defined the AIM_ macros.
+
+#include "vector.h"
+
+#include "product.h"
+
+#include "attention.h"
+
+#include "elementwise.h"
+
+#if AIM_BF16
+using Low = bf16;
+#else
+using Low = float;
+#endif
+
+static constexpr Tier make_tier(const char* name) {
+  return Tier{
+      name,
+      {attention_forward<float, float>, attention_forward<bf16, Low>},
+      {attention_backward<float, float>, attention_backward<bf16, Low>},
+      {activation<false, float>, activation<false, bf16>},
+      {activation<true, float>, activation<true, bf16>},
+      {{layer_norm_forward<float, float>, layer_norm_forward<float, bf16>},
+       {layer_norm_forward<bf16, float>, layer_norm_forward<bf16, bf16>}},
+      {{layer_norm_backward<float, float>, layer_norm_backward<float, bf16>},
+       {layer_norm_backward<bf16, float>, layer_norm_backward<bf16, bf16>}},
+  };
+}
