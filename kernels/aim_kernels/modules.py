@@ -13,7 +13,7 @@ Frozen parts are frozen (``requires_grad`` False) at construction; ``block.requi
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +121,23 @@ class TemporalAttention(nn.Module):
         return f"dim={self.dim}, num_heads={self.num_heads}"
 
 
+class MLP(nn.Module):
+    """The two projections of a CLIP block's MLP; the block applies them with its activation in between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(dim, hidden)
+        self.c_proj = nn.Linear(hidden, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        dim = self.c_fc.in_features
+        nn.init.normal_(self.c_fc.weight, std=(2 * dim) ** -0.5)
+        nn.init.normal_(self.c_proj.weight, std=dim**-0.5)
+        nn.init.zeros_(self.c_fc.bias)
+        nn.init.zeros_(self.c_proj.bias)
+
+
 class DropPath(nn.Module):
     """Draws the droppath factor of a residual branch on ``x`` [B, T, N, D]: None when nothing can be dropped, else a
     tensor of zeros (probability ``rate``) and 1/(1 − rate) that broadcasts to ``x``, drawn
@@ -203,9 +220,7 @@ class AIMBlock(nn.Module):
         self.ln_1 = nn.LayerNorm(dim, eps=eps)
         self.attn = TemporalAttention(dim, num_heads)
         self.ln_2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = nn.ModuleDict(
-            {"c_fc": nn.Linear(dim, int(dim * mlp_ratio)), "c_proj": nn.Linear(int(dim * mlp_ratio), dim)}
-        )
+        self.mlp = MLP(dim, int(dim * mlp_ratio))
         self.reset_parameters()
         self.requires_grad_(False)
         self.S_Adapter = Adapter(dim, adapter_ratio, skip=True) if "spatial" in adapters else None
@@ -216,17 +231,11 @@ class AIMBlock(nn.Module):
         self.drop_path = DropPath(drop_path, drop_path_mode)
 
     def reset_parameters(self) -> None:
-        """CLIP's initialisation of the image block: normal with std D^-1/2 and (2D)^-1/2, zero biases."""
+        """CLIP's initialisation of the frozen part: normal with std D^-1/2 and (2D)^-1/2, zero biases, unit norms."""
+        self.ln_1.reset_parameters()
         self.attn.reset_parameters()
-        fc, proj = self._mlp
-        nn.init.normal_(fc.weight, std=(2 * self.dim) ** -0.5)
-        nn.init.normal_(proj.weight, std=self.dim**-0.5)
-        nn.init.zeros_(fc.bias)
-        nn.init.zeros_(proj.bias)
-
-    @property
-    def _mlp(self) -> tuple[nn.Linear, nn.Linear]:
-        return cast(nn.Linear, self.mlp["c_fc"]), cast(nn.Linear, self.mlp["c_proj"])
+        self.ln_2.reset_parameters()
+        self.mlp.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape
@@ -249,12 +258,11 @@ class AIMBlock(nn.Module):
         x = spatial_adaptation_reference(
             x, *attention, adapter=None if self.S_Adapter is None else self.S_Adapter.weights, eps=self.ln_1.eps
         )
-        fc, proj = self._mlp
         x = joint_adaptation_reference(
             x,
             *(self.ln_2.weight, self.ln_2.bias),
-            *(fc.weight, fc.bias),
-            *(proj.weight, proj.bias),
+            *(self.mlp.c_fc.weight, self.mlp.c_fc.bias),
+            *(self.mlp.c_proj.weight, self.mlp.c_proj.bias),
             adapter=None if self.MLP_Adapter is None else self.MLP_Adapter.weights,
             drop=None if self.MLP_Adapter is None else self.drop_path(x),
             scale=self.adapter_scale,
