@@ -1,0 +1,80 @@
+"""A folder of class folders: ``root/train/<class>/<video>`` or ``root/<class>/<video>``.
+
+With split folders (``train``, ``val`` or ``validation``, ``test``) the classes are those of ``train``, sorted by name.
+Without them every class is divided here: its files, sorted by name, are permuted by a generator keyed by the class
+name alone, the first fifth is for validation and test, the rest for training. Adding a class or changing the seed of
+a run moves no file from one side to the other.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from aim_fast.data.formats import Clip, Listing
+from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
+from aim_fast.errors import DataError
+
+__all__ = ["HELD_OUT", "LAYOUT", "read"]
+
+LAYOUT = "train/<class>/<video> with val/ (or validation/) and test/, or <class>/<video>"
+HELD_OUT = 0.2
+_SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
+
+
+def read(root: Path, split: str) -> Listing:
+    """Clips of ``split``, by class and then by name."""
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; expected {LAYOUT}")
+    if not any((root / name).is_dir() for names in _SPLIT_FOLDERS.values() for name in names):
+        return _divided(root, split)
+    folder = _split_folder(root, split)
+    classes = _classes(_split_folder(root, "train"))
+    unknown = sorted(set(_classes(folder)) - set(classes))
+    if unknown:
+        raise DataError(f"{folder} has classes that train has not: {', '.join(unknown[:5])}; move or rename them")
+    clips = [
+        Clip(os.path.join(folder, name, file), label, f"{name}/{file}")
+        for label, name in enumerate(classes)
+        if (folder / name).is_dir()
+        for file in _video_names(folder / name)
+    ]
+    return Listing(classes, clips)
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    for name in _SPLIT_FOLDERS[split]:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(
+        f"{root} has no {' or '.join(_SPLIT_FOLDERS[split])} folder for the {split} split; expected {LAYOUT}"
+    )
+
+
+def _divided(root: Path, split: str) -> Listing:
+    classes = _classes(root)
+    clips = []
+    for label, name in enumerate(classes):
+        files = _video_names(root / name)
+        order = np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode()))).permutation(len(files))
+        held_out = int(np.ceil(len(files) * HELD_OUT)) if len(files) > 1 else 0
+        chosen = order[held_out:] if split == "train" else order[:held_out]
+        clips += [Clip(str(root / name / files[i]), label, f"{name}/{files[i]}") for i in sorted(chosen)]
+    return Listing(classes, clips)
+
+
+def _classes(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    names = sorted(entry.name for entry in folders if _video_names(entry))
+    if not names:
+        raise DataError(f"{folder} has no class folder with videos in it; expected {LAYOUT}")
+    return names
+
+
+def _video_names(folder: os.PathLike) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if os.path.splitext(e.name)[1].lower() in VIDEO_EXTENSIONS)

@@ -1,0 +1,108 @@
+"""A text list of ``path label``, one clip a line, space or comma between.
+
+A line is divided from the right after the video's extension, so paths and class names may hold spaces. Paths are
+absolute, or relative to the list or to its data root. Labels are all integers, or all class names. The root is a
+folder holding ``train.txt`` and ``val.txt`` (or ``validation.txt``, ``test.txt``, ``*_list.txt``, ``.csv``), or a list
+itself: then the other splits are its siblings with "train" replaced in the name. A list whose name holds no split's
+name serves whichever split is asked for.
+
+Class names come from ``classes.txt`` beside the list (a name a line) where there is one, else from the training list,
+so that every split numbers them alike.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from aim_fast.data.formats import Clip, Listing
+from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, read_lines
+from aim_fast.errors import DataError
+
+__all__ = ["LAYOUT", "list_file", "read"]
+
+LAYOUT = "train.txt and val.txt with lines 'path label' (space or comma; integers or class names), or such a file"
+_SPLIT_NAMES = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
+_EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
+_ENTRY = re.compile(rf"^(?P<path>.*(?:{_EXTENSION}))\"?(?:\s*,\s*|\s+)(?P<label>\S.*)$", re.IGNORECASE)
+
+
+def read(root: Path, split: str) -> Listing:
+    """Clips of ``split`` in the order of the list."""
+    file = list_file(root, split)
+    folder = root if root.is_dir() else root.parent
+    entries = _entries(file)
+    train = file if split == "train" else _find(root, "train")
+    classes = _classes(file, entries if train in (None, file) else _entries(train), entries)
+    numbers = {name: number for number, name in enumerate(classes)}
+    integers = _integers(entries)
+    clips = []
+    for line, path, label in entries:
+        number = int(label) if integers else numbers.get(label, -1)
+        if not 0 <= number < len(classes):
+            raise DataError(f"{file}: line {line} has label {label!r}, which is none of the {len(classes)} classes")
+        clips.append(Clip(_located(path, file.parent, folder), number, path))
+    return Listing(classes, clips)
+
+
+def list_file(root: Path, split: str) -> Path:
+    """The list of ``split`` for a root that is a folder or itself a list."""
+    file = _find(root, split)
+    if file is None:
+        names = " or ".join(f"{name}.txt" for name in _SPLIT_NAMES[split])
+        raise DataError(f"no list for the {split} split at {root} (looked for {names}); expected {LAYOUT}")
+    return file
+
+
+def _find(root: Path, split: str) -> Path | None:
+    if root.is_dir():
+        names = (f"{name}{tail}" for name in _SPLIT_NAMES[split] for tail in (".txt", ".csv", "_list.txt", "list.txt"))
+        return next((root / name for name in names if (root / name).is_file()), None)
+    own = _split_of(root)
+    if own in (None, split):
+        return root
+    word = next(name for name in sorted(_SPLIT_NAMES[own], key=len, reverse=True) if name in root.name)
+    siblings = (root.with_name(root.name.replace(word, name)) for name in _SPLIT_NAMES[split])
+    return next((sibling for sibling in siblings if sibling.is_file()), None)
+
+
+def _split_of(file: Path) -> str | None:
+    return next((split for split, names in _SPLIT_NAMES.items() if any(name in file.name for name in names)), None)
+
+
+def _entries(file: Path) -> list[tuple[int, str, str]]:
+    """(line number, path, label) of every line that is not blank; a heading 'path,label' is passed over."""
+    entries = []
+    for number, line in enumerate(read_lines(file), start=1):
+        line = line.strip()
+        if not line or (number == 1 and re.fullmatch(r"\w+\s*[, ]\s*label\w*", line, re.I)):
+            continue
+        match = _ENTRY.match(line) or re.match(r"^(?P<path>.+)[\s,]+(?P<label>[^\s,]+)$", line)
+        if not match:
+            raise DataError(f"{file}: line {number} is not 'path label': {line[:80]!r}")
+        entries.append((number, match["path"].strip(' "'), match["label"].strip(' "')))
+    if not entries:
+        raise DataError(f"{file} lists no clips; expected {LAYOUT}")
+    return entries
+
+
+def _integers(entries: list[tuple[int, str, str]]) -> bool:
+    return all(label.isdigit() for _, _, label in entries)
+
+
+def _classes(file: Path, train: list[tuple[int, str, str]], own: list[tuple[int, str, str]]) -> list[str]:
+    for name in ("classes.txt", "labels.txt"):
+        if (file.parent / name).is_file() and (file.parent / name) != file:
+            return [line.strip() for line in read_lines(file.parent / name) if line.strip()]
+    if _integers(train):
+        return [str(number) for number in range(1 + max(int(label) for _, _, label in train + own if label.isdigit()))]
+    return sorted({label for _, _, label in train})
+
+
+def _located(path: str, beside: Path, root: Path) -> str:
+    if os.path.isabs(path):
+        return path
+    under_list = os.path.join(beside, path)
+    under_root = os.path.join(root, path)
+    return under_root if under_root != under_list and not os.path.exists(under_list) else under_list

@@ -1,0 +1,161 @@
+"""Scanning a split into its index, once.
+
+Files whose size or modification time changed, and new ones, are scanned again; the others keep their rows. An
+interrupted scan goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from aim_fast.data.formats import Clip, Listing, layout, read_dataset
+from aim_fast.data.index import Index, Row
+from aim_fast.data.index_file import index_paths, read_index, write_index
+from aim_fast.data.probe import MISSING, Probe, file_state
+from aim_fast.data.scan import scan
+from aim_fast.errors import DataError
+
+__all__ = ["build_index", "load_index", "load_or_build_index"]
+
+_SAVED_EVERY = 30.0  # seconds between saves of an unfinished scan
+_NOT_SCANNED = "not scanned"
+
+
+def load_or_build_index(
+    dataset: str,
+    root: str | Path,
+    split: str,
+    *,
+    workers: int | None = None,
+    rebuild: bool = False,
+    progress: bool | None = None,
+) -> Index:
+    """The index of a split, scanning what is new or changed since it was last written.
+
+    With several processes let one call this, and the others ``load_index`` after it.
+
+    Args:
+        workers: scanning processes; None for one a core.
+        rebuild: scan everything again.
+        progress: show a bar; None for only on a terminal.
+
+    Raises:
+        UsageError, DataError: as ``read_dataset``; an index file that is no index; no clip that can be used.
+    """
+    listing = read_dataset(dataset, root, split)
+    root = Path(root).expanduser()
+    known: dict[str, Row] = {}
+    current = False  # whether the file on disk already says all this
+    for path in [] if rebuild else index_paths(dataset, root, split):
+        stored = read_index(path, root) if path.is_file() else None
+        if stored is not None:
+            old, complete = stored
+            known = {row.path: row for row in old.rows if row.error != _NOT_SCANNED}
+            current = complete and old.classes == listing.classes and _clips(old.rows) == _clips(listing.clips)
+            break
+    probes: list[Probe | None] = []
+    for clip in listing.clips:
+        state, row = file_state(clip.path), known.get(clip.path)
+        if row is not None and (row.size, row.mtime_ns) == state:
+            probes.append(_probe_of(row))
+        else:
+            probes.append(Probe(error=MISSING) if state[0] < 0 else None)
+            current = False
+    changed = [i for i, found in enumerate(probes) if found is None]
+
+    def assembled() -> Index:
+        return _assemble(dataset, root, split, listing, probes)
+
+    if changed:
+        _scan_into(probes, changed, listing, workers, progress, lambda: write_index(assembled(), root, complete=False))
+    index = assembled()
+    if len(index.healthy) == 0:
+        row = index.rows[0]
+        raise DataError(
+            f"none of the {len(index)} {split} clips under {root} can be used ({len(index.missing)} missing, "
+            f"{len(index.broken)} broken; the first: {row.path} {row.error}); expected {layout(dataset)}"
+        )
+    if not current:
+        write_index(index, root, complete=True)
+    return index
+
+
+def build_index(dataset: str, root: str | Path, split: str, **options) -> Index:
+    """``load_or_build_index`` from nothing: every file is scanned."""
+    return load_or_build_index(dataset, root, split, rebuild=True, **options)
+
+
+def load_index(dataset: str, root: str | Path, split: str) -> Index:
+    """The index as last written, without looking at any video; DataError where there is none."""
+    root = Path(root).expanduser()
+    for path in index_paths(dataset, root, split):
+        if path.is_file():
+            stored = read_index(path, root)
+            if stored is not None and stored[1]:
+                return stored[0]
+    raise DataError(f"no finished index of {dataset} {split} for {root}; run aim-fast index first")
+
+
+def _scan_into(
+    probes: list[Probe | None],
+    changed: list[int],
+    listing: Listing,
+    workers: int | None,
+    progress: bool | None,
+    save: Callable[[], None],
+) -> None:
+    """Fill the gaps of ``probes``, saving from time to time and when interrupted."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    shown = sys.stderr.isatty() if progress is None else progress
+    last = time.monotonic()
+    broken = 0
+
+    with Progress(
+        TextColumn("scanning videos"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[broken]} broken"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    ) as bar:
+        task = bar.add_task("scan", total=len(changed), broken=0)
+
+        def done(position: int, found: Probe) -> None:
+            nonlocal last, broken
+            probes[changed[position]] = found
+            broken += found.error is not None
+            bar.update(task, advance=1, broken=broken)
+            if time.monotonic() - last > _SAVED_EVERY:
+                save()
+                last = time.monotonic()
+
+        try:
+            scan([listing.clips[i].path for i in changed], workers=workers, done=done)
+        except BaseException:
+            save()
+            raise
+
+
+def _assemble(dataset: str, root: Path, split: str, listing: Listing, probes: Iterable[Probe | None]) -> Index:
+    rows = []
+    for clip, found in zip(listing.clips, probes):
+        p = found or Probe(error=_NOT_SCANNED)
+        facts = (p.frames, p.height, p.width, p.codec, p.pixel_format, p.rotation, p.size, p.mtime_ns, p.error)
+        rows.append(Row(clip.path, clip.label, clip.id, *facts))
+    return Index(dataset, split, str(root), listing.classes, rows)
+
+
+def _clips(items: Iterable[Clip | Row]) -> list[tuple[str, int, str]]:
+    return [(item.path, item.label, item.id) for item in items]
+
+
+def _probe_of(row: Row) -> Probe:
+    return Probe(
+        row.frames, row.height, row.width, row.codec, row.pixel_format, row.rotation, row.size, row.mtime_ns, row.error
+    )
