@@ -4,6 +4,9 @@ Every message is one line that says what is wrong, where, and what to do. The co
 status 2; a library caller catches :class:`AimFastError` or one of its kinds.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class AimFastError(Exception):
     """Base of every error that the reader of its message can mend."""
@@ -23,3 +26,14 @@ class WeightsError(AimFastError):
 
 class CheckpointError(AimFastError):
     """A run or checkpoint that is missing, incomplete, or belongs to another recipe."""
+
+
+class TrainingError(AimFastError):
+    """A run that cannot go on: a loss that is not finite, or memory that does not suffice."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

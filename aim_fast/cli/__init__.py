@@ -1,0 +1,67 @@
+"""The command line: one short file a command. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+from aim_fast.errors import AimFastError, nearest
+
+COMMANDS = ("train", "eval", "predict", "index", "demo", "models", "doctor")
+
+
+class _Commands(click.Group):
+    """Finds each command in the module of its name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"aim_fast.cli.{name}").command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise click.UsageError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Any command takes --debug, which shows where an error came from.",
+)
+@click.version_option(package_name="aim-fast")
+def cli() -> None:
+    """Adapts frozen image Transformers to video: trains small adapters on a trunk such as CLIP's."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs a command; exits with 0 when it did what was asked, with 2 and one line on stderr on bad input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        sys.exit(cli.main(arguments, prog_name="aim-fast", standalone_mode=False) or 0)
+    except (AimFastError, click.ClickException) as error:
+        if debug:
+            raise
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            click.echo(message, err=True)
+        else:
+            click.echo(f"aim-fast: error: {_hint(' '.join(message.split()), error)}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("aim-fast: interrupted; a training run goes on with --resume", err=True)
+        sys.exit(130)
+
+
+def _hint(message: str, error: Exception) -> str:
+    """Says where the options are listed when an option or command was not understood."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{message} (see `{context.command_path} --help`)" if context else message

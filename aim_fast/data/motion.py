@@ -1,9 +1,9 @@
 """The demo set: objects whose class is how they move, in Something-Something-v2's own on-disk layout.
 
 An object has a shape, a colour, a place, a size and an angle, in front of a soft background. In a clip exactly one of
-place (x or y), size or angle changes steadily from one end of a range to the other; the sign of the change is the
-class. Both signs of a change are drawn from one distribution of frames, in opposite order, so that no single frame,
-and no average over frames, tells which of the two it is.
+x, y and size changes steadily through a part of its range, one way, or there and back; which one and which way is the
+class. Opposite ways are drawn from one distribution of frames, in opposite order, so that no single frame, and no
+average over frames, tells them apart.
 
 `render_clip` gives frames, `write_demo_set` a folder that the `ssv2` data set reads, `render_stills` images of single
 objects with their shape as label, for training an image model that has never seen motion.
@@ -18,16 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-# template as in labels.json, the quantity that changes, and the sign of its change (y grows downward)
+# template as in labels.json, the quantity that changes, the sign of its change (y grows downward), there and back?
 MOTIONS = (
-    ("Moving [something] from left to right", "x", 1),
-    ("Moving [something] from right to left", "x", -1),
-    ("Lowering [something]", "y", 1),
-    ("Lifting [something] up", "y", -1),
-    ("Moving [something] towards the camera", "size", 1),
-    ("Moving [something] away from the camera", "size", -1),
-    ("Turning [something] clockwise", "angle", 1),
-    ("Turning [something] counterclockwise", "angle", -1),
+    ("Moving [something] from left to right", "x", 1, False),
+    ("Moving [something] from right to left", "x", -1, False),
+    ("Moving [something] down", "y", 1, False),
+    ("Moving [something] up", "y", -1, False),
+    ("Moving [something] towards the camera", "size", 1, False),
+    ("Moving [something] away from the camera", "size", -1, False),
+    ("Lifting [something] up, then letting it drop down", "y", -1, True),
+    ("Lowering [something], then lifting it back up", "y", 1, True),
 )
 SHAPES = ("an arrow", "a hook", "a hammer", "a wedge", "a half-moon", "a key", "a flag", "a spoon")
 COLOURS = ((214, 66, 58), (62, 132, 214), (70, 168, 84), (232, 178, 50), (150, 86, 190), (40, 170, 170))
@@ -66,11 +66,11 @@ def _distance(shape: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A soft two-colour gradient with coarse texture, `[height, width, 3]` float32."""
+    """A soft grey gradient with a tint and coarse texture, `[height, width, 3]` float32."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(height, width)
     direction = rng.uniform(0, 2 * np.pi)
     ramp = np.cos(direction) * x + np.sin(direction) * y
-    ends = rng.uniform(60, 190, (2, 1, 1, 3)).astype(np.float32)
+    ends = (rng.uniform(60, 190, (2, 1, 1, 1)) + rng.normal(0, 8, (2, 1, 1, 3))).astype(np.float32)
     texture = rng.normal(0, 12, (height // 12 + 2, width // 12 + 2)).astype(np.float32)
     texture = np.kron(texture, np.ones((12, 12), np.float32))[:height, :width]
     return ends[0] + (ends[1] - ends[0]) * ramp[..., None] + texture[..., None]
@@ -92,11 +92,11 @@ def _render(rng, shape, colour, x, y, size, angle, height, width) -> np.ndarray:
 def render_clip(motion: int, seed: int, frames: int = FRAMES, height: int = HEIGHT, width: int = WIDTH):
     """One clip of class `motion` (row of MOTIONS): (uint8 `[frames, height, width, 3]` RGB, index into SHAPES)."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
-    _, quantity, sign = MOTIONS[motion]
+    _, quantity, sign, back = MOTIONS[motion]
     shape, colour = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOURS)))
     low = {"x": 0.22 * width, "y": 0.24 * height, "size": 0.15 * height, "angle": 0.0}
     high = {"x": 0.78 * width, "y": 0.76 * height, "size": 0.32 * height, "angle": 2 * np.pi}
-    span = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.7, 1.0), "angle": (0.25, 0.45)}
+    span = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.7, 1.0)}
     # every quantity sways a little, so that standing still is not what tells the others apart
     sway = {"x": 1.0, "y": 1.0, "size": 0.4, "angle": 0.05}
     time = np.linspace(0, 1, frames, dtype=np.float32)
@@ -107,8 +107,8 @@ def render_clip(motion: int, seed: int, frames: int = FRAMES, height: int = HEIG
             part = rng.uniform(*span[name]) * reach
             start = low[name] + rng.uniform(0, reach - part)
             ease = time + rng.uniform(-0.12, 0.12) * np.sin(2 * np.pi * time)
-            steady = start + part * ease
-            value[name] = steady if sign > 0 else steady[::-1]
+            steady = start + part * (1 - np.abs(1 - 2 * ease) if back else ease)
+            value[name] = steady if sign > 0 else 2 * start + part - steady
         else:
             value[name] = np.full(frames, low[name] + rng.uniform(0, reach), np.float32)
         phase, turns = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 2.0)
@@ -118,22 +118,21 @@ def render_clip(motion: int, seed: int, frames: int = FRAMES, height: int = HEIG
 
 
 def render_stills(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` square images of one object each: (uint8 `[count, size, size, 3]`, int64 labels `[count]`).
+    """`count` square images of one object each, and what a caption would say of them.
 
-    The label is shape and colour in one number, `shape * len(COLOURS) + colour`; place, size and angle are free.
+    Returns uint8 `[count, size, size, 3]` and float32 `[count, 5]`: row of SHAPES, row of COLOURS, and x, y and size
+    scaled to about unit variance. The object's angle is free.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 2]))
     images = np.empty((count, size, size, 3), np.uint8)
-    labels = np.empty(count, np.int64)
+    answers = np.empty((count, 5), np.float32)
     for i in range(count):
         shape, colour = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOURS)))
-        place = rng.uniform(0.2, 0.8, 2) * size
-        x, y, s, angle = (
-            np.float32([v]) for v in (place[0], place[1], rng.uniform(0.13, 0.34) * size, rng.uniform(0, 2 * np.pi))
-        )
-        images[i] = _render(rng, shape, colour, x, y, s, angle, size, size)[0]
-        labels[i] = shape * len(COLOURS) + colour
-    return images, labels
+        (x, y), part, angle = rng.uniform(0.15, 0.85, 2), rng.uniform(0.17, 0.4), rng.uniform(0, 2 * np.pi)
+        place = [np.float32([value]) for value in (x * size, y * size, part * size, angle)]
+        images[i] = _render(rng, shape, colour, *place, size, size)[0]
+        answers[i] = shape, colour, 4 * (x - 0.5), 4 * (y - 0.5), 15 * (part - 0.285)
+    return images, answers
 
 
 def _encode(path: str, frames: np.ndarray) -> None:
@@ -184,10 +183,8 @@ def write_demo_set(root: Path, train: int, validation: int, seed: int = 0, worke
         template = MOTIONS[motion][0]
         thing = SHAPES[shape]
         label = template.replace("[something]", thing)
-        entries[split].append(
-            {"id": str(number), "label": label, "template": template, "placeholders": [thing]}
-        )
-    files = {"labels.json": {template: str(i) for i, (template, _, _) in enumerate(MOTIONS)}}
+        entries[split].append({"id": str(number), "label": label, "template": template, "placeholders": [thing]})
+    files = {"labels.json": {template: str(i) for i, (template, *_) in enumerate(MOTIONS)}}
     files |= {f"{split}.json": rows for split, rows in entries.items()}
     files |= {"test.json": []}
     for name, content in files.items():

@@ -8,7 +8,6 @@ only what differs. Options typed on the command line win over the file.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -18,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from aim_fast.errors import UsageError
+from aim_fast.errors import UsageError, nearest
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -56,6 +55,7 @@ class Recipe:
     flip: float = _option(0.0, "probability of mirroring a clip; leave 0 where left and right are classes")
     randaugment: tuple[int, ...] = _option((), "RandAugment as `operations,magnitude`, such as 4,7; empty for none")
     color_jitter: float = _option(0.0, "standard deviation of PCA lighting noise; 0 for none")
+    aug: str = _option("default", "default, or published: RandAugment with its hidden flip and crop")
     random_erasing: float = _option(0.0, "probability of erasing one box in all frames")
     label_smoothing: float = _option(0.0, "label smoothing")
     mixup: float = _option(0.0, "mixup alpha; 0 for none")
@@ -109,6 +109,7 @@ FIELDS = {f.name: f for f in dataclasses.fields(Recipe)}
 _TYPES = typing.get_type_hints(Recipe)
 ADAPTERS = ("spatial", "temporal", "joint")
 _CHOICES = {
+    "aug": ("default", "published"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "drop_path_mode": ("position", "clip", "frame"),
 }
@@ -118,13 +119,6 @@ _NOT_NEGATIVE = (
     "checkpoint_every", "mixup", "cutmix", "color_jitter", "backbone_lr_factor", "warmup_factor", "seed",
 )  # fmt: skip
 _SHARE = ("drop_path", "head_dropout", "flip", "random_erasing", "label_smoothing", "ema")
-
-
-def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """The rest of a message about an unknown word: the nearest known one, or all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
 def _check(recipe: Recipe) -> None:
@@ -138,7 +132,9 @@ def _check(recipe: Recipe) -> None:
         if getattr(recipe, name) < 0:
             refuse(name, "0 or more")
     for name in _SHARE:
-        if not 0 <= getattr(recipe, name) < 1 and not (name in ("flip", "random_erasing") and getattr(recipe, name) == 1):
+        if not 0 <= getattr(recipe, name) < 1 and not (
+            name in ("flip", "random_erasing") and getattr(recipe, name) == 1
+        ):
             refuse(name, "from 0 to 1")
     for name, choices in _CHOICES.items():
         if getattr(recipe, name) not in choices:
@@ -213,11 +209,15 @@ def read_fields(source: str | Path) -> dict[str, Any]:
     if not path.suffix and not path.exists():
         path = RECIPES / f"{source}.yaml"
         if not path.exists():
-            raise UsageError(f"recipe {str(source)!r} is neither a file nor shipped; {nearest(str(source), shipped_recipes())}")
+            raise UsageError(
+                f"recipe {str(source)!r} is neither a file nor shipped; {nearest(str(source), shipped_recipes())}"
+            )
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UsageError(f"recipe {path}: {error.strerror}; give a readable YAML file or one of the shipped names") from None
+        raise UsageError(
+            f"recipe {path}: {error.strerror}; give a readable YAML file or one of the shipped names"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""

@@ -1,0 +1,3 @@
+from aim_fast.cli import main
+
+main()

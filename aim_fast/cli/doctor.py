@@ -1,0 +1,112 @@
+"""`aim-fast doctor`: what this machine has, and which path each part will take on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+
+import click
+
+PACKAGES = (
+    "torch", "torchvision", "triton", "xformers", "nvidia-dali-cuda130", "av", "timm", "open_clip_torch", "einops",
+)  # fmt: skip
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def command(as_json: bool) -> None:
+    """What this machine has, and which path each part will take."""
+    facts = {
+        "machine": _machine(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "paths": {name: _guarded(find) for name, find in PATHS.items()},
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for title, rows in facts.items():
+        click.echo(title)
+        for name, value in rows.items():
+            click.echo(f"  {name:<20} {value}")
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _guarded(find: Callable[[], str]) -> str:
+    """What `find` says; a part that breaks on this machine is reported, not fatal."""
+    try:
+        return find()
+    except Exception as error:
+        return f"not usable: {' '.join(str(error).split())[:160]}"
+
+
+def _machine() -> dict[str, str]:
+    import torch
+
+    facts = {
+        "python": sys.version.split()[0],
+        "system": platform.platform(),
+        "cpu": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "gpu": "none",
+    }
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(number)
+            key = "gpu" if number == 0 else f"gpu {number}"
+            facts[key] = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}"
+    return facts
+
+
+def _precision() -> str:
+    from aim_fast.training.devices import choose_device, choose_dtype
+
+    device = choose_device("auto")
+    return f"{str(choose_dtype('auto', device)).removeprefix('torch.')} on {device}"
+
+
+def _decoding() -> str:
+    import av
+
+    if importlib.util.find_spec("nvidia.dali") is None:
+        return f"PyAV {av.__version__} for evaluation and prediction; training needs DALI, which is not installed"
+    import torch
+
+    if torch.cuda.is_available():
+        return "DALI on the GPU; PyAV for what it cannot decode"
+    return "DALI for VP8, VP9 and MJPEG; PyAV on the CPU for H.264 and the rest"
+
+
+def _kernels() -> str:
+    if importlib.util.find_spec("aim_kernels._C") is None:
+        return "plain PyTorch (the C++ part is not built: it needs a compiler at installation)"
+    return "C++ part built"
+
+
+def _xformers() -> str:
+    if importlib.util.find_spec("xformers") is None:
+        return "not installed: PyTorch's attention"
+    from xformers import _cpp_lib
+
+    try:
+        _cpp_lib._register_extensions()
+    except Exception:
+        return "loads without its compiled extension: PyTorch's attention"
+    return "compiled extension loads"
+
+
+PATHS: dict[str, Callable[[], str]] = {
+    "precision": _precision,
+    "decoding": _decoding,
+    "CPU operators": _kernels,
+    "xformers": _xformers,
+}

@@ -1,0 +1,45 @@
+"""`aim-fast eval`: scores a run or a checkpoint on a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aim_fast.cli.options import RUN_FIELDS, recipe_options, typed
+
+FIELDS = ("dataset", "data_root", "views", "weights", "model", "frames", "interval", "adapter_scale", "batch_size")
+
+
+@click.command("eval")
+@click.argument("run", metavar="RUN|CHECKPOINT")
+@click.option("--split", default="validation", show_default=True, help="train, validation or test")
+@click.option("--json", "json_file", metavar="FILE", help="write the scores as JSON; FILE - is standard output")
+@click.option(
+    "--confusion", metavar="PNG", help="file of the confusion matrix; beside the JSON or the run if not given"
+)
+@recipe_options((*FIELDS, *RUN_FIELDS))
+def command(run: str, split: str, json_file: str | None, confusion: str | None, **options: Any) -> None:
+    """Top-1, top-5, mean-class accuracy and loss of RUN over the views of each video.
+
+    \b
+    aim-fast eval RUN --views 1x3 --json scores.json
+    """
+    from aim_fast.training.report import evaluate_run
+
+    report = evaluate_run(run, split, typed(options))
+    if report is None:  # not the first process
+        return
+    destination = Path(confusion) if confusion else report.default_confusion(json_file)
+    report.draw(destination)
+    if json_file != "-":
+        click.echo(report.text())
+        click.echo(f"confusion matrix: {destination}")
+    if json_file:
+        content = json.dumps(report.to_dict(), indent=2)
+        if json_file == "-":
+            click.echo(content)
+        else:
+            report.write(Path(json_file), content)

@@ -1,0 +1,42 @@
+"""`aim-fast index`: scans a data set once and says what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aim_fast.cli.options import recipe_options, typed
+
+
+@click.command("index")
+@click.option("--split", "splits", multiple=True, help="train, validation or test; all that are there when not given")
+@click.option("--rebuild", is_flag=True, help="scan every file again")
+@click.option("--strict", is_flag=True, help="exit with status 2 when a video is missing or broken")
+@recipe_options(("dataset", "data_root", "workers"))
+def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any) -> int:
+    """Scan a data set: frames, sizes and codecs of its videos; broken and missing ones by name.
+
+    \b
+    aim-fast index --dataset ssv2 --data-root DIR
+    """
+    from aim_fast.data import available_splits, load_or_build_index
+    from aim_fast.errors import DataError, UsageError
+    from aim_fast.training.recipe import load_recipe
+
+    recipe = load_recipe(None, typed(options))
+    if not recipe.dataset or not recipe.data_root:
+        raise UsageError("no data set: give --dataset ssv2, folder or list, and --data-root DIR")
+    root = Path(recipe.data_root)
+    bad = 0
+    for split in splits or available_splits(recipe.dataset, root):
+        index = load_or_build_index(recipe.dataset, root, split, workers=recipe.workers, rebuild=rebuild, progress=True)
+        for line in index.summary():
+            click.echo(line)
+        for row in (*index.missing, *index.broken):
+            click.echo(f"{row.path}: {row.error}", err=True)
+        bad += len(index.missing) + len(index.broken)
+    if bad and strict:
+        raise DataError(f"{root}: {bad} videos are missing or broken, named above; replace them, or leave out --strict")
+    return 0

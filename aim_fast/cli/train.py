@@ -1,0 +1,47 @@
+"""`aim-fast train`: adapts a frozen image Transformer to a data set of videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aim_fast.cli.options import recipe_options, typed
+
+
+@click.command("train")
+@click.option(
+    "--recipe", metavar="NAME|FILE", help="a shipped recipe or a YAML file; chosen by --dataset when not given"
+)
+@click.option("--resume", is_flag=True, help="go on with the run in --output from its last checkpoint")
+@click.option("--quiet", is_flag=True, help="no progress on stderr")
+@recipe_options()
+def command(recipe: str | None, resume: bool, quiet: bool, **options: Any) -> None:
+    """Train adapters on a frozen image Transformer.
+
+    \b
+    aim-fast train --dataset ssv2 --data-root DIR --weights ViT-B-16.pt --output RUN
+    aim-fast train --output RUN --resume
+    torchrun --nproc-per-node 8 -m aim_fast train ...
+    """
+    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.run import RECIPE, absolute_paths
+
+    fields = typed(options)
+    output = fields.get("output")
+    if resume and recipe is None and output and (Path(output) / RECIPE).is_file():
+        resolved = load_recipe(Path(output) / RECIPE, fields)
+    else:
+        resolved = load_recipe(recipe, fields)
+    if resolved.output is None:
+        resolved = resolved.replace(output=f"runs/{resolved.dataset}-{resolved.model}-{resolved.frames}f")
+
+    from aim_fast.training.loop import train
+
+    result = train(absolute_paths(resolved), resume=resume, quiet=quiet)
+    last = result.last
+    click.echo(
+        f"{result.folder}: top-1 {100 * last['top1']:.1f} %, top-5 {100 * last['top5']:.1f} % on "
+        f"{last['videos']} videos (best top-1 {100 * result.best_top1:.1f} %)"
+    )

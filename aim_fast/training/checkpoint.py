@@ -1,0 +1,184 @@
+"""What a run keeps on disk: `RUN/checkpoints/{last,best}`, written so that a kill at any moment loses nothing.
+
+`last` and `best` are links to folders `step-NNNNNNNN`, each with
+
+- `adapters.safetensors`: the trained tensors under their published names, in fp32; its metadata names the model, its
+  sizes, the classes and the frozen trunk's SHA-256, so that the file alone says what it belongs to;
+- `state.pt`: optimiser, gradient scaler, step and best result, read with `weights_only=True`. No generator state is
+  needed: every random number of a step is a function of (seed, step, rank).
+
+A folder is written under a temporary name, synced and renamed; then the link is replaced in one rename. A folder that
+no link names any more is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from aim_fast.errors import CheckpointError
+
+ADAPTERS = "adapters.safetensors"
+STATE = "state.pt"
+_METADATA = ("model", "options", "classes", "trunk_sha256", "weights")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file of adapters belongs to."""
+
+    model: str  # name given to create_model
+    options: dict[str, Any]  # its overrides
+    classes: list[str]
+    trunk_sha256: str
+    weights: str  # where the trunk came from
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint, read."""
+
+    folder: Path
+    tensors: dict[str, Tensor]
+    description: Description
+    state: dict[str, Any] | None
+
+
+def save_checkpoint(
+    folder: Path, names: tuple[str, ...], tensors: dict[str, Tensor], state: dict[str, Any], description: Description
+) -> None:
+    """Writes one checkpoint below `folder` and points the links `names` (of `last`, `best`) at it.
+
+    Raises CheckpointError when the disk refuses; what was there before stays whole.
+    """
+    target = folder / f"step-{state['step']:08d}"
+    temporary = folder / f".{target.name}.{os.getpid()}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        metadata = {
+            "model": description.model,
+            "options": json.dumps(description.options),
+            "classes": json.dumps(description.classes),
+            "trunk_sha256": description.trunk_sha256,
+            "weights": description.weights,
+        }
+        save_file(
+            {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}, temporary / ADAPTERS, metadata
+        )
+        torch.save(state, temporary / STATE)
+        for path in (temporary / ADAPTERS, temporary / STATE, temporary):
+            _sync(path)
+        _replace_folder(temporary, target)
+        for name in names:
+            link = folder / f".{name}.{os.getpid()}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(target.name, target_is_directory=True)
+            os.replace(link, folder / name)
+        _sync(folder)
+        _remove_unlinked(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"checkpoint {target}: not written ({error.strerror or error}); make room, then --resume"
+        ) from None
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    """Renames `temporary` to `target`; a folder of that step from an earlier life of the run makes way first."""
+    if target.exists():
+        stale = target.with_name(f".{target.name}.stale")
+        shutil.rmtree(stale, ignore_errors=True)
+        target.rename(stale)
+        temporary.rename(target)
+        shutil.rmtree(stale, ignore_errors=True)
+    else:
+        temporary.rename(target)
+
+
+def _remove_unlinked(folder: Path) -> None:
+    kept = {os.readlink(path) for path in folder.iterdir() if path.is_symlink()}
+    for path in folder.iterdir():
+        if path.name.lstrip(".").startswith("step-") and path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces a small file in one rename, synced, so that a reader or a kill sees the old or the new one whole."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:
+    """The folder with `adapters.safetensors` that a run, a checkpoint folder or the file itself names.
+
+    `prefer` is the link that a run's folder stands for, `best` or `last`; the other one is taken when it is missing.
+    """
+    path = Path(path)
+    if path.is_file():
+        if path.name != ADAPTERS:
+            raise CheckpointError(f"{path}: not a checkpoint of this project; give a run's folder or its {ADAPTERS}")
+        return path.parent
+    if not path.exists():
+        raise CheckpointError(f"{path}: does not exist; give the --output folder of a training run")
+    other = "last" if prefer == "best" else "best"
+    for candidate in (path, path / "checkpoints" / prefer, path / "checkpoints" / other):
+        if (candidate / ADAPTERS).exists():
+            return candidate
+    raise CheckpointError(f"{path}: holds no checkpoint; train with --output {path} until the first one is written")
+
+
+def read_checkpoint(folder: Path, with_state: bool = False) -> Checkpoint:
+    """Reads one checkpoint folder. Raises CheckpointError for files that are missing, cut short or of another kind."""
+    path = folder / ADAPTERS
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}); use another checkpoint"
+        ) from None
+    if missing := [name for name in _METADATA if name not in metadata]:
+        raise CheckpointError(f"{path}: its metadata lacks {', '.join(missing)}; it was not written by aim-fast train")
+    description = Description(
+        metadata["model"],
+        json.loads(metadata["options"]),
+        json.loads(metadata["classes"]),
+        metadata["trunk_sha256"],
+        metadata["weights"],
+    )
+    state = None
+    if with_state:
+        try:
+            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{folder / STATE}: cannot be read ({str(error).splitlines()[0]}); it cannot be resumed from"
+            ) from None
+    return Checkpoint(folder, tensors, description, state)

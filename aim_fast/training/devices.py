@@ -1,0 +1,98 @@
+"""Where a run computes: the process group, the device of this process, and the precision of its products."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from aim_fast.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process of a run: its rank among `world`, its device, and the data type of its products."""
+
+    rank: int
+    world: int
+    device: torch.device
+    dtype: torch.dtype  # of autocast: bfloat16, float16, or float32 for none
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def autocast(self) -> Callable[[], torch.autocast]:
+        enabled = self.dtype is not torch.float32
+        return lambda: torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled)
+
+    def peak_memory(self) -> int:
+        """Bytes at the highest point so far: of the allocator on a GPU, of the process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a word stands for in this process. Raises UsageError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The autocast type for a precision word; `auto` is bf16 where the device multiplies it fast, else fp16 or fp32."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("precision fp16 trains on a GPU only: use --precision bf16 or fp32 on the CPU")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+@contextlib.contextmanager
+def join_processes(device: str, precision: str) -> Iterator[Place]:
+    """The place of this process, in the process group that torchrun describes, if it does: gloo on CPU, nccl on GPU."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    chosen = choose_device(device)
+    place = Place(rank, world, chosen, choose_dtype(precision, chosen))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        torch.cuda.reset_peak_memory_stats(chosen)
+    # scanning a large data set for the first time is the longest that the other processes wait for the first one
+    joined = world > 1 and not dist.is_initialized()
+    if joined:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=3))
+    try:
+        yield place
+    finally:
+        if joined:
+            dist.destroy_process_group()
+
+
+def first_process_first(place: Place) -> contextlib.AbstractContextManager[None]:
+    """A block that rank 0 runs while the others wait; they run it when rank 0 is through."""
+
+    @contextlib.contextmanager
+    def turn() -> Iterator[None]:
+        if not place.first:
+            dist.barrier()
+        yield
+        if place.first and place.world > 1:
+            dist.barrier()
+
+    return turn()

@@ -1,0 +1,385 @@
+"""Training: from a recipe to a run's folder.
+
+Every random number of a step is a function of (seed, step, batch, rank), so that a resumed run goes on exactly as one
+that was never stopped, and no generator state is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from aim_fast.data import Batch, Index
+from aim_fast.errors import CheckpointError, TrainingError, UsageError
+from aim_fast.training.checkpoint import (
+    Description,
+    find_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from aim_fast.training.clips import augmentation_of, data_classes, open_loader, open_split, sampling_of
+from aim_fast.training.devices import Place, join_processes
+from aim_fast.training.evaluation import evaluate
+from aim_fast.training.metrics import MetricsLog, draw_curves
+from aim_fast.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from aim_fast.training.progress import RunProgress
+from aim_fast.training.recipe import Recipe
+from aim_fast.training.run import RECIPE, build_model, check_output
+from aim_fast.training.steps import Steps, step_seed
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training run ended with: its folder, its best validation top-1, and the last validation."""
+
+    folder: Path
+    best_top1: float
+    last: dict[str, Any]
+
+
+def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
+    """Trains as `recipe` says and leaves `recipe.output` behind; with `resume`, goes on from its last checkpoint.
+
+    Raises UsageError, DataError, WeightsError or CheckpointError before anything is written, and TrainingError when
+    the loss is not finite or memory does not suffice.
+    """
+    folder = check_output(recipe, resume)
+    with join_processes(recipe.device, recipe.precision) as place:
+        progress = RunProgress(quiet or not place.first)
+        # a scan of a large data set takes long: what can be known before it is found out before it
+        classes = data_classes(recipe)
+        model, weights = build_model(recipe, len(classes), place.device)
+        for line in weights.lines:
+            progress.say(line)
+        splits = {split: open_split(recipe, split, place, progress) for split in ("train", "validation")}
+        description = Description(recipe.model, model.config, classes, weights.sha256, weights.source)
+        trainer = Trainer(recipe, folder, place, progress, model, description, splits["train"], splits["validation"])
+        if resume:
+            trainer.restore()
+        try:
+            return trainer.run()
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                f"out of memory on {place.device} with {recipe.batch_size} clips of {recipe.frames} frames: use "
+                f"--batch-size {max(recipe.batch_size // 2, 1)} (accumulation keeps total_batch_size)"
+            ) from None
+        finally:
+            trainer.close()
+
+
+class Trainer:
+    """One process of a training run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        place: Place,
+        progress: RunProgress,
+        model: Any,
+        description: Description,
+        index: Index,
+        validation: Index,
+    ) -> None:
+        self.recipe, self.folder, self.place, self.progress = recipe, folder, place, progress
+        self.model, self.description = model, description
+        self.classes = description.classes
+        self.steps = Steps.of(recipe, len(index.rows), place.world)
+        self.mixup = _mixup(recipe, len(self.classes))
+        self.trainable = dict(model.trainable_parameters())
+        self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.ema else {}
+        self.optimizer = build_optimizer(self.model, recipe)
+        self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
+        self.replica = _replicate(self.model, recipe, place)
+        sampling = sampling_of(recipe)
+        self.loader = open_loader(recipe, place, index, model.img_size, sampling, augmentation_of(recipe))
+        self.validation = open_loader(recipe, place, validation, model.img_size, sampling.validation(model.img_size))
+        self.step = 0
+        self.best: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
+        self.resumed = False
+        self.log: MetricsLog | None = None
+        trained, total = (sum(p.numel() for p in ps) for ps in (self.trainable.values(), self.model.parameters()))
+        progress.say(
+            f"{recipe.model}: {trained:,} of {total:,} parameters train, {place.dtype} on {place.device.type}; "
+            f"{self.steps.clips_per_step} clips a step, {self.steps.per_epoch} steps an epoch"
+        )
+
+    def close(self) -> None:
+        self.progress.close()
+        if self.log:
+            self.log.close()
+
+    def restore(self) -> None:
+        """Continues from the last checkpoint: trained tensors, optimiser, step and best result."""
+        checkpoint = read_checkpoint(find_checkpoint(self.folder, "last"), with_state=True)
+        state, saved = checkpoint.state or {}, checkpoint.description
+        if saved.trunk_sha256 != self.description.trunk_sha256:
+            raise CheckpointError(
+                f"{self.folder}: was trained on the trunk of {saved.weights}; give the same --weights"
+            )
+        if saved.classes != self.classes or state["clips"] != self.steps.clips:
+            raise CheckpointError(f"{self.folder}: was trained on other clips or classes than --data-root holds now")
+        if state["clips_per_step"] != self.steps.clips_per_step:
+            raise CheckpointError(
+                f"{self.folder}: had {state['clips_per_step']} clips a step, not {self.steps.clips_per_step}: use "
+                "as many processes as before, or another --batch-size or --accumulate"
+            )
+        raw = state["trainable"] or checkpoint.tensors
+        _copy(self.trainable, raw)
+        _copy(self.averaged, checkpoint.tensors if self.averaged else {})
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.best, self.last = state["step"], state["best"], state["last"]
+        self.resumed = True
+
+    def run(self) -> Result:
+        if self.place.first:
+            self._open_folder()
+        epochs = self.recipe.epochs
+        self.model.train()
+        if epochs == 0:
+            self._finish_epoch(0)
+        while self.step < epochs * self.steps.per_epoch:
+            self._train_epoch(self.step // self.steps.per_epoch)
+        return Result(self.folder, self.best.get("top1", 0.0), self.last)
+
+    def _open_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.resumed:
+                write_atomically(self.folder / RECIPE, self.recipe.to_yaml())
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: cannot be written ({error.strerror}); give another --output"
+            ) from None
+        self.log = MetricsLog(self.folder, self.step if self.resumed else None)
+
+    def _train_epoch(self, epoch: int) -> None:
+        recipe, steps = self.recipe, self.steps
+        first = self.step % steps.per_epoch
+        batches = iter(self.loader.batches(epoch, start=steps.first_batch(self.step)))
+        self.progress.start(f"epoch {epoch + 1}/{recipe.epochs}", steps.clips, first * steps.clips_per_step)
+        clock = _Clock()
+        pending: _Pending | None = None
+        for place_in_epoch in range(first + 1, steps.per_epoch + 1):
+            rate = learning_rate(recipe, self.step, steps.per_epoch)
+            set_learning_rate(self.optimizer, rate)
+            clips = steps.clips_of(self.step)
+            current = self._train_step(batches, clock)
+            # a loss is looked at one step later, so that a GPU is never waited for
+            if pending:
+                pending.value()
+            pending = current
+            self.step += 1
+            clock.count(clips)
+            last = place_in_epoch == steps.per_epoch
+            if self.step % recipe.log_every == 0 or last:
+                self._log_step(epoch, pending.value(), rate, clock)
+            if recipe.checkpoint_every and self.step % recipe.checkpoint_every == 0 and not last:
+                pending.value()
+                self._save("last")
+            self.progress.advance(
+                clips,
+                wait=f"data-wait {100 * clock.waiting:.0f}%",
+                peak=f"peak {self.place.peak_memory() / 2**30:.1f} GiB",
+            )
+        self.progress.close()
+        self._finish_epoch(epoch)
+
+    def _train_step(self, batches: Iterator[Batch], clock: _Clock) -> _Pending:
+        """One step of the optimiser over this process's share of its clips."""
+        clips, count = self.steps.clips_of(self.step), self.steps.batches_of(self.step)
+        total = torch.zeros((), device=self.place.device)
+        rows: list[int] = []
+        for number in range(count):
+            with clock.wait():
+                batch = next(batches)
+            seed = step_seed(self.recipe.seed, self.step, number, self.place.rank)
+            torch.manual_seed(seed)
+            alone = isinstance(self.replica, DistributedDataParallel) and number < count - 1
+            with self.replica.no_sync() if alone else contextlib.nullcontext():
+                # a mean over the clips of the step; DistributedDataParallel divides by the number of processes
+                loss = self._losses(batch, seed).sum() / clips
+                self.scaler.scale(loss * self.place.world).backward()
+            total += loss.detach()
+            rows += batch.indices.tolist()
+        if self.recipe.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(list(self.trainable.values()), self.recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.averaged:
+            averaged, raw = list(self.averaged.values()), [p.detach() for p in self.trainable.values()]
+            torch._foreach_lerp_(averaged, raw, 1 - self.recipe.ema)
+        return _Pending(total, [self.loader.index.rows[row].path for row in rows], self.step + 1)
+
+    def _losses(self, batch: Batch, seed: int) -> Tensor:
+        """Cross-entropy of each clip [B], zero for the clips that only fill a batch up."""
+        device, smoothing = self.place.device, self.recipe.label_smoothing
+        frames, labels, weights = (t.to(device, non_blocking=True) for t in (batch.frames, batch.labels, batch.weights))
+        if self.mixup:
+            np.random.seed(seed % 2**32)  # noqa: NPY002 - timm's Mixup draws from the global generator
+            frames = self.model.normalize(frames)  # [B, 3, T, H, W]
+            images, labels = self.mixup(frames.flatten(1, 2), labels)
+            frames, smoothing = images.view_as(frames), 0.0
+        with self.place.autocast():
+            logits = self.replica(frames)
+        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing) * weights
+
+    def _log_step(self, epoch: int, loss: float, rate: float, clock: _Clock) -> None:
+        """Writes the step's loss over all processes."""
+        if self.place.world > 1:
+            shared = torch.tensor(loss, device=self.place.device, dtype=torch.float64)
+            dist.all_reduce(shared)
+            loss = shared.item()
+        if self.log:
+            speed, waiting = round(clock.clips_per_s, 2), round(clock.waiting, 4)
+            self.log.write(
+                "train", self.step, epoch=epoch + 1, loss=loss, lr=rate, clips_per_s=speed, data_wait=waiting
+            )
+        self.progress.advance(0, loss=f"loss {loss:.3f}")
+
+    def _finish_epoch(self, epoch: int) -> None:
+        """Validates, where the recipe says so, writes the checkpoints and draws the curves."""
+        recipe = self.recipe
+        last = epoch + 1 >= recipe.epochs
+        best = False
+        counts = self._data_counts()
+        if self.log:
+            self.log.write("data", self.step, epoch=epoch + 1, **counts)
+        if last or (recipe.eval_every and (epoch + 1) % recipe.eval_every == 0):
+            summary = self._validate()
+            self.last = {"epoch": min(epoch + 1, recipe.epochs), **summary}
+            best = not self.best or summary["top1"] > self.best["top1"]
+            if best:
+                self.best = dict(self.last)
+            if self.log:
+                self.log.write("eval", self.step, **self.last)
+            self.progress.say(
+                f"epoch {self.last['epoch']}/{recipe.epochs}: validation top-1 {100 * summary['top1']:.1f} %, top-5 "
+                f"{100 * summary['top5']:.1f} %, loss {summary['loss']:.3f} on {summary['videos']} videos"
+            )
+        self._save(*(("last", "best") if best else ("last",)))
+        if self.place.first:
+            draw_curves(self.folder, 1 / len(self.classes))
+
+    def _data_counts(self) -> dict[str, int]:
+        """Counts of the training data; what a process replaced is added up over the processes."""
+        counts = dict(self.loader.counts)
+        if self.place.world > 1:
+            replaced = torch.tensor(counts["replaced"], device=self.place.device)
+            dist.all_reduce(replaced)
+            counts["replaced"] = int(replaced)
+        return counts
+
+    def _validate(self) -> dict[str, Any]:
+        """Scores the validation split, with the averaged tensors where they are kept."""
+        raw = {name: tensor.detach().clone() for name, tensor in self.trainable.items()} if self.averaged else {}
+        _copy(self.trainable, self.averaged)
+        place = self.place
+        scores = evaluate(self.model, self.validation, len(self.classes), place.device, place.autocast)
+        _copy(self.trainable, raw)
+        return scores.summary()
+
+    def _save(self, *names: str) -> None:
+        if not self.place.first:
+            return
+        raw = {name: tensor.detach() for name, tensor in self.trainable.items()}
+        state = {
+            "step": self.step,
+            "clips": self.steps.clips,
+            "clips_per_step": self.steps.clips_per_step,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+            "last": self.last,
+            "trainable": {name: tensor.cpu() for name, tensor in raw.items()} if self.averaged else None,
+        }
+        save_checkpoint(self.folder / "checkpoints", names, self.averaged or raw, state, self.description)
+
+
+@torch.no_grad()
+def _copy(into: dict[str, Any], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        into[name].copy_(value)
+
+
+def _replicate(model: nn.Module, recipe: Recipe, place: Place) -> nn.Module:
+    """The model as a step calls it: compiled where asked for, its gradients averaged over the processes."""
+    replica: Any = torch.compile(model) if recipe.compile else model
+    if place.world > 1:
+        devices = [place.device.index] if place.device.type == "cuda" else None
+        replica = DistributedDataParallel(
+            replica, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    return replica
+
+
+def _mixup(recipe: Recipe, num_classes: int) -> Any:
+    if not recipe.mixup and not recipe.cutmix:
+        return None
+    if recipe.batch_size % 2:
+        raise UsageError(f"mixup and cutmix pair the clips of a batch: batch_size {recipe.batch_size} must be even")
+    from timm.data import Mixup
+
+    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+
+
+@dataclass
+class _Pending:
+    """The loss of a step that may still be under way on a device, and the files that it came from."""
+
+    loss: Tensor
+    files: list[str]
+    step: int
+
+    def value(self) -> float:
+        """The loss; raises TrainingError when it is not finite."""
+        loss = self.loss.item()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of step {self.step} is {loss}: train again with a lower --lr or --precision "
+                f"fp32; files of that step: {', '.join(self.files)}"
+            )
+        return loss
+
+
+class _Clock:
+    """Speed of an epoch so far, and the share of its time that was spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.waited = 0.0
+        self.clips = 0
+
+    def count(self, clips: int) -> None:
+        self.clips += clips
+
+    @contextlib.contextmanager
+    def wait(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    @property
+    def waiting(self) -> float:
+        return self.waited / max(time.perf_counter() - self.start, 1e-9)
+
+    @property
+    def clips_per_s(self) -> float:
+        return self.clips / max(time.perf_counter() - self.start, 1e-9)

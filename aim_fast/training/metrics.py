@@ -1,0 +1,97 @@
+"""What a run writes about itself: `metrics.jsonl` (one object a line), TensorBoard events and `curves.png`.
+
+Lines have a `kind`: "train" (`epoch, step, loss, lr, clips_per_s, data_wait`), "eval" (`epoch, step, top1, top5, loss,
+mean_class`) and "data" (`broken`, `replaced`, `missing`, ... counts of clips). `data_wait` is the share of the time, 0
+to 1, that training waited for frames.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from aim_fast.errors import CheckpointError
+from aim_fast.training.checkpoint import write_atomically
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's metrics; a last line cut short by a kill is left out."""
+    path = folder / METRICS
+    rows = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows
+
+
+class MetricsLog:
+    """Appends to a run's metrics and events. `resume_step`: lines of later steps are dropped first."""
+
+    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        try:
+            kept = [
+                row for row in read_metrics(folder) if resume_step is not None and row.get("step", 0) <= resume_step
+            ]
+            write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+            self._file = open(folder / METRICS, "a", buffering=1)  # noqa: SIM115 - open for the run's life
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: cannot be written ({error.strerror}); give another --output") from None
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and name != "epoch":
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def draw_curves(folder: Path, chance: float | None = None) -> Path:
+    """Draws `curves.png` from a run's metrics: training loss and learning rate, validation top-1 and top-5."""
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(folder)
+    train = [row for row in rows if row["kind"] == "train"]
+    evaluated = [row for row in rows if row["kind"] == "eval"]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps, losses = [row["step"] for row in train], [row["loss"] for row in train]
+    left.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=1)
+    left.plot(steps, _smooth(losses), color="tab:blue", label="training loss")
+    if evaluated:
+        left.plot([row["step"] for row in evaluated], [row["loss"] for row in evaluated], "o-", color="tab:orange",
+                  markersize=3, label="validation loss")  # fmt: skip
+        for key, color in (("top1", "tab:green"), ("top5", "tab:gray")):
+            right.plot([row["epoch"] for row in evaluated], [row[key] for row in evaluated], "o-", color=color,
+                       markersize=3, label=f"validation {key.replace('top', 'top-')}")  # fmt: skip
+    if chance is not None:
+        right.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
+    left.set(xlabel="step", ylabel="loss")
+    right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best", fontsize=8)
+    path = folder / "curves.png"
+    temporary = folder / ".curves.png"
+    figure.savefig(temporary, dpi=110, format="png")
+    temporary.replace(path)
+    return path
+
+
+def _smooth(values: list[float], keep: float = 0.9) -> list[float]:
+    smooth: list[float] = []
+    for value in values:
+        smooth.append(value if not smooth else keep * smooth[-1] + (1 - keep) * value)
+    return smooth

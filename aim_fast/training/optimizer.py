@@ -1,0 +1,54 @@
+"""Optimiser groups and learning rates of the published recipes (Yang et al., ICLR 2023; its configuration files).
+
+AdamW (0.9, 0.999). No weight decay on layer norms and on class and positional embeddings; adapter biases and the
+temporal embedding are decayed. The classifier has the full learning rate, everything else `backbone_lr_factor` of it.
+The rate follows a cosine stepped once an epoch, with a linear warm-up stepped each iteration:
+
+    lr(e, i) = ½·lr·(1 + cos(π·e/E)) · w,   w = 1 − (1 − factor)·(1 − i/W) for i < W, else 1
+
+with e the epoch, i the step since the start, E the epochs, and W the steps of the warm-up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from aim_fast.training.recipe import Recipe
+
+
+def parameter_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], no_weight_decay: set[str], recipe: Recipe
+) -> list[dict]:
+    """Groups for AdamW of named parameters: by weight decay and by factor on the learning rate (`lr_factor`)."""
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in parameters:
+        decay = 0.0 if name in no_weight_decay else recipe.weight_decay
+        factor = 1.0 if name.startswith("fc_cls.") else recipe.backbone_lr_factor
+        group = groups.setdefault((decay, factor), {"params": [], "weight_decay": decay, "lr_factor": factor})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over the model's trainable parameters; one fused launch a step."""
+    groups = parameter_groups(model.trainable_parameters(), model.no_weight_decay(), recipe)  # type: ignore[operator]
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999), fused=True)
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of step `step` (from 0), before a group's factor."""
+    epoch = step // steps_per_epoch
+    rate = 0.5 * recipe.lr * (1 + math.cos(math.pi * epoch / recipe.epochs))
+    warmup = recipe.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        rate *= 1 - (1 - recipe.warmup_factor) * (1 - step / warmup)
+    return rate
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]

@@ -1,0 +1,49 @@
+"""Class names and probabilities for video files: a run's model on the views of each file, averaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aim_fast.data import load_views
+from aim_fast.errors import AimFastError
+from aim_fast.training.clips import sampling_of
+from aim_fast.training.devices import choose_device, choose_dtype
+from aim_fast.training.progress import RunProgress
+from aim_fast.training.run import open_run
+
+
+@torch.inference_mode()
+def predict_files(
+    path: str, videos: list[str], top_k: int, repeat_frames: bool, fields: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Predictions for each video, `{"video", "predictions": [{"label", "probability"}]}`, and the lines of errors.
+
+    A file that cannot be read gives a line in errors and no prediction; the others are not affected. Frames come from
+    PyAV, so that neither DALI nor a GPU is needed.
+    """
+    device = choose_device(fields.get("device", "auto"))
+    dtype = choose_dtype(fields.get("precision", "auto"), device)
+    run = open_run(path, fields, device)
+    for line in run.lines:
+        RunProgress().say(line)
+    sampling = sampling_of(run.recipe)
+    results, errors = [], []
+    for video in videos:
+        try:
+            views = load_views(Path(video), sampling, run.model.img_size, allow_short=repeat_frames)
+        except AimFastError as error:
+            errors.append(str(error))
+            continue
+        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            logits = run.model(torch.as_tensor(views).to(device))
+        probabilities = logits.float().softmax(-1).mean(0)
+        best = probabilities.topk(min(top_k, len(run.classes)))
+        rows = [
+            {"label": run.classes[index], "probability": value}
+            for value, index in zip(best.values.tolist(), best.indices.tolist())
+        ]
+        results.append({"video": video, "predictions": rows})
+    return results, errors

@@ -1,0 +1,115 @@
+"""Evaluation of a run, and its report: scores, protocol, a line a class, and a confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aim_fast.data import read_dataset
+from aim_fast.errors import DataError, UsageError
+from aim_fast.training.checkpoint import write_atomically
+from aim_fast.training.clips import open_loader, open_split, sampling_of
+from aim_fast.training.devices import join_processes
+from aim_fast.training.evaluation import Evaluation, draw_confusion, evaluate
+from aim_fast.training.progress import RunProgress
+from aim_fast.training.recipe import parse_views
+from aim_fast.training.run import absolute_paths, open_run, saved_recipe
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of one run on one split."""
+
+    run: Path
+    protocol: str
+    classes: list[str]
+    scores: Evaluation
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a class: name, videos, top-1 (None without videos)."""
+        counts = self.scores.confusion.sum(1).tolist()
+        accuracy = self.scores.class_accuracy.tolist()
+        return [
+            {"class": name, "videos": count, "top1": value if count else None}
+            for name, count, value in zip(self.classes, counts, accuracy)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"protocol": self.protocol, **self.scores.summary(), "classes": self.rows()}
+
+    def text(self) -> str:
+        summary = self.scores.summary()
+        width = max(len(name) for name in self.classes)
+        lines = [f"{'class':<{width}}  videos   top-1"]
+        for row in self.rows():
+            accuracy = f"{100 * row['top1']:6.1f} %" if row["videos"] else "      –"
+            lines.append(f"{row['class']:<{width}}  {row['videos']:>6}  {accuracy}")
+        lines += [
+            f"protocol: {self.protocol}",
+            f"top-1 {100 * summary['top1']:.2f} %, top-5 {100 * summary['top5']:.2f} %, mean class "
+            f"{100 * summary['mean_class']:.2f} %, loss {summary['loss']:.4f}, {summary['videos']} videos"
+            + (f" ({summary['excluded']} that cannot be decoded are left out)" if summary["excluded"] else ""),
+        ]
+        return "\n".join(lines)
+
+    def default_confusion(self, json_file: str | None) -> Path:
+        """Where the confusion matrix goes when nobody said: beside the JSON file, else into the run's folder."""
+        if json_file and json_file != "-":
+            return Path(json_file).with_suffix(".confusion.png")
+        return (self.run if self.run.is_dir() else self.run.parent) / "confusion.png"
+
+    def draw(self, path: Path) -> None:
+        try:
+            draw_confusion(self.scores, self.classes, path)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written ({error.strerror}); give --confusion PNG elsewhere") from None
+
+    def write(self, path: Path, content: str) -> None:
+        try:
+            write_atomically(path, content + "\n")
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written ({error.strerror}); give --json FILE elsewhere") from None
+
+
+def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None:
+    """Scores the run at `path`, with recipe fields typed on the command line; None in all but the first process.
+
+    Raises DataError when the data set's classes are not those that the run was trained on.
+    """
+    if "views" in fields:
+        parse_views(fields["views"])
+    if split not in ("train", "validation", "test"):
+        raise UsageError(f"split {split!r} is not one of train, validation, test")
+    saved = saved_recipe(path)
+    with join_processes(fields.get("device", "auto"), fields.get("precision", "auto")) as place:
+        progress = RunProgress(not place.first)
+        dataset, root = (fields.get(name) or getattr(saved, name, None) for name in ("dataset", "data_root"))
+        if not dataset or not root:
+            raise UsageError(f"{path} names no data set: give --dataset ssv2, folder or list, and --data-root DIR")
+        classes = read_dataset(dataset, Path(root), split).classes
+        run = open_run(path, fields, place.device, classes)
+        recipe = absolute_paths(run.recipe.replace(dataset=dataset, data_root=str(root)))
+        if run.classes != classes:
+            odd = sorted(set(run.classes) ^ set(classes)) or ["the same names in another order"]
+            raise DataError(
+                f"{root}: its classes are not the {len(run.classes)} that {path} was trained on: {', '.join(odd[:5])}"
+            )
+        for line in run.lines:
+            progress.say(line)
+        index = open_split(recipe, split, place, progress)
+        loader = open_loader(recipe, place, index, run.model.img_size, sampling_of(recipe))
+        clips, crops = parse_views(recipe.views)
+        count = progress.counter(f"{split} {clips}x{crops}", len(index.rows) * clips * crops)
+        scores = evaluate(run.model, loader, len(classes), place.device, place.autocast, count)
+        progress.close()
+        if not place.first:
+            return None
+        frames = f"{recipe.frames} frames " + (
+            f"at interval {recipe.interval}" if recipe.interval else "spread over the video"
+        )
+        protocol = (
+            f"{dataset} {split}, {clips} clips x {crops} crops of {run.model.img_size} px, {frames}, "
+            f"softmax averaged over views, {str(place.dtype).removeprefix('torch.')}"
+        )
+        return Report(Path(path), protocol, classes, scores)

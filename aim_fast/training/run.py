@@ -1,0 +1,153 @@
+"""A run's folder: what may be written into it, and how its model is opened again for evaluation and prediction."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aim_fast.errors import CheckpointError, UsageError
+from aim_fast.models.architecture import infer_architecture
+from aim_fast.models.registry import create_model
+from aim_fast.models.weight_files import read_weights
+from aim_fast.models.weights import WeightsReport, load_weights
+from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, find_checkpoint, read_checkpoint
+from aim_fast.training.metrics import METRICS
+from aim_fast.training.recipe import Recipe, coerce, load_recipe, recipe_differences
+
+RECIPE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model, opened: in eval mode on its device, with its class names and the recipe that it came from."""
+
+    model: nn.Module
+    classes: list[str]
+    recipe: Recipe
+    source: Path  # the checkpoint folder, or the published checkpoint
+    lines: list[str]  # what is worth saying about its weights
+
+
+def check_output(recipe: Recipe, resume: bool) -> Path:
+    """The run's folder, found fit to be written to (or to be resumed) before any work starts."""
+    if not recipe.output:
+        raise UsageError("no folder for the run: give --output DIR")
+    folder = Path(recipe.output)
+    holds_run = (folder / METRICS).exists() or (folder / "checkpoints").exists()
+    if resume:
+        find_checkpoint(folder, "last")
+        saved = load_recipe(folder / RECIPE, {})
+        if differences := recipe_differences(saved, recipe):
+            raise CheckpointError(
+                f"{folder}: --resume needs the recipe it was started with, but {'; '.join(differences)}: "
+                "leave these options out, or give another --output"
+            )
+    elif holds_run:
+        raise CheckpointError(f"{folder}: already holds a run; add --resume to go on with it, or give another --output")
+    parent = folder
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise CheckpointError(f"{folder}: cannot be written to (no permission on {parent}); give another --output")
+    return folder
+
+
+def absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with its files named from the root, so that a run can be opened from any folder."""
+    weights = recipe.weights
+    if weights and Path(weights).expanduser().exists():
+        weights = str(Path(weights).expanduser().absolute())
+    root = recipe.data_root and str(Path(recipe.data_root).expanduser().absolute())
+    return recipe.replace(weights=weights, data_root=root)
+
+
+def model_options(recipe: Recipe, num_classes: int) -> dict[str, Any]:
+    """The overrides that a recipe passes to create_model."""
+    options = {
+        "num_frames": recipe.frames,
+        "num_tadapter": recipe.num_tadapter,
+        "adapter_scale": recipe.adapter_scale,
+        "adapter_ratio": recipe.adapter_ratio,
+        "adapters": recipe.adapters,
+        "drop_path": recipe.drop_path,
+        "drop_path_mode": recipe.drop_path_mode,
+        "head_dropout": recipe.head_dropout,
+        "num_classes": num_classes,
+    }
+    return options | ({"img_size": recipe.img_size} if recipe.img_size else {})
+
+
+def build_model(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[Any, WeightsReport]:
+    """The recipe's model with its trunk's weights, on `device`; initial values are a function of the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    model = create_model(recipe.model, **model_options(recipe, num_classes))
+    report = load_weights(model, recipe.weights, seed=recipe.seed)
+    return model.to(device), report
+
+
+def saved_recipe(path: str | Path) -> Recipe | None:
+    """The recipe in the folder of the run that `path` (a run, or a checkpoint in it) belongs to, if there is one."""
+    path = Path(path)
+    for folder in (path, *path.absolute().parents[:3]):
+        if (folder / RECIPE).is_file():
+            return load_recipe(folder / RECIPE, {})
+    return None
+
+
+def open_run(
+    path: str | Path, overrides: dict[str, Any], device: torch.device, classes: list[str] | None = None
+) -> Run:
+    """Opens a run's folder (its best checkpoint), a checkpoint folder, or a published AIM checkpoint file.
+
+    `overrides` are recipe fields typed on the command line; `--weights` names the frozen trunk where it has moved.
+    `classes` are the names for a published checkpoint, which holds none.
+    """
+    path = Path(path)
+    if path.is_file() and path.name != ADAPTERS:
+        return _open_published(path, overrides, device, classes)
+    folder = find_checkpoint(path, "best")
+    checkpoint = read_checkpoint(folder)
+    recipe = saved_recipe(folder) or load_recipe(None, {"model": checkpoint.description.model})
+    recipe = recipe.replace(**{name: coerce(name, value, "command line") for name, value in overrides.items()})
+    model, report = _restore(checkpoint, recipe.weights or checkpoint.description.weights, recipe.seed)
+    return Run(model.to(device).eval(), checkpoint.description.classes, recipe, folder, report.lines)
+
+
+def _restore(checkpoint: Checkpoint, weights: str, seed: int) -> tuple[Any, WeightsReport]:
+    description = checkpoint.description
+    torch.manual_seed(seed)
+    model = create_model(description.model, **description.options)
+    report = load_weights(model, weights, seed=seed)
+    if report.sha256 != description.trunk_sha256:
+        raise CheckpointError(
+            f"{checkpoint.folder / ADAPTERS}: was trained on another trunk than {weights}; give its --weights "
+            f"(SHA-256 {description.trunk_sha256[:12]}…, this one has {report.sha256[:12]}…)"
+        )
+    trainable = dict(model.trainable_parameters())
+    if odd := sorted(set(trainable) ^ set(checkpoint.tensors)):
+        raise CheckpointError(f"{checkpoint.folder / ADAPTERS}: does not fit {description.model}: {', '.join(odd)}")
+    with torch.no_grad():
+        for name, parameter in trainable.items():
+            parameter.copy_(checkpoint.tensors[name])
+    return model, report
+
+
+def _open_published(path: Path, overrides: dict[str, Any], device: torch.device, classes: list[str] | None) -> Run:
+    sizes = infer_architecture(read_weights(path).tensors, str(path))
+    named = {name: overrides[name] for name in ("model", "adapter_scale", "drop_path_mode") if name in overrides}
+    recipe = load_recipe(None, {"weights": str(path), **overrides})
+    recipe = recipe.replace(frames=sizes.get("num_frames", recipe.frames), num_tadapter=sizes.get("num_tadapter", 1))
+    count = sizes.get("num_classes", len(classes or []))
+    if classes is not None and len(classes) != count:
+        raise CheckpointError(
+            f"{path}: has {count} classes, the data set {len(classes)}; evaluate it on the data it was trained on"
+        )
+    scale = named.get("adapter_scale", recipe.adapter_scale)
+    model = create_model(recipe.model, **{**sizes, "adapter_scale": float(scale)})
+    report = load_weights(model, str(path))
+    return Run(model.to(device).eval(), classes or [f"class {i}" for i in range(count)], recipe, path, report.lines)
