@@ -1,1 +1,33 @@
-"""aim-fast adapts frozen image Transformers to video."""
+"""aim-fast adapts frozen image Transformers to video.
+
+``create_model(name, **overrides)`` makes a model, ``list_models()`` names them, ``load_checkpoint(model, path)`` reads
+a published checkpoint into one, and every error a reader can mend is an ``AimFastError``. Importing this package
+imports neither torch nor DALI: what is named here is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aim_fast.errors import AimFastError
+    from aim_fast.models.registry import create_model, list_models
+    from aim_fast.models.state_dict import load_checkpoint
+
+_HOMES = {
+    "AimFastError": "aim_fast.errors",
+    "create_model": "aim_fast.models.registry",
+    "list_models": "aim_fast.models.registry",
+    "load_checkpoint": "aim_fast.models.state_dict",
+}
+
+__all__ = ["AimFastError", "create_model", "list_models", "load_checkpoint"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

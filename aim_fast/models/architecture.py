@@ -1,0 +1,92 @@
+"""What a state dict says about the model it came from: width, depth, patch, resolution, frames, adapters, classes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from aim_fast.errors import WeightsError
+from aim_fast.models.state_dict import strip_prefixes
+
+_BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
+ADAPTERS = {"spatial": "S_Adapter", "temporal": "T_Adapter", "joint": "MLP_Adapter"}
+
+
+def visual_tower(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The image Transformer's tensors under their bare names, without the text side and CLIP's ``proj``.
+
+    Takes a whole CLIP (``visual.…`` beside a text tower), a bare tower, or an AIM model, with the prefixes that
+    wrappers leave. Raises WeightsError where there is no CLIP ViT, saying what is there instead.
+    """
+    tensors = strip_prefixes(tensors, where)
+    if any(name.startswith("visual.") for name in tensors):
+        tensors = {name.removeprefix("visual."): t for name, t in tensors.items() if name.startswith("visual.")}
+    tower = {name: tensor for name, tensor in tensors.items() if name != "proj"}
+    if "conv1.weight" not in tower or not any(_BLOCK.match(name) for name in tower):
+        raise WeightsError(f"{where} holds no CLIP ViT image tower: {_what_else(tower)}")
+    return tower
+
+
+def infer_architecture(tensors: Mapping[str, Tensor], where: str = "the state dict") -> dict[str, Any]:
+    """Arguments of ``create_model`` that fit a state dict.
+
+    ``embed_dim, depth, patch_size, img_size`` always; ``num_frames, num_tadapter, adapters, adapter_ratio,
+    num_classes`` where the tensors tell. Heads, scale, droppath and activation leave no trace in tensors. Raises
+    WeightsError where there is no CLIP ViT.
+    """
+    tower = visual_tower(tensors, where)
+    blocks = [match for match in map(_BLOCK.fullmatch, tower) if match]
+    width, patch = tower["conv1.weight"].shape[0], tower["conv1.weight"].shape[-1]
+    positions = tower.get("positional_embedding")
+    grid = math.isqrt(max(len(positions) - 1, 0)) if positions is not None and positions.ndim == 2 else 0
+    if positions is None or grid < 1 or grid * grid != len(positions) - 1:
+        raise WeightsError(f"{where} has no positional embedding of one class token and a square grid")
+    found: dict[str, Any] = {
+        "embed_dim": width,
+        "depth": 1 + max(int(match[1]) for match in blocks),
+        "patch_size": patch,
+        "img_size": grid * patch,
+    }
+    kinds = {m[2].removesuffix(".D_fc1.weight"): tower[m[0]] for m in blocks}
+    places = [place for place, kind in ADAPTERS.items() if kind in kinds]
+    if places:
+        hidden, channels = kinds[ADAPTERS[places[0]]].shape
+        found |= {"adapters": places, "adapter_ratio": hidden / channels}
+    if "T_Adapter" in kinds:
+        found["num_tadapter"] = 2 if "T_Adapter_in" in kinds else 1
+    if "temporal_embedding" in tower:
+        found["num_frames"] = tower["temporal_embedding"].shape[1]
+    if "fc_cls.weight" in tower:
+        found["num_classes"] = tower["fc_cls.weight"].shape[0]
+    return found
+
+
+def describe(architecture: Mapping[str, Any]) -> str:
+    """ "width 768, depth 12, patch 16, 224 px", with CLIP's name for it where it has one."""
+    names = {
+        (768, 12, 32): "ViT-B/32",
+        (768, 12, 16): "ViT-B/16",
+        (1024, 24, 14): "ViT-L/14",
+        (1280, 32, 14): "ViT-H/14",
+    }
+    width, depth, patch = (architecture[key] for key in ("embed_dim", "depth", "patch_size"))
+    name = names.get((width, depth, patch))
+    text = f"width {width}, depth {depth}, patch {patch}, {architecture['img_size']} px"
+    return f"{name}: {text}" if name else text
+
+
+def _what_else(names: Mapping[str, Tensor]) -> str:
+    hints = {
+        r".*_Adapter\.D_fc1\.weight": "it holds adapters without their trunk (a run's adapters: use the run itself)",
+        r"(.*\.)?layer1\.0\.conv1\.": "it looks like a ResNet",
+        r"(.*\.)?vision_model\.encoder\.": "its names are those of Hugging Face transformers: take the open_clip file",
+        r"(.*\.)?blocks\.0\.(attn|norm1)\.": "its names are those of timm: take the OpenAI or open_clip file",
+    }
+    for pattern, hint in hints.items():
+        if any(re.match(pattern, name) for name in names):
+            return hint
+    return f"its first names are {', '.join(sorted(names)[:3])}" if names else "nothing is left beside the text tower"

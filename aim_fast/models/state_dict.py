@@ -1,0 +1,69 @@
+"""State dicts under published names: prefixes off, every difference named, and all of it loaded or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from aim_fast.errors import WeightsError
+from aim_fast.models.weight_files import read_weights
+
+# In the order in which wrappers put them on: data parallel outermost, then the published model's two halves.
+_PREFIXES = ("module.", "backbone.", "cls_head.")
+
+
+def load_checkpoint(model: nn.Module, checkpoint: str | Path | Mapping[str, Tensor]) -> None:
+    """Load a whole published (or own) checkpoint into ``model``, strictly.
+
+    ``checkpoint`` is a ``.pth``, ``.pt`` or ``.safetensors`` file or a state dict, its names with or without
+    ``module.``, ``backbone.`` and ``cls_head.``, below a top-level ``state_dict`` or not. Tensors are converted to the
+    dtype and device of the model's. Raises WeightsError that names EVERY missing and unexpected tensor and every
+    difference of shape; the model is then left as it was.
+    """
+    if isinstance(checkpoint, Mapping):
+        nested = checkpoint.get("state_dict", checkpoint)
+        where, tensors = "the state dict", dict(nested) if isinstance(nested, Mapping) else {}
+    else:
+        where, tensors = str(checkpoint), read_weights(checkpoint).tensors
+    load_strictly(model, strip_prefixes(tensors, where), where)
+
+
+def strip_prefixes(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Names without ``module.``, ``backbone.`` and ``cls_head.``; WeightsError where two become one."""
+    stripped: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        short = name
+        for prefix in _PREFIXES:
+            short = short.removeprefix(prefix)
+        if short in stripped:
+            raise WeightsError(f"{where} holds {short!r} twice, with and without a prefix: keep one")
+        stripped[short] = tensor
+    return stripped
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str, among: set[str] | None = None) -> None:
+    """Copy ``tensors`` into the model's of the same names; ``among``: the names to fill (default: all of the model's).
+
+    Raises WeightsError naming everything missing, unexpected or of another shape, before anything is copied.
+    """
+    own = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if among is None or name in among}
+    problems = []
+    if missing := sorted(own.keys() - tensors.keys()):
+        problems.append("missing " + ", ".join(missing))
+    if unexpected := sorted(tensors.keys() - own.keys()):
+        problems.append("unexpected " + ", ".join(unexpected))
+    shapes = [
+        f"{name} (file {list(tensors[name].shape)}, model {list(own[name].shape)})"
+        for name in sorted(own.keys() & tensors.keys())
+        if tensors[name].shape != own[name].shape
+    ]
+    if shapes:
+        problems.append("of another shape " + ", ".join(shapes))
+    if problems:
+        raise WeightsError(f"{where} does not fit the model: {'; '.join(problems)}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
