@@ -106,9 +106,13 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 
 def _remove_unlinked(folder: Path) -> None:
-    kept = {os.readlink(path) for path in folder.iterdir() if path.is_symlink()}
+    """Removes checkpoints that neither link names any more, and what a killed process left under temporary names."""
+    kept = {os.readlink(folder / name) for name in ("last", "best") if (folder / name).is_symlink()}
     for path in folder.iterdir():
-        if path.name.lstrip(".").startswith("step-") and path.name not in kept:
+        if path.is_symlink():
+            if path.name.startswith("."):
+                path.unlink()
+        elif path.name.lstrip(".").startswith("step-") and path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,0 +1,40 @@
+"""Scores against values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from aim_fast.training.evaluation import Evaluation, draw_confusion
+
+PROBABILITIES = torch.tensor(
+    [[0.7, 0.2, 0.1, 0.0], [0.1, 0.6, 0.3, 0.0], [0.5, 0.1, 0.4, 0.0], [0.2, 0.3, 0.5, 0.0], [0.6, 0.4, 0.0, 0.0]]
+)
+LABELS = torch.tensor([0, 1, 2, 2, 1])
+
+
+def test_scores_are_those_worked_out_by_hand():
+    scores = Evaluation(PROBABILITIES, LABELS, excluded=2)
+    assert scores.top(1) == pytest.approx(3 / 5)
+    assert scores.top(2) == 1.0
+    assert scores.top(5) == 1.0
+    summary = scores.summary()
+    assert summary["mean_class"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)  # class 3 has no videos
+    assert summary["loss"] == pytest.approx(-sum(map(math.log, (0.7, 0.6, 0.4, 0.5, 0.4))) / 5)
+    assert (summary["videos"], summary["excluded"]) == (5, 2)
+    assert scores.confusion.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_nothing_to_score_is_no_crash():
+    scores = Evaluation(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), excluded=3)
+    assert scores.summary()["videos"] == 0
+    assert scores.top(1) == 0.0
+
+
+def test_the_confusion_matrix_is_drawn(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "confusion.png"
+    draw_confusion(Evaluation(PROBABILITIES, LABELS, 0), list("abcd"), path)
+    with Image.open(path) as image:
+        assert image.format == "PNG"

@@ -1,0 +1,114 @@
+"""Recipes: the published values, files of a user's own, and every way they can be wrong."""
+
+import pytest
+
+from aim_fast.errors import UsageError
+from aim_fast.training.recipe import (
+    FIELDS,
+    Recipe,
+    default_recipe,
+    load_recipe,
+    parse_views,
+    recipe_differences,
+    shipped_recipes,
+)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_loads(name):
+    assert isinstance(load_recipe(name, {}), Recipe)
+
+
+def test_ssv2_recipe_holds_the_published_values():
+    recipe = load_recipe("ssv2_b16_8f", {})
+    assert (recipe.frames, recipe.interval, recipe.num_tadapter, recipe.adapter_scale) == (8, 0, 2, 1.0)
+    assert (recipe.epochs, recipe.lr, recipe.weight_decay, recipe.warmup_epochs) == (50, 3e-4, 0.05, 2.5)
+    assert (recipe.flip, recipe.randaugment, recipe.random_erasing, recipe.label_smoothing) == (0.0, (4, 7), 0.25, 0.1)
+    assert (recipe.total_batch_size, recipe.drop_path, recipe.views) == (64, 0.2, "1x3")
+
+
+@pytest.mark.parametrize(("frames", "interval"), [(8, 16), (16, 8), (32, 4)])
+def test_kinetics_recipes_cover_128_frames(frames, interval):
+    for trunk in ("b16", "l14"):
+        recipe = load_recipe(f"k400_{trunk}_{frames}f", {})
+        assert (recipe.frames, recipe.interval, recipe.views, recipe.epochs) == (frames, interval, "3x1", 30)
+        assert recipe.backbone_lr_factor == (0.1 if trunk == "l14" else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "frames", "name"),
+    [
+        ("ssv2", None, None, "ssv2_b16_8f"),
+        ("ssv2", "aim_vit_l14_clip", 32, "ssv2_l14_32f"),
+        ("folder", "aim_vit_l14_clip", 8, "finetune_l14"),
+        ("ssv2", "aim_vit_demo", 8, "demo"),
+    ],
+)
+def test_the_recipe_is_chosen_by_data_set_model_and_frames(dataset, model, frames, name):
+    assert default_recipe(dataset, model, frames) == name
+
+
+def test_typed_options_win_over_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: ssv2_b16_8f\nlr: 1e-3\nepochs: 7\n")
+    recipe = load_recipe(path, {"epochs": "9", "randaugment": "", "adapters": "spatial,joint"})
+    assert (recipe.lr, recipe.epochs, recipe.randaugment) == (1e-3, 9, ())
+    assert recipe.adapters == ("spatial", "joint")
+    assert recipe.label_smoothing == 0.1
+
+
+def test_a_saved_recipe_reads_back_equal(tmp_path):
+    recipe = load_recipe("k400_l14_16f", {"adapters": "none", "weights": "random", "img_size": 64})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(path, {}) == recipe
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("modle: x\n", "did you mean 'model'?"),
+        ("frames: eight\n", "frames is 'eight', not a int"),
+        ("frames: 0\n", "must be at least 1"),
+        ("flip: 1.5\n", "must be from 0 to 1"),
+        ("adapters: [spatail]\n", "did you mean 'spatial'?"),
+        ("a: b: c\n", "not valid YAML at line 1"),
+        ("- 1\n", "holds no fields"),
+        ("precision: fp8\n", "one of auto, bf16, fp16, fp32"),
+        ("compile: perhaps\n", "not a bool"),
+        ("extends: ssv2_b16_9f\n", "did you mean"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path, content, says):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(UsageError) as caught:
+        load_recipe(path, {})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(UsageError, match="No such file"):
+        load_recipe(tmp_path / "none.yaml", {})
+
+
+@pytest.mark.parametrize("text", ["3", "3x", "x3", "0x1", "1x2", "axb", "1x3x1", "-1x3"])
+def test_views_that_are_not_clips_by_crops_are_refused(text):
+    with pytest.raises(UsageError, match="CLIPSxCROPS"):
+        parse_views(text)
+
+
+def test_views_are_read():
+    assert parse_views("3x1") == (3, 1)
+    assert parse_views(" 2X3 ") == (2, 3)
+
+
+def test_differences_name_what_changes_the_result_and_nothing_else():
+    saved = load_recipe("ssv2_b16_8f", {})
+    asked = saved.replace(lr=1e-3, workers=4, output="elsewhere", log_every=1)
+    assert recipe_differences(saved, asked) == ["lr: 0.0003 -> 0.001"]
+
+
+def test_every_field_says_what_it_is():
+    assert all(field.metadata["help"] for field in FIELDS.values())
