@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from aim_fast.errors import DataError
 
@@ -150,10 +150,10 @@ class _Sink:
     def put(self, place: int, frame: av.VideoFrame) -> None:
         width, height = self.size = self.size or (frame.width, frame.height)
         rgb = self.converter.reformat(
-            frame, width, height, "rgb24", src_colorspace="ITU601", interpolation=_CONVERSION, threads=1
+            frame, width, height, "rgb24", src_colorspace=Colorspace.ITU601, interpolation=_CONVERSION, threads=1
         )
         plane = rgb.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
         pixels = rows[:, : 3 * width].reshape(height, width, 3)
         if self.rotate and frame.rotation:
             pixels = np.rot90(pixels, round(frame.rotation / 90))

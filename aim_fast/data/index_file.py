@@ -101,25 +101,24 @@ def read_index(path: Path, root: Path) -> tuple[Index, bool] | None:
         paths = [os.path.join(base, name) for name in _unpacked(columns["path"])]
         errors = {int(i): error for i, error in header["errors"].items()}
         codecs, formats = header["codecs"], header["pixel_formats"]
-        c = {name: columns[name].tolist() for name in (*_NUMBERS, "codec", "pixel_format")}
+        numbers = {name: columns[name].tolist() for name in (*_NUMBERS, "codec", "pixel_format")}
+        names = zip(paths, _unpacked(columns["id"]), strict=True)
         rows = [
-            Row(*values[:6], codecs[values[6]], formats[values[7]], *values[8:], errors.get(i))
-            for i, values in enumerate(
-                zip(
-                    paths,
-                    c["label"],
-                    _unpacked(columns["id"]),
-                    c["frames"],
-                    c["height"],
-                    c["width"],
-                    c["codec"],
-                    c["pixel_format"],
-                    c["rotation"],
-                    c["size"],
-                    c["mtime_ns"],
-                    strict=True,
-                )
+            Row(
+                path=name,
+                id=identity,
+                label=numbers["label"][i],
+                frames=numbers["frames"][i],
+                height=numbers["height"][i],
+                width=numbers["width"][i],
+                codec=codecs[numbers["codec"][i]],
+                pixel_format=formats[numbers["pixel_format"][i]],
+                rotation=numbers["rotation"][i],
+                size=numbers["size"][i],
+                mtime_ns=numbers["mtime_ns"][i],
+                error=errors.get(i),
             )
+            for i, (name, identity) in enumerate(names)
         ]
         return Index(header["dataset"], header["split"], str(root), header["classes"], rows), header["complete"]
     except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:

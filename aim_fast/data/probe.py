@@ -17,9 +17,10 @@ import av
 from aim_fast.data.decode import reason, shown
 from aim_fast.data.truncation import missing_bytes
 
-__all__ = ["MISSING", "Probe", "file_state", "probe", "serve"]
+__all__ = ["MISSING", "ONE_FRAME", "Probe", "file_state", "probe", "serve"]
 
 MISSING = "missing"
+ONE_FRAME = "has only one frame, no video"
 
 
 @dataclass(slots=True)
@@ -115,4 +116,4 @@ def _decode_all(path: str, found: Probe) -> None:
         elif packets - 1 < announced - max(2, announced // 50):  # the last packet only flushes the decoder
             found.error = f"is truncated: {packets - 1} of {announced} frames are there"
         elif found.frames == 1:
-            found.error = "has only one frame, no video"
+            found.error = ONE_FRAME

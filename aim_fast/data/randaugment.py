@@ -6,8 +6,8 @@ shear ±0.3q rad, translation ±0.33q of the side, posterise to 8 - int(6q) bits
 enhancement factors 1 ± 0.9q, cutout of side 0.625q, fill 128. At m = 7: ±7°, ±4°, ±7.7 %, 7 bits, 197, 1 ± 0.21, 0.146.
 
 Planned here as numbers, executed in the graph by a few ``Kind``s of operator: five operations are one affine warp,
-three are one 5×5 filter, two are one line value·a + b. Every kind follows Pillow's formula to one level, except
-Equalize, where the graph has OpenCV's formula for the table (a few levels apart on strongly uneven histograms).
+three are one 5×5 filter, two are one line value·a + b. Every kind follows Pillow's formula to a level or two, except
+Equalize, where the graph has OpenCV's formula for the table (further apart on strongly uneven histograms).
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Kind(IntEnum):
 
     IDENTITY = 0
     AFFINE = 1  # [0:6] output to input, rows (xx, xy, x0), (yx, yy, y0), pixels
-    FILTER = 2  # [6:31] 5×5 kernel
+    FILTER = 2  # [6:31] 5×5 kernel, [31] rim that is left alone, pixels
     LINE = 3  # [31] slope a, [32] shift b in levels
     CONTRAST = 4  # [31] factor
     COLOR = 5  # [31] factor
-    POSTERIZE = 6  # [31] levels to a step, 2^(8-bits)
+    POSTERIZE = 6  # [31] mask of the bits that stay
     SOLARIZE = 7  # [31] threshold
     AUTOCONTRAST = 8
     EQUALIZE = 9
@@ -115,7 +115,7 @@ def _plan(name: str, q: float, size: int, draws: Sequence[float], out: np.ndarra
             out[0:6] = 1, 0, 0, 0, 1, sign * 0.33 * q * size
             return Kind.AFFINE
         case "Posterize":
-            out[31] = 2 ** min(max(int(6 * q), 0), 6)
+            out[31] = 256 - 2 ** min(max(int(6 * q), 0), 6)
             return Kind.POSTERIZE
         case "Solarize":
             out[31] = min(max(256 - int(256 * q), 0), 256)
@@ -131,12 +131,15 @@ def _plan(name: str, q: float, size: int, draws: Sequence[float], out: np.ndarra
             return Kind.LINE
         case "Sharpness":
             out[6:31] = ((1 - factor) * _SMOOTH + factor * _UNCHANGED).ravel()
+            out[31] = 1
             return Kind.FILTER
         case "FilterBlur":
             out[6:31] = _BLUR.ravel()
+            out[31] = 2
             return Kind.FILTER
         case "FilterSmooth":
             out[6:31] = _SMOOTH.ravel()
+            out[31] = 1
             return Kind.FILTER
         case "Cutout":
             side = min(0.625 * q, 0.625) * size

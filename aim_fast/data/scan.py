@@ -19,7 +19,7 @@ from pathlib import Path
 
 from aim_fast.data.probe import Probe, file_state
 
-__all__ = ["default_workers", "scan"]
+__all__ = ["Prober", "default_workers", "scan"]
 
 _SECONDS_A_FILE = 60.0
 _SECONDS_A_MEGABYTE = 10.0  # a core decodes a megabyte of dense VP9 in about a second
@@ -50,7 +50,7 @@ def scan(
     failures: list[BaseException] = []
 
     def work() -> None:
-        worker = _Worker()
+        worker = Prober()
         try:
             while not failures:
                 with lock:
@@ -84,13 +84,13 @@ def scan(
     return [found for found in results if found is not None]
 
 
-class _Worker:
+class Prober:
     """One probing process, started when first needed and started again after it was lost."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
 
-    def probe(self, path: str, seconds: float) -> Probe:
+    def probe(self, path: str, seconds: float = _SECONDS_A_FILE) -> Probe:
         size, mtime_ns = file_state(path)
         deadline = time.monotonic() + seconds + _SECONDS_A_MEGABYTE * max(size, 0) / 2**20
         if self.process is None:

@@ -75,6 +75,6 @@ def _classes(folder: Path) -> list[str]:
     return names
 
 
-def _video_names(folder: os.PathLike) -> list[str]:
+def _video_names(folder: str | os.PathLike[str]) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if os.path.splitext(e.name)[1].lower() in VIDEO_EXTENSIONS)

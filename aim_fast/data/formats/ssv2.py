@@ -91,7 +91,7 @@ def _classes(root: Path) -> tuple[list[str], Path]:
 
 
 def _answers(root: Path, numbers: dict[str, int]) -> dict[str, int]:
-    file = _find(root, "test-answers.csv", required=False)
+    file = _found(root, "test-answers.csv")
     if file is None:
         return {}
     answers = {}
@@ -107,16 +107,19 @@ def _answers(root: Path, numbers: dict[str, int]) -> dict[str, int]:
     return answers
 
 
-def _find(root: Path, name: str, required: bool = True) -> Path | None:
+def _find(root: Path, name: str) -> Path:
+    file = _found(root, name)
+    if file is None:
+        raise DataError(
+            f"{name} (or something-something-v2-{name}) not found in {root} or its labels/; expected {LAYOUT}"
+        )
+    return file
+
+
+def _found(root: Path, name: str) -> Path | None:
     folders = [root, root / "labels", root / "annotations", root.absolute().parent, root.absolute().parent / "labels"]
-    names = (name, f"something-something-v2-{name}")
-    for folder in folders:
-        for candidate in names:
-            if (folder / candidate).is_file():
-                return folder / candidate
-    if required:
-        raise DataError(f"{name} (or {names[1]}) not found in {root} or its labels/; expected {LAYOUT}")
-    return None
+    candidates = (folder / prefix for folder in folders for prefix in (name, f"something-something-v2-{name}"))
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def _preferred_folder(root: Path) -> Path:

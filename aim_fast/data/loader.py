@@ -1,0 +1,343 @@
+"""Batches of clips for training and evaluation, prepared ahead of the step that uses them.
+
+``ClipLoader.batches(epoch, start)`` has no state: batch k of epoch e is a function of (index, seed, e, k) alone. In
+training the epoch's order is a permutation drawn from (seed, epoch); in evaluation it is every view of every healthy
+clip, in order. A global batch is world·B places long and process r takes places [r·B, (r+1)·B): 2 processes × 4 see
+the clips of 1 × 8. The last global batch is filled up with repeats of weight 0, so that every process has equally many
+batches and each clip counts once an epoch.
+
+A clip that the index knows as broken, or that turns out broken on the way (its file changed and no longer decodes), is
+replaced in training by a healthy clip drawn from (seed, epoch, its number), and has weight 0 in evaluation. Either way
+it is counted and named, and the run goes on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+
+import numpy as np
+import torch
+
+from aim_fast.data.clip_input import ClipInput, GraphError, GraphTooNarrow
+from aim_fast.data.decode import decode_frames
+from aim_fast.data.index import Index, Row
+from aim_fast.data.plan import Augmentation, ClipPlan, epoch_order, plan_clip, replacement_draw
+from aim_fast.data.prefetch import Prefetcher
+from aim_fast.data.probe import file_state
+from aim_fast.data.route import Router
+from aim_fast.data.sampling import Sampling
+from aim_fast.data.scan import Prober, default_workers
+from aim_fast.errors import DataError, UsageError
+
+__all__ = ["Batch", "ClipLoader", "DataCounts"]
+
+
+@dataclass(slots=True)
+class Batch:
+    """One process's share of a global batch.
+
+    Attributes:
+        frames: uint8 [B, T, S, S, 3] RGB, on the loader's device, safe to keep.
+        labels: int64 [B], on the device; -1 where the split has no labels.
+        indices: int64 [B], row of the index that each place is about (of the clip that is shown, in training).
+        weights: float32 [B], on the device; 0 for padding and for clips that an evaluation must leave out.
+        views: int64 [B], evaluation view, 0 in training.
+    """
+
+    frames: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    weights: torch.Tensor
+    views: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(slots=True)
+class DataCounts:
+    """What was wrong with the data, so far.
+
+    Attributes:
+        broken, missing: clips of the split that the index cannot use.
+        failed: clips that the index could use and that failed since.
+        replaced: places of training batches that were given to another clip.
+        short: healthy clips with fewer frames than T, which repeat frames.
+        names: path -> reason, of the failed ones.
+    """
+
+    broken: int = 0
+    missing: int = 0
+    failed: int = 0
+    replaced: int = 0
+    short: int = 0
+    names: dict[str, str] = field(default_factory=dict)
+
+
+_ATTEMPTS = 64  # replacements tried for one place before the data set is given up
+
+
+@dataclass(slots=True)
+class _Place:
+    """One place of a batch: the row it is about, and the row that is shown in it."""
+
+    index: int
+    view: int
+    weight: float
+    shown: int
+    row: Row
+    plan: ClipPlan
+    pixels: Future[np.ndarray] | None = None
+
+
+class ClipLoader:
+    """Clips of one split as batches.
+
+    Args:
+        index: of the split, from ``load_or_build_index``.
+        train: draw clips and augment, in shuffled order; else every view of every healthy clip in order.
+        batch_size: B, clips a batch of this process.
+        img_size: S, side of the square frames.
+        num_frames: T; or give ``sampling``, which holds T and how frames are taken.
+        augmentation: of training; None for a random resized crop and nothing else.
+        seed: of order and augmentation, the same in every process.
+        rank, world: this process's number and how many there are.
+        workers: decoding threads; None for one a core, divided over the processes of this machine by the caller.
+        device: where batches are put.
+        decoder: "auto", "dali" or "pyav"; auto takes DALI for what it decodes here and PyAV for the rest.
+        prefetch: finished batches held ready.
+
+    Raises:
+        UsageError: sizes or options that cannot be. DataError: no clip has T frames.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        train: bool,
+        batch_size: int,
+        img_size: int = 224,
+        num_frames: int | None = None,
+        sampling: Sampling | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        workers: int | None = None,
+        device: str | torch.device = "cpu",
+        decoder: str = "auto",
+        prefetch: int = 2,
+    ) -> None:
+        if sampling is None:
+            sampling = Sampling(num_frames or 8)
+        if num_frames not in (None, sampling.num_frames):
+            raise UsageError(f"num_frames is {num_frames} but the sampling has {sampling.num_frames}: give one of them")
+        if batch_size < 1 or img_size < 1 or prefetch < 1 or not 0 <= rank < world:
+            raise UsageError(
+                f"batch size {batch_size}, image size {img_size}, prefetch {prefetch} must be at least 1 and "
+                f"rank {rank} below world {world}"
+            )
+        self.index, self.train, self.batch_size, self.img_size = index, train, batch_size, img_size
+        self.sampling, self.seed, self.rank, self.world = sampling, seed, rank, world
+        self.augmentation = (augmentation or Augmentation()) if train else None
+        self.device = torch.device(device)
+        self.workers = workers or default_workers()
+        self.counts = self._counted()
+        self._healthy = index.healthy
+        self._router = Router(
+            index,
+            decoder=decoder,
+            device=self.device,
+            batch_size=batch_size,
+            img_size=img_size,
+            augmentation=self.augmentation,
+            threads=self.workers,
+        )
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        self._prefetcher: Prefetcher[Batch] = Prefetcher(prefetch)
+        self._prober = Prober()
+        self._changed: dict[int, tuple[tuple[int, int], Row]] = {}  # rows whose file changed since the scan
+
+    @property
+    def clips_per_epoch(self) -> int:
+        """Places of an epoch that count: clips in training, views of healthy clips in evaluation, of all processes."""
+        return len(self.index) if self.train else len(self._healthy) * self.sampling.views
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches that every process gets in an epoch."""
+        return -(-self.clips_per_epoch // (self.world * self.batch_size))
+
+    @property
+    def decoding(self) -> str:
+        """Who decodes what, in one line to print."""
+        return self._router.description
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of ``epoch`` from number ``start`` on; preparing begins with the call.
+
+        One iterator at a time: a new one ends the one before it. Tensors of a batch are the caller's to keep.
+        """
+        return self._prefetcher.start(self._prepared(epoch, start))
+
+    def replacement(self, index: int, epoch: int, attempt: int = 0) -> int:
+        """The healthy row that stands in for row ``index`` in ``epoch``."""
+        draw = replacement_draw(len(self._healthy), seed=self.seed, epoch=epoch, index=index, attempt=attempt)
+        return int(self._healthy[draw])
+
+    def close(self) -> None:
+        """Stop preparing and end the decoding threads and processes."""
+        self._prefetcher.stop()
+        self._pool.shutdown(cancel_futures=True)
+        self._prober.stop()
+
+    def _counted(self) -> DataCounts:
+        lengths = [self.index.rows[i].frames for i in self.index.healthy]
+        if max(lengths, default=0) < self.sampling.num_frames:
+            raise DataError(
+                f"no {self.index.split} clip has {self.sampling.num_frames} frames, the longest has "
+                f"{max(lengths, default=0)}: use --frames {max(lengths, default=1)} or fewer"
+            )
+        short = sum(length < self.sampling.num_frames for length in lengths)
+        return DataCounts(len(self.index.broken), len(self.index.missing), short=short)
+
+    def _places(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(row, view) of every counting place of the epoch, in order."""
+        if self.train:
+            order = epoch_order(len(self.index), self.seed, epoch)
+            return order, np.zeros_like(order)
+        views = self.sampling.views
+        return np.repeat(self._healthy, views), np.tile(np.arange(views), len(self._healthy))
+
+    def _prepared(self, epoch: int, start: int) -> Iterator[Batch]:
+        """Batches, made anew from the failing one on whenever a file on the way breaks the graph."""
+        number = start
+        while number < self.batches_per_epoch:
+            under_way: deque[list[_Place]] = deque()
+            try:
+                clips = self._planned(epoch, number, under_way)
+                for frames in self._router.run(clips):
+                    yield self._batch(under_way.popleft(), frames)
+                    number += 1
+            except GraphTooNarrow:
+                continue
+            except GraphError as error:
+                self._cleared(under_way, error)
+
+    def _planned(self, epoch: int, start: int, under_way: deque[list[_Place]]) -> Iterator[list[ClipInput]]:
+        """Inputs of the graph, batch by batch; PyAV starts on a batch while the one before it is handed over."""
+        rows, views = self._places(epoch)
+        numbers = iter(range(start, self.batches_per_epoch))
+        coming: deque[list[_Place]] = deque()
+        for number in islice(numbers, 1):
+            coming.append(self._begin(number, epoch, rows, views))
+        while coming:
+            places = coming.popleft()
+            for number in islice(numbers, 1):
+                coming.append(self._begin(number, epoch, rows, views))
+            clips = [self._input(places, at, epoch) for at in range(len(places))]
+            under_way.append(places)
+            yield clips
+
+    def _begin(self, number: int, epoch: int, rows: np.ndarray, views: np.ndarray) -> list[_Place]:
+        first = (number * self.world + self.rank) * self.batch_size
+        return [
+            self._filled(int(rows[at % len(rows)]), int(views[at % len(rows)]), float(at < len(rows)), epoch)
+            for at in range(first, first + self.batch_size)
+        ]
+
+    def _filled(self, index: int, view: int, weight: float, epoch: int) -> _Place:
+        """The place with its own clip, or where that is broken with the first of its replacements that is not."""
+        row, shown, attempt = self._current(index), index, 0
+        while not row.healthy:
+            if attempt == _ATTEMPTS:
+                raise DataError(
+                    f"{_ATTEMPTS} clips in a row fail to decode, the last: {row.path} {row.error}; "
+                    "check the disk and index the data set again"
+                )
+            shown = self.replacement(index, epoch, attempt)
+            row = self._current(shown)
+            attempt += 1
+        height, width = row.display_size
+        plan = plan_clip(
+            row.frames,
+            height,
+            width,
+            sampling=self.sampling,
+            augmentation=self.augmentation,
+            img_size=self.img_size,
+            seed=self.seed,
+            epoch=epoch,
+            index=index,
+            view=view,
+        )
+        place = _Place(index, view, weight, shown, row, plan)
+        if self._router.takes_pixels(row):
+            place.pixels = self._pool.submit(decode_frames, row.path, plan.frames, rotate=True)
+        return place
+
+    def _input(self, places: list[_Place], at: int, epoch: int) -> ClipInput:
+        """The graph's input for one place, which gets another clip as long as PyAV fails on the one it has."""
+        while True:
+            place = places[at]
+            try:
+                pixels = place.pixels.result() if place.pixels is not None else None
+            except DataError as error:
+                self._fails(place.shown, replace(place.row, error=str(error)))
+                places[at] = self._filled(place.index, place.view, place.weight, epoch)
+                continue
+            return self._router.input(place.row, place.plan, pixels)
+
+    def _current(self, index: int) -> Row:
+        """The row as its file is now: a file that changed since the scan is scanned again before it is decoded."""
+        row = self.index.rows[index]
+        if not row.healthy:
+            return row
+        state = file_state(row.path)
+        if index in self._changed and self._changed[index][0] == state:
+            return self._changed[index][1]
+        if state != (row.size, row.mtime_ns):
+            row = replace(row, **asdict(self._prober.probe(row.path)))
+            self._changed[index] = (state, row)
+            if not row.healthy:
+                self._fails(index, row)
+        return row
+
+    def _fails(self, index: int, row: Row) -> None:
+        """Remember that this file, as it is now, is of no use."""
+        self._changed[index] = (file_state(row.path), row)
+        self.counts.failed += row.path not in self.counts.names
+        self.counts.names[row.path] = row.error or ""
+
+    def _cleared(self, under_way: deque[list[_Place]], error: GraphError) -> None:
+        """After a failed graph: find the files among those under way that are broken now, or leave them all to PyAV."""
+        suspects = {place.shown: place.row for places in under_way for place in places if place.pixels is None}
+        found = {index: self._prober.probe(row.path) for index, row in suspects.items()}
+        for index, row in suspects.items():
+            if found[index].error is not None:
+                self._fails(index, replace(row, **asdict(found[index])))
+        if all(probe.error is None for probe in found.values()):
+            if not suspects and under_way:
+                raise DataError(f"DALI cannot make a batch: {str(error).splitlines()[0]}")
+            for row in suspects.values():
+                self._router.avoid(row.path)
+
+    def _batch(self, places: list[_Place], frames: torch.Tensor) -> Batch:
+        shown = [place.shown != place.index for place in places]
+        if self.train:
+            self.counts.replaced += sum(place.weight > 0 for place, other in zip(places, shown) if other)
+            weights = [place.weight for place in places]
+        else:
+            weights = [0.0 if other else place.weight for place, other in zip(places, shown)]
+        return Batch(
+            frames,
+            torch.tensor([place.row.label for place in places], device=self.device),
+            torch.tensor([place.shown if self.train else place.index for place in places]),
+            torch.tensor(weights, device=self.device),
+            torch.tensor([place.view for place in places]),
+        )
