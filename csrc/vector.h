@@ -72,20 +72,26 @@ AIM_INLINE v16 maximum(v16 a, v16 b) {
 }
 
 AIM_INLINE float sum(v16 x) {
-  float total = 0;
+#if AIM_AVX512
+  return _mm512_reduce_add_ps((__m512)x);
+#else
   float buffer[16];
   store(buffer, x);
   for (int half = 8; half; half /= 2)
     for (int i = 0; i < half; ++i) buffer[i] += buffer[i + half];
-  total = buffer[0];
-  return total;
+  return buffer[0];
+#endif
 }
 AIM_INLINE float largest(v16 x) {
+#if AIM_AVX512
+  return _mm512_reduce_max_ps((__m512)x);
+#else
   float buffer[16];
   store(buffer, x);
   for (int half = 8; half; half /= 2)
     for (int i = 0; i < half; ++i) buffer[i] = buffer[i] > buffer[i + half] ? buffer[i] : buffer[i + half];
   return buffer[0];
+#endif
 }
 
 // 2^x.  With f = x - floor(x) in [0, 1), 2^f is a minimax polynomial: relative error 7.5e-5 at degree 3 (a twenty-sixth

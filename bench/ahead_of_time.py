@@ -1,0 +1,123 @@
+"""Compiles every Triton kernel without a GPU, for five architectures, and reads what the compiler made of it.
+
+`python -m bench.ahead_of_time` prints the table of kernels/README.md: registers, spilled bytes, shared memory and
+tensor-core instructions of each kernel, at the block shapes of the committed table. The tools (ptxas, cuobjdump) ship
+in Triton's wheel.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from aim_kernels import temporal_attention
+
+ARCHITECTURES = (80, 86, 89, 90, 100)
+SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448}
+MODELS = {"B/16": (768, 12, 8), "L/14": (1024, 16, 32)}  # width, heads, frames
+
+
+class Kernel(NamedTuple):
+    """One kernel at one size: what a launch would hand to Triton, less the tensors."""
+
+    name: str
+    model: str
+    function: Any
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    options: dict[str, int]
+    tensor_cores: bool
+
+
+class Resources(NamedTuple):
+    registers: int
+    spilled: int  # bytes of stack a thread
+    shared: int  # bytes a program
+    matrix_instructions: int
+
+
+def kernels(architecture: int) -> Iterator[Kernel]:
+    """Every kernel of aim_kernels at the sizes of the published models, in bfloat16."""
+    for model, (width, heads, frames) in MODELS.items():
+        head_dim = width // heads
+        for direction in ("forward", "backward"):
+            constants, options = temporal_attention.launch_shape(direction, frames, head_dim, architecture)
+            function = getattr(temporal_attention, f"_{direction}_kernel")
+            constants["PRECISION"] = "tf32"
+            signature = signature_of(function, constants, lse_ptr="*fp32")
+            yield Kernel(
+                f"temporal_attention {direction}", model, function, signature, constants, options, tensor_cores=True
+            )
+
+
+def signature_of(function: Any, constants: dict[str, Any], **types: str) -> dict[str, str]:
+    """Pointers are to bfloat16, strides int64, `scale` and `eps` float32, all else int32, unless said otherwise."""
+    signature = {}
+    for name in function.arg_names:
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in types:
+            signature[name] = types[name]
+        elif name.endswith("_ptr"):
+            signature[name] = "*bf16"
+        elif name.startswith("stride"):
+            signature[name] = "i64"
+        else:
+            signature[name] = "fp32" if name in ("scale", "eps") else "i32"
+    return signature
+
+
+def compile_kernel(kernel: Kernel, architecture: int) -> Resources:
+    """Compiles for sm_<architecture>, pointers and strides divisible by 16 as they are in the models."""
+    divisible = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(kernel.function.arg_names)
+        if name not in kernel.constants and (name.endswith("_ptr") or name.startswith("stride"))
+    }
+    source = ASTSource(
+        fn=kernel.function, signature=kernel.signature, constexprs=dict(kernel.constants), attrs=divisible
+    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=kernel.options)
+    registers, spilled = _usage(compiled.asm["cubin"])
+    matrix = len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)", compiled.asm["ptx"]))
+    return Resources(registers, spilled, compiled.metadata.shared, matrix)
+
+
+def _usage(cubin: bytes) -> tuple[int, int]:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", report)
+    if found is None:
+        raise RuntimeError(f"cuobjdump printed no resource usage: {report.strip()[:200]}")
+    return int(found[1]), int(found[2]) + int(found[3])
+
+
+def table() -> str:
+    """Markdown: one row a kernel and model, one column an architecture, `registers / shared KiB`."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for architecture in ARCHITECTURES:
+        for kernel in kernels(architecture):
+            used = compile_kernel(kernel, architecture)
+            spill = f" spills {used.spilled} B" if used.spilled else ""
+            cell = f"{used.registers} / {used.shared / 1024:.0f}{spill}"
+            rows.setdefault((kernel.name, kernel.model), []).append(cell)
+    head = "| kernel | model | " + " | ".join(f"sm_{a}" for a in ARCHITECTURES) + " |"
+    lines = [head, "|---|---|" + "---|" * len(ARCHITECTURES)]
+    lines += [f"| {name} | {model} | " + " | ".join(cells) + " |" for (name, model), cells in rows.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table() + "\n")

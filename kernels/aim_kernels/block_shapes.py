@@ -1,0 +1,35 @@
+"""Block shapes of every Triton kernel: one committed table, so that no user's first step is spent on autotuning.
+
+``block_shape(kernel, size, architecture)`` gives the launch parameters of ``kernel`` for a size class (the head
+dimension for attention, the row width for norms and adapters). Entries were chosen so that no kernel spills registers
+and every one fits the shared memory of sm_80, 86, 89, 90 and 100 (tests/kernels/test_ahead_of_time.py compiles them
+all); `python -m bench kernels` on a GPU is what should replace them by measured ones.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class BlockShape(NamedTuple):
+    """Rows and columns (or inner depth) of a program's tile, and how it is launched."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+_TABLE: dict[str, list[tuple[int, BlockShape]]] = {
+    # (largest size served, shape), in rising order of size
+    "temporal_attention_forward": [(64, BlockShape(64, 64, 4, 1)), (128, BlockShape(64, 128, 8, 1))],
+    "temporal_attention_backward": [(64, BlockShape(64, 64, 4, 1)), (128, BlockShape(64, 128, 8, 1))],
+}
+
+
+def block_shape(kernel: str, size: int, architecture: int) -> BlockShape:
+    """The launch parameters of ``kernel`` for ``size``. Raises ValueError beyond the largest size the table serves."""
+    for largest, shape in _TABLE[kernel]:
+        if size <= largest:
+            return shape
+    raise ValueError(f"{kernel}: size {size} is beyond {_TABLE[kernel][-1][0]}, the largest its kernel serves")

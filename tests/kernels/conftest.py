@@ -1,0 +1,57 @@
+"""What the operator tests share: the error rule, and a run of every instruction-set tier of the C++ part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from aim_kernels import extension
+
+TIERS = ("generic", "avx2", "avx512", "avx512_bf16", "amx", "reference")
+
+
+@pytest.fixture
+def holds_error_rule() -> Callable[[Tensor, Tensor, Tensor], None]:
+    """``check(got, plain, truth)``: err(got) ≤ 2·err(plain) + 1e-6, relative norms against the float64 ``truth``."""
+
+    def check(got: Tensor, plain: Tensor, truth: Tensor) -> None:
+        assert got.shape == truth.shape
+        got, plain, truth = got.detach(), plain.detach(), truth.detach()
+        scale = truth.norm().clamp_min(1e-30)
+        error, allowed = (((x.double() - truth).norm() / scale).item() for x in (got, plain))
+        assert error <= 2 * allowed + 1e-6, f"error {error:.3g}, plain torch loses {allowed:.3g}"
+
+    return check
+
+
+@pytest.fixture(params=TIERS)
+def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Runs the test once on every tier that this processor has, and once without the C++ part."""
+    if request.param == "reference":
+        monkeypatch.setattr(extension, "_LOADED", False)
+        yield request.param
+        return
+    if not extension.available():
+        pytest.skip("aim_kernels._C is not built")
+    chosen = extension.tier()
+    try:
+        torch.ops.aim_cpu.set_tier(request.param)
+    except RuntimeError:
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    torch.ops.aim_cpu.set_tier(chosen)
+
+
+@pytest.fixture
+def plain_attention() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """``attend(qkv [3, ..., L, d]) -> out, lse``: what plain torch computes in the dtype of its input."""
+
+    def attend(qkv: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = qkv
+        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+        return scores.softmax(-1) @ v, scores.to(torch.promote_types(qkv.dtype, torch.float32)).logsumexp(-1)
+
+    return attend

@@ -1,0 +1,38 @@
+"""The Triton kernels of temporal attention: T that does and does not divide the tile, odd head dimensions."""
+
+import pytest
+import torch
+
+from aim_kernels import temporal_attention as op
+
+SHAPES = [(1, 8, 9, 2, 64), (2, 1, 65, 1, 32), (1, 10, 7, 1, 80), (1, 48, 2, 1, 96), (1, 64, 1, 1, 128)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_forward_and_backward(shape, dtype, plain_attention, holds_error_rule):
+    b, t, n, h, d = shape
+    torch.manual_seed(0)
+    qkv = torch.randn(b, t, n, 3 * h * d).to(dtype)
+    dout = torch.randn(b, t, n, h * d).to(dtype)
+    out, lse = op._forward_triton(qkv, h)
+    dqkv = op._backward_triton(dout, qkv, out, lse, h)
+    heads = qkv.unflatten(-1, (3, h, d)).permute(3, 0, 2, 4, 1, 5)
+    leaf, exact = heads.clone().requires_grad_(), heads.double().requires_grad_()
+    (plain, plain_lse), (truth, truth_lse) = plain_attention(leaf), plain_attention(exact)
+    flow = dout.unflatten(-1, (h, d)).permute(0, 2, 3, 1, 4)
+    plain.backward(flow)
+    truth.backward(flow.double())
+    holds_error_rule(out.unflatten(-1, (h, d)).permute(0, 2, 3, 1, 4), plain, truth)
+    holds_error_rule(lse, plain_lse, truth_lse)
+    holds_error_rule(dqkv.unflatten(-1, (3, h, d)).permute(3, 0, 2, 4, 1, 5), leaf.grad, exact.grad)
+
+
+def test_strided_input():
+    qkv = torch.randn(4, 2, 3, 2 * 96)[..., 5 : 5 + 96].transpose(0, 1)
+    out, lse = op._forward_triton(qkv, 1)
+    torch.testing.assert_close(out, op._forward_triton(qkv.contiguous(), 1)[0])
+    dout = torch.randn(2, 4, 3, 32)
+    torch.testing.assert_close(
+        op._backward_triton(dout, qkv, out, lse, 1), op._backward_triton(dout, qkv.contiguous(), out, lse, 1)
+    )
