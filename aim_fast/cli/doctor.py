@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import platform
 import sys
@@ -95,6 +96,8 @@ def _kernels() -> str:
 def _xformers() -> str:
     if importlib.util.find_spec("xformers") is None:
         return "not installed: PyTorch's attention"
+    # it logs a page when its extension does not load; here one line says so
+    logging.getLogger("xformers").setLevel(logging.ERROR)
     from xformers import _cpp_lib
 
     try:

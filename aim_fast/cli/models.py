@@ -27,5 +27,5 @@ def command(as_json: bool, frames: tuple[int, ...], views: int, num_tadapter: in
     for row in rows:
         click.echo(
             f"{row['name']:<20}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}{row['trainable']:>13,}"
-            f"{row['gflops']:>10.4g}"
+            f"{row['gflops']:>10.1f}"
         )

@@ -15,6 +15,7 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -184,7 +185,8 @@ def write_demo_set(root: Path, train: int, validation: int, seed: int = 0, worke
         thing = SHAPES[shape]
         label = template.replace("[something]", thing)
         entries[split].append({"id": str(number), "label": label, "template": template, "placeholders": [thing]})
-    files = {"labels.json": {template: str(i) for i, (template, *_) in enumerate(MOTIONS)}}
+    labels = {template.replace("[something]", "something"): str(i) for i, (template, *_) in enumerate(MOTIONS)}
+    files: dict[str, Any] = {"labels.json": labels}
     files |= {f"{split}.json": rows for split, rows in entries.items()}
     files |= {"test.json": []}
     for name, content in files.items():

@@ -56,7 +56,7 @@ def open_loader(
         seed=recipe.seed,
         rank=place.rank,
         world=place.world,
-        workers=recipe.workers,
+        workers=place.decoding_threads(recipe.workers),
         device=place.device,
     )
 

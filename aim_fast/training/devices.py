@@ -13,6 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from aim_fast.data.scan import default_workers
 from aim_fast.errors import UsageError
 
 
@@ -33,6 +34,10 @@ class Place:
     def autocast(self) -> Callable[[], torch.autocast]:
         enabled = self.dtype is not torch.float32
         return lambda: torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled)
+
+    def decoding_threads(self, asked: int) -> int:
+        """Threads that decode in this process: `asked`, or its share of this machine's cores where that is 0."""
+        return asked or max(1, default_workers() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
     def peak_memory(self) -> int:
         """Bytes at the highest point so far: of the allocator on a GPU, of the process on a CPU."""

@@ -7,6 +7,7 @@ that was never stopped, and no generator state is kept.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -111,6 +112,7 @@ class Trainer:
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
         self.resumed = False
+        self.named: set[str] = set()  # files that broke under way and were said
         self.log: MetricsLog | None = None
         trained, total = (sum(p.numel() for p in ps) for ps in (self.trainable.values(), self.model.parameters()))
         progress.say(
@@ -120,6 +122,8 @@ class Trainer:
 
     def close(self) -> None:
         self.progress.close()
+        self.loader.close()
+        self.validation.close()
         if self.log:
             self.log.close()
 
@@ -279,12 +283,16 @@ class Trainer:
             draw_curves(self.folder, 1 / len(self.classes))
 
     def _data_counts(self) -> dict[str, int]:
-        """Counts of the training data; what a process replaced is added up over the processes."""
-        counts = dict(self.loader.counts)
+        """Counts of the training data, and by name what broke since it was indexed; added up over the processes."""
+        counts = dataclasses.asdict(self.loader.counts)
+        for path, reason in counts.pop("names").items():
+            if path not in self.named:
+                self.progress.say(f"replaced from now on: {path}: {reason}")
+                self.named.add(path)
         if self.place.world > 1:
-            replaced = torch.tensor(counts["replaced"], device=self.place.device)
-            dist.all_reduce(replaced)
-            counts["replaced"] = int(replaced)
+            found = torch.tensor([counts["failed"], counts["replaced"]], device=self.place.device)
+            dist.all_reduce(found)
+            counts["failed"], counts["replaced"] = found.tolist()
         return counts
 
     def _validate(self) -> dict[str, Any]:

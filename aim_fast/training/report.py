@@ -103,6 +103,7 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         count = progress.counter(f"{split} {clips}x{crops}", len(index.rows) * clips * crops)
         scores = evaluate(run.model, loader, len(classes), place.device, place.autocast, count)
         progress.close()
+        loader.close()
         if not place.first:
             return None
         frames = f"{recipe.frames} frames " + (

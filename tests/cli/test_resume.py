@@ -1,0 +1,105 @@
+"""A run that is killed goes on as one that never was; several processes do the work of one."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aim_fast.training.metrics import read_metrics
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(*arguments: object, processes: int = 0) -> subprocess.Popen:
+    launcher = [sys.executable, "-m"]
+    if processes:
+        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    command = [*launcher, "aim_fast", *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+
+def adapters(folder):
+    return load_file(folder / "checkpoints" / "last" / "adapters.safetensors")
+
+
+def losses(folder):
+    return [(row["kind"], row["step"], row["loss"]) for row in read_metrics(folder) if row["kind"] != "data"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_adapters_bit_for_bit(tiny, tmp_path):
+    options = ("train", *tiny, "--epochs", 4, "--checkpoint-every", 2, "--drop-path", 0.2, "--head-dropout", 0.5)
+    options += ("--randaugment", "2,7", "--ema", 0.9, "--quiet")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    undisturbed = start(*options, "--output", whole)
+    victim = start(*options, "--output", killed)
+    generator = random.Random(time.time_ns())
+    after = generator.randrange(3, 15)  # steps
+    deadline = time.monotonic() + 240
+    while victim.poll() is None and time.monotonic() < deadline:
+        if len([row for row in read_metrics(killed) if row["kind"] == "train"]) >= after:
+            time.sleep(generator.uniform(0, 0.2))
+            victim.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    victim.communicate(timeout=60)
+    finish(start("train", "--output", killed, "--resume", "--quiet"))
+    finish(undisturbed)
+    ours, theirs = adapters(killed), adapters(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours), f"killed after {after} steps"
+    assert losses(killed) == losses(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_of_four_do_what_one_of_eight_does(tiny, tmp_path):
+    """Same clips in each step, so the same loss up to the order of sums; 42 clips leave a last step of two."""
+    options = [*tiny, "--epochs", 2, "--precision", "fp32", "--quiet"]
+    at = options.index("--batch-size") + 1
+    one, two = tmp_path / "one", tmp_path / "two"
+    options[at] = 8
+    finish(start("train", *options, "--output", one))
+    options[at] = 4
+    finish(start("train", *options, "--output", two, processes=2))
+    left, right = losses(one), losses(two)
+    assert [row[:2] for row in left] == [row[:2] for row in right]
+    torch.testing.assert_close([row[2] for row in left], [row[2] for row in right], rtol=2e-3, atol=2e-4)
+
+
+def test_resume_with_nothing_there_is_refused(aim_fast, tiny, tmp_path):
+    status, _, err = aim_fast("train", *tiny, "--output", tmp_path / "none", "--resume")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "does not exist" in err
+    assert not (tmp_path / "none").exists()
+
+
+def test_resume_with_another_recipe_is_refused_and_names_the_fields(aim_fast, tiny, trained):
+    status, _, err = aim_fast("train", *tiny, "--epochs", 2, "--output", trained, "--resume", "--lr", 1)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "lr: " in err
+
+
+def test_a_folder_with_a_run_is_not_overwritten(aim_fast, tiny, trained):
+    before = read_metrics(trained)
+    status, _, err = aim_fast("train", *tiny, "--epochs", 2, "--output", trained)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--resume" in err
+    assert read_metrics(trained) == before
+
+
+def test_a_finished_run_resumes_to_nothing_more(aim_fast, trained):
+    before = adapters(trained)
+    assert aim_fast("train", "--output", trained, "--resume", "--quiet")[0] == 0
+    after = adapters(trained)
+    assert all(torch.equal(before[name], after[name]) for name in before)

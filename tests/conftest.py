@@ -1,0 +1,45 @@
+"""Things that several tests need once: a small data set of moving objects and a trunk to put adapters on."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def motion_set(tmp_path_factory) -> Path:
+    """A folder in Something-Something v2's layout: 40 training and 16 validation clips of eight classes."""
+    from aim_fast.data.motion import write_demo_set
+
+    root = tmp_path_factory.mktemp("motion") / "ssv2"
+    write_demo_set(root, train=40, validation=16)
+    return root
+
+
+@pytest.fixture(scope="session")
+def trunk(tmp_path_factory) -> Path:
+    """A file of image weights for `aim_vit_demo`."""
+    import torch
+
+    from aim_fast import create_model
+    from aim_fast.models.weights import save_trunk
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("trunk") / "trunk.safetensors"
+    save_trunk(create_model("aim_vit_demo"), path)
+    return path
+
+
+@pytest.fixture
+def aim_fast(capsys):
+    """Runs the command line in this process: `aim_fast("train", ...)` gives (status, stdout, stderr)."""
+    from aim_fast.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return run
