@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from aim_kernels.adaptation import Activation
 from aim_kernels.modules import Adapter, AdapterPlace, AIMBlock, DropPathMode
-from torch import Tensor, nn
 
 CLIP_MEAN = (122.769, 116.74, 104.04)
 CLIP_STD = (68.493, 66.63, 70.321)
@@ -56,9 +57,6 @@ class AIMViTCLIP(nn.Module):
 
     Raises ValueError for sizes that cannot be, and in ``forward`` for a clip of another layout or size.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -107,6 +105,8 @@ class AIMViTCLIP(nn.Module):
         self.drop_path_mode = drop_path_mode
         self.adapters = tuple(adapters)
         self.head_dropout = head_dropout
+        self.mean = tuple(float(m) for m in mean)
+        self.std = tuple(float(s) for s in std)
 
         num_tokens = 1 + (img_size // patch_size) ** 2
         self.conv1 = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size, bias=False)
@@ -131,8 +131,6 @@ class AIMViTCLIP(nn.Module):
         self.ln_post = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(head_dropout)
         self.fc_cls = nn.Linear(embed_dim, num_classes)
-        self.register_buffer("mean", torch.tensor([float(m) for m in mean]), persistent=False)
-        self.register_buffer("std", torch.tensor([float(s) for s in std]), persistent=False)
         self.reset_parameters()
         self.freeze()
 
@@ -178,9 +176,8 @@ class AIMViTCLIP(nn.Module):
         """The constructor's arguments that make this model again (plain numbers, strings and lists)."""
         names = "img_size patch_size embed_dim depth num_heads num_frames num_tadapter adapter_scale adapter_ratio"
         names += " drop_path num_classes drop_path_mode activation head_dropout"
-        config = {name: getattr(self, name) for name in names.split()}
-        normalisation = {name: [round(v, 4) for v in getattr(self, name).tolist()] for name in ("mean", "std")}
-        return config | {"adapters": list(self.adapters)} | normalisation
+        lists = {name: list(getattr(self, name)) for name in ("adapters", "mean", "std")}
+        return {name: getattr(self, name) for name in names.split()} | lists
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The (published name, parameter) pairs that require a gradient."""
@@ -224,12 +221,23 @@ class AIMViTCLIP(nn.Module):
         b, t = self._check(x)
         p, grid, weight = self.patch_size, self.img_size // self.patch_size, self.conv1.weight
         if x.dtype == torch.uint8:
-            weight = weight.permute(0, 2, 3, 1) / self.std  # [D, p, p, 3]
-            bias = (weight * (_MIDDLE - self.mean)).sum((1, 2, 3))
+            weight, bias = self._normalising_patch_weights()
             patches = x.reshape(b, t, grid, p, grid, p * 3).transpose(3, 4).to(weight.dtype) - _MIDDLE
             return F.linear(patches.reshape(b, t, grid * grid, p * p * 3), weight.flatten(1), bias)
         patches = x.to(weight.dtype).reshape(b, 3, t, grid, p, grid, p).permute(0, 2, 3, 5, 1, 4, 6)
         return F.linear(patches.reshape(b, t, grid * grid, 3 * p * p), weight.flatten(1))
+
+    def _normalising_patch_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight ``[D, p, p, 3]`` and bias ``[D]`` for pixels less ``_MIDDLE``.
+
+        The mean and std stay plain numbers, exact in any dtype; the bias is that of the rounded weight.
+        """
+        dtype = self.conv1.weight.dtype
+        wide = self.conv1.weight.to(torch.promote_types(dtype, torch.float32))
+        weight = torch.stack([wide[:, c] / self.std[c] for c in range(3)], dim=-1).to(dtype)
+        sums = weight.to(wide.dtype).sum((1, 2))  # [D, 3]
+        bias = sum((sums[:, c] * (_MIDDLE - self.mean[c]) for c in range(1, 3)), sums[:, 0] * (_MIDDLE - self.mean[0]))
+        return weight, bias.to(dtype)
 
     def _check(self, x: Tensor) -> tuple[int, int]:
         t, side = self.num_frames, self.img_size

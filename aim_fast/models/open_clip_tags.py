@@ -5,9 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from aim_kernels.adaptation import Activation
-
 from aim_fast.errors import WeightsError
+from aim_kernels.adaptation import Activation
 
 TAG_PREFIX = "open_clip:"
 

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
-from aim_kernels.adaptation import Activation
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
+from aim_kernels.adaptation import Activation
 
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # bytes, as the format's own reader has it
 

@@ -129,24 +129,28 @@ def test_temporal_attention_sees_other_frames_and_space_only_does_not():
         assert same is not sees
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_uint8_frames_equal_normalised_floats(dtype):
-    model = tiny().to(dtype).eval()
+def frames_and_floats(dtype):
+    """Random uint8 frames [B, T, H, W, 3] and the same normalised by hand, [B, 3, T, H, W]."""
     frames = torch.randint(0, 256, (2, 4, 32, 32, 3), dtype=torch.uint8)
     mean, std = (torch.tensor(values, dtype=dtype) for values in ((122.769, 116.74, 104.04), (68.493, 66.63, 70.321)))
-    floats = ((frames.to(dtype) - mean) / std).permute(0, 4, 1, 2, 3)
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-7  # the buffers hold mean and std in single precision
+    return frames, ((frames.to(dtype) - mean) / std).permute(0, 4, 1, 2, 3)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
+def test_uint8_frames_equal_normalised_floats(dtype, tolerance):
+    model = tiny().to(dtype).eval()
+    frames, floats = frames_and_floats(dtype)
     assert_relative(model(frames), model(floats), tolerance)
 
 
-def test_uint8_under_autocast_is_no_worse_than_floats():
+@pytest.mark.parametrize("autocast", [True, False])
+def test_uint8_in_bf16_is_about_as_precise_as_floats(autocast):
     model = tiny().eval()
-    frames = torch.randint(0, 256, (2, 4, 32, 32, 3), dtype=torch.uint8)
-    floats = ((frames.float() - model.mean) / model.std).permute(0, 4, 1, 2, 3)
-    truth = model.double().embed(floats.double())
-    model.float()
-    with torch.autocast("cpu", torch.bfloat16):
-        errors = [(model.embed(x).double() - truth).norm() / truth.norm() for x in (frames, floats)]
+    frames, floats = frames_and_floats(torch.float64)
+    truth = copy.deepcopy(model).double().embed(floats)
+    model = model if autocast else model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        errors = [(model.embed(x).double() - truth).norm() / truth.norm() for x in (frames, floats.float())]
     assert 0 < errors[0] <= 1.5 * errors[1]
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from aim_kernels import Adapter, AIMBlock, DropPath, TemporalAttention
 from torch import nn
+
+from aim_kernels import Adapter, AIMBlock, DropPath, TemporalAttention
 
 
 def randomise(module):
