@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from aim_kernels import temporal_attention
+from aim_kernels import layer_norm, temporal_attention, wide_activation
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448}
@@ -56,6 +56,25 @@ def kernels(architecture: int) -> Iterator[Kernel]:
             signature = signature_of(function, constants, lse_ptr="*fp32")
             yield Kernel(
                 f"temporal_attention {direction}", model, function, signature, constants, options, tensor_cores=True
+            )
+        statistics = dict.fromkeys(("weight_ptr", "bias_ptr", "mean_ptr", "rstd_ptr"), "*fp32")
+        for direction, extra in (("forward", {}), ("backward", {"RESIDUAL": True})):
+            constants, options = layer_norm.launch_shape(width, architecture)
+            function, constants = getattr(layer_norm, f"_{direction}_kernel"), {**constants, **extra}
+            signature = signature_of(function, constants, **statistics)
+            yield Kernel(f"layer_norm {direction}", model, function, signature, constants, options, tensor_cores=False)
+        for direction in ("forward", "backward"):
+            constants, options = wide_activation.launch_shape(architecture)
+            constants = {"QUICK": True, "FACTOR": True, "BACKWARD": direction == "backward", **constants}
+            signature = signature_of(wide_activation._kernel, constants, factor_ptr="*fp32")
+            yield Kernel(
+                f"wide_activation {direction}",
+                model,
+                wide_activation._kernel,
+                signature,
+                constants,
+                options,
+                tensor_cores=False,
             )
 
 

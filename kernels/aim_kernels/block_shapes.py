@@ -24,6 +24,12 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
     # (largest size served, shape), in rising order of size
     "temporal_attention_forward": [(64, BlockShape(64, 64, 4, 1)), (128, BlockShape(64, 128, 8, 1))],
     "temporal_attention_backward": [(64, BlockShape(64, 64, 4, 1)), (128, BlockShape(64, 128, 8, 1))],
+    "layer_norm": [
+        (1024, BlockShape(4, 1024, 4, 1)),
+        (2048, BlockShape(2, 2048, 4, 1)),
+        (8192, BlockShape(1, 8192, 8, 1)),
+    ],
+    "wide_activation": [(0, BlockShape(4, 1024, 8, 1))],
 }
 
 

@@ -1,0 +1,268 @@
+"""Layer norm with frozen affine, and its input gradient alone.
+
+    y = (x − mean) · rstd · weight + bias,  rstd = 1/√(var + eps),  statistics in float32 over the last axis
+    dx = rstd · (g − avg(g) − x̂ · avg(g · x̂)) + residual,  g = dy · weight,  x̂ = (x − mean) · rstd
+
+``x`` [..., D]; ``y`` in any floating dtype (the products' dtype, while the residual stream may be float32); ``mean``,
+``rstd`` [...] float32. The backward reads x, which the residual stream keeps anyway, never y; and it adds the gradient
+that flows around the norm (``residual``) in the same pass. Source: Ba et al., Layer Normalization, 2016.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aim_kernels import extension
+from aim_kernels.block_shapes import block_shape
+from aim_kernels.registration import architecture, register, register_gradient, runs_triton
+
+MAX_WIDTH = 8192  # of the Triton kernels; wider rows run the reference
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, dtype: torch.dtype | None = None) -> Tensor:
+    """``y`` [..., D] in ``dtype`` (default: that of ``x``). Differentiable in ``x``.
+
+    ``weight``, ``bias`` [D] are constants here; where one requires a gradient, torch's own layer norm runs instead.
+    Raises ValueError when their shape is not [D].
+    """
+    if weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
+        raise ValueError(
+            f"layer_norm of {list(x.shape)} needs weight and bias [{x.shape[-1]}], got {list(weight.shape)}"
+        )
+    if weight.requires_grad or bias.requires_grad:
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps).to(dtype or x.dtype)
+    return torch.ops.aim.layer_norm(x, weight, bias, eps, dtype or x.dtype)[0]
+
+
+def layer_norm_reference(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``y``, ``mean``, ``rstd`` in plain torch; statistics in float64 for float64 input."""
+    precise = torch.promote_types(x.dtype, torch.float32)
+    wide = x.to(precise)
+    mean = wide.mean(-1)
+    centred = wide - mean[..., None]
+    rstd = (centred.square().mean(-1) + eps).rsqrt()
+    y = centred * rstd[..., None] * weight.to(precise) + bias.to(precise)
+    return y.to(dtype), mean, rstd
+
+
+def layer_norm_backward_reference(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None = None
+) -> Tensor:
+    """``dx`` of x's shape and dtype, in plain torch."""
+    normal = (x.to(mean.dtype) - mean[..., None]) * rstd[..., None]
+    g = dy.to(mean.dtype) * weight.to(mean.dtype)
+    dx = rstd[..., None] * (g - g.mean(-1, keepdim=True) - normal * (g * normal).mean(-1, keepdim=True))
+    return (dx if residual is None else dx + residual).to(x.dtype)
+
+
+@triton.jit
+def _forward_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    y_ptr,
+    mean_ptr,
+    rstd_ptr,
+    M,
+    eps,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    o_column = tl.arange(0, COLUMNS)
+    m_row = o_row < M
+    m_column = o_column < D
+    m_tile = m_row[:, None] & m_column[None, :]
+    o_tile = o_row[:, None] * D + o_column[None, :]
+    b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
+    b_mean = tl.sum(b_x, 1) / D
+    b_centred = tl.where(m_tile, b_x - b_mean[:, None], 0.0)
+    b_rstd = 1.0 / tl.sqrt(tl.sum(b_centred * b_centred, 1) / D + eps)
+    b_weight = tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
+    b_bias = tl.load(bias_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
+    b_y = b_centred * b_rstd[:, None] * b_weight[None, :] + b_bias[None, :]
+    tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
+    tl.store(mean_ptr + o_row, b_mean, mask=m_row)
+    tl.store(rstd_ptr + o_row, b_rstd, mask=m_row)
+
+
+@triton.jit
+def _backward_kernel(
+    dy_ptr,
+    x_ptr,
+    weight_ptr,
+    mean_ptr,
+    rstd_ptr,
+    residual_ptr,
+    dx_ptr,
+    M,
+    D: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    o_column = tl.arange(0, COLUMNS)
+    m_row = o_row < M
+    m_column = o_column < D
+    m_tile = m_row[:, None] & m_column[None, :]
+    o_tile = o_row[:, None] * D + o_column[None, :]
+    b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+    b_g = tl.load(dy_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+    b_g *= tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)[None, :]
+    b_mean = tl.load(mean_ptr + o_row, mask=m_row, other=0.0)
+    b_rstd = tl.load(rstd_ptr + o_row, mask=m_row, other=0.0)
+    b_normal = tl.where(m_tile, (b_x - b_mean[:, None]) * b_rstd[:, None], 0.0)
+    b_average = tl.sum(b_g, 1) / D
+    b_slope = tl.sum(b_g * b_normal, 1) / D
+    b_dx = b_rstd[:, None] * (b_g - b_average[:, None] - b_normal * b_slope[:, None])
+    if RESIDUAL:
+        b_dx += tl.load(residual_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+    tl.store(dx_ptr + o_tile, b_dx.to(dx_ptr.dtype.element_ty), mask=m_tile)
+
+
+def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Constants and launch options of both kernels at D = ``width``."""
+    shape = block_shape("layer_norm", width, target)
+    constants = {"D": width, "ROWS": shape.rows, "COLUMNS": triton.next_power_of_2(width)}
+    return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
+
+
+def _forward_triton(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    x = x.contiguous()
+    y, mean, rstd = _forward_fake(x, weight, bias, eps, dtype)
+    constants, options = launch_shape(x.shape[-1], architecture(x))
+    if x.numel():
+        _forward_kernel[(triton.cdiv(mean.numel(), constants["ROWS"]),)](
+            x_ptr=x,
+            weight_ptr=weight.contiguous(),
+            bias_ptr=bias.contiguous(),
+            y_ptr=y,
+            mean_ptr=mean,
+            rstd_ptr=rstd,
+            M=mean.numel(),
+            eps=eps,
+            **constants,
+            **options,
+        )
+    return y, mean, rstd
+
+
+def _backward_triton(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None
+) -> Tensor:
+    x, dy = x.contiguous(), dy.contiguous()
+    dx = x.new_empty(x.shape)
+    constants, options = launch_shape(x.shape[-1], architecture(x))
+    if x.numel():
+        _backward_kernel[(triton.cdiv(mean.numel(), constants["ROWS"]),)](
+            dy_ptr=dy,
+            x_ptr=x,
+            weight_ptr=weight.contiguous(),
+            mean_ptr=mean,
+            rstd_ptr=rstd,
+            residual_ptr=dx if residual is None else residual.contiguous(),
+            dx_ptr=dx,
+            M=mean.numel(),
+            RESIDUAL=residual is not None,
+            **constants,
+            **options,
+        )
+    return dx
+
+
+def _forward_cuda(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    fused = runs_triton(x) and x.shape[-1] <= MAX_WIDTH
+    y, mean, rstd = (_forward_triton if fused else layer_norm_reference)(x, weight, bias, eps, dtype)
+    return y.contiguous(), mean, rstd
+
+
+def _backward_cuda(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None
+) -> Tensor:
+    fused = runs_triton(x) and x.shape[-1] <= MAX_WIDTH
+    backward = _backward_triton if fused else layer_norm_backward_reference
+    return backward(dy, x, weight, mean, rstd, residual).contiguous()
+
+
+def _forward_cpu(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not extension.supports(x) or dtype not in (torch.float32, torch.bfloat16):
+        y, mean, rstd = layer_norm_reference(x, weight, bias, eps, dtype)
+        return y.contiguous(), mean.contiguous(), rstd.contiguous()
+    affine = (parameter.float().contiguous() for parameter in (weight, bias))
+    rows = x.contiguous().view(-1, x.shape[-1]) if x.numel() else x.new_empty(0, x.shape[-1])
+    y, mean, rstd = torch.ops.aim_cpu.layer_norm_forward(rows, *affine, eps, dtype == torch.bfloat16)
+    return y.view(x.shape), mean.view(x.shape[:-1]), rstd.view(x.shape[:-1])
+
+
+def _backward_cpu(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None) -> Tensor:
+    if not extension.supports(dy, x, residual) or not x.numel():
+        return layer_norm_backward_reference(dy, x, weight, mean, rstd, residual).contiguous()
+    rows = (-1, x.shape[-1])
+    around = None if residual is None else residual.to(x.dtype).contiguous().view(rows)
+    dx = torch.ops.aim_cpu.layer_norm_backward(
+        dy.contiguous().view(rows),
+        x.contiguous().view(rows),
+        weight.float().contiguous(),
+        mean.contiguous().view(-1),
+        rstd.contiguous().view(-1),
+        around,
+    )
+    return dx.view(x.shape)
+
+
+def _forward_fake(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    precise = torch.promote_types(x.dtype, torch.float32)
+    mean, rstd = (x.new_empty(x.shape[:-1], dtype=precise) for _ in range(2))
+    return x.new_empty(x.shape, dtype=dtype), mean, rstd
+
+
+def _backward_fake(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, *_ = inputs
+    _, mean, rstd = output
+    ctx.save_for_backward(x, weight, mean, rstd)
+    ctx.mark_non_differentiable(mean, rstd)
+
+
+def _gradient(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None, None]:
+    return torch.ops.aim.layer_norm_backward(dy, *ctx.saved_tensors, None), None, None, None, None
+
+
+register(
+    "layer_norm",
+    "(Tensor x, Tensor weight, Tensor bias, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
+    cpu=_forward_cpu,
+    cuda=_forward_cuda,
+    fake=_forward_fake,
+)
+register(
+    "layer_norm_backward",
+    "(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? residual) -> Tensor",
+    cpu=_backward_cpu,
+    cuda=_backward_cuda,
+    fake=_backward_fake,
+)
+register_gradient("layer_norm", _gradient, _setup_context)

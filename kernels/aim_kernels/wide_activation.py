@@ -1,0 +1,202 @@
+"""The two activations of the widened MLP, in one pass over its hidden state.
+
+    y[m, j] = act(u[m, j])                for j < split     (QuickGELU u·σ(1.702u), or the exact GELU: frozen columns)
+    y[m, j] = gelu(u[m, j]) · factor[m]   for j ≥ split     (exact GELU: the adapter's columns; droppath's factor)
+
+``u`` [M, H]; ``factor`` [M] float32 or None for 1. The backward multiplies ``dy`` by the derivatives at ``u``: only u
+is kept. With ``split`` 0 it is the activation of an adapter alone. Source: Hendrycks and Gimpel, Gaussian Error Linear
+Units, 2016.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aim_kernels import extension
+from aim_kernels.block_shapes import block_shape
+from aim_kernels.registration import architecture, register, register_gradient, runs_triton
+
+
+def wide_activation(u: Tensor, split: int, quick: bool = True, factor: Tensor | None = None) -> Tensor:
+    """``y`` [M, H] in u's dtype. Differentiable in ``u``. Raises ValueError for shapes that cannot be."""
+    if u.ndim != 2 or not 0 <= split <= u.shape[1]:
+        raise ValueError(f"expected u [M, H] and 0 ≤ split ≤ H, got {list(u.shape)} and {split}")
+    if factor is not None and factor.shape != u.shape[:1]:
+        raise ValueError(f"expected factor [{u.shape[0]}], got {list(factor.shape)}")
+    return torch.ops.aim.wide_activation(u, split, quick, factor)
+
+
+def wide_activation_reference(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    """``y`` in plain torch, computed in float32 at least."""
+    wide = u.to(torch.promote_types(u.dtype, torch.float32))
+    frozen, adapter = wide[:, :split], F.gelu(wide[:, split:])
+    frozen = frozen * torch.sigmoid(1.702 * frozen) if quick else F.gelu(frozen)
+    if factor is not None:
+        adapter = adapter * factor[:, None]
+    return torch.cat([frozen, adapter], 1).to(u.dtype)
+
+
+def wide_activation_backward_reference(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    """``du`` in plain torch."""
+    wide = u.to(torch.promote_types(u.dtype, torch.float32))
+    frozen, adapter = wide[:, :split], _gelu_slope(wide[:, split:])
+    sigmoid = torch.sigmoid(1.702 * frozen)
+    frozen = sigmoid + 1.702 * frozen * sigmoid * (1 - sigmoid) if quick else _gelu_slope(frozen)
+    if factor is not None:
+        adapter = adapter * factor[:, None]
+    return (torch.cat([frozen, adapter], 1) * dy).to(u.dtype)
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    density = torch.exp(-0.5 * x * x) * 0.3989422804014327
+    return 0.5 * (1 + torch.erf(x * 0.7071067811865476)) + x * density
+
+
+@triton.jit
+def _value(b_u, QUICK: tl.constexpr, BACKWARD: tl.constexpr):
+    if QUICK:
+        b_s = 1.0 / (1.0 + tl.exp2(b_u * (-1.702 * 1.4426950408889634)))
+        if BACKWARD:
+            b_value = b_s + 1.702 * b_u * b_s * (1.0 - b_s)
+        else:
+            b_value = b_u * b_s
+    else:
+        b_cumulative = 0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476))
+        if BACKWARD:
+            b_value = b_cumulative + b_u * 0.3989422804014327 * tl.exp2(b_u * b_u * (-0.5 * 1.4426950408889634))
+        else:
+            b_value = b_u * b_cumulative
+    return b_value
+
+
+@triton.jit
+def _kernel(
+    u_ptr,
+    dy_ptr,
+    factor_ptr,
+    y_ptr,
+    M,
+    H,
+    split,
+    blocks,
+    QUICK: tl.constexpr,
+    FACTOR: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    i_program = tl.program_id(0)
+    i_column = i_program % blocks
+    o_row = (i_program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    o_column = i_column * COLUMNS + tl.arange(0, COLUMNS)
+    m_row = o_row < M
+    m_tile = m_row[:, None] & (o_column < H)[None, :]
+    o_tile = o_row[:, None] * H + o_column[None, :]
+    b_u = tl.load(u_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
+    if i_column * COLUMNS + COLUMNS <= split:
+        b_y = _value(b_u, QUICK, BACKWARD)
+    else:
+        b_adapter = _value(b_u, False, BACKWARD)
+        if FACTOR:
+            b_adapter *= tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
+        b_y = tl.where((o_column < split)[None, :], _value(b_u, QUICK, BACKWARD), b_adapter)
+    if BACKWARD:
+        b_y *= tl.load(dy_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+    tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
+
+
+def launch_shape(target: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Constants and launch options; the kernel is elementwise, so one shape serves every width."""
+    shape = block_shape("wide_activation", 0, target)
+    return {"ROWS": shape.rows, "COLUMNS": shape.columns}, {"num_warps": shape.warps, "num_stages": shape.stages}
+
+
+def _triton(dy: Tensor | None, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    u = u.contiguous()
+    y = u.new_empty(u.shape)
+    constants, options = launch_shape(architecture(u))
+    blocks = triton.cdiv(u.shape[1], constants["COLUMNS"])
+    if u.numel():
+        _kernel[(triton.cdiv(u.shape[0], constants["ROWS"]) * blocks,)](
+            u_ptr=u,
+            dy_ptr=u if dy is None else dy.contiguous(),
+            factor_ptr=u if factor is None else factor.contiguous(),
+            y_ptr=y,
+            M=u.shape[0],
+            H=u.shape[1],
+            split=split,
+            blocks=blocks,
+            QUICK=quick,
+            FACTOR=factor is not None,
+            BACKWARD=dy is not None,
+            **constants,
+            **options,
+        )
+    return y
+
+
+def _forward_cuda(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    if runs_triton(u):
+        return _triton(None, u, split, quick, factor)
+    return wide_activation_reference(u, split, quick, factor)
+
+
+def _backward_cuda(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    if runs_triton(u):
+        return _triton(dy, u, split, quick, factor)
+    return wide_activation_backward_reference(dy, u, split, quick, factor)
+
+
+def _forward_cpu(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    if not extension.supports(u):
+        return wide_activation_reference(u, split, quick, factor)
+    factor = None if factor is None else factor.float().contiguous()
+    return torch.ops.aim_cpu.activation_forward(u.contiguous(), split, quick, factor)
+
+
+def _backward_cpu(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    if not extension.supports(u):
+        return wide_activation_backward_reference(dy, u, split, quick, factor)
+    factor = None if factor is None else factor.float().contiguous()
+    return torch.ops.aim_cpu.activation_backward(dy.to(u.dtype).contiguous(), u.contiguous(), split, quick, factor)
+
+
+def _forward_fake(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    return u.new_empty(u.shape)
+
+
+def _backward_fake(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    return u.new_empty(u.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, int, bool, Tensor | None], output: Tensor) -> None:
+    u, ctx.split, ctx.quick, factor = inputs
+    ctx.save_for_backward(u, factor)
+
+
+def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+    u, factor = ctx.saved_tensors
+    return torch.ops.aim.wide_activation_backward(dy, u, ctx.split, ctx.quick, factor), None, None, None
+
+
+register(
+    "wide_activation",
+    "(Tensor u, int split, bool quick, Tensor? factor) -> Tensor",
+    cpu=_forward_cpu,
+    cuda=_forward_cuda,
+    fake=_forward_fake,
+)
+register(
+    "wide_activation_backward",
+    "(Tensor dy, Tensor u, int split, bool quick, Tensor? factor) -> Tensor",
+    cpu=_backward_cpu,
+    cuda=_backward_cuda,
+    fake=_backward_fake,
+)
+register_gradient("wide_activation", _gradient, _setup_context)

@@ -1,0 +1,24 @@
+"""The Triton kernels of layer norm: widths off powers of two, rows that do not fill the last program."""
+
+import pytest
+import torch
+
+from aim_kernels import layer_norm as op
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("width", [64, 77])
+def test_forward_and_backward(width, residual, dtype, holds_error_rule):
+    torch.manual_seed(0)
+    x, dy = (torch.randn(7, width).to(dtype) for _ in range(2))
+    weight, bias = torch.rand(width) + 0.5, torch.randn(width)
+    around = torch.randn(7, width).to(dtype) if residual else None
+    y, mean, rstd = op._forward_triton(x, weight, bias, 1e-5, dtype)
+    dx = op._backward_triton(dy, x, weight, mean, rstd, around)
+    truth = op.layer_norm_reference(x.double(), weight, bias, 1e-5, torch.float64)
+    plain = op.layer_norm_reference(x, weight, bias, 1e-5, dtype)
+    for got, rounded, exact in zip((y, mean, rstd), plain, truth, strict=True):
+        holds_error_rule(got, rounded, exact)
+    rounded = op.layer_norm_backward_reference(dy, x, weight, *plain[1:], around)
+    holds_error_rule(dx, rounded, op.layer_norm_backward_reference(dy.double(), x.double(), weight, *truth[1:], around))
