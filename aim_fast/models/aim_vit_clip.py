@@ -205,6 +205,11 @@ class AIMViTCLIP(nn.Module):
         """Features ``[B, T, D]`` to logits ``[B, num_classes]``: mean over frames, dropout, classifier."""
         return self.fc_cls(self.dropout(features.mean(1)))
 
+    def normalize(self, frames: Tensor) -> Tensor:
+        """uint8 clips ``[B, T, H, W, 3]`` to normalised fp32 ``[B, 3, T, H, W]``, for mixing clips by value."""
+        mean, std = (torch.tensor(values, device=frames.device) for values in (self.mean, self.std))
+        return ((frames.float() - mean) / std).permute(0, 4, 1, 2, 3)
+
     def embed(self, x: Tensor) -> Tensor:
         """Clips to the block's first input ``[B, T, N, D]``."""
         patches = self._patch_tokens(x)

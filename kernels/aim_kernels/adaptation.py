@@ -12,6 +12,7 @@ of d = D/h channels. ``ln`` and ``attn`` are frozen; ``attn`` is ONE attention u
     mlp(y) = Wproj·act(Wfc·y + bfc) + bproj,  act = QuickGELU y·sigmoid(1.702y), or the exact GELU
 
 ``f`` is the droppath factor: a tensor that broadcasts to ``x``, zero where a branch is dropped and 1/keep elsewhere.
+Layer norms keep their statistics in fp32 when ``x`` is in half precision.
 
 Every function here takes any floating dtype and any device, and is the truth that fused operators are held against.
 Source: Yang et al., AIM: Adapting Image Models for Efficient Video Action Recognition, ICLR 2023, section 3.
@@ -56,10 +57,10 @@ def temporal_adaptation_reference(
     ``x`` [B, T, N, D]; ``ln_weight``, ``ln_bias`` [D]; ``qkv_weight`` [3D, D]; ``qkv_bias`` [3D]; ``out_weight``
     [D, D]; ``out_bias`` [D]; ``drop`` broadcasts to ``x``, None for nothing dropped. Returns [B, T, N, D].
     """
-    z = layer_norm_reference(x, ln_weight, ln_bias, eps)
+    z = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
     if adapter_in is not None:
         z = z + adapter_reference(z, adapter_in)
-    attended = temporal_attention_reference(F.linear(z, qkv_weight, qkv_bias), num_heads)
+    attended = attention_over_time(F.linear(z, qkv_weight, qkv_bias), num_heads)
     branch = adapter_reference(F.linear(attended, out_weight, out_bias), adapter)
     return x + branch if drop is None else x + branch * drop
 
@@ -80,8 +81,8 @@ def spatial_adaptation_reference(
 
     Shapes as in :func:`temporal_adaptation_reference`. The spatial branch knows no droppath and no scale.
     """
-    z = layer_norm_reference(x, ln_weight, ln_bias, eps)
-    attended = spatial_attention_reference(F.linear(z, qkv_weight, qkv_bias), num_heads)
+    z = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
+    attended = attention_over_space(F.linear(z, qkv_weight, qkv_bias), num_heads)
     out = F.linear(attended, out_weight, out_bias)
     return x + out if adapter is None else x + (out + adapter_reference(out, adapter))
 
@@ -105,7 +106,7 @@ def joint_adaptation_reference(
     ``x`` [B, T, N, D]; ``fc_weight`` [M, D]; ``fc_bias`` [M]; ``proj_weight`` [D, M]; ``proj_bias`` [D] (CLIP: M = 4D);
     ``drop`` broadcasts to ``x`` and never touches the MLP. Returns [B, T, N, D].
     """
-    y = layer_norm_reference(x, ln_weight, ln_bias, eps)
+    y = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
     hidden = activate(F.linear(y, fc_weight, fc_bias), activation)
     x = x + F.linear(hidden, proj_weight, proj_bias)
     if adapter is None:
@@ -119,17 +120,12 @@ def adapter_reference(z: Tensor, adapter: AdapterWeights) -> Tensor:
     return F.linear(F.gelu(F.linear(z, adapter.w1, adapter.b1)), adapter.w2, adapter.b2)
 
 
-def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """Layer norm over the last axis; torch keeps the statistics in fp32 when ``x`` is in half precision."""
-    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
-
-
 def activate(z: Tensor, activation: Activation) -> Tensor:
     """QuickGELU ``z·sigmoid(1.702 z)`` (the weights OpenAI trained) or the exact GELU, by name."""
     return z * torch.sigmoid(1.702 * z) if activation == "quick_gelu" else F.gelu(z)
 
 
-def spatial_attention_reference(qkv: Tensor, num_heads: int) -> Tensor:
+def attention_over_space(qkv: Tensor, num_heads: int) -> Tensor:
     """Self-attention among the N tokens of each frame: packed ``qkv`` [B, T, N, 3D] to [B, T, N, D]."""
     b, t, n, packed = qkv.shape
     q, k, v = qkv.reshape(b * t, n, 3, num_heads, packed // 3 // num_heads).permute(
@@ -138,7 +134,7 @@ def spatial_attention_reference(qkv: Tensor, num_heads: int) -> Tensor:
     return _attend(q, k, v).transpose(1, 2).reshape(b, t, n, packed // 3)
 
 
-def temporal_attention_reference(qkv: Tensor, num_heads: int) -> Tensor:
+def attention_over_time(qkv: Tensor, num_heads: int) -> Tensor:
     """Self-attention among the T tokens at each spatial position: packed ``qkv`` [B, T, N, 3D] to [B, T, N, D]."""
     b, t, n, packed = qkv.shape
     q, k, v = qkv.reshape(b, t, n, 3, num_heads, packed // 3 // num_heads).permute(

@@ -23,10 +23,10 @@ from aim_kernels.adaptation import (
     Activation,
     AdapterWeights,
     adapter_reference,
+    attention_over_time,
     joint_adaptation_reference,
     spatial_adaptation_reference,
     temporal_adaptation_reference,
-    temporal_attention_reference,
 )
 
 __all__ = ["AIMBlock", "Adapter", "AdapterPlace", "DropPath", "DropPathMode", "TemporalAttention"]
@@ -114,7 +114,7 @@ class TemporalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         clips = _as_clips(x, self.dim)
-        attended = temporal_attention_reference(F.linear(clips, self.in_proj_weight, self.in_proj_bias), self.num_heads)
+        attended = attention_over_time(F.linear(clips, self.in_proj_weight, self.in_proj_bias), self.num_heads)
         return self.out_proj(attended).reshape(x.shape)
 
     def extra_repr(self) -> str:
