@@ -206,12 +206,12 @@ def shipped_recipes() -> list[str]:
 def read_fields(source: str | Path) -> dict[str, Any]:
     """The fields that a recipe file sets, its `extends` followed. `source` is a shipped name or a file."""
     path = Path(source)
-    if not path.suffix and not path.exists():
+    if str(source) in shipped_recipes():
         path = RECIPES / f"{source}.yaml"
-        if not path.exists():
-            raise UsageError(
-                f"recipe {str(source)!r} is neither a file nor shipped; {nearest(str(source), shipped_recipes())}"
-            )
+    elif not path.suffix and not path.is_file():
+        raise UsageError(
+            f"recipe {str(source)!r} is neither shipped nor a file; {nearest(path.name, shipped_recipes())}"
+        )
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:

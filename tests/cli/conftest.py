@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-TINY = ("--model", "aim_vit_demo", "--frames", 4, "--batch-size", 8, "--log-every", 1, "--eval-every", 1, "--device", "cpu")
+TINY = ("--model", "aim_vit_demo", "--frames", 4, "--batch-size", 8, "--log-every", 1, "--eval-every", 1)
 
 
 @pytest.fixture

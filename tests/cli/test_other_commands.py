@@ -1,0 +1,94 @@
+"""`aim-fast --help`, `models`, `doctor`, `index`, and the whole of the demo."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def test_help_answers_within_a_second_and_imports_nothing_heavy():
+    program = (
+        "import sys\nfrom aim_fast.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'nvidia.dali', 'av', 'matplotlib', 'timm', 'open_clip'} & set(sys.modules)\n"
+        "print('HEAVY', heavy)"
+    )
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        times.append(time.perf_counter() - start)
+        assert result.stdout.strip().endswith("HEAVY set()")
+        assert all(command in result.stdout for command in ("train", "eval", "predict", "demo", "doctor"))
+    assert min(times) < 1.0
+
+
+def test_every_command_explains_itself(aim_fast):
+    for command in ("train", "eval", "predict", "index", "demo", "models", "doctor"):
+        status, out, _ = aim_fast(command, "--help")
+        assert status == 0
+        assert "Usage: aim-fast" in out
+
+
+def test_the_same_names_in_every_command(aim_fast):
+    _, out, _ = aim_fast("train", "--help")
+    for option in ("--model", "--frames", "--weights", "--epochs", "--batch-size", "--lr", "--seed", "--device",
+                   "--precision", "--workers", "--output", "--resume", "--recipe"):  # fmt: skip
+        assert f"{option} " in out
+
+
+def test_models_prints_the_published_costs(aim_fast):
+    status, out, _ = aim_fast("models", "--json")
+    assert status == 0
+    rows = {(row["name"], row["frames"]): row for row in json.loads(out)}
+    published = {"aim_vit_b16_clip": (606, 1214, 2428), "aim_vit_l14_clip": (2802, 5604, 11208)}
+    for name, costs in published.items():
+        for frames, cost in zip((8, 16, 32), costs):
+            assert rows[name, frames]["gflops"] == pytest.approx(cost, rel=5e-3)
+            assert rows[name, frames]["views"] == 3
+    assert rows["aim_vit_b16_clip", 8]["trainable"] == 10_966_672
+    status, out, _ = aim_fast("models")
+    assert "aim_vit_b16_clip" in out
+
+
+def test_doctor_says_what_there_is(aim_fast):
+    status, out, err = aim_fast("doctor", "--json")
+    assert status == 0
+    facts = json.loads(out)
+    assert facts["packages"]["torch"]
+    assert set(facts["paths"]) == {"precision", "decoding", "CPU operators", "xformers"}
+    assert "XFORMERS" not in err
+    assert "decoding" in aim_fast("doctor")[1]
+
+
+def test_index_counts_and_scans_again_only_what_changed(aim_fast, motion_set, tmp_path):
+    import shutil
+
+    root = tmp_path / "set"
+    shutil.copytree(motion_set, root)
+    status, out, _ = aim_fast("index", "--dataset", "ssv2", "--data-root", root)
+    assert status == 0
+    assert "40 of 40" in out
+    assert "16 of 16" in out
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_nothing_to_its_table(tmp_path):
+    """Everything of the demo with few clips and steps; the accuracies are what `make demo` is for."""
+    folder = tmp_path / "demo"
+    command = [sys.executable, "-m", "aim_fast", "demo", "--output", str(folder), "--clips", "48", "--stills", "128",
+               "--still-steps", "4", "--epochs", "1"]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary) == {"aim_top1", "frozen_top1", "chance", "seconds"}
+    assert summary["chance"] == 1 / 8
+    assert "frozen space-only" in result.stdout
+    for name in ("curves.png", "confusion.png", "aim/metrics.jsonl", "frozen/recipe.yaml", "data/labels.json"):
+        assert (folder / name).exists()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
