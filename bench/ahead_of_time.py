@@ -19,11 +19,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from aim_kernels import layer_norm, temporal_attention, wide_activation
+from aim_kernels import layer_norm, spatial_attention_triton, temporal_attention, wide_activation
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448}
-MODELS = {"B/16": (768, 12, 8), "L/14": (1024, 16, 32)}  # width, heads, frames
+MODELS = {"B/16": (768, 12, 8, 197), "L/14": (1024, 16, 32, 257)}  # width, heads, frames, tokens
 
 
 class Kernel(NamedTuple):
@@ -47,7 +47,7 @@ class Resources(NamedTuple):
 
 def kernels(architecture: int) -> Iterator[Kernel]:
     """Every kernel of aim_kernels at the sizes of the published models, in bfloat16."""
-    for model, (width, heads, frames) in MODELS.items():
+    for model, (width, heads, frames, tokens) in MODELS.items():
         head_dim = width // heads
         for direction in ("forward", "backward"):
             constants, options = temporal_attention.launch_shape(direction, frames, head_dim, architecture)
@@ -57,6 +57,12 @@ def kernels(architecture: int) -> Iterator[Kernel]:
             yield Kernel(
                 f"temporal_attention {direction}", model, function, signature, constants, options, tensor_cores=True
             )
+        for part in ("forward", "backward_queries", "backward_keys"):
+            constants, options = spatial_attention_triton.launch_shape(part, head_dim, architecture)
+            function = getattr(spatial_attention_triton, f"_{part}_kernel")
+            constants |= {"PRECISION": "tf32", "N": tokens}
+            signature = signature_of(function, constants, lse_ptr="*fp32", delta_ptr="*fp32")
+            yield Kernel(f"spatial_attention {part}", model, function, signature, constants, options, tensor_cores=True)
         statistics = dict.fromkeys(("weight_ptr", "bias_ptr", "mean_ptr", "rstd_ptr"), "*fp32")
         for direction, extra in (("forward", {}), ("backward", {"RESIDUAL": True})):
             constants, options = layer_norm.launch_shape(width, architecture)
@@ -89,7 +95,7 @@ def signature_of(function: Any, constants: dict[str, Any], **types: str) -> dict
         elif name.endswith("_ptr"):
             signature[name] = "*bf16"
         elif name.startswith("stride"):
-            signature[name] = "i64"
+            signature[name] = "i32" if name == "stride_token" else "i64"
         else:
             signature[name] = "fp32" if name in ("scale", "eps") else "i32"
     return signature

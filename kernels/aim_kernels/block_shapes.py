@@ -24,6 +24,9 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
     # (largest size served, shape), in rising order of size
     "temporal_attention_forward": [(64, BlockShape(64, 64, 4, 1)), (128, BlockShape(64, 128, 8, 1))],
     "temporal_attention_backward": [(64, BlockShape(64, 64, 4, 1)), (128, BlockShape(64, 128, 8, 1))],
+    "spatial_attention_forward": [(64, BlockShape(128, 64, 4, 2)), (128, BlockShape(64, 64, 4, 2))],
+    "spatial_attention_backward_queries": [(64, BlockShape(64, 64, 4, 2)), (128, BlockShape(64, 32, 4, 2))],
+    "spatial_attention_backward_keys": [(64, BlockShape(32, 64, 4, 2)), (128, BlockShape(32, 64, 4, 2))],
     "layer_norm": [
         (1024, BlockShape(4, 1024, 4, 1)),
         (2048, BlockShape(2, 2048, 4, 1)),

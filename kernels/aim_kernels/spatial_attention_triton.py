@@ -1,0 +1,269 @@
+"""Triton kernels of spatial attention: flash attention on packed qkv, for image-sized sequences.
+
+``frames`` [F, N, 3, h, d] with contiguous d, out [F, N, h, d], lse [F, h, N]. Forward: online softmax over blocks of
+keys. Backward in two kernels without atomics: dQ by blocks of queries, which also writes D = rowsum(dO ∘ O); then dK
+and dV by blocks of keys. Both write into the packed layout. A frame's base is an int64 offset; within a frame int32
+serves (the launcher sees to it) and halves the registers of the addresses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aim_kernels.block_shapes import block_shape
+from aim_kernels.registration import architecture
+
+MAX_HEAD_DIM = 128
+
+
+@triton.jit
+def _forward_kernel(
+    qkv_ptr,
+    out_ptr,
+    lse_ptr,
+    heads,
+    blocks,
+    stride_frame,
+    stride_token,
+    scale,
+    N: tl.constexpr,
+    HEAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    i_program = tl.program_id(0).to(tl.int64)
+    i_block = (i_program % blocks).to(tl.int32)
+    i_head = (i_program // blocks) % heads
+    i_frame = i_program // blocks // heads
+    D = heads * HEAD
+    o_row = i_block * ROWS + tl.arange(0, ROWS)
+    o_column = tl.arange(0, COLUMNS)
+    m_column = (o_column < HEAD)[None, :]
+    p_frame = qkv_ptr + i_frame * stride_frame + i_head * HEAD + o_column[None, :]
+    m_row = (o_row < N)[:, None] & m_column
+    b_q = tl.load(p_frame + o_row[:, None] * stride_token, mask=m_row, other=0.0)  # [ROWS, COLUMNS]
+    b_max = tl.full([ROWS], float("-inf"), tl.float32)
+    b_sum = tl.zeros([ROWS], tl.float32)
+    b_o = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for i_key in range(0, N, KEYS):
+        o_key = i_key + tl.arange(0, KEYS)
+        m_key = (o_key < N)[:, None] & m_column
+        p_key = p_frame + o_key[:, None] * stride_token
+        b_k = tl.load(p_key + D, mask=m_key, other=0.0)  # [KEYS, COLUMNS]
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * 1.4426950408889634)
+        b_s = tl.where((o_key < N)[None, :], b_s, float("-inf"))
+        b_top = tl.maximum(b_max, tl.max(b_s, 1))
+        b_p = tl.exp2(b_s - b_top[:, None])
+        b_decay = tl.exp2(b_max - b_top)
+        b_sum = b_sum * b_decay + tl.sum(b_p, 1)
+        b_v = tl.load(p_key + 2 * D, mask=m_key, other=0.0)
+        b_o = b_o * b_decay[:, None]
+        b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o, input_precision=PRECISION)
+        b_max = b_top
+    p_out = out_ptr + i_frame * N * D + i_head * HEAD + (o_row * D)[:, None] + o_column[None, :]
+    tl.store(p_out, (b_o / b_sum[:, None]).to(out_ptr.dtype.element_ty), mask=m_row)
+    tl.store(
+        lse_ptr + (i_frame * heads + i_head) * N + o_row, (b_max + tl.log2(b_sum)) * 0.6931471805599453, mask=o_row < N
+    )
+
+
+@triton.jit
+def _backward_queries_kernel(
+    dout_ptr,
+    qkv_ptr,
+    out_ptr,
+    lse_ptr,
+    delta_ptr,
+    dqkv_ptr,
+    heads,
+    blocks,
+    stride_frame,
+    stride_token,
+    scale,
+    N: tl.constexpr,
+    HEAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    i_program = tl.program_id(0).to(tl.int64)
+    i_block = (i_program % blocks).to(tl.int32)
+    i_head = (i_program // blocks) % heads
+    i_frame = i_program // blocks // heads
+    D = heads * HEAD
+    o_row = i_block * ROWS + tl.arange(0, ROWS)
+    o_column = tl.arange(0, COLUMNS)
+    m_column = (o_column < HEAD)[None, :]
+    m_row = (o_row < N)[:, None] & m_column
+    p_frame = qkv_ptr + i_frame * stride_frame + i_head * HEAD + o_column[None, :]
+    i_out = i_frame * N * D + i_head * HEAD
+    o_out = (o_row * D)[:, None] + o_column[None, :]
+    o_lse = (i_frame * heads + i_head) * N + o_row
+    b_q = tl.load(p_frame + o_row[:, None] * stride_token, mask=m_row, other=0.0)
+    b_do = tl.load(dout_ptr + i_out + o_out, mask=m_row, other=0.0)
+    b_o = tl.load(out_ptr + i_out + o_out, mask=m_row, other=0.0)
+    b_delta = tl.sum(b_do.to(tl.float32) * b_o.to(tl.float32), 1)
+    tl.store(delta_ptr + o_lse, b_delta, mask=o_row < N)
+    b_lse = tl.load(lse_ptr + o_lse, mask=o_row < N, other=0.0) * 1.4426950408889634
+    b_dq = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for i_key in range(0, N, KEYS):
+        o_key = i_key + tl.arange(0, KEYS)
+        m_key = (o_key < N)[:, None] & m_column
+        p_key = p_frame + o_key[:, None] * stride_token
+        b_k = tl.load(p_key + D, mask=m_key, other=0.0)
+        b_v = tl.load(p_key + 2 * D, mask=m_key, other=0.0)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * 1.4426950408889634)
+        b_p = tl.where((o_key < N)[None, :], tl.exp2(b_s - b_lse[:, None]), 0.0)
+        b_dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
+        b_ds = (b_p * (b_dp - b_delta[:, None]) * scale).to(b_k.dtype)
+        b_dq = tl.dot(b_ds, b_k, b_dq, input_precision=PRECISION)
+    p_dq = dqkv_ptr + i_frame * N * 3 * D + i_head * HEAD + (o_row * 3 * D)[:, None] + o_column[None, :]
+    tl.store(p_dq, b_dq.to(dqkv_ptr.dtype.element_ty), mask=m_row)
+
+
+@triton.jit
+def _backward_keys_kernel(
+    dout_ptr,
+    qkv_ptr,
+    lse_ptr,
+    delta_ptr,
+    dqkv_ptr,
+    heads,
+    blocks,
+    stride_frame,
+    stride_token,
+    scale,
+    N: tl.constexpr,
+    HEAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    i_program = tl.program_id(0).to(tl.int64)
+    i_block = (i_program % blocks).to(tl.int32)
+    i_head = (i_program // blocks) % heads
+    i_frame = i_program // blocks // heads
+    D = heads * HEAD
+    o_key = i_block * KEYS + tl.arange(0, KEYS)
+    o_column = tl.arange(0, COLUMNS)
+    m_column = (o_column < HEAD)[None, :]
+    m_key = (o_key < N)[:, None] & m_column
+    p_frame = qkv_ptr + i_frame * stride_frame + i_head * HEAD + o_column[None, :]
+    b_k = tl.load(p_frame + o_key[:, None] * stride_token + D, mask=m_key, other=0.0)  # [KEYS, COLUMNS]
+    b_v = tl.load(p_frame + o_key[:, None] * stride_token + 2 * D, mask=m_key, other=0.0)
+    p_dout = dout_ptr + i_frame * N * D + i_head * HEAD + o_column[None, :]
+    b_dk = tl.zeros([KEYS, COLUMNS], tl.float32)
+    b_dv = tl.zeros([KEYS, COLUMNS], tl.float32)
+    for i_row in range(0, N, ROWS):
+        o_row = i_row + tl.arange(0, ROWS)
+        m_row = (o_row < N)[:, None] & m_column
+        o_lse = (i_frame * heads + i_head) * N + o_row
+        b_q = tl.load(p_frame + o_row[:, None] * stride_token, mask=m_row, other=0.0)
+        b_do = tl.load(p_dout + (o_row * D)[:, None], mask=m_row, other=0.0)
+        b_lse = tl.load(lse_ptr + o_lse, mask=o_row < N, other=0.0) * 1.4426950408889634
+        b_delta = tl.load(delta_ptr + o_lse, mask=o_row < N, other=0.0)
+        b_st = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * (scale * 1.4426950408889634)
+        b_pt = tl.where((o_row < N)[None, :], tl.exp2(b_st - b_lse[None, :]), 0.0)  # [KEYS, ROWS]
+        b_dv = tl.dot(b_pt.to(b_do.dtype), b_do, b_dv, input_precision=PRECISION)
+        b_dpt = tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION)
+        b_dst = (b_pt * (b_dpt - b_delta[None, :]) * scale).to(b_q.dtype)
+        b_dk = tl.dot(b_dst, b_q, b_dk, input_precision=PRECISION)
+    p_dk = dqkv_ptr + i_frame * N * 3 * D + i_head * HEAD + (o_key * 3 * D)[:, None] + o_column[None, :]
+    tl.store(p_dk + D, b_dk.to(dqkv_ptr.dtype.element_ty), mask=m_key)
+    tl.store(p_dk + 2 * D, b_dv.to(dqkv_ptr.dtype.element_ty), mask=m_key)
+
+
+def launch_shape(kernel: str, head_dim: int, target: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """Constants and launch options of "forward", "backward_queries" or "backward_keys"."""
+    shape = block_shape(f"spatial_attention_{kernel}", head_dim, target)
+    constants = {
+        "HEAD": head_dim,
+        "ROWS": shape.rows,
+        "KEYS": shape.columns,
+        "COLUMNS": max(16, triton.next_power_of_2(head_dim)),
+    }
+    return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
+
+
+def forward(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """``out`` [F, N, h, d] and ``lse`` [F, h, N] of ``frames`` [F, N, 3, h, d]."""
+    frames = _packed(frames)
+    f, n, _, heads, head_dim = frames.shape
+    out = frames.new_empty((f, n, heads, head_dim))
+    lse = frames.new_empty((f, heads, n), dtype=torch.float32)
+    constants, options = launch_shape("forward", head_dim, architecture(frames))
+    blocks = triton.cdiv(n, constants["ROWS"])
+    _forward_kernel[(f * heads * blocks,)](
+        qkv_ptr=frames,
+        out_ptr=out,
+        lse_ptr=lse,
+        blocks=blocks,
+        **_arguments(frames),
+        **constants,
+        **options,
+    )
+    return out, lse
+
+
+def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+    """``dqkv`` [F, N, 3, h, d], contiguous."""
+    frames, dout, out = _packed(frames), dout.contiguous(), out.contiguous()
+    f, n, _, heads, head_dim = frames.shape
+    dqkv = frames.new_empty(frames.shape)
+    delta = lse.new_empty(lse.shape)
+    constants, options = launch_shape("backward_queries", head_dim, architecture(frames))
+    blocks = triton.cdiv(n, constants["ROWS"])
+    _backward_queries_kernel[(f * heads * blocks,)](
+        dout_ptr=dout,
+        qkv_ptr=frames,
+        out_ptr=out,
+        lse_ptr=lse,
+        delta_ptr=delta,
+        dqkv_ptr=dqkv,
+        blocks=blocks,
+        **_arguments(frames),
+        **constants,
+        **options,
+    )
+    constants, options = launch_shape("backward_keys", head_dim, architecture(frames))
+    blocks = triton.cdiv(n, constants["KEYS"])
+    _backward_keys_kernel[(f * heads * blocks,)](
+        dout_ptr=dout,
+        qkv_ptr=frames,
+        lse_ptr=lse,
+        delta_ptr=delta,
+        dqkv_ptr=dqkv,
+        blocks=blocks,
+        **_arguments(frames),
+        **constants,
+        **options,
+    )
+    return dqkv
+
+
+def _packed(frames: Tensor) -> Tensor:
+    """``frames`` if q, k, v and the heads of a token lie side by side, else a contiguous copy."""
+    _, n, _, heads, head_dim = frames.shape
+    inner = (heads * head_dim, head_dim, 1)
+    near = 0 <= frames.stride(1) * n < 2**31
+    return frames if near and frames.stride()[2:] == inner else frames.contiguous()
+
+
+def _arguments(frames: Tensor) -> dict[str, Any]:
+    return {
+        "N": frames.shape[1],
+        "heads": frames.shape[3],
+        "stride_frame": frames.stride(0),
+        "stride_token": frames.stride(1),
+        "scale": frames.shape[-1] ** -0.5,
+        "PRECISION": "ieee" if frames.dtype == torch.float32 else "tf32",
+    }

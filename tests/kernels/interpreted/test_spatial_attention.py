@@ -1,0 +1,33 @@
+"""The Triton kernels of spatial attention: several blocks of queries and keys, the last of them part full."""
+
+import pytest
+import torch
+
+from aim_kernels import spatial_attention_triton as op
+
+SHAPES = [(2, 17, 2, 32), (1, 197, 1, 64), (1, 70, 1, 80), (1, 130, 1, 128)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_forward_and_backward(shape, dtype, plain_attention, holds_error_rule):
+    f, n, h, d = shape
+    torch.manual_seed(0)
+    frames, dout = torch.randn(f, n, 3, h, d).to(dtype), torch.randn(f, n, h, d).to(dtype)
+    out, lse = op.forward(frames)
+    dqkv = op.backward(dout, frames, out, lse)
+    heads = frames.permute(2, 0, 3, 1, 4)
+    leaf, exact = heads.clone().requires_grad_(), heads.double().requires_grad_()
+    (plain, plain_lse), (truth, truth_lse) = plain_attention(leaf), plain_attention(exact)
+    plain.backward(dout.transpose(1, 2))
+    truth.backward(dout.transpose(1, 2).double())
+    holds_error_rule(out.transpose(1, 2), plain, truth)
+    holds_error_rule(lse, plain_lse, truth_lse)
+    holds_error_rule(dqkv.permute(2, 0, 3, 1, 4), leaf.grad, exact.grad)
+
+
+def test_strided_frames():
+    frames = torch.randn(3, 2, 20, 3, 1, 32)[:, 1]
+    out, lse = op.forward(frames)
+    torch.testing.assert_close(out, op.forward(frames.contiguous())[0])
+    torch.testing.assert_close(op.backward(out, frames, out, lse), op.backward(out, frames.contiguous(), out, lse))

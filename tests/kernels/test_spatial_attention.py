@@ -1,0 +1,105 @@
+"""aim::spatial_attention on CPU, on every tier, against float64."""
+
+import pytest
+import torch
+
+from aim_kernels.spatial_attention import (
+    backend_missing,
+    spatial_attention,
+    spatial_attention_backward_reference,
+    spatial_attention_reference,
+)
+
+# B, T, N, heads, head dimension
+SHAPES = [(1, 2, 197, 2, 64), (2, 1, 17, 1, 32), (1, 1, 50, 2, 80), (1, 1, 257, 1, 128), (1, 2, 1, 1, 20)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_forward_and_backward_lose_no_more_than_plain_torch(shape, dtype, tier, plain_attention, holds_error_rule):
+    b, t, n, h, d = shape
+    torch.manual_seed(0)
+    qkv = torch.randn(b, t, n, 3 * h * d).to(dtype).requires_grad_()
+    dout = torch.randn(b, t, n, h * d).to(dtype)
+
+    def plainly(x):
+        out, lse = plain_attention(x.unflatten(-1, (3, h, d)).permute(3, 0, 1, 4, 2, 5))
+        return out.transpose(2, 3).flatten(-2), lse
+
+    out, lse = torch.ops.aim.spatial_attention(qkv, h, "auto")
+    out.backward(dout)
+    plain, truth = qkv.detach().clone().requires_grad_(), qkv.detach().double().requires_grad_()
+    (plain_out, plain_lse), (truth_out, truth_lse) = plainly(plain), plainly(truth)
+    plain_out.backward(dout)
+    truth_out.backward(dout.double())
+    holds_error_rule(out, plain_out, truth_out)
+    holds_error_rule(lse, plain_lse, truth_lse)
+    holds_error_rule(qkv.grad, plain.grad, truth.grad)
+
+
+def test_backward_reference_is_the_gradient():
+    qkv = torch.randn(2, 2, 5, 3 * 2 * 8, dtype=torch.float64, requires_grad=True)
+    dout = torch.randn(2, 2, 5, 16, dtype=torch.float64)
+    out, lse = spatial_attention_reference(qkv, 2)
+    out.backward(dout)
+    got = spatial_attention_backward_reference(dout, qkv.detach(), out.detach(), lse.detach(), 2)
+    torch.testing.assert_close(got, qkv.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_opcheck(dtype):
+    qkv = torch.randn(2, 2, 7, 3 * 32, dtype=dtype, requires_grad=True)
+    torch.library.opcheck(torch.ops.aim.spatial_attention.default, (qkv, 2, "auto"))
+    out, lse = torch.ops.aim.spatial_attention(qkv.detach(), 2, "auto")
+    args = (out, qkv.detach(), out, lse, 2, "auto")
+    torch.library.opcheck(torch.ops.aim.spatial_attention_backward.default, args)
+
+
+def test_reads_strided_input(tier):
+    qkv = torch.randn(2, 4, 5, 3 * 32 + 7)[..., 3 : 3 + 3 * 32]
+    torch.testing.assert_close(spatial_attention(qkv, 2), spatial_attention(qkv.contiguous(), 2))
+
+
+def test_scores_beyond_the_range_of_exp_stay_finite(tier):
+    qkv = torch.randn(1, 1, 33, 3 * 16) * 60
+    got, _ = torch.ops.aim.spatial_attention(qkv, 1, "auto")
+    torch.testing.assert_close(got, spatial_attention_reference(qkv, 1)[0], atol=2e-4, rtol=1e-4)
+
+
+def test_compiles_whole_under_autocast_and_equals_eager():
+    qkv = torch.randn(1, 2, 5, 3 * 32)
+
+    def step(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return spatial_attention(x, 2).float().square().sum()
+
+    eager, compiled = qkv.clone().requires_grad_(), qkv.clone().requires_grad_()
+    step(eager).backward()
+    torch.compile(step, fullgraph=True, backend="aot_eager")(compiled).backward()
+    torch.testing.assert_close(compiled.grad, eager.grad)
+
+
+def test_checkpointing_gives_the_same_gradient():
+    from torch.utils.checkpoint import checkpoint
+
+    plain, again = (torch.randn(1, 2, 5, 96, generator=torch.manual_seed(0)).requires_grad_() for _ in range(2))
+    spatial_attention(plain, 2).sum().backward()
+    checkpoint(spatial_attention, again, 2, use_reentrant=False).sum().backward()
+    assert torch.equal(plain.grad, again.grad)
+
+
+def test_empty_and_nan(tier):
+    assert spatial_attention(torch.empty(0, 2, 5, 96), 2).shape == (0, 2, 5, 32)
+    qkv = torch.randn(1, 2, 40, 3 * 32)
+    qkv[0, 0, 3, 0] = float("nan")
+    out = spatial_attention(qkv, 2)
+    assert out[0, 0, 3, :16].isnan().all()
+    assert out.isnan().sum() == 16
+
+
+def test_a_backend_that_cannot_serve_says_why():
+    with pytest.raises(ValueError, match="needs a CUDA tensor"):
+        spatial_attention(torch.randn(1, 1, 4, 96), 2, backend="triton")
+    with pytest.raises(ValueError, match="is none of auto, cpu"):
+        spatial_attention(torch.randn(1, 1, 4, 96), 2, backend="flash")
+    assert backend_missing("auto", torch.device("cpu")) is None
