@@ -1,4 +1,4 @@
-// Activations of the widened MLP, and layer norm with frozen affine.  Included per tier, after vector.h.
+// Activations of the widened MLP, layer norm with frozen affine, the residual add and bias gradients.  Included per tier, after vector.h.
 //
 // GELU: x Phi(x), Phi by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), whose exponential also gives the density
 // that the derivative Phi(x) + x phi(x) needs.  QuickGELU: x s, s = sigmoid(1.702 x), derivative s + 1.702 x s (1 - s).
@@ -128,5 +128,55 @@ static void layer_norm_backward(int64_t begin, int64_t end, const void* problem)
       if (residual) value += load_part(residual + whole, part);
       store_part(dx + whole, value, part);
     }
+  }
+}
+
+template <class X, class Y>
+static void residual(int64_t begin, int64_t end, const void* problem) {
+  const Residual& a = *static_cast<const Residual*>(problem);
+  const int64_t whole = a.width / 16 * 16, part = a.width - whole;
+  for (int64_t row = begin; row < end; ++row) {
+    const X* x = static_cast<const X*>(a.input) + row * a.width;
+    const Y* branch = static_cast<const Y*>(a.branch) + row * a.width;
+    X* out = static_cast<X*>(a.output) + row * a.width;
+    const float factor = a.factor ? a.factor[row] : 1.0f;
+    if (a.bias) {
+      for (int64_t i = 0; i < whole; i += 16)
+        store(out + i, load(x + i) + load(branch + i) + load(a.bias + i) * factor);
+      if (part)
+        store_part(out + whole,
+                   load_part(x + whole, part) + load_part(branch + whole, part) + load_part(a.bias + whole, part) * factor,
+                   part);
+    } else {
+      for (int64_t i = 0; i < whole; i += 16) store(out + i, load(x + i) + load(branch + i) * factor);
+      if (part)
+        store_part(out + whole, load_part(x + whole, part) + load_part(branch + whole, part) * factor, part);
+    }
+  }
+}
+
+template <class T>
+static void column_sum(int64_t begin, int64_t end, const void* problem) {
+  const ColumnSum& a = *static_cast<const ColumnSum*>(problem);
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t first = task * kColumnsPerTask;
+    const int64_t last = first + kColumnsPerTask < a.width ? first + kColumnsPerTask : a.width;
+    const T* x = static_cast<const T*>(a.input) + first;
+    v16 total[4]{};
+    float rest[16] = {};
+    const int64_t vectors = (last - first) / 16, tail = (last - first) % 16;
+    for (int64_t r0 = 0; r0 < a.rows; r0 += 64) {
+      v16 block[4]{};
+      float block_rest[16] = {};
+      const int64_t r1 = r0 + 64 < a.rows ? r0 + 64 : a.rows;
+      for (int64_t r = r0; r < r1; ++r) {
+        for (int64_t v = 0; v < vectors; ++v) block[v] += load(x + r * a.stride + 16 * v);
+        for (int64_t i = 0; i < tail; ++i) block_rest[i] += widen_one(x[r * a.stride + 16 * vectors + i]);
+      }
+      for (int v = 0; v < 4; ++v) total[v] += block[v];
+      for (int i = 0; i < 16; ++i) rest[i] += block_rest[i];
+    }
+    for (int64_t v = 0; v < vectors; ++v) store(a.output + first + 16 * v, total[v]);
+    for (int64_t i = 0; i < tail; ++i) a.output[first + 16 * vectors + i] = rest[i];
   }
 }

@@ -51,6 +51,24 @@ struct LayerNorm {
   void* output;          // y, or dx in backward
 };
 
+// out = x + branch * factor[row], or out = x + branch + factor[row] * bias[column] where there is a bias.
+struct Residual {
+  int64_t rows, width;
+  const void* input;    // x, of the output's type
+  const void* branch;
+  const float* factor;  // one per row, or null for 1
+  const float* bias;    // or null
+  void* output;
+};
+
+// Sums of the columns of [rows, width], `stride` elements from row to row, in blocks of 64 rows.
+struct ColumnSum {
+  int64_t rows, width, stride;
+  const void* input;
+  float* output;
+};
+constexpr int64_t kColumnsPerTask = 64;
+
 using Range = void (*)(int64_t begin, int64_t end, const void* problem);
 
 struct Tier {
@@ -60,6 +78,8 @@ struct Tier {
   Range activation_forward[2], activation_backward[2];
   // [input is bfloat16][output is bfloat16]; backward: [x and dx are bfloat16][dy is bfloat16]
   Range layer_norm_forward[2][2], layer_norm_backward[2][2];
+  Range residual[2][2];  // [x is bfloat16][branch is bfloat16]
+  Range column_sum[2];
 };
 
 extern const Tier tier_generic;

@@ -5,6 +5,8 @@
 //   activation_forward(u [M, H], split, quick, factor [M]?) -> y;  activation_backward(dy, u, ...) -> du
 //   layer_norm_forward(x [M, D], weight, bias, eps, low) -> y, mean, rstd
 //   layer_norm_backward(dy, x, weight, mean, rstd, residual?) -> dx
+//   residual(x [M, D], branch [M, D], factor [M]?, bias [D]?) -> x + branch factor, or x + branch + factor bias
+//   column_sum(x [M, D]) -> float32 [D]
 //   tier() -> name;  set_tier(name)
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -224,6 +226,35 @@ Tensor layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tens
   return dx;
 }
 
+Tensor residual(Tensor x, Tensor branch, std::optional<Tensor> factor, std::optional<Tensor> bias) {
+  const int kind = low(x, "residual: x");
+  STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous() && branch.is_contiguous() && branch.numel() == x.numel(),
+                  "residual: x and branch must be contiguous [M, D]");
+  STD_TORCH_CHECK(!factor || (!low(*factor, "factor") && factor->is_contiguous() && factor->numel() == x.size(0)),
+                  "residual: factor must be contiguous float32 [M]");
+  STD_TORCH_CHECK(!bias || (!low(*bias, "bias") && bias->is_contiguous() && bias->numel() == x.size(1)),
+                  "residual: bias must be contiguous float32 [D]");
+  Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+  aim::Residual a{};
+  a.rows = x.size(0), a.width = x.size(1);
+  a.input = x.const_data_ptr(), a.branch = branch.const_data_ptr(), a.output = out.mutable_data_ptr();
+  a.factor = factor ? static_cast<const float*>(factor->const_data_ptr()) : nullptr;
+  a.bias = bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr;
+  if (x.numel()) run(current()->residual[kind][low(branch, "residual: branch")], a.rows, 8, a);
+  return out;
+}
+
+Tensor column_sum(Tensor x) {
+  const int kind = low(x, "column_sum: x");
+  STD_TORCH_CHECK(x.dim() == 2 && (x.stride(1) == 1 || x.size(1) == 1), "column_sum: rows of x must be contiguous");
+  Tensor out = torch::stable::new_empty(x, {x.size(1)}, ScalarType::Float);
+  aim::ColumnSum a{};
+  a.rows = x.size(0), a.width = x.size(1), a.stride = x.stride(0);
+  a.input = x.const_data_ptr(), a.output = static_cast<float*>(out.mutable_data_ptr());
+  run(current()->column_sum[kind], (a.width + aim::kColumnsPerTask - 1) / aim::kColumnsPerTask, 1, a);
+  return out;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(aim_cpu, m) {
@@ -234,6 +265,8 @@ STABLE_TORCH_LIBRARY(aim_cpu, m) {
   m.def("layer_norm_forward(Tensor x, Tensor weight, Tensor bias, float eps, bool low) -> (Tensor, Tensor, Tensor)");
   m.def(
       "layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? residual) -> Tensor");
+  m.def("residual(Tensor x, Tensor branch, Tensor? factor, Tensor? bias) -> Tensor");
+  m.def("column_sum(Tensor x) -> Tensor");
   m.def("tier() -> str");
   m.def("set_tier(str name) -> ()");
 }
@@ -245,6 +278,8 @@ STABLE_TORCH_LIBRARY_IMPL(aim_cpu, CPU, m) {
   m.impl("activation_backward", TORCH_BOX(&activation_backward));
   m.impl("layer_norm_forward", TORCH_BOX(&layer_norm_forward));
   m.impl("layer_norm_backward", TORCH_BOX(&layer_norm_backward));
+  m.impl("residual", TORCH_BOX(&residual));
+  m.impl("column_sum", TORCH_BOX(&column_sum));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(aim_cpu, CompositeExplicitAutograd, m) {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from aim_kernels.adaptation import AdapterWeights
+from aim_kernels.residual import column_sum
 
 Memory = Literal["fast", "balanced", "lean"]
 
@@ -30,7 +31,9 @@ class Needs(NamedTuple):
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype of the products: autocast's where it is on, else that of the frozen ``weight``."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype
 
 
 def check_memory(memory: str) -> None:
@@ -44,19 +47,22 @@ def to_dtype(weights: AdapterWeights, dtype: torch.dtype) -> AdapterWeights:
     return AdapterWeights(*(x.to(dtype) for x in weights))
 
 
-def compose(adapter: AdapterWeights, out_weight: Tensor, out_bias: Tensor) -> tuple[Tensor, Tensor]:
-    """``W1 Wo`` [H, D] and ``W1 bo + b1`` [H], all in one dtype."""
-    return adapter.w1 @ out_weight, torch.addmv(adapter.b1, adapter.w1, out_bias)
+def compose(adapter: AdapterWeights, out_weight: Tensor, out_bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``W1 Wo`` [H, D] and ``W1 bo + b1`` [H] in ``dtype``, from the adapter's own tensors and the trunk's."""
+    bias = torch.addmv(adapter.b1, adapter.w1, out_bias.to(adapter.w1.dtype))
+    return adapter.w1.to(dtype) @ out_weight, bias.to(dtype)
+
+
+def row_factor(drop: Tensor | None, x: Tensor) -> Tensor | None:
+    """Droppath's factor of every token of ``x`` [B, T, N, D] as [B·T·N] float32 (float64 with a float64 stream)."""
+    if drop is None:
+        return None
+    return drop.to(torch.promote_types(x.dtype, torch.float32)).expand(*x.shape[:-1], 1).reshape(-1)
 
 
 def decompose(d_composed: Tensor, d_bias: Tensor, out_weight: Tensor, out_bias: Tensor, dtype: torch.dtype) -> Tensor:
     """``dW1`` in ``dtype`` from ``dW'`` [H, D] and ``db'`` [H]."""
     return (d_composed @ out_weight.t()).to(dtype).addr_(d_bias.to(dtype), out_bias.to(dtype))
-
-
-def column_sum(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum of [M, D] over M, accumulated in float32 at least, returned in ``dtype``: a bias gradient."""
-    return rows.sum(0, dtype=torch.promote_types(rows.dtype, torch.float32)).to(dtype)
 
 
 def adapter_gradients(

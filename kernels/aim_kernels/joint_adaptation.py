@@ -18,7 +18,8 @@ from torch import Tensor
 
 from aim_kernels import layer_norm, wide_activation  # noqa: F401  (register the operators)
 from aim_kernels.adaptation import Activation, AdapterWeights, joint_adaptation_reference
-from aim_kernels.composed import Memory, Needs, check_memory, column_sum, compute_dtype, to_dtype
+from aim_kernels.composed import Memory, Needs, check_memory, compute_dtype, row_factor, to_dtype
+from aim_kernels.residual import column_sum, residual_add
 
 
 def joint_adaptation(
@@ -58,15 +59,14 @@ class _JointAdaptation(torch.autograd.Function):
         y, mean, rstd = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
         u = _expand(y, adapter, trunk, dtype)
         split = trunk[2].shape[0]
-        factor = _row_factor(drop, x) if adapter is not None else None
+        factor = row_factor(drop, x) if adapter is not None else None
         hidden = torch.ops.aim.wide_activation(u, split, quick, factor)
         bias = trunk[5].to(dtype)
         if adapter is not None and drop is None:
             bias = bias + scale * adapter.b2.to(dtype)
         branch = F.linear(hidden, _narrowing(adapter, trunk, scale, dtype), bias)
-        out = x + branch.view(x.shape)
-        if adapter is not None and drop is not None:
-            out = torch.addcmul(out, drop.to(out.dtype), (scale * adapter.b2).to(out.dtype))
+        dropped_bias = None if adapter is None or drop is None else scale * adapter.b2
+        out = residual_add(x, branch, None if dropped_bias is None else factor, dropped_bias)
         ctx.save_for_backward(x, mean, rstd, drop, u if memory == "fast" else None, *args[:10])
         ctx.constants = args[10:]
         return out
@@ -77,7 +77,7 @@ class _JointAdaptation(torch.autograd.Function):
         adapter, trunk, (scale, quick, eps, _, dtype) = _unpack((*weights, *ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[2:6])
         split = trunk[2].shape[0]
-        factor = _row_factor(drop, x) if adapter is not None else None
+        factor = row_factor(drop, x) if adapter is not None else None
         if u is None or needs.w1:
             y, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
             u = _expand(y, adapter, trunk, dtype) if u is None else u
@@ -107,11 +107,6 @@ class _JointAdaptation(torch.autograd.Function):
 
 def _unpack(args: tuple[Any, ...]) -> tuple[AdapterWeights | None, tuple[Tensor, ...], tuple[Any, ...]]:
     return None if args[0] is None else AdapterWeights(*args[:4]), args[4:10], args[10:]
-
-
-def _row_factor(drop: Tensor | None, x: Tensor) -> Tensor | None:
-    """Droppath's factor of every token, [B·T·N] float32."""
-    return None if drop is None else drop.float().expand(*x.shape[:-1], 1).reshape(-1)
 
 
 def _widening(adapter: AdapterWeights | None, trunk: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:

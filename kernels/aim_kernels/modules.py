@@ -18,21 +18,28 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from aim_kernels.adaptation import (
     Activation,
     AdapterWeights,
     adapter_reference,
-    attention_over_time,
     joint_adaptation_reference,
     spatial_adaptation_reference,
     temporal_adaptation_reference,
 )
+from aim_kernels.composed import Memory, check_memory
+from aim_kernels.joint_adaptation import joint_adaptation
+from aim_kernels.spatial_adaptation import spatial_adaptation
+from aim_kernels.spatial_attention import Backend as AttentionBackend
+from aim_kernels.temporal_adaptation import temporal_adaptation
+from aim_kernels.temporal_attention import temporal_attention
 
-__all__ = ["AIMBlock", "Adapter", "AdapterPlace", "DropPath", "DropPathMode", "TemporalAttention"]
+__all__ = ["AIMBlock", "Adapter", "AdapterPlace", "BlockBackend", "DropPath", "DropPathMode", "TemporalAttention"]
 
 DropPathMode = Literal["position", "clip", "frame"]
 AdapterPlace = Literal["spatial", "temporal", "joint"]
+BlockBackend = Literal["fused", "reference"]
 
 
 class Adapter(nn.Module):
@@ -114,7 +121,7 @@ class TemporalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         clips = _as_clips(x, self.dim)
-        attended = attention_over_time(F.linear(clips, self.in_proj_weight, self.in_proj_bias), self.num_heads)
+        attended = temporal_attention(F.linear(clips, self.in_proj_weight, self.in_proj_bias), self.num_heads)
         return self.out_proj(attended).reshape(x.shape)
 
     def extra_repr(self) -> str:
@@ -186,6 +193,10 @@ class AIMBlock(nn.Module):
             over time; without any it is the frozen image block applied frame by frame.
         activation: of the frozen MLP, "quick_gelu" (OpenAI's weights) or "gelu".
         eps: of both layer norms.
+        backend: "fused" runs the sub-blocks of written-out backward; "reference" plain torch, which a fused block also
+            runs where the trunk itself is trained.
+        memory: what a fused block keeps for backward, "fast", "balanced" or "lean" (its input alone); no value changes.
+        attention_backend: of the spatial attention, see :mod:`aim_kernels.spatial_attention`.
 
     Raises ValueError for sizes and names that cannot be, and for an input that does not end in ``[T, N, dim]``.
     """
@@ -203,9 +214,15 @@ class AIMBlock(nn.Module):
         adapters: Collection[AdapterPlace] = ("spatial", "temporal", "joint"),
         activation: Activation = "quick_gelu",
         eps: float = 1e-5,
+        backend: BlockBackend = "fused",
+        memory: Memory = "fast",
+        attention_backend: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
         _check_heads(dim, num_heads)
+        check_memory(memory)
+        if backend not in get_args(BlockBackend):
+            raise ValueError(f"backend {backend!r} is none of {', '.join(get_args(BlockBackend))}")
         if num_tadapter not in (1, 2):
             raise ValueError(f"num_tadapter {num_tadapter} is neither 1 nor 2")
         if activation not in get_args(Activation):
@@ -217,6 +234,9 @@ class AIMBlock(nn.Module):
         self.num_heads = num_heads
         self.adapter_scale = float(adapter_scale)
         self.activation = activation
+        self.backend = backend
+        self.memory = memory
+        self.attention_backend = attention_backend
         self.ln_1 = nn.LayerNorm(dim, eps=eps)
         self.attn = TemporalAttention(dim, num_heads)
         self.ln_2 = nn.LayerNorm(dim, eps=eps)
@@ -238,38 +258,89 @@ class AIMBlock(nn.Module):
         self.mlp.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = x.shape
-        x = _as_clips(x, self.dim)
-        attention = (
+        clips = _as_clips(x, self.dim)
+        drops = (
+            None if self.T_Adapter is None else self.drop_path(clips),
+            None if self.MLP_Adapter is None else self.drop_path(clips),
+        )
+        if self.backend == "reference":
+            out = self._adapt_reference(clips, *drops)
+        elif self.memory == "lean" and torch.is_grad_enabled():
+            # The drops are drawn outside, so nothing random is run twice.
+            out = checkpoint(self._adapt, clips, *drops, "fast", use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = self._adapt(clips, *drops, self.memory)
+        return out.reshape(x.shape)
+
+    def _adapt(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory) -> Tensor:
+        if self.T_Adapter is not None:
+            x = temporal_adaptation(
+                x,
+                *self._attention,
+                adapter=self.T_Adapter.weights,
+                adapter_in=None if self.T_Adapter_in is None else self.T_Adapter_in.weights,
+                drop=temporal_drop,
+                eps=self.ln_1.eps,
+                memory=memory,
+            )
+        x = spatial_adaptation(
+            x,
+            *self._attention,
+            adapter=None if self.S_Adapter is None else self.S_Adapter.weights,
+            eps=self.ln_1.eps,
+            memory=memory,
+            attention_backend=self.attention_backend,
+        )
+        return joint_adaptation(
+            x,
+            *self._mlp,
+            adapter=None if self.MLP_Adapter is None else self.MLP_Adapter.weights,
+            drop=joint_drop,
+            scale=self.adapter_scale,
+            activation=self.activation,
+            eps=self.ln_2.eps,
+            memory=memory,
+        )
+
+    def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
+        if self.T_Adapter is not None:
+            x = temporal_adaptation_reference(
+                x,
+                *self._attention,
+                adapter=self.T_Adapter.weights,
+                adapter_in=None if self.T_Adapter_in is None else self.T_Adapter_in.weights,
+                drop=temporal_drop,
+                eps=self.ln_1.eps,
+            )
+        x = spatial_adaptation_reference(
+            x, *self._attention, adapter=None if self.S_Adapter is None else self.S_Adapter.weights, eps=self.ln_1.eps
+        )
+        return joint_adaptation_reference(
+            x,
+            *self._mlp,
+            adapter=None if self.MLP_Adapter is None else self.MLP_Adapter.weights,
+            drop=joint_drop,
+            scale=self.adapter_scale,
+            activation=self.activation,
+            eps=self.ln_2.eps,
+        )
+
+    @property
+    def _attention(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int]:
+        return (
             *(self.ln_1.weight, self.ln_1.bias),
             *(self.attn.in_proj_weight, self.attn.in_proj_bias),
             *(self.attn.out_proj.weight, self.attn.out_proj.bias),
             self.num_heads,
         )
-        if self.T_Adapter is not None:
-            x = temporal_adaptation_reference(
-                x,
-                *attention,
-                adapter=self.T_Adapter.weights,
-                adapter_in=None if self.T_Adapter_in is None else self.T_Adapter_in.weights,
-                drop=self.drop_path(x),
-                eps=self.ln_1.eps,
-            )
-        x = spatial_adaptation_reference(
-            x, *attention, adapter=None if self.S_Adapter is None else self.S_Adapter.weights, eps=self.ln_1.eps
-        )
-        x = joint_adaptation_reference(
-            x,
+
+    @property
+    def _mlp(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return (
             *(self.ln_2.weight, self.ln_2.bias),
             *(self.mlp.c_fc.weight, self.mlp.c_fc.bias),
             *(self.mlp.c_proj.weight, self.mlp.c_proj.bias),
-            adapter=None if self.MLP_Adapter is None else self.MLP_Adapter.weights,
-            drop=None if self.MLP_Adapter is None else self.drop_path(x),
-            scale=self.adapter_scale,
-            activation=self.activation,
-            eps=self.ln_2.eps,
         )
-        return x.reshape(shape)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, adapter_scale={self.adapter_scale:g}, activation={self.activation!r}"

@@ -21,12 +21,12 @@ from aim_kernels.composed import (
     Memory,
     Needs,
     check_memory,
-    column_sum,
     compose,
     compute_dtype,
     decompose,
     to_dtype,
 )
+from aim_kernels.residual import column_sum, residual_add
 from aim_kernels.spatial_attention import Backend, backend_missing
 
 
@@ -75,7 +75,7 @@ class _SpatialAdaptation(torch.autograd.Function):
             branch = F.linear(rows, out_weight, out_bias)
         else:
             low = to_dtype(adapter, dtype)
-            u = F.linear(rows, *compose(low, out_weight, out_bias))
+            u = F.linear(rows, *compose(adapter, out_weight, trunk[5], dtype))
             hidden = torch.ops.aim.wide_activation(u, 0, False, None)
             branch = torch.addmm(F.linear(rows, out_weight, out_bias + low.b2), hidden, low.w2.t())
         kept: tuple[Tensor | None, ...] = (None,) * 4
@@ -85,14 +85,14 @@ class _SpatialAdaptation(torch.autograd.Function):
             kept = (qkv, a, lse, None)
         ctx.save_for_backward(x, mean, rstd, *kept, *args[:10])
         ctx.constants = args[10:]
-        return x + branch.view(x.shape)
+        return residual_add(x, branch)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         x, mean, rstd, qkv, a, lse, u, *weights = ctx.saved_tensors
         adapter, trunk, (num_heads, eps, _, backend, dtype) = _unpack((*weights, *ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[1:5])
-        out_weight, out_bias = trunk[4].to(dtype), trunk[5].to(dtype)
+        out_weight, out_bias = trunk[4].to(dtype), trunk[5]
         if qkv is None:
             z, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
             qkv = F.linear(z, trunk[2].to(dtype), trunk[3].to(dtype))
@@ -102,7 +102,7 @@ class _SpatialAdaptation(torch.autograd.Function):
         da = branch @ out_weight if needs_x else None
         if adapter is not None and (needs_x or any(needs)):
             low = to_dtype(adapter, dtype)
-            composed, bias = compose(low, out_weight, out_bias)
+            composed, bias = compose(adapter, out_weight, out_bias, dtype)
             if u is None:
                 u = F.linear(rows, composed, bias)
             du = torch.ops.aim.wide_activation_backward(branch @ low.w2, u, 0, False, None)

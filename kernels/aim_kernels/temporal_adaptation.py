@@ -23,12 +23,13 @@ from aim_kernels.composed import (
     Needs,
     adapter_gradients,
     check_memory,
-    column_sum,
     compose,
     compute_dtype,
     decompose,
+    row_factor,
     to_dtype,
 )
+from aim_kernels.residual import column_sum, residual_add
 
 
 def temporal_adaptation(
@@ -68,10 +69,9 @@ class _TemporalAdaptation(torch.autograd.Function):
         u_in, qkv = _project(z, second, trunk, dtype)
         a, lse = torch.ops.aim.temporal_attention(qkv, num_heads)
         low = to_dtype(adapter, dtype)
-        u = F.linear(_rows(a), *compose(low, trunk[4].to(dtype), trunk[5].to(dtype)))
+        u = F.linear(_rows(a), *compose(adapter, trunk[4].to(dtype), trunk[5], dtype))
         hidden = torch.ops.aim.wide_activation(u, 0, False, None)
-        branch = F.linear(hidden, low.w2, low.b2).view(x.shape)
-        out = x + (branch if drop is None else branch * drop.to(dtype))
+        out = residual_add(x, F.linear(hidden, low.w2, low.b2), row_factor(drop, x))
         kept: tuple[Tensor | None, ...] = (None,) * 5
         if memory == "fast":
             kept = (qkv, a, lse, u, u_in)
@@ -88,8 +88,8 @@ class _TemporalAdaptation(torch.autograd.Function):
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[2:6])
         needs_in = Needs(*ctx.needs_input_grad[6:10])
         low = to_dtype(adapter, dtype)
-        out_weight, out_bias = trunk[4].to(dtype), trunk[5].to(dtype)
-        composed, bias = compose(low, out_weight, out_bias)
+        out_weight, out_bias = trunk[4].to(dtype), trunk[5]
+        composed, bias = compose(adapter, out_weight, out_bias, dtype)
         z = None
         if qkv is None:
             z, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)

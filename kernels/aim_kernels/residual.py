@@ -1,0 +1,135 @@
+"""What ties a branch to the residual stream: the add with droppath, and the column sums of bias gradients.
+
+    residual_add:  x + branch · factor,  or  x + branch + factor · bias     x, branch [M, D]; factor [M]; bias [D]
+    column_sum:    Σ_m x[m, d], accumulated in float32                      x [M, D] with contiguous rows
+
+The stream may be float32 while the branch is bfloat16: on a CPU torch would first write a float32 copy of the branch.
+These are parts of the sub-blocks' written-out backward and have no gradient of their own.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aim_kernels import extension
+from aim_kernels.block_shapes import block_shape
+from aim_kernels.registration import architecture, register, runs_triton
+
+
+def residual_add(x: Tensor, branch: Tensor, factor: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """``x`` of any shape [..., D] plus ``branch`` of M rows of D; the result has the shape and dtype of ``x``."""
+    rows = torch.ops.aim.residual_add(x.reshape(-1, x.shape[-1]), branch.reshape(-1, x.shape[-1]), factor, bias)
+    return rows.view(x.shape)
+
+
+def column_sum(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sum of ``x`` [M, D] over M, accumulated in float32 at least, in ``dtype``: a bias gradient."""
+    return torch.ops.aim.column_sum(x).to(dtype)
+
+
+def residual_add_reference(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
+    """The formulas above in plain torch, in float32 at least."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    rows = torch.ones_like(wide[:, :1]) if factor is None else factor[:, None]
+    return (wide + (branch * rows if bias is None else branch + rows * bias)).to(x.dtype)
+
+
+@triton.jit
+def _kernel(
+    x_ptr,
+    branch_ptr,
+    factor_ptr,
+    bias_ptr,
+    out_ptr,
+    M,
+    D: tl.constexpr,
+    FACTOR: tl.constexpr,
+    BIAS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    o_column = tl.arange(0, COLUMNS)
+    m_row = o_row < M
+    m_tile = m_row[:, None] & (o_column < D)[None, :]
+    o_tile = o_row[:, None] * D + o_column[None, :]
+    b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
+    b_add = tl.load(branch_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+    if BIAS:
+        b_bias = tl.load(bias_ptr + o_column, mask=o_column < D, other=0.0).to(tl.float32)[None, :]
+        if FACTOR:
+            b_bias = b_bias * tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
+        b_add += b_bias
+    elif FACTOR:
+        b_add *= tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
+    tl.store(out_ptr + o_tile, (b_x + b_add).to(out_ptr.dtype.element_ty), mask=m_tile)
+
+
+def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Constants and launch options at D = ``width``: the rows are those of the layer norm that follows."""
+    shape = block_shape("layer_norm", width, target)
+    constants = {"D": width, "ROWS": shape.rows, "COLUMNS": triton.next_power_of_2(width)}
+    return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
+
+
+def _add_triton(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
+    x, branch = x.contiguous(), branch.contiguous()
+    out = x.new_empty(x.shape)
+    constants, options = launch_shape(x.shape[1], architecture(x))
+    if x.numel():
+        _kernel[(triton.cdiv(x.shape[0], constants["ROWS"]),)](
+            x_ptr=x,
+            branch_ptr=branch,
+            factor_ptr=x if factor is None else factor.float().contiguous(),
+            bias_ptr=x if bias is None else bias.contiguous(),
+            out_ptr=out,
+            M=x.shape[0],
+            FACTOR=factor is not None,
+            BIAS=bias is not None,
+            **constants,
+            **options,
+        )
+    return out
+
+
+def _add_cuda(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
+    fused = runs_triton(x) and x.shape[1] <= 8192
+    return (_add_triton if fused else residual_add_reference)(x, branch, factor, bias)
+
+
+def _add_cpu(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
+    if not extension.supports(x, branch):
+        return residual_add_reference(x, branch, factor, bias).contiguous()
+    factor, bias = (None if v is None else v.float().contiguous() for v in (factor, bias))
+    return torch.ops.aim_cpu.residual(x.contiguous(), branch.contiguous(), factor, bias)
+
+
+def _sum_cuda(x: Tensor) -> Tensor:
+    return x.sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _sum_cpu(x: Tensor) -> Tensor:
+    if extension.supports(x) and x.stride(-1) == 1:
+        return torch.ops.aim_cpu.column_sum(x)
+    return _sum_cuda(x)
+
+
+def _add_fake(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _sum_fake(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[1:], dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+register(
+    "residual_add",
+    "(Tensor x, Tensor branch, Tensor? factor, Tensor? bias) -> Tensor",
+    cpu=_add_cpu,
+    cuda=_add_cuda,
+    fake=_add_fake,
+)
+register("column_sum", "(Tensor x) -> Tensor", cpu=_sum_cpu, cuda=_sum_cuda, fake=_sum_fake)

@@ -1,0 +1,16 @@
+"""The Triton kernel of the residual add: every combination of factor and bias."""
+
+import pytest
+import torch
+
+from aim_kernels import residual as op
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("with_factor", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_add(with_bias, with_factor, dtype, holds_error_rule):
+    x, branch = torch.randn(7, 77), torch.randn(7, 77).to(dtype)
+    factor, bias = torch.rand(7) if with_factor else None, torch.randn(77) if with_bias else None
+    truth = op.residual_add_reference(x.double(), branch.double(), factor, bias)
+    holds_error_rule(op._add_triton(x, branch, factor, bias), op.residual_add_reference(x, branch, factor, bias), truth)
