@@ -1,53 +1,128 @@
-"""The one DALI graph of a loader: decode, box and resize, augment, gather frames.
+"""From planned clips to tensors, batch after batch: on the host, or on a GPU.
 
-All randomness comes in as numbers from the plan; the graph only executes. A clip is decoded by DALI from its path, or
-comes in as frames that PyAV decoded; behind that there is one way for both:
-
-    frames [U, H, W, 3] → box → [U, S, S, 3] → RandAugment → lighting → erase → gather → uint8 [T, S, S, 3]
-
-The resize is linear with antialiasing (a triangle filter as wide as the shrinking): what the published pipeline's
-bilinear resize does where it enlarges, without its aliasing where it shrinks. A mirrored clip is a box whose right side
-is its start. Repeated frames are gathered at the very end, so they are never decoded or augmented twice.
+``HostGraph`` decodes with DALI in the background, boxes and resizes in threads, and augments with DALI where the plan
+asks for it; clips that PyAV decoded join behind the resize. Plain views of such clips need no DALI at all.
+``DeviceGraph`` is one DALI graph. Both keep two batches under way, so that decoding never waits for the consumer.
 """
 
 from __future__ import annotations
 
-import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import nvidia.dali
 import torch
-from nvidia.dali import math, pipeline_def
 
 from aim_fast.data.clip_input import ClipInput, GraphError
-from aim_fast.data.plan import Augmentation, ClipPlan
-from aim_fast.data.randaugment import FILL, Kind
+from aim_fast.data.plan import Augmentation
+from aim_fast.data.resize import resize_box
 
-__all__ = ["CPU_CODECS", "GPU_CODECS", "ClipGraph"]
+if TYPE_CHECKING:
+    from aim_fast.data.pipelines import Pipeline
 
-CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
-GPU_CODECS = CPU_CODECS | {"h264", "hevc", "mpeg4", "av1"}
+__all__ = ["DeviceGraph", "Graph", "HostGraph"]
 
-fn: Any = nvidia.dali.fn  # made at run time, unknown to type checkers
-types: Any = nvidia.dali.types
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_UNDER_WAY = 2
 
 
-class ClipGraph:
-    """A built pipeline that takes batches of planned clips and gives uint8 tensors [B, T, S, S, 3], in order.
+class Graph(ABC):
+    """Batches of exactly B planned clips to uint8 frames [B, T, S, S, 3], in order."""
 
-    Args:
-        batch_size: B, of every batch. img_size: S.
-        augmentation: what plans may ask for; parts that are off are not in the graph.
-        decoders: who decodes: {"dali"}, {"pyav"} or both, clip by clip.
-        device: where the graph runs and its output lies. decode_on: "cpu" or "gpu", for DALI's decoder.
-        threads: DALI's worker threads. depth: batches under way at once.
-    """
+    def run(self, batches: Iterable[Sequence[ClipInput]]) -> Iterator[torch.Tensor]:
+        """Frames of each batch, in memory of their own. Two batches are drawn ahead of the one that is given out;
+        closing the iterator finishes and discards them.
+
+        Raises:
+            GraphError: DALI failed on a batch that is under way; make a new graph.
+        """
+        source = iter(batches)
+        under_way = 0
+        try:
+            for batch in islice(source, _UNDER_WAY):
+                self._begin(batch)
+                under_way += 1
+            while under_way:
+                frames = self._finish()
+                under_way -= 1
+                for batch in islice(source, 1):
+                    self._begin(batch)
+                    under_way += 1
+                yield frames
+        except GraphError:
+            under_way = 0
+            raise
+        finally:
+            for _ in range(under_way):
+                self._finish()
+
+    @abstractmethod
+    def _begin(self, clips: Sequence[ClipInput]) -> None:
+        """Start on a batch and return."""
+
+    @abstractmethod
+    def _finish(self) -> torch.Tensor:
+        """Wait for the oldest batch begun."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the graph's threads."""
+
+
+class HostGraph(Graph):
+    """Everything on the CPU."""
+
+    def __init__(self, *, batch_size: int, img_size: int, augmentation: Augmentation | None, threads: int) -> None:
+        self.batch_size, self.img_size, self.augmentation, self.threads = batch_size, img_size, augmentation, threads
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="resize")
+        self._idle: list[Pipeline] = []
+        self._begun: deque[tuple[Sequence[ClipInput], Pipeline | None]] = deque()
+        self._augmenting: Pipeline | None = None
+        if augmentation is not None and (augmentation.randaug or augmentation.color_jitter or augmentation.erasing):
+            from aim_fast.data.pipelines import augmenting
+
+            self._augmenting = augmenting(img_size, augmentation, batch_size=batch_size, threads=threads)
+
+    def _begin(self, clips: Sequence[ClipInput]) -> None:
+        native = [clip for clip in clips if clip.pixels is None]
+        decoder = None
+        if native:
+            from aim_fast.data.pipelines import decode_inputs, decoding
+
+            decoder = self._idle.pop() if self._idle else decoding(batch_size=self.batch_size, threads=self.threads)
+            decoder.start(decode_inputs(native))
+        self._begun.append((clips, decoder))
+
+    def _finish(self) -> torch.Tensor:
+        clips, decoder = self._begun.popleft()
+        decoded = iter(decoder.wait()) if decoder is not None else iter(())
+        # Zero-copy views of DALI's buffers, which stay as they are until this decoder is started again.
+        sources = [torch.from_dlpack(next(decoded)) if clip.pixels is None else None for clip in clips]
+        if self._augmenting is None:
+            length, size = len(clips[0].plan.order), self.img_size
+            out = torch.empty(len(clips), length, size, size, 3, dtype=torch.uint8)
+            for job in [self._threads.submit(_fill, *work, size) for work in zip(out, clips, sources)]:
+                job.result()
+        else:
+            from aim_fast.data.pipelines import augment_inputs
+
+            jobs = [self._threads.submit(_resized, *work, self.img_size) for work in zip(clips, sources)]
+            pixels = [job.result() for job in jobs]
+            self._augmenting.start(augment_inputs(clips, pixels, self.augmentation))
+            out = torch.from_dlpack(self._augmenting.wait().as_tensor()).clone()
+        if decoder is not None:
+            self._idle.append(decoder)
+        return out
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+
+class DeviceGraph(Graph):
+    """Everything behind the file on a GPU, but for the clips that PyAV decodes and resizes."""
 
     def __init__(
         self,
@@ -55,234 +130,55 @@ class ClipGraph:
         batch_size: int,
         img_size: int,
         augmentation: Augmentation | None,
-        decoders: frozenset[str],
+        threads: int,
         device: torch.device,
-        decode_on: str = "cpu",
-        threads: int = 2,
-        depth: int = 2,
+        decode_on: str,
     ) -> None:
-        self.batch_size, self.decoders, self.augmentation = batch_size, decoders, augmentation
-        self.depth = depth
-        gpu = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if gpu else None
-        self._pipeline = _clip_pipeline(
-            img_size,
-            augmentation,
-            decoders,
-            "gpu" if gpu else "cpu",
-            "mixed" if decode_on == "gpu" else "cpu",
-            batch_size=batch_size,
-            num_threads=threads,
-            device_id=(device.index or 0) if gpu else None,
-            prefetch_queue_depth=depth,
-            seed=0,
-        )
-        self._pipeline.build()
-        self._first = True
+        from aim_fast.data.pipelines import whole
 
-    def run(self, batches: Iterable[Sequence[ClipInput]]) -> Iterator[torch.Tensor]:
-        """For each batch of exactly B clips its frames, uint8 [B, T, S, S, 3], in memory of their own.
-
-        ``depth`` batches are drawn ahead of the one that is given out. Closing the iterator finishes and discards them.
-
-        Raises:
-            GraphError: DALI failed on a batch that is under way; make a new graph.
-        """
-        source = iter(batches)
-        wanted: deque[bool] = deque()  # for each batch under way, whether it is one of the caller's
-        try:
-            for batch in islice(source, self.depth):
-                self._feed(batch)
-                wanted.append(True)
-                if not self._first:
-                    self._call("schedule_run")
-            if wanted and self._first:  # DALI's first run takes as many batches as its queue is deep
-                for _ in range(self.depth - len(wanted)):
-                    self._feed(batch)
-                    wanted.append(False)
-                self._call("schedule_run")
-                self._first = False
-            while wanted:
-                frames = self._take()
-                given = wanted.popleft()
-                for batch in islice(source, 1):
-                    self._feed(batch)
-                    self._call("schedule_run")
-                    wanted.append(True)
-                if given:
-                    yield frames
-        except GraphError:
-            wanted.clear()
-            raise
-        finally:
-            for _ in wanted:
-                self._take()
-
-    def _feed(self, batch: Sequence[ClipInput]) -> None:
-        for name, values in self._inputs(batch).items():
-            self._pipeline.feed_input(name, values)
-
-    def _inputs(self, batch: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
-        plans = [clip.plan for clip in batch]
-        inputs: dict[str, list[np.ndarray]] = {
-            "order": [plan.order for plan in plans],
-            "box": [_mirrored(plan) for plan in plans],
-        }
-        if "dali" in self.decoders:
-            inputs["path"] = [np.frombuffer(os.fsencode(clip.path), np.uint8) for clip in batch]
-            inputs["frames"] = [plan.frames for plan in plans]
-        if "pyav" in self.decoders:
-            inputs["pixels"] = [_NO_PIXELS if clip.pixels is None else clip.pixels for clip in batch]
-        if len(self.decoders) == 2:
-            inputs["decoded"] = [np.array(clip.pixels is not None) for clip in batch]
-        if self.augmentation is not None:
-            if self.augmentation.randaug is not None:
-                inputs["kinds"] = [plan.randaug[0] for plan in plans if plan.randaug]
-                inputs["parameters"] = [plan.randaug[1] for plan in plans if plan.randaug]
-            if self.augmentation.color_jitter:
-                inputs["light"] = [plan.light for plan in plans if plan.light is not None]
-            if self.augmentation.erasing:
-                inputs["erase"] = [plan.erase for plan in plans if plan.erase is not None]
-        return inputs
-
-    def _take(self) -> torch.Tensor:
-        (frames,) = self._call("share_outputs")
-        if self._stream is None:
-            kept = torch.from_dlpack(frames.as_tensor()).clone()  # DALI writes to its buffers again
-        else:
-            with torch.cuda.stream(self._stream):
-                kept = torch.from_dlpack(frames.as_tensor()).clone()
-            self._stream.synchronize()
-        self._call("release_outputs")
-        return kept
-
-    def _call(self, name: str) -> Any:
-        try:
-            return getattr(self._pipeline, name)()
-        except RuntimeError as error:
-            raise GraphError(str(error)) from None
-
-
-_NO_PIXELS = np.zeros((1, 1, 1, 3), np.uint8)
-
-
-def _mirrored(plan: ClipPlan) -> np.ndarray:
-    y0, x0, y1, x1 = plan.box
-    return np.array((y0, x1, y1, x0) if plan.flip else plan.box, np.float32)
-
-
-def _input(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
-    return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
-
-
-@pipeline_def(enable_conditionals=True)
-def _clip_pipeline(img_size, augmentation, decoders, device, decode_device):
-    video = _frames(decoders, device, decode_device)
-    box = _input("box", types.FLOAT, 1)
-    video = fn.resize(
-        video,
-        size=[img_size, img_size],
-        roi_start=box[0:2],
-        roi_end=box[2:4],
-        roi_relative=True,
-        interp_type=types.INTERP_LINEAR,
-        antialias=True,
-    )
-    if augmentation is not None:
-        if augmentation.randaug is not None:
-            kinds, parameters = _input("kinds", types.INT32, 1), _input("parameters", types.FLOAT, 2)
-            for layer in range(augmentation.randaug[0]):
-                video = _operation(video, kinds[layer], parameters[layer], img_size, device)
-        if augmentation.color_jitter:
-            light = _input("light", types.FLOAT, 1)
-            video = fn.cast(video + (light.gpu() if device == "gpu" else light), dtype=types.UINT8)
-        if augmentation.erasing:
-            erase = _input("erase", types.FLOAT, 1)
-            video = fn.erase(
-                video, anchor=erase[0:2], shape=erase[2:4], axes=(1, 2), fill_value=list(augmentation.fill)
+        self.augmentation = augmentation
+        self._stream = torch.cuda.Stream(device)
+        self._idle = [
+            whole(
+                img_size,
+                augmentation,
+                batch_size=batch_size,
+                threads=threads,
+                device_id=torch.cuda.current_device() if device.index is None else device.index,
+                decode_on=decode_on,
             )
-    return fn.sequence_rearrange(video, new_order=_input("order", types.INT32, 1))
+            for _ in range(_UNDER_WAY)
+        ]
+        self._begun: deque[Pipeline] = deque()
+
+    def _begin(self, clips: Sequence[ClipInput]) -> None:
+        from aim_fast.data.pipelines import augment_inputs, box_inputs, decode_inputs
+
+        pipeline = self._idle.pop()
+        pixels = [clip.pixels for clip in clips]
+        inputs = decode_inputs(clips) | box_inputs(clips) | augment_inputs(clips, pixels, self.augmentation)
+        pipeline.start(inputs)
+        self._begun.append(pipeline)
+
+    def _finish(self) -> torch.Tensor:
+        pipeline = self._begun.popleft()
+        with torch.cuda.stream(self._stream):  # not behind the training step's kernels
+            frames = torch.from_dlpack(pipeline.wait().as_tensor()).clone()
+        self._stream.synchronize()
+        self._idle.append(pipeline)
+        return frames
+
+    def close(self) -> None:
+        self._idle.clear()
 
 
-def _frames(decoders, device, decode_device):
-    path = pixels = None
-    if "dali" in decoders:
-        path, frames = _input("path", types.UINT8, 1), _input("frames", types.INT32, 1)
-    if "pyav" in decoders:
-        pixels = _input("pixels", types.UINT8, 4, "FHWC")
-        if device == "gpu":
-            pixels = pixels.gpu()
-    if path is None:
-        return pixels
-    if pixels is None:
-        return _decoded(path, frames, device, decode_device)
-    if _input("decoded", types.BOOL, 0):
-        video = pixels
-    else:
-        video = _decoded(path, frames, device, decode_device)
-    return video
+def _resized(clip: ClipInput, source: torch.Tensor | None, img_size: int) -> np.ndarray:
+    if clip.pixels is not None:
+        return clip.pixels
+    assert source is not None
+    return resize_box(source, clip.plan, img_size)
 
 
-def _decoded(path, frames, device, decode_device):
-    # Out-of-range frames raise instead of coming out black.
-    video = fn.decoders.video(fn.io.file.read(path), frames=frames, pad_mode="none", device=decode_device)
-    if device == "gpu" and decode_device == "cpu":
-        video = video.gpu()
-    return video
-
-
-def _operation(video, kind, parameters, img_size, device):
-    """One RandAugment layer: the clip's kind of operation, Pillow's formula to one level."""
-    value, shift, cutout = parameters[31], parameters[32], parameters[32:36]
-    kernel = fn.reshape(parameters[6:31], shape=[5, 5])
-    scalar = value
-    if device == "gpu":
-        kernel, scalar = kernel.gpu(), value.gpu()
-    if kind == int(Kind.AFFINE):
-        video = fn.warp_affine(
-            video,
-            matrix=fn.reshape(parameters[0:6], shape=[2, 3]),
-            fill_value=FILL,
-            interp_type=types.INTERP_NN,
-            inverse_map=True,
-        )
-    elif kind == int(Kind.FILTER):
-        video = _filtered(video, kernel, scalar, img_size, device)
-    elif kind == int(Kind.LINE):
-        video = fn.brightness_contrast(video, brightness=value, brightness_shift=shift / 255.0)
-    elif kind == int(Kind.CONTRAST):
-        grey = fn.reductions.mean(video, axis_names="HW", keep_dims=True) * _constant(_LUMA, device)
-        centre = math.floor(fn.reductions.sum(grey, axis_names="C", keep_dims=True) + 0.5)
-        video = fn.cast(centre + (video - centre) * scalar, dtype=types.UINT8)
-    elif kind == int(Kind.COLOR):
-        video = fn.saturation(video, saturation=value)
-    elif kind == int(Kind.POSTERIZE):
-        video = video & fn.cast(scalar, dtype=types.UINT8)
-    elif kind == int(Kind.SOLARIZE):
-        kept = video < scalar
-        video = video * kept + (_constant(np.uint8(255), device) - video) * (kept ^ True)
-    elif kind == int(Kind.AUTOCONTRAST):
-        low = fn.reductions.min(video, axis_names="HW", keep_dims=True)
-        span = fn.reductions.max(video, axis_names="HW", keep_dims=True) - low
-        flat = span == 0
-        stretched = fn.cast(math.floor((video - low) * (255.0 / (span + flat)) + 1e-3), dtype=types.UINT8)
-        video = stretched * (flat ^ True) + video * flat
-    elif kind == int(Kind.EQUALIZE):
-        video = fn.equalize(video)
-    elif kind == int(Kind.CUTOUT):
-        video = fn.erase(video, anchor=cutout[0:2], shape=cutout[2:4], axes=(1, 2), fill_value=FILL)
-    else:
-        video = video  # every branch of a conditional gives the frames
-    return video
-
-
-def _filtered(video, kernel, margin, img_size, device):
-    """A 5×5 filter whose outermost ``margin`` pixels stay as they were, as in Pillow."""
-    steps = np.minimum(np.arange(img_size), np.arange(img_size)[::-1])
-    rim = np.minimum(steps[:, None], steps[None, :]).clip(max=255).astype(np.uint8)
-    kept = _constant(rim[None, :, :, None], device) < margin
-    return video * kept + fn.filter(video, kernel) * (kept ^ True)
-
-
-def _constant(value, device):
-    return types.Constant(value, device=device)
+def _fill(out: torch.Tensor, clip: ClipInput, source: torch.Tensor | None, img_size: int) -> None:
+    frames = torch.from_numpy(_resized(clip, source, img_size))
+    torch.index_select(frames, 0, torch.from_numpy(clip.plan.order), out=out)

@@ -22,12 +22,13 @@ from itertools import islice
 import numpy as np
 import torch
 
-from aim_fast.data.clip_input import ClipInput, GraphError, GraphTooNarrow
+from aim_fast.data.clip_input import ClipInput, GraphError
 from aim_fast.data.decode import decode_frames
 from aim_fast.data.index import Index, Row
 from aim_fast.data.plan import Augmentation, ClipPlan, epoch_order, plan_clip, replacement_draw
 from aim_fast.data.prefetch import Prefetcher
 from aim_fast.data.probe import file_state
+from aim_fast.data.resize import resize_box
 from aim_fast.data.route import Router
 from aim_fast.data.sampling import Sampling
 from aim_fast.data.scan import Prober, default_workers
@@ -183,7 +184,8 @@ class ClipLoader:
 
         One iterator at a time: a new one ends the one before it. Tensors of a batch are the caller's to keep.
         """
-        return self._prefetcher.start(self._prepared(epoch, start))
+        batches = self._prefetcher.start(self._prepared(epoch, start))
+        return _used_here(batches) if self.device.type == "cuda" else batches
 
     def replacement(self, index: int, epoch: int, attempt: int = 0) -> int:
         """The healthy row that stands in for row ``index`` in ``epoch``."""
@@ -194,6 +196,7 @@ class ClipLoader:
         """Stop preparing and end the decoding threads and processes."""
         self._prefetcher.stop()
         self._pool.shutdown(cancel_futures=True)
+        self._router.close()
         self._prober.stop()
 
     def _counted(self) -> DataCounts:
@@ -224,8 +227,6 @@ class ClipLoader:
                 for frames in self._router.run(clips):
                     yield self._batch(under_way.popleft(), frames)
                     number += 1
-            except GraphTooNarrow:
-                continue
             except GraphError as error:
                 self._cleared(under_way, error)
 
@@ -278,7 +279,7 @@ class ClipLoader:
         )
         place = _Place(index, view, weight, shown, row, plan)
         if self._router.takes_pixels(row):
-            place.pixels = self._pool.submit(decode_frames, row.path, plan.frames, rotate=True)
+            place.pixels = self._pool.submit(_decoded_box, row.path, plan, self.img_size)
         return place
 
     def _input(self, places: list[_Place], at: int, epoch: int) -> ClipInput:
@@ -291,7 +292,7 @@ class ClipLoader:
                 self._fails(place.shown, replace(place.row, error=str(error)))
                 places[at] = self._filled(place.index, place.view, place.weight, epoch)
                 continue
-            return self._router.input(place.row, place.plan, pixels)
+            return ClipInput(place.plan, place.row.path, pixels)
 
     def _current(self, index: int) -> Row:
         """The row as its file is now: a file that changed since the scan is scanned again before it is decoded."""
@@ -341,3 +342,14 @@ class ClipLoader:
             torch.tensor(weights, device=self.device),
             torch.tensor([place.view for place in places]),
         )
+
+
+def _decoded_box(path: str, plan: ClipPlan, img_size: int) -> np.ndarray:
+    return resize_box(decode_frames(path, plan.frames, rotate=True), plan, img_size)
+
+
+def _used_here(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Tell the allocator that frames, made on a stream of their own, are used on the consumer's."""
+    for batch in batches:
+        batch.frames.record_stream(torch.cuda.current_stream())
+        yield batch

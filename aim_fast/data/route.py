@@ -1,8 +1,8 @@
 """Which decoder takes which clip, and the graph that they feed.
 
 DALI takes what it decodes on this device; PyAV, in threads, takes the other codecs, files whose metadata asks for a
-rotation, files whose frames change size, and files that DALI failed on. Both may serve one batch. Without DALI an
-evaluation is decoded by PyAV and resized in PyTorch; training says that it needs DALI.
+rotation, files whose frames change size, and files that DALI failed on. Both may serve one batch. Without DALI
+evaluation is left to PyAV and PyTorch; training says that it needs DALI.
 """
 
 from __future__ import annotations
@@ -10,19 +10,14 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from aim_fast.data.clip_input import ClipInput, GraphError, GraphTooNarrow
+from aim_fast.data.clip_input import ClipInput, GraphError
+from aim_fast.data.graph import DeviceGraph, Graph, HostGraph
 from aim_fast.data.index import Index, Row
-from aim_fast.data.plan import Augmentation, ClipPlan
-from aim_fast.data.resample import EvaluationGraph
+from aim_fast.data.plan import Augmentation
 from aim_fast.errors import UsageError
-
-if TYPE_CHECKING:
-    from aim_fast.data.graph import ClipGraph
 
 __all__ = ["DECODERS", "Router", "dali_available"]
 
@@ -63,65 +58,64 @@ class Router:
                 "pip install nvidia-dali-cuda130 (Linux), or use eval and predict, which work without it"
             )
         self._avoided: set[str] = set()
-        self._graph: ClipGraph | EvaluationGraph | None = None
-        self._decode_on = "cpu"
-        self._codecs: frozenset[str] = frozenset()
+        self._graph: Graph | None = None
+        self._decode_on, self._codecs = "cpu", frozenset[str]()
+        remarks: list[str] = []
         if self._dali and decoder != "pyav":
-            self._codecs = self._supported(index)
+            self._decode_on, self._codecs, remarks = _decoding_of(index, device, threads)
         rows = [index.rows[i] for i in index.healthy]
-        self._decoders = frozenset("pyav" if self.takes_pixels(row) else "dali" for row in rows)
-        if decoder == "dali" and "pyav" in self._decoders:
+        if decoder == "dali" and any(self.takes_pixels(row) for row in rows):
             row = next(row for row in rows if self.takes_pixels(row))
             raise UsageError(
                 f"DALI does not decode {row.path} here ({row.codec}, {row.pixel_format}): use decoder auto or pyav"
             )
-        shares = Counter(("PyAV" if self.takes_pixels(row) else "DALI", row.codec) for row in rows)
-        parts = [f"{codec} by {who} ({count})" for (who, codec), count in shares.most_common()]
-        self.description = f"decoding {', '.join(parts)}, {threads} threads, DALI's part on the {self._decode_on}"
+        shares = Counter(
+            (row.codec, "PyAV" if self.takes_pixels(row) else f"DALI on the {self._decode_on}") for row in rows
+        )
+        parts = [f"{count} {codec} by {who}" for (codec, who), count in shares.most_common()]
+        self.description = "; ".join([f"decoding {', '.join(parts)}", f"{threads} threads", *remarks])
 
     def takes_pixels(self, row: Row) -> bool:
         """Whether PyAV decodes this row."""
         native = row.codec in self._codecs and row.rotation == 0 and row.pixel_format != "varying"
         return not native or row.path in self._avoided
 
-    def input(self, row: Row, plan: ClipPlan, pixels: np.ndarray | None) -> ClipInput:
-        """The graph's input; GraphTooNarrow where the graph at hand has no place for this decoder's clips."""
-        needed = "dali" if pixels is None else "pyav"
-        if needed not in self._decoders:
-            self._decoders |= {needed}
-            raise GraphTooNarrow(f"the graph has no {needed} input")
-        return ClipInput(plan, row.path, pixels)
-
     def run(self, batches: Iterable[Sequence[ClipInput]]) -> Iterator[torch.Tensor]:
         """Frames uint8 [B, T, S, S, 3] of each batch."""
         if self._graph is None:
             self._graph = self._made()
         try:
-            yield from self._graph.run(batches)
+            for frames in self._graph.run(batches):
+                yield frames.to(self.device)
         except GraphError:
-            self._graph = None
+            self.close()
             raise
 
     def avoid(self, path: str) -> None:
         """Have PyAV decode this file from now on."""
         self._avoided.add(path)
 
-    def _made(self) -> ClipGraph | EvaluationGraph:
-        if not self._dali:
-            return EvaluationGraph(self.img_size, self.device)
-        from aim_fast.data.graph import ClipGraph
+    def close(self) -> None:
+        """End the graph's threads."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
 
-        return ClipGraph(
-            batch_size=self.batch_size,
-            img_size=self.img_size,
-            augmentation=self.augmentation,
-            decoders=self._decoders,
-            device=self.device,
-            decode_on=self._decode_on,
-            threads=self.threads,
-        )
+    def _made(self) -> Graph:
+        sizes = {"batch_size": self.batch_size, "img_size": self.img_size, "threads": self.threads}
+        if self.device.type != "cuda" or not self._dali:
+            return HostGraph(**sizes, augmentation=self.augmentation)
+        return DeviceGraph(**sizes, augmentation=self.augmentation, device=self.device, decode_on=self._decode_on)
 
-    def _supported(self, index: Index) -> frozenset[str]:
-        from aim_fast.data.graph import CPU_CODECS
 
-        return CPU_CODECS
+def _decoding_of(index: Index, device: torch.device, threads: int) -> tuple[str, frozenset[str], list[str]]:
+    """Where DALI decodes, which codecs, and remarks on what it was not trusted with."""
+    from aim_fast.data.pipelines import CPU_CODECS
+
+    if device.type != "cuda":
+        return "cpu", CPU_CODECS, []
+    from aim_fast.data.gpu_decode import trusted_codecs
+
+    number = torch.cuda.current_device() if device.index is None else device.index
+    trusted, remarks = trusted_codecs(index, number, threads)
+    return ("gpu", trusted, remarks) if trusted else ("cpu", CPU_CODECS, remarks)

@@ -9,7 +9,7 @@ import torch
 from aim_fast.data.decode import decode_frames
 from aim_fast.data.plan import plan_clip
 from aim_fast.data.probe import MISSING, ONE_FRAME, probe
-from aim_fast.data.resample import view_of
+from aim_fast.data.resize import resize_box
 from aim_fast.data.sampling import Sampling
 from aim_fast.errors import DataError
 
@@ -49,6 +49,8 @@ def load_views(
     wanted = sorted({int(frame) for plan in plans for frame in plan.frames})
     place = {frame: i for i, frame in enumerate(wanted)}
     pixels = decode_frames(path, wanted, rotate=True, threads=os.cpu_count() or 1)
-    return torch.stack(
-        [view_of(pixels[[place[int(frame)] for frame in plan.frames]], plan, img_size) for plan in plans]
-    )
+    views = []
+    for plan in plans:
+        frames = resize_box(pixels[[place[int(frame)] for frame in plan.frames]], plan, img_size)
+        views.append(torch.from_numpy(frames[plan.order]))
+    return torch.stack(views)

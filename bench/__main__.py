@@ -1,0 +1,75 @@
+"""``python -m bench [step|kernels|memory|decode|all] [options]``: run one measuring program, or all of them.
+
+Each program is the module of its name here, with ``run(options) -> dict``. Results are printed as tables; ``--json``
+writes the dictionary of one program, ``--out`` one file a program, both with device, versions and date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import json
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+PROGRAMS = ("step", "kernels", "memory", "decode")
+_VERSIONS_OF = ("torch", "triton", "xformers", "nvidia-dali-cuda130", "av")
+
+
+def main() -> int:
+    """Parse the options, run what was asked for, write what it found."""
+    options = _parser().parse_args()
+    failed = []
+    for name in PROGRAMS if options.what == "all" else (options.what,):
+        print(f"bench {name}", flush=True)
+        try:
+            program = importlib.import_module(f"bench.{name}")
+            results = {**_machine(options.device), "bench": name, **program.run(options)}
+        except Exception as error:
+            if options.what != "all":
+                raise
+            print(f"bench {name} failed: {type(error).__name__}: {error}", file=sys.stderr)
+            failed.append(name)
+            continue
+        files = [options.json] if options.json and options.what != "all" else []
+        files += [options.out / f"{name}.json"] if options.out else []
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(results, indent=2) + "\n")
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure aim-fast against its baselines.")
+    parser.add_argument("what", nargs="?", default="all", choices=(*PROGRAMS, "all"))
+    parser.add_argument("--device", default=None, help="cpu or cuda; the GPU where there is one when not given")
+    parser.add_argument("--model", default=None, help="model name; each program has its own default")
+    parser.add_argument("--frames", type=int, default=None, help="frames a clip")
+    parser.add_argument("--batch", type=int, default=None, help="clips a batch")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the results of one program")
+    parser.add_argument(
+        "--out", type=Path, default=None, metavar="DIR", help="write DIR/<program>.json for each program"
+    )
+    return parser
+
+
+def _machine(device: str | None) -> dict:
+    import torch
+
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if kind.startswith("cuda") else platform.processor() or platform.machine()
+    versions = {"python": platform.python_version()}
+    for package in _VERSIONS_OF:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"device": kind, "device_name": name, "versions": versions, "date": date}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

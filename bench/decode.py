@@ -1,0 +1,201 @@
+"""Clips a second of the data path against one PyAV thread that does the same work.
+
+Files are made here: SSv2-like VP9 webm (427×240, 12 fps, 40 to 60 frames, libvpx's default key frames, uniform
+sampling) and Kinetics-like H.264 mp4 (340×256, 30 fps, 300 frames, GOP 12 and 250, dense sampling at interval 16).
+Both sides take the same frames and boxes of the same shuffled clips to T × 224². The baseline seeks to the key frame
+before the clip, decodes to its last frame in one thread, converts the wanted frames, crops, and resizes them with
+PyTorch's own antialiased uint8 kernel. Rounds of both alternate, and a ratio is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from aim_fast.data.index import Index
+from aim_fast.data.indexing import load_or_build_index
+from aim_fast.data.loader import ClipLoader
+from aim_fast.data.plan import Augmentation, epoch_order, plan_clip
+from aim_fast.data.sampling import Sampling
+from aim_fast.data.scan import default_workers
+
+_SIZE = 224
+_FILES = 24
+_CLIPS = 96  # a round
+_ROUNDS = 5
+_AUGMENTATION = Augmentation(random_resized_crop=True, flip=0.5)
+
+
+def run(options: argparse.Namespace) -> dict:
+    """Measure and print; the dictionary has ``ratio_vs_pyav_<set>`` and clips a second of both sides, with spread."""
+    frames, batch = options.frames or 8, options.batch or 8
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    results: dict = {"clips": _CLIPS, "rounds": _ROUNDS, "frames": frames, "batch": batch, "threads": default_workers()}
+    table = Table(
+        "set", "ours, clips/s", "one PyAV thread, clips/s", "ratio", "spread", title=f"decode + augment, {device}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make, sampling in _sets(frames):
+            index = _made(Path(folder) / name, make)
+            ours, theirs = _measured(index, sampling, batch, device)
+            ratios = [a / b for a, b in zip(ours, theirs)]
+            ratio = statistics.median(ratios)
+            results[f"ratio_vs_pyav_{name}"] = round(ratio, 3)
+            results[f"ratios_{name}"] = [round(value, 3) for value in ratios]
+            results[f"clips_per_s_{name}"] = round(statistics.median(ours), 2)
+            results[f"pyav_clips_per_s_{name}"] = round(statistics.median(theirs), 2)
+            table.add_row(
+                name,
+                f"{statistics.median(ours):.1f}",
+                f"{statistics.median(theirs):.1f}",
+                f"{ratio:.2f}",
+                f"{min(ratios):.2f} to {max(ratios):.2f}",
+            )
+    results["clips_per_s"] = results["clips_per_s_vp9"]
+    Console().print(table)
+    return results
+
+
+def _sets(frames: int) -> list[tuple[str, Callable[[Path, int], None], Sampling]]:
+    uniform, dense = Sampling(frames), Sampling(frames, interval=16)
+    return [
+        ("vp9", _make_vp9, uniform),
+        ("h264", lambda file, number: _make_h264(file, number, 12), dense),
+        ("h264_gop250", lambda file, number: _make_h264(file, number, 250), dense),
+    ]
+
+
+def _measured(index: Index, sampling: Sampling, batch: int, device: str) -> tuple[list[float], list[float]]:
+    loader = ClipLoader(
+        index,
+        train=True,
+        batch_size=batch,
+        img_size=_SIZE,
+        sampling=sampling,
+        augmentation=_AUGMENTATION,
+        device=device,
+    )
+    for _ in loader.batches(epoch=0):  # builds the graph and warms the page cache
+        pass
+    ours, theirs = [], []
+    for epoch in range(1, _ROUNDS + 1):
+        ours.append(_rate(lambda epoch=epoch: _pass_of(loader, epoch)))
+        theirs.append(_rate(lambda epoch=epoch: _baseline(index, sampling, epoch)))
+    loader.close()
+    return ours, theirs
+
+
+def _rate(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return _CLIPS / (time.perf_counter() - start)
+
+
+def _pass_of(loader: ClipLoader, epoch: int) -> None:
+    for batch in loader.batches(epoch):
+        assert batch.frames.shape[-2] == _SIZE
+    if loader.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _baseline(index: Index, sampling: Sampling, epoch: int) -> None:
+    """What a careful one-thread loader does, with its own decoding and resizing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for number in epoch_order(len(index), 0, epoch).tolist():
+        row = index.rows[number]
+        plan = plan_clip(
+            row.frames,
+            row.height,
+            row.width,
+            sampling=sampling,
+            augmentation=_AUGMENTATION,
+            img_size=_SIZE,
+            epoch=epoch,
+            index=number,
+        )
+        pixels = _decoded(row.path, plan.frames)
+        y0, x0, y1, x1 = (round(side * extent) for side, extent in zip(plan.box, (row.height, row.width) * 2))
+        crop = torch.from_numpy(pixels)[:, y0:y1, x0:x1].permute(0, 3, 1, 2)
+        clip = torch.nn.functional.interpolate(crop, (_SIZE, _SIZE), mode="bilinear", antialias=True)
+        clip = clip.flip(-1) if plan.flip else clip
+        clip.permute(0, 2, 3, 1).contiguous()[torch.from_numpy(plan.order).long()]
+    torch.set_num_threads(threads)
+
+
+def _decoded(path: str, frames: np.ndarray) -> np.ndarray:
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        step = float(1 / ((stream.average_rate or 1) * (stream.time_base or 1)))
+        if frames[0] > 0:
+            container.seek(int(frames[0] * step), stream=stream)
+        wanted = set(frames.tolist())
+        kept = []
+        for frame in container.decode(stream):
+            number = round((frame.pts or 0) / step)
+            if number in wanted:
+                kept.append(frame.to_ndarray(format="rgb24"))
+            if number >= frames[-1]:
+                break
+    return np.stack(kept)
+
+
+def _made(folder: Path, make: Callable[[Path, int], None]) -> Index:
+    (folder / "train" / "all").mkdir(parents=True)
+    for number in range(_FILES):
+        make(folder / "train" / "all" / f"{number:03d}", number)
+    index = load_or_build_index("folder", folder, "train")
+    return replace(index, rows=[index.rows[i % _FILES] for i in range(_CLIPS)])
+
+
+def _make_vp9(file: Path, number: int) -> None:
+    options = {"b": "180k", "deadline": "good", "cpu-used": "5"}  # about 90 KB a clip, as in SSv2
+    _encode(file.with_suffix(".webm"), "libvpx-vp9", 427, 240, 12, 40 + number * 7 % 21, number, options)
+
+
+def _make_h264(file: Path, number: int, gop: int) -> None:
+    options = {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "preset": "fast", "crf": "25"}
+    _encode(file.with_suffix(".mp4"), "libx264", 340, 256, 30, 300, number, options)
+
+
+def _encode(file: Path, codec: str, width: int, height: int, rate: int, frames: int, seed: int, options: dict) -> None:
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for image in _scene(width, height, frames, np.random.default_rng(seed)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _scene(width: int, height: int, frames: int, random: np.random.Generator):
+    """A hand-held view of a textured room with three things moving across it, and sensor noise."""
+    room = torch.zeros(1, 3, height + 64, width + 64)
+    for grain in (4, 12, 40, 120):
+        coarse = torch.from_numpy(random.normal(0, 1, (1, 3, grain, grain)).astype(np.float32))
+        room += torch.nn.functional.interpolate(coarse, room.shape[-2:], mode="bicubic") * (60 / grain**0.4)
+    room = room[0].permute(1, 2, 0).numpy() + 120
+    noise = random.normal(0, 2.5, (4, height, width, 1))
+    shake = np.cumsum(random.normal(0, 0.8, (frames, 2)), axis=0).clip(-31, 31).round().astype(int) + 32
+    things = random.uniform(0, 1, (3, 8))
+    y, x = np.mgrid[0:height, 0:width]
+    for i in range(frames):
+        top, left = shake[i]
+        image = room[top : top + height, left : left + width].copy()
+        for a in things:
+            cy = height * (a[0] + 0.3 * np.sin(i / 20 + 6 * a[2]))
+            cx = width * ((a[1] + (a[3] - 0.5) * i / 25) % 1.2)
+            inside = ((y - cy) / (18 + 30 * a[4])) ** 2 + ((x - cx) / (18 + 40 * a[5])) ** 2 < 1
+            image[inside] = 0.4 * image[inside] + 0.6 * 255 * a[5:8]
+        yield (image + noise[i % 4]).clip(0, 255).astype(np.uint8)
