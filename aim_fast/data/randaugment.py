@@ -18,7 +18,7 @@ from enum import IntEnum
 
 import numpy as np
 
-__all__ = ["FILL", "OPERATIONS", "Kind", "RandAugmentPlan", "plan_randaugment"]
+__all__ = ["FILL", "OPERATIONS", "Kind", "RandAugmentPlan", "operation_parameters", "plan_randaugment"]
 
 FILL = 128
 
@@ -82,11 +82,11 @@ def plan_randaugment(n: int, m: float, img_size: int, draws: Sequence[float]) ->
     parameters = np.zeros((n, 36), np.float32)
     for layer, operation in enumerate(chosen):
         own = draws[len(OPERATIONS) + 3 * layer : len(OPERATIONS) + 3 * layer + 3]
-        kinds[layer] = _plan(OPERATIONS[operation], m / 30, img_size, own, parameters[layer])
+        kinds[layer] = operation_parameters(OPERATIONS[operation], m / 30, img_size, own, parameters[layer])
     return kinds, parameters
 
 
-def _plan(name: str, q: float, size: int, draws: Sequence[float], out: np.ndarray) -> Kind:
+def operation_parameters(name: str, q: float, size: int, draws: Sequence[float], out: np.ndarray) -> Kind:
     sign = 1 if draws[0] < 0.5 else -1
     factor = min(max(1 + sign * 0.9 * q, 0.1), 1.9)
     match name:

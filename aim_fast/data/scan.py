@@ -21,6 +21,7 @@ from aim_fast.data.probe import Probe, file_state
 
 __all__ = ["Prober", "default_workers", "scan"]
 
+_SERVE = "from aim_fast.data.probe import serve; serve()"
 _SECONDS_A_FILE = 60.0
 _SECONDS_A_MEGABYTE = 10.0  # a core decodes a megabyte of dense VP9 in about a second
 
@@ -125,7 +126,7 @@ def _start() -> subprocess.Popen[bytes]:
     source = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-c", "from aim_fast.data.probe import serve; serve()"],
+        [sys.executable, "-c", _SERVE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

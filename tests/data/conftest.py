@@ -1,0 +1,185 @@
+"""Small real videos of every kind that the tests need, encoded once a session."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+SHARED_VIDEOS = Path(__file__).parents[3] / "shared" / "videos"
+
+
+def write_video(
+    path: Path,
+    codec: str,
+    *,
+    frames: int = 24,
+    width: int = 128,
+    height: int = 96,
+    rate: int = 12,
+    pixel_format: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    seed: int = 0,
+) -> Path:
+    """A panning random texture with a bright square that moves at another pace, so that every frame differs."""
+    random = np.random.default_rng(seed)
+    texture = random.integers(0, 256, (height // 8 + 16, width // 8 + 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    defaults = {"libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}, "libvpx": {"deadline": "realtime"}}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options={**defaults.get(codec, {}), **(options or {})})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        for i in range(frames):
+            image = texture[i % 97 : i % 97 + height, 2 * i % 89 : 2 * i % 89 + width].copy()
+            left = 5 * i % (width - 20)
+            image[20:40, left : left + 20] = (255, 9 * i % 256, 0)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_audio(path: Path) -> Path:
+    """A second of a tone, no video stream."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        wave = (8000 * np.sin(np.arange(16000) / 20)).astype(np.int16)[None]
+        sound = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+        sound.sample_rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_rotated(source: Path, path: Path) -> Path:
+    """``source``, an mp4, with the display matrix of a phone held upright: shown turned by 90° clockwise."""
+    data = bytearray(source.read_bytes())
+    box = data.index(b"tkhd")
+    matrix = box + 4 + 40  # version and flags, times, ids, duration, reserved, layer, group, volume (version 0)
+    for i, value in enumerate((0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)):
+        data[matrix + 4 * i : matrix + 4 * i + 4] = value.to_bytes(4, "big", signed=True)
+    path.write_bytes(bytes(data))
+    return path
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Healthy files by kind."""
+    folder = tmp_path_factory.mktemp("videos")
+    bframes = {"g": "12", "bf": "2", "preset": "ultrafast", "sc_threshold": "0"}
+    return {
+        "vp9": write_video(folder / "a.webm", "libvpx-vp9", frames=30, width=171),
+        "vp9_other": write_video(folder / "b.webm", "libvpx-vp9", frames=23, width=160, height=98, seed=1),
+        "vp9_gop": write_video(folder / "c.webm", "libvpx-vp9", frames=40, seed=2, options={"g": "8"}),
+        "vp9_altref": write_video(
+            folder / "d.webm",
+            "libvpx-vp9",
+            frames=40,
+            options={"deadline": "good", "lag-in-frames": "16", "auto-alt-ref": "1"},
+        ),
+        "vp8": write_video(folder / "e.webm", "libvpx"),
+        "mjpeg": write_video(folder / "f.avi", "mjpeg", pixel_format="yuvj420p"),
+        "h264": write_video(folder / "g.mp4", "libx264", frames=60, options=bframes),
+        "h264_long": write_video(folder / "h.mp4", "libx264", frames=60, options={**bframes, "g": "250"}, seed=3),
+        "mpeg4": write_video(folder / "i.avi", "mpeg4", frames=40, options={"bf": "2", "g": "12"}),
+    }
+
+
+@pytest.fixture(scope="session")
+def broken(videos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files that cannot be used, by what is wrong with them."""
+    folder = tmp_path_factory.mktemp("broken")
+    whole = videos["vp9"].read_bytes()
+    moved = folder / "fast.mp4"
+    with av.open(str(videos["h264"])) as source, av.open(str(moved), "w", options={"movflags": "faststart"}) as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    files = {
+        "empty": (folder / "empty.webm", b""),
+        "text": (folder / "text.webm", b"This is no video.\n" * 100),
+        "truncated": (folder / "truncated.webm", whole[: len(whole) * 2 // 3]),
+        "truncated_mp4": (folder / "truncated.mp4", moved.read_bytes()[: moved.stat().st_size * 2 // 3]),
+        "truncated_avi": (
+            folder / "truncated.avi",
+            videos["mpeg4"].read_bytes()[: -videos["mpeg4"].stat().st_size // 3],
+        ),
+    }
+    for path, data in files.values():
+        path.write_bytes(data)
+    return {
+        **{kind: path for kind, (path, _) in files.items()},
+        "audio": write_audio(folder / "audio.mp4"),
+        "one_frame": write_video(folder / "one.webm", "libvpx-vp9", frames=1),
+    }
+
+
+@pytest.fixture(scope="session")
+def rotated(videos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The "h264" file, shown turned by 90° clockwise."""
+    return write_rotated(videos["h264"], tmp_path_factory.mktemp("rotated") / "rotated.mp4")
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Callable[..., Path]:
+    """Make a data root of class folders from {"train/jump": [files], ...}."""
+
+    def make(tree: dict[str, list[Path]]) -> Path:
+        root = tmp_path / "data"
+        for folder, files in tree.items():
+            (root / folder).mkdir(parents=True)
+            for number, file in enumerate(files):
+                shutil.copy2(file, root / folder / f"{number:02d}{file.suffix}")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def ssv2(tmp_path: Path) -> Callable[..., Path]:
+    """Make a data root in Something-Something v2's layout; videos are copies of the files given."""
+
+    def make(
+        files: list[Path], *, prefix: str = "", annotations: str = ".", videos: str = "20bn-something-something-v2"
+    ) -> Path:
+        root = tmp_path / "ssv2"
+        labels, folder = root / annotations, root / videos
+        labels.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        templates = ["Pushing something from left to right", "Dropping something"]
+        bracketed = ["Pushing [something] from left to right", "Dropping [something]"]
+        entries = []
+        for number, file in enumerate(files):
+            shutil.copy2(file, folder / f"{1000 + number}{file.suffix}")
+            template = bracketed[number % 2]
+            entries.append({"id": str(1000 + number), "label": "pushing a cup", "template": template})
+        tables = {
+            "labels": {template: str(i) for i, template in enumerate(templates)},
+            "train": entries,
+            "validation": entries[:2],
+            "test": [{"id": entry["id"]} for entry in entries[:3]],
+        }
+        for name, table in tables.items():
+            (labels / f"{prefix}{name}.json").write_text(json.dumps(table))
+        return root
+
+    return make
+
+
+@pytest.fixture
+def shared_videos() -> dict[str, Path]:
+    """Real clips of the project's shared folder."""
+    if not SHARED_VIDEOS.is_dir():
+        pytest.skip(f"{SHARED_VIDEOS} is not there: real clips are not tested")
+    return {path.stem: path for path in sorted(SHARED_VIDEOS.iterdir())}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
