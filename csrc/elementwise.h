@@ -1,4 +1,5 @@
-// Activations of the widened MLP, layer norm with frozen affine, the residual add and bias gradients.  Included per tier, after vector.h.
+// Activations of the widened MLP, layer norm with frozen affine, the residual add and bias gradients.  Included per
+// tier, after vector.h.
 //
 // GELU: x Phi(x), Phi by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), whose exponential also gives the density
 // that the derivative Phi(x) + x phi(x) needs.  QuickGELU: x s, s = sigmoid(1.702 x), derivative s + 1.702 x s (1 - s).
@@ -94,15 +95,15 @@ static void layer_norm_forward(int64_t begin, int64_t end, const void* problem) 
 }
 
 // dx = rstd (g - mean(g) - xhat mean(g xhat)) + residual, with g = dy * weight.
-template <class X, class Y>
+template <class X, class Y, class R>
 static void layer_norm_backward(int64_t begin, int64_t end, const void* problem) {
   const LayerNorm& a = *static_cast<const LayerNorm*>(problem);
   const int64_t whole = a.width / 16 * 16, part = a.width - whole;
   for (int64_t row = begin; row < end; ++row) {
     const X* x = static_cast<const X*>(a.input) + row * a.width;
     const Y* dy = static_cast<const Y*>(a.grad) + row * a.width;
-    const X* residual = a.residual ? static_cast<const X*>(a.residual) + row * a.width : nullptr;
-    X* dx = static_cast<X*>(a.output) + row * a.width;
+    const R* residual = a.residual ? static_cast<const R*>(a.residual) + row * a.width : nullptr;
+    R* dx = static_cast<R*>(a.output) + row * a.width;
     const float mean = a.mean[row], rstd = a.rstd[row];
     v16 sum_g{}, sum_gx{};
     for (int64_t i = 0; i < whole; i += 16) {

@@ -47,7 +47,7 @@ struct LayerNorm {
   float* mean;
   float* rstd;
   const void* grad;      // dy, backward only
-  const void* residual;  // added to dx in backward, or null
+  const void* residual;  // added to dx in backward, of dx's type, or null
   void* output;          // y, or dx in backward
 };
 
@@ -76,8 +76,8 @@ struct Tier {
   // [0] float32, [1] bfloat16
   Range attention_forward[2], attention_backward[2];
   Range activation_forward[2], activation_backward[2];
-  // [input is bfloat16][output is bfloat16]; backward: [x and dx are bfloat16][dy is bfloat16]
-  Range layer_norm_forward[2][2], layer_norm_backward[2][2];
+  // [input is bfloat16][output is bfloat16]; backward: [x is bfloat16][dy is bfloat16][dx and residual are bfloat16]
+  Range layer_norm_forward[2][2], layer_norm_backward[2][2][2];
   Range residual[2][2];  // [x is bfloat16][branch is bfloat16]
   Range column_sum[2];
 };

@@ -4,7 +4,7 @@
 //   attention_backward(dout, qkv, out, lse) -> dqkv, contiguous
 //   activation_forward(u [M, H], split, quick, factor [M]?) -> y;  activation_backward(dy, u, ...) -> du
 //   layer_norm_forward(x [M, D], weight, bias, eps, low) -> y, mean, rstd
-//   layer_norm_backward(dy, x, weight, mean, rstd, residual?) -> dx
+//   layer_norm_backward(dy, x, weight, mean, rstd, residual?) -> dx, of the residual's dtype
 //   residual(x [M, D], branch [M, D], factor [M]?, bias [D]?) -> x + branch factor, or x + branch + factor bias
 //   column_sum(x [M, D]) -> float32 [D]
 //   tier() -> name;  set_tier(name)
@@ -212,17 +212,17 @@ Tensor layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tens
   STD_TORCH_CHECK(dy.is_contiguous() && dy.numel() == x.numel(), "layer_norm: dy must be contiguous [M, D]");
   STD_TORCH_CHECK(!low(mean, "mean") && !low(rstd, "rstd") && mean.numel() == rows && rstd.numel() == rows,
                   "layer_norm: mean and rstd must be float32 [M]");
-  STD_TORCH_CHECK(!residual || (low(*residual, "residual") == kind && residual->is_contiguous() &&
-                                residual->numel() == x.numel()),
-                  "layer_norm: residual must be contiguous, of x's shape and dtype");
-  Tensor dx = torch::stable::new_empty(x, {rows, width});
+  STD_TORCH_CHECK(!residual || (residual->is_contiguous() && residual->numel() == x.numel()),
+                  "layer_norm: residual must be contiguous [M, D]");
+  const int stream = residual ? low(*residual, "layer_norm: residual") : kind;
+  Tensor dx = torch::stable::new_empty(x, {rows, width}, stream ? ScalarType::BFloat16 : ScalarType::Float);
   aim::LayerNorm a{};
   a.rows = rows, a.width = width;
   a.input = x.const_data_ptr(), a.output = dx.mutable_data_ptr(), a.grad = dy.const_data_ptr();
   a.weight = static_cast<const float*>(weight.const_data_ptr());
   a.mean = static_cast<float*>(mean.mutable_data_ptr()), a.rstd = static_cast<float*>(rstd.mutable_data_ptr());
   a.residual = residual ? residual->const_data_ptr() : nullptr;
-  if (x.numel()) run(current()->layer_norm_backward[kind][low(dy, "layer_norm: dy")], rows, 8, a);
+  if (x.numel()) run(current()->layer_norm_backward[kind][low(dy, "layer_norm: dy")][stream], rows, 8, a);
   return dx;
 }
 

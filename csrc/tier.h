@@ -24,8 +24,10 @@ static constexpr Tier make_tier(const char* name) {
       {activation<true, float>, activation<true, bf16>},
       {{layer_norm_forward<float, float>, layer_norm_forward<float, bf16>},
        {layer_norm_forward<bf16, float>, layer_norm_forward<bf16, bf16>}},
-      {{layer_norm_backward<float, float>, layer_norm_backward<float, bf16>},
-       {layer_norm_backward<bf16, float>, layer_norm_backward<bf16, bf16>}},
+      {{{layer_norm_backward<float, float, float>, layer_norm_backward<float, float, bf16>},
+        {layer_norm_backward<float, bf16, float>, layer_norm_backward<float, bf16, bf16>}},
+       {{layer_norm_backward<bf16, float, float>, layer_norm_backward<bf16, float, bf16>},
+        {layer_norm_backward<bf16, bf16, float>, layer_norm_backward<bf16, bf16, bf16>}}},
       {{residual<float, float>, residual<float, bf16>}, {residual<bf16, float>, residual<bf16, bf16>}},
       {column_sum<float>, column_sum<bf16>},
   };

@@ -11,6 +11,7 @@ from aim_kernels.adaptation import (
     temporal_adaptation_reference,
 )
 from aim_kernels.modules import Adapter, AIMBlock, DropPath, TemporalAttention
+from aim_kernels.precision import hold_trunk
 
 __all__ = [
     "AIMBlock",
@@ -18,6 +19,7 @@ __all__ = [
     "AdapterWeights",
     "DropPath",
     "TemporalAttention",
+    "hold_trunk",
     "joint_adaptation_reference",
     "spatial_adaptation_reference",
     "temporal_adaptation_reference",

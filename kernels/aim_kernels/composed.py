@@ -42,6 +42,14 @@ def check_memory(memory: str) -> None:
         raise ValueError(f"memory {memory!r} is none of {', '.join(get_args(Memory))}")
 
 
+def narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` as it is kept for backward: in the products' dtype where that is the narrower one.
+
+    Its uses are the layer norm's input gradient and running the norm again, whose results are rounded to ``dtype``.
+    """
+    return x.to(dtype) if dtype.itemsize < x.dtype.itemsize else x
+
+
 def to_dtype(weights: AdapterWeights, dtype: torch.dtype) -> AdapterWeights:
     """A copy of an adapter's tensors in the products' dtype."""
     return AdapterWeights(*(x.to(dtype) for x in weights))

@@ -3,9 +3,9 @@
     x' = x + [Wproj | s·W2] · [act(Wfc y + bfc) ; f·gelu(W1 y + b1)] + bproj + f·s·b2,   y = ln_2(x)
 
 One MLP of M + H hidden units with two activations, two products forward and two backward; f is droppath's factor, s the
-adapter's scale. Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token:
-``fast`` x and the hidden state before its activations (4 + 1/4); ``balanced`` and ``lean`` x alone. The stacked weights
-are formed when they are needed and never kept. Source: DESIGN.md §2.3.
+adapter's scale. Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the
+products' dtype: ``fast`` x and the hidden state before its activations (4 + 1/4); ``balanced`` and ``lean`` x alone. The
+stacked weights are formed when they are needed and never kept. Source: DESIGN.md §2.3.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aim_kernels import layer_norm, wide_activation  # noqa: F401  (register the operators)
 from aim_kernels.adaptation import Activation, AdapterWeights, joint_adaptation_reference
-from aim_kernels.composed import Memory, Needs, check_memory, compute_dtype, row_factor, to_dtype
+from aim_kernels.composed import Memory, Needs, check_memory, compute_dtype, narrowed, row_factor, to_dtype
 from aim_kernels.residual import column_sum, residual_add
 
 
@@ -67,7 +67,7 @@ class _JointAdaptation(torch.autograd.Function):
         branch = F.linear(hidden, _narrowing(adapter, trunk, scale, dtype), bias)
         dropped_bias = None if adapter is None or drop is None else scale * adapter.b2
         out = residual_add(x, branch, None if dropped_bias is None else factor, dropped_bias)
-        ctx.save_for_backward(x, mean, rstd, drop, u if memory == "fast" else None, *args[:10])
+        ctx.save_for_backward(narrowed(x, dtype), mean, rstd, drop, u if memory == "fast" else None, *args[:10])
         ctx.constants = args[10:]
         return out
 

@@ -4,8 +4,9 @@
     dx = rstd · (g − avg(g) − x̂ · avg(g · x̂)) + residual,  g = dy · weight,  x̂ = (x − mean) · rstd
 
 ``x`` [..., D]; ``y`` in any floating dtype (the products' dtype, while the residual stream may be float32); ``mean``,
-``rstd`` [...] float32. The backward reads x, which the residual stream keeps anyway, never y; and it adds the gradient
-that flows around the norm (``residual``) in the same pass. Source: Ba et al., Layer Normalization, 2016.
+``rstd`` [...] float32. The backward reads x (which may have been rounded since), never y; and it adds the gradient that
+flows around the norm (``residual``) in the same pass, in whose dtype it then gives dx. Source: Ba et al., Layer
+Normalization, 2016.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ def layer_norm_reference(
 def layer_norm_backward_reference(
     dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None = None
 ) -> Tensor:
-    """``dx`` of x's shape and dtype, in plain torch."""
+    """``dx`` of x's shape, in the dtype of ``residual`` or else of x, in plain torch."""
     normal = (x.to(mean.dtype) - mean[..., None]) * rstd[..., None]
     g = dy.to(mean.dtype) * weight.to(mean.dtype)
     dx = rstd[..., None] * (g - g.mean(-1, keepdim=True) - normal * (g * normal).mean(-1, keepdim=True))
-    return (dx if residual is None else dx + residual).to(x.dtype)
+    return dx.to(x.dtype) if residual is None else (dx + residual).to(residual.dtype)
 
 
 @triton.jit
@@ -163,7 +164,7 @@ def _backward_triton(
     dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None
 ) -> Tensor:
     x, dy = x.contiguous(), dy.contiguous()
-    dx = x.new_empty(x.shape)
+    dx = _backward_fake(dy, x, weight, mean, rstd, residual)
     constants, options = launch_shape(x.shape[-1], architecture(x))
     if x.numel():
         _backward_kernel[(triton.cdiv(mean.numel(), constants["ROWS"]),)](
@@ -214,7 +215,7 @@ def _backward_cpu(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Ten
     if not extension.supports(dy, x, residual) or not x.numel():
         return layer_norm_backward_reference(dy, x, weight, mean, rstd, residual).contiguous()
     rows = (-1, x.shape[-1])
-    around = None if residual is None else residual.to(x.dtype).contiguous().view(rows)
+    around = None if residual is None else residual.contiguous().view(rows)
     dx = torch.ops.aim_cpu.layer_norm_backward(
         dy.contiguous().view(rows),
         x.contiguous().view(rows),
@@ -237,7 +238,7 @@ def _forward_fake(
 def _backward_fake(
     dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None
 ) -> Tensor:
-    return x.new_empty(x.shape)
+    return x.new_empty(x.shape, dtype=x.dtype if residual is None else residual.dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

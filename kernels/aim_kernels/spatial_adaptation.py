@@ -3,8 +3,9 @@
     x' = x + Wo a + W2·gelu(W' a + b') + (bo + b2),   a = spatial attention of Wqkv ln_1(x) + bqkv
     W' = W1 Wo,  b' = W1 bo + b1;  backward: da = Woᵀ g + W'ᵀ du, one accumulated product
 
-Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token: ``fast`` x, qkv (3), a,
-the adapter's hidden state (1/4); ``balanced`` x, qkv, a; ``lean`` x alone. Source: DESIGN.md §2.2.
+Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the products' dtype:
+``fast`` x, qkv (3), a, the adapter's hidden state (1/4); ``balanced`` x and qkv, the attention run again; ``lean`` x
+alone. Source: DESIGN.md §2.2.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from aim_kernels.composed import (
     compose,
     compute_dtype,
     decompose,
+    narrowed,
     to_dtype,
 )
 from aim_kernels.residual import column_sum, residual_add
@@ -82,8 +84,8 @@ class _SpatialAdaptation(torch.autograd.Function):
         if memory == "fast":
             kept = (qkv, a, lse, u)
         elif memory == "balanced":
-            kept = (qkv, a, lse, None)
-        ctx.save_for_backward(x, mean, rstd, *kept, *args[:10])
+            kept = (qkv, None, None, None)
+        ctx.save_for_backward(narrowed(x, dtype), mean, rstd, *kept, *args[:10])
         ctx.constants = args[10:]
         return residual_add(x, branch)
 
@@ -96,6 +98,7 @@ class _SpatialAdaptation(torch.autograd.Function):
         if qkv is None:
             z, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
             qkv = F.linear(z, trunk[2].to(dtype), trunk[3].to(dtype))
+        if a is None:
             a, lse = torch.ops.aim.spatial_attention(qkv, num_heads, backend)
         rows, branch = a.view(-1, a.shape[-1]), g.to(dtype).reshape(-1, g.shape[-1])
         gradients: list[Tensor | None] = [None] * 4

@@ -4,8 +4,8 @@
     z = ln_1(x), or z = s + A_in(s) with s = ln_1(x) when there is a second adapter
 
 Shapes as in :mod:`aim_kernels.adaptation`. The D × D output projection is never applied to a token. Kept for backward,
-in vectors of width D per token: ``fast`` x, qkv (3), a, the adapter's hidden state (1/4 each); ``balanced`` x, a, and
-qkv again from x; ``lean`` x alone. Source: DESIGN.md §2.1; AIM (ICLR 2023), section 3.2.
+in vectors of width D per token in the products' dtype: ``fast`` x, qkv (3), a, the adapter's hidden state (1/4 each);
+``balanced`` and ``lean`` x, and all else again from x. Source: DESIGN.md §2.1; AIM (ICLR 2023), section 3.2.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from aim_kernels.composed import (
     compose,
     compute_dtype,
     decompose,
+    narrowed,
     row_factor,
     to_dtype,
 )
@@ -75,9 +76,7 @@ class _TemporalAdaptation(torch.autograd.Function):
         kept: tuple[Tensor | None, ...] = (None,) * 5
         if memory == "fast":
             kept = (qkv, a, lse, u, u_in)
-        elif memory == "balanced":
-            kept = (None, a, lse, None, None)
-        ctx.save_for_backward(x, mean, rstd, drop, *kept, *args[:14])
+        ctx.save_for_backward(narrowed(x, dtype), mean, rstd, drop, *kept, *args[:14])
         ctx.constants = args[14:]
         return out
 

@@ -27,6 +27,9 @@ def test_forward_and_input_gradient(width, stream, low, tier, holds_error_rule):
     truth_y, truth_dx = run(x.double(), dy.double(), residual.double())
     plain_y, plain_dx = run(x, dy, residual)
     assert (y.dtype, dx.dtype) == (low, stream)
+    rounded = torch.ops.aim.layer_norm_backward(dy, x.to(low), weight, mean, rstd, residual)
+    assert rounded.dtype == stream
+    torch.testing.assert_close(rounded, dx, atol=0.05, rtol=0.02)
     holds_error_rule(y, plain_y.to(low), truth_y)
     holds_error_rule(dx, plain_dx, truth_dx)
 

@@ -1,0 +1,96 @@
+"""The published structure in plain torch, as a baseline: AIM's block as its public code lays it out.
+
+Tokens are [N, B·T, D]; attention over time rearranges them to [T, B·N, D] and back; every adapter, projection and norm
+is a layer of its own; layer norms run in float32; attention is torch's ``scaled_dot_product_attention``, which is what
+``nn.MultiheadAttention`` calls today. ``materialized=True`` forms the N × N probabilities instead, as that module did
+when AIM was published: the published memory figures (35 GB for B/16, 8 frames, batch 32) are of that kind. The
+parameters are those of an :class:`~aim_kernels.AIMBlock`: both compute the same.
+Source: Yang et al., AIM, ICLR 2023, and its public implementation (ViT_CLIP).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from aim_kernels import Adapter, AIMBlock
+
+
+class PublishedBlock(nn.Module):
+    """``block`` run as published; input and output [B, T, N, D], no droppath."""
+
+    def __init__(self, block: AIMBlock, materialized: bool = False) -> None:
+        super().__init__()
+        self.block = block
+        self.materialized = materialized
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _, _ = x.shape
+        block = self.block
+        x = rearrange(x, "b t n d -> n (b t) d")
+        n = x.shape[0]
+        if block.T_Adapter is not None:
+            xt = rearrange(x, "n (b t) d -> t (b n) d", t=t)
+            normal = _norm(xt, block.ln_1)
+            if block.T_Adapter_in is not None:
+                normal = block.T_Adapter_in(normal)
+            xt = block.T_Adapter(self._attend(normal))
+            x = x + rearrange(xt, "t (b n) d -> n (b t) d", n=n)
+        attended = self._attend(_norm(x, block.ln_1))
+        x = x + (attended if block.S_Adapter is None else block.S_Adapter(attended))
+        y = _norm(x, block.ln_2)
+        hidden = block.mlp.c_fc(y)
+        hidden = hidden * torch.sigmoid(1.702 * hidden) if block.activation == "quick_gelu" else F.gelu(hidden)
+        x = x + block.mlp.c_proj(hidden)
+        if block.MLP_Adapter is not None:
+            x = x + block.adapter_scale * block.MLP_Adapter(y)
+        return rearrange(x, "n (b t) d -> b t n d", b=b)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """Self-attention along the first axis of [L, M, D]."""
+        length, many, dim = x.shape
+        attention, heads = self.block.attn, self.block.num_heads
+        qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+        q, k, v = (z.reshape(length, many * heads, dim // heads).transpose(0, 1) for z in qkv.chunk(3, -1))
+        q, k, v = (z.view(many, heads, length, dim // heads) for z in (q, k, v))
+        if self.materialized:
+            out = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        return attention.out_proj(out.permute(2, 0, 1, 3).reshape(length, many, dim))
+
+
+def published(model: nn.Module, materialized: bool = False) -> nn.Module:
+    """A copy of an AIM model whose blocks run as published; the copy has its own parameters, of the same values."""
+    twin = copy.deepcopy(model)
+    for parent in list(twin.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, AIMBlock):
+                setattr(parent, name, PublishedBlock(_with_plain_adapters(child), materialized))
+    return twin
+
+
+def _with_plain_adapters(block: AIMBlock) -> AIMBlock:
+    for name, child in list(block.named_children()):
+        if isinstance(child, Adapter):
+            setattr(block, name, _PlainAdapter(child))
+    return block
+
+
+class _PlainAdapter(nn.Module):
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.D_fc1, self.D_fc2, self.skip = adapter.D_fc1, adapter.D_fc2, adapter.skip
+
+    def forward(self, z: Tensor) -> Tensor:
+        out = self.D_fc2(F.gelu(self.D_fc1(z)))
+        return z + out if self.skip else out
+
+
+def _norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.layer_norm(wide, norm.normalized_shape, norm.weight, norm.bias, norm.eps).type(x.dtype)

@@ -1,0 +1,157 @@
+"""One training step of a whole model: fused, against the published structure, eager and compiled, in one run.
+
+All sides train the same tensors on the same clips: cross-entropy, backward, AdamW. Baselines run under bf16 autocast
+from float32 weights, as published code does; ours holds the frozen trunk in bf16 and runs under the same autocast.
+Before anything is timed the losses and gradients must agree; if they do not, no speed is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from aim_fast.models.flops import multiply_adds
+from aim_fast.models.registry import create_model
+from aim_kernels import AIMBlock, hold_trunk
+from bench.bars import draw_bars
+from bench.published import published
+from bench.saved import saved_bytes
+from bench.timing import matrix_rate, ratio, take_turns
+
+MEMORY = ("fast", "balanced", "lean")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measures and prints. Keys: ``ratio_vs_published_eager``, ``ratio_vs_published_compiled``, ``clips_per_s``,
+    ``saved_mib_per_clip`` {published, fast, balanced, lean}, ``peak_mib``, ``mfu`` (GPU), ``seconds`` of every side."""
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.startswith("cuda")
+    name = options.model or "aim_vit_b16_clip"
+    batch, frames = options.batch or (32 if on_gpu else 1), options.frames or 8
+    compiled = getattr(options, "compiled", True)
+    sides = _sides(name, frames, device)
+    size = sides["published"].img_size
+    clips = torch.randint(0, 256, (batch, frames, size, size, 3), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, 10, (batch,), device=device)
+
+    errors = _gradient_errors(sides, clips[:1], labels[:1], device)
+    results: dict[str, Any] = {"model": name, "batch": batch, "frames": frames, "gradient_error": errors}
+    if errors["fast"] > 1.25 * errors["published"]:
+        raise RuntimeError(
+            f"fused gradients are off by {errors['fast']:.3g}, published ones by {errors['published']:.3g}: "
+            "no speed is printed"
+        )
+
+    saved = {side: saved_bytes(model, lambda m=model: _loss(m, clips, labels, device)) for side, model in sides.items()}
+    results["saved_mib_per_clip"] = {side: round(bytes_ / batch / 2**20, 2) for side, bytes_ in saved.items()}
+    steps: dict[str, Callable[[], None]] = {side: _step(model, clips, labels, device) for side, model in sides.items()}
+    steps["reference"] = _step(_with_backend(sides["published_twin"], "reference"), clips, labels, device)
+    del steps["published_twin"]
+    results["saved_mib_per_clip"].pop("published_twin")
+    if compiled:
+        steps["published_compiled"] = _step(torch.compile(copy.deepcopy(sides["published"])), clips, labels, device)
+    if on_gpu:
+        results["peak_mib"] = {side: _peak(step) for side, step in steps.items()}
+    timings = take_turns(steps, rounds=20 if on_gpu else 5, device=device, warm=3 if on_gpu else 1)
+    fast = timings["fast"]
+    results["seconds"] = {side: timing.median for side, timing in timings.items()}
+    results["spread"] = {side: timing.spread for side, timing in timings.items()}
+    results["clips_per_s"] = batch / fast.median
+    results["ratio_vs_published_eager"] = ratio(timings["published"], fast)
+    results["ratio_vs_reference_eager"] = ratio(timings["reference"], fast)
+    if compiled:
+        results["ratio_vs_published_compiled"] = ratio(timings["published_compiled"], fast)
+    results["speed_of_fast"] = {word: ratio(fast, timings[word]) for word in MEMORY}
+    if on_gpu:
+        results["mfu"] = 2 * 2 * multiply_adds(sides["fast"]) * batch / fast.median / matrix_rate(device)
+    _print(results, timings)
+    if getattr(options, "out", None):
+        speeds = {side: batch / timing.median for side, timing in timings.items()}
+        draw_bars(
+            speeds, f"{name}, {frames} frames, batch {batch}: clips/s, one training step", options.out / "step.png"
+        )
+    return results
+
+
+def _sides(name: str, frames: int, device: str) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = create_model(name, num_frames=frames, num_classes=10, head_dropout=0.0, drop_path=0.0).to(device)
+    for parameter_name, parameter in model.named_parameters():
+        if "Adapter" in parameter_name:
+            nn.init.normal_(parameter, std=0.02)  # fresh adapters add zero, and would hide an error
+    sides: dict[str, Any] = {"published": published(model), "published_twin": copy.deepcopy(model)}
+    for word in MEMORY:
+        sides[word] = hold_trunk(copy.deepcopy(model), torch.bfloat16)
+        for block in sides[word].modules():
+            if isinstance(block, AIMBlock):
+                block.memory = word
+    return sides
+
+
+def _with_backend(model: nn.Module, backend: str) -> nn.Module:
+    for block in model.modules():
+        if isinstance(block, AIMBlock):
+            block.backend = backend
+    return model
+
+
+def _loss(model: nn.Module, clips: Tensor, labels: Tensor, device: str) -> Tensor:
+    with torch.autocast(device.split(":")[0], torch.bfloat16):
+        return F.cross_entropy(model(clips).float(), labels)
+
+
+def _step(model: nn.Module, clips: Tensor, labels: Tensor, device: str) -> Callable[[], None]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=device.startswith("cuda"))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        _loss(model, clips, labels, device).backward()
+        optimizer.step()
+
+    return step
+
+
+def _gradient_errors(sides: dict[str, Any], clips: Tensor, labels: Tensor, device: str) -> dict[str, float]:
+    """Relative distance of both sides' gradients, all tensors together, from the float32 published structure's."""
+    truth = _gradients(sides["published"], clips, labels, device, precise=True)
+    found = {side: _gradients(sides[side], clips, labels, device) for side in ("published", "fast")}
+    return {side: ((gradient - truth).norm() / truth.norm()).item() for side, gradient in found.items()}
+
+
+def _gradients(model: nn.Module, clips: Tensor, labels: Tensor, device: str, precise: bool = False) -> Tensor:
+    model.zero_grad(set_to_none=True)
+    loss = F.cross_entropy(model(clips), labels) if precise else _loss(model, clips, labels, device)
+    loss.backward()
+    named = ((name.replace("block.", ""), p.grad) for name, p in model.named_parameters() if p.grad is not None)
+    flat = torch.cat([gradient.flatten().float() for _, gradient in sorted(named)])
+    model.zero_grad(set_to_none=True)
+    return flat
+
+
+def _peak(step: Callable[[], None]) -> float:
+    step()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+
+
+def _print(results: dict[str, Any], timings: dict[str, Any]) -> None:
+    table = Table(
+        "side", "s a step", "spread", "saved MiB a clip", "fast is faster by", title=f"step, {results['model']}"
+    )
+    for side, timing in timings.items():
+        kept = results["saved_mib_per_clip"].get(side)
+        faster = f"{ratio(timing, timings['fast']):.2f}"
+        table.add_row(
+            side, f"{timing.median:.3f}", f"±{timing.spread:.0%}", "" if kept is None else f"{kept:.1f}", faster
+        )
+    Console().print(table)

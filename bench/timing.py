@@ -1,0 +1,80 @@
+"""Fair timing: candidates take turns, so that whatever else the machine does falls on all of them alike.
+
+A ratio is the median of the ratios of each round, which a change of load between rounds cannot move.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+
+
+class Timing(NamedTuple):
+    """Seconds a call, one figure a round."""
+
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles, as a share of the median."""
+        if len(self.seconds) < 4:
+            return (max(self.seconds) - min(self.seconds)) / 2 / self.median
+        low, _, high = statistics.quantiles(self.seconds, n=4)
+        return (high - low) / 2 / self.median
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, device: str, warm: int = 1
+) -> dict[str, Timing]:
+    """Runs every candidate ``warm`` times, then once a round in turn. On a GPU a call is timed with its kernels."""
+    for _ in range(warm):
+        for run in candidates.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            seconds[name].append(_seconds(run, device))
+    return {name: Timing(values) for name, values in seconds.items()}
+
+
+def ratio(slower: Timing, faster: Timing) -> float:
+    """How many times longer ``slower`` takes: median over the rounds."""
+    return statistics.median(a / b for a, b in zip(slower.seconds, faster.seconds, strict=True))
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second of a large copy, read and written both counted: what memory-bound kernels are held against."""
+    source = torch.empty((64 if device == "cpu" else 512) * 2**20, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    timing = take_turns({"copy": lambda: target.copy_(source)}, 10, device)["copy"]
+    return 2 * source.numel() / timing.median
+
+
+def matrix_rate(device: str, dtype: torch.dtype = torch.bfloat16) -> float:
+    """FLOP a second (two a multiply-add) of one large product: the rate that model FLOPs are held against."""
+    size = 2048 if device == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    timing = take_turns({"product": lambda: a @ b}, 10, device)["product"]
+    return 2 * size**3 / timing.median
+
+
+def _seconds(run: Callable[[], object], device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
