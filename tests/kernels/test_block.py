@@ -16,7 +16,7 @@ LIMIT = {"fast": 0.6, "balanced": 1 / 4, "lean": 1 / 12}
 
 def blocks(depth=2, dim=64, **overrides):
     torch.manual_seed(0)
-    model = nn.Sequential(*(AIMBlock(dim, dim // 32, **overrides) for _ in range(depth)))
+    model = nn.Sequential(*(AIMBlock(dim, 2, **overrides) for _ in range(depth)))
     for parameter in model.parameters():
         if parameter.requires_grad:
             nn.init.normal_(parameter, std=0.05)
