@@ -2,9 +2,8 @@
 
 Tokens are [N, B·T, D]; attention over time rearranges them to [T, B·N, D] and back; every adapter, projection and norm
 is a layer of its own; layer norms run in float32; attention is torch's ``scaled_dot_product_attention``, which is what
-``nn.MultiheadAttention`` calls today. ``materialized=True`` forms the N × N probabilities instead, as that module did
-when AIM was published: the published memory figures (35 GB for B/16, 8 frames, batch 32) are of that kind. The
-parameters are those of an :class:`~aim_kernels.AIMBlock`: both compute the same.
+``nn.MultiheadAttention`` calls today (it formed the N × N probabilities when AIM was published, which the published
+memory figures include). The parameters are those of an :class:`~aim_kernels.AIMBlock`: both compute the same.
 Source: Yang et al., AIM, ICLR 2023, and its public implementation (ViT_CLIP).
 """
 
@@ -23,10 +22,9 @@ from aim_kernels import Adapter, AIMBlock
 class PublishedBlock(nn.Module):
     """``block`` run as published; input and output [B, T, N, D], no droppath."""
 
-    def __init__(self, block: AIMBlock, materialized: bool = False) -> None:
+    def __init__(self, block: AIMBlock) -> None:
         super().__init__()
         self.block = block
-        self.materialized = materialized
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, _, _ = x.shape
@@ -57,20 +55,17 @@ class PublishedBlock(nn.Module):
         qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
         q, k, v = (z.reshape(length, many * heads, dim // heads).transpose(0, 1) for z in qkv.chunk(3, -1))
         q, k, v = (z.view(many, heads, length, dim // heads) for z in (q, k, v))
-        if self.materialized:
-            out = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
-        else:
-            out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v)
         return attention.out_proj(out.permute(2, 0, 1, 3).reshape(length, many, dim))
 
 
-def published(model: nn.Module, materialized: bool = False) -> nn.Module:
+def published(model: nn.Module) -> nn.Module:
     """A copy of an AIM model whose blocks run as published; the copy has its own parameters, of the same values."""
     twin = copy.deepcopy(model)
     for parent in list(twin.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, AIMBlock):
-                setattr(parent, name, PublishedBlock(_with_plain_adapters(child), materialized))
+                setattr(parent, name, PublishedBlock(_with_plain_adapters(child)))
     return twin
 
 
