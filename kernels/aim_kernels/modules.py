@@ -23,11 +23,11 @@ from torch.utils.checkpoint import checkpoint
 from aim_kernels.adaptation import (
     Activation,
     AdapterWeights,
-    adapter_reference,
     joint_adaptation_reference,
     spatial_adaptation_reference,
     temporal_adaptation_reference,
 )
+from aim_kernels.adapter import adapter
 from aim_kernels.composed import Memory, check_memory
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.spatial_adaptation import spatial_adaptation
@@ -71,8 +71,7 @@ class Adapter(nn.Module):
         return AdapterWeights(self.D_fc1.weight, self.D_fc1.bias, self.D_fc2.weight, self.D_fc2.bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        out = adapter_reference(z, self.weights)
-        return z + out if self.skip else out
+        return adapter(z, self.weights, skip=self.skip)
 
     def extra_repr(self) -> str:
         return f"skip={self.skip}"

@@ -21,8 +21,18 @@ def register(name: str, schema: str, *, cpu: Implementation, cuda: Implementatio
     qualified = f"aim::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "CPU")(cpu)
-    torch.library.impl(qualified, "CUDA")(cuda)
+    torch.library.impl(qualified, "CUDA")(_on_device_of_input(cuda))
     torch.library.register_fake(qualified)(fake)
+
+
+def _on_device_of_input(implementation: Implementation) -> Implementation:
+    """Triton launches on the current device, which need not be the one that holds the tensors."""
+
+    def guarded(first: Tensor, *args: Any) -> Any:
+        with torch.cuda.device(first.device):
+            return implementation(first, *args)
+
+    return guarded
 
 
 def register_gradient(name: str, backward: Implementation, setup_context: Implementation) -> None:

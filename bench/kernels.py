@@ -1,0 +1,150 @@
+"""Every operator beside its plain expression in torch, eager and compiled: time, bytes moved, share of the copy rate.
+
+Forward and backward are timed together at the sizes of the model's block. Each operator is first held to the error rule
+of the tests, err ≤ 2·err(plain, same dtype) + 1e-6 against float64 on a part of the batch; where it fails, no speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from aim_fast.models.registry import create_model
+from aim_kernels.layer_norm import layer_norm
+from aim_kernels.spatial_attention import spatial_attention
+from aim_kernels.temporal_attention import temporal_attention
+from aim_kernels.wide_activation import wide_activation
+from bench.bars import draw_bars
+from bench.timing import copy_bandwidth, ratio, take_turns
+
+
+class Operator(NamedTuple):
+    """A fused function and its plain twin, of the one input that they differentiate."""
+
+    name: str
+    fused: Callable[[Tensor], Tensor]
+    plain: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...]
+    passes: int  # tensors of the input's or output's size read or written, forward and backward, at least
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measures and prints; ``operators`` maps a name to medians, ratios, GB/s and the share of the copy bandwidth."""
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.startswith("cuda")
+    batch, frames = options.batch or (32 if on_gpu else 1), options.frames or 8
+    with torch.device("meta"):
+        model = create_model(options.model or "aim_vit_b16_clip", num_frames=frames, depth=1, num_classes=2)
+    tokens = 1 + (model.img_size // model.patch_size) ** 2
+    bandwidth = copy_bandwidth(device)
+    results: dict[str, Any] = {"batch": batch, "frames": frames, "copy_gb_per_s": bandwidth / 1e9, "operators": {}}
+    table = Table(
+        *("operator", "ms", "spread", "GB/s", "of copy", "plain eager", "plain compiled", "error / plain's"),
+        title=f"operators in bf16, forward + backward, {device}",
+    )
+    for operator in _operators(batch, frames, tokens, model.embed_dim, model.num_heads, device):
+        row = _measured(operator, device, bandwidth, rounds=50 if on_gpu else 7)
+        results["operators"][operator.name] = row
+        table.add_row(operator.name, *_cells(row))
+    Console().print(table)
+    if getattr(options, "out", None):
+        speeds = {name: row["ratio_vs_eager"] for name, row in results["operators"].items() if "ratio_vs_eager" in row}
+        draw_bars(speeds, f"times faster than plain torch, {device}, forward + backward", options.out / "kernels.png")
+    return results
+
+
+def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, device: str) -> list[Operator]:
+    b, t, n, d = batch, frames, tokens, width
+    weight, bias = torch.rand(d, device=device) + 0.5, torch.randn(d, device=device)
+    hidden, split = 4 * d + d // 4, 4 * d
+
+    def over_time(x: Tensor) -> Tensor:
+        q, k, v = x.unflatten(-1, (3, heads, d // heads)).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
+        out = F.scaled_dot_product_attention(q, k, v).unflatten(0, (x.shape[0], n))
+        return out.permute(0, 3, 1, 2, 4).flatten(-2)
+
+    def over_space(x: Tensor) -> Tensor:
+        q, k, v = x.unflatten(-1, (3, heads, d // heads)).permute(3, 0, 1, 4, 2, 5).flatten(1, 2)
+        out = F.scaled_dot_product_attention(q, k, v).unflatten(0, x.shape[:2])
+        return out.transpose(2, 3).flatten(-2)
+
+    def norm(x: Tensor) -> Tensor:
+        return F.layer_norm(x, (d,), weight.to(x.dtype), bias.to(x.dtype))
+
+    def activations(x: Tensor) -> Tensor:
+        frozen = x[:, :split]
+        return torch.cat([frozen * torch.sigmoid(1.702 * frozen), F.gelu(x[:, split:])], 1)
+
+    return [
+        Operator("temporal_attention", lambda x: temporal_attention(x, heads), over_time, (b, t, n, 3 * d), 4),
+        Operator("spatial_attention", lambda x: spatial_attention(x, heads), over_space, (b, t, n, 3 * d), 4),
+        Operator("layer_norm", lambda x: layer_norm(x, weight, bias), norm, (b, t, n, d), 5),
+        Operator("wide_activation", lambda x: wide_activation(x, split), activations, (b * t * n, hidden), 5),
+    ]
+
+
+def _measured(operator: Operator, device: str, bandwidth: float, rounds: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    x = torch.randn(operator.shape, device=device).bfloat16()
+    part = x if operator.shape[0] == 1 else x[:64] if x.ndim == 2 else x[:1]
+    errors = _errors(operator, part)
+    if any(ours > 2 * plain + 1e-6 for ours, plain in errors.values()):
+        return {"errors": errors, "failed": "the error rule does not hold: no speed"}
+    flow = torch.randn_like(operator.plain(x))
+    compiled = torch.compile(operator.plain)
+    candidates = {
+        name: _both_ways(function, x, flow)
+        for name, function in (("fused", operator.fused), ("eager", operator.plain), ("compiled", compiled))
+    }
+    timings = take_turns(candidates, rounds, device, warm=3)
+    moved = operator.passes * x.numel() * x.element_size()
+    return {
+        "ms": timings["fused"].median * 1e3,
+        "spread": timings["fused"].spread,
+        "gb_per_s": moved / timings["fused"].median / 1e9,
+        "share_of_copy": moved / timings["fused"].median / bandwidth,
+        "ratio_vs_eager": ratio(timings["eager"], timings["fused"]),
+        "ratio_vs_compiled": ratio(timings["compiled"], timings["fused"]),
+        "errors": errors,
+    }
+
+
+def _both_ways(function: Callable[[Tensor], Tensor], x: Tensor, flow: Tensor) -> Callable[[], None]:
+    def call() -> None:
+        leaf = x.detach().requires_grad_()
+        function(leaf).backward(flow)
+
+    return call
+
+
+def _errors(operator: Operator, x: Tensor) -> dict[str, tuple[float, float]]:
+    """(ours, plain torch's in the same dtype) for the value and the gradient, relative to float64."""
+    flow = torch.randn_like(operator.plain(x))
+    found = []
+    for function, dtype in ((operator.fused, x.dtype), (operator.plain, x.dtype), (operator.plain, torch.float64)):
+        leaf = x.detach().to(dtype, copy=True).requires_grad_()
+        out = function(leaf)
+        out.backward(flow.to(dtype))
+        found.append((out.detach().double(), leaf.grad.double()))
+    ours, plain, truth = found
+    return {
+        name: tuple(((side[index] - truth[index]).norm() / truth[index].norm()).item() for side in (ours, plain))
+        for index, name in enumerate(("value", "gradient"))
+    }
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    worst = max(ours / max(plain, 1e-30) for ours, plain in row["errors"].values())
+    if "failed" in row:
+        return ("", "", "", "", "", row["failed"], f"{worst:.2f}")
+    return (
+        *(f"{row['ms']:.3f}", f"±{row['spread']:.0%}", f"{row['gb_per_s']:.1f}", f"{row['share_of_copy']:.0%}"),
+        *(f"× {row['ratio_vs_eager']:.2f}", f"× {row['ratio_vs_compiled']:.2f}", f"{worst:.2f}"),
+    )

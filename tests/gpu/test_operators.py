@@ -1,0 +1,100 @@
+"""The Triton operators on the device, bf16 and fp16, at the sizes of B/16 and L/14, by the error rule."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from aim_kernels.layer_norm import layer_norm
+from aim_kernels.spatial_attention import backend_missing, spatial_attention, spatial_attention_reference
+from aim_kernels.temporal_attention import temporal_attention, temporal_attention_reference
+from aim_kernels.wide_activation import wide_activation, wide_activation_reference
+
+
+def check(fused, plain, x):
+    """Value and input gradient: err(fused) ≤ 2·err(plain in the same dtype) + 1e-6, against float64."""
+    flow = torch.randn_like(plain(x))
+    found = []
+    for function, dtype in ((fused, x.dtype), (plain, x.dtype), (plain, torch.float64)):
+        leaf = x.detach().to(dtype, copy=True).requires_grad_()
+        out = function(leaf)
+        out.backward(flow.to(dtype))
+        found.append((out.detach().double(), leaf.grad.double()))
+    for got, rounded, truth in zip(*found, strict=True):
+        error, allowed = (((side - truth).norm() / truth.norm()).item() for side in (got, rounded))
+        assert error <= 2 * allowed + 1e-6, f"error {error:.3g}, plain torch loses {allowed:.3g}"
+
+
+def attend(x, heads, over_time):
+    axes = (3, 0, 2, 4, 1, 5) if over_time else (3, 0, 1, 4, 2, 5)
+    q, k, v = x.unflatten(-1, (3, heads, x.shape[-1] // 3 // heads)).permute(axes)
+    out = ((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5).softmax(-1) @ v
+    return (out.permute(0, 3, 1, 2, 4) if over_time else out.transpose(2, 3)).flatten(-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    ("b", "t", "n", "h", "d"),
+    [
+        (2, 8, 197, 12, 64),
+        (1, 32, 257, 16, 64),
+        (1, 1, 65, 2, 80),
+        (1, 64, 9, 2, 128),
+        (2, 5, 33, 3, 32),
+        (1, 10, 8, 1, 96),
+    ],
+)
+def test_temporal_attention(b, t, n, h, d, dtype):
+    qkv = torch.randn(b, t, n, 3 * h * d, device="cuda", dtype=dtype)
+    check(lambda x: temporal_attention(x, h), lambda x: attend(x, h, over_time=True), qkv)
+
+
+@pytest.mark.parametrize("backend", ["auto", "triton", "sdpa", "xformers"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("n", "h", "d"), [(197, 12, 64), (257, 16, 64), (50, 2, 80), (1025, 2, 128)])
+def test_spatial_attention(n, h, d, dtype, backend):
+    missing = backend_missing(backend, torch.device("cuda"))
+    if missing:
+        pytest.skip(missing)
+    qkv = torch.randn(1, 4, n, 3 * h * d, device="cuda", dtype=dtype)
+    check(lambda x: spatial_attention(x, h, backend), lambda x: attend(x, h, over_time=False), qkv)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("width", [768, 1024, 1280, 5120])
+def test_layer_norm(width, dtype):
+    weight, bias = torch.rand(width, device="cuda") + 0.5, torch.randn(width, device="cuda")
+    x = torch.randn(3, 197, width, device="cuda", dtype=dtype) * 3 + 1
+
+    def plain(x):
+        return F.layer_norm(x, (width,), weight.to(x.dtype), bias.to(x.dtype))
+
+    check(lambda x: layer_norm(x, weight, bias), plain, x)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_wide_activation(quick):
+    u = torch.randn(1576, 3264, device="cuda", dtype=torch.bfloat16) * 2
+    factor = torch.bernoulli(torch.full((1576,), 0.8, device="cuda")) / 0.8
+
+    def plain(x):
+        frozen = x[:, :3072]
+        frozen = frozen * torch.sigmoid(1.702 * frozen) if quick else F.gelu(frozen)
+        return torch.cat([frozen, F.gelu(x[:, 3072:]) * factor[:, None].to(x.dtype)], 1)
+
+    check(lambda x: wide_activation(x, 3072, quick, factor), plain, u)
+
+
+def test_large_grid_does_not_overflow():
+    """64 clips of B/16: 151,000 sequences, 2.3e9 bytes of qkv, offsets beyond int32."""
+    qkv = torch.randn(64, 8, 197, 3 * 768, device="cuda", dtype=torch.bfloat16)
+    out = temporal_attention(qkv, 12)
+    torch.testing.assert_close(out[-1:], temporal_attention_reference(qkv[-1:], 12)[0], atol=0.02, rtol=0.02)
+    out = spatial_attention(qkv, 12)
+    torch.testing.assert_close(out[-1:], spatial_attention_reference(qkv[-1:], 12)[0], atol=0.02, rtol=0.02)
+
+
+def test_no_launch_leaves_the_device_of_its_input():
+    u = torch.randn(64, 128, device="cuda", dtype=torch.bfloat16)
+    torch.testing.assert_close(
+        wide_activation(u, 64), wide_activation_reference(u, 64, True, None), atol=0.02, rtol=0.02
+    )
