@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from aim_kernels import layer_norm, spatial_attention_triton, temporal_attention, wide_activation
+from aim_kernels import layer_norm, residual, spatial_attention_triton, temporal_attention, wide_activation
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448}
@@ -69,6 +69,11 @@ def kernels(architecture: int) -> Iterator[Kernel]:
             function, constants = getattr(layer_norm, f"_{direction}_kernel"), {**constants, **extra}
             signature = signature_of(function, constants, **statistics)
             yield Kernel(f"layer_norm {direction}", model, function, signature, constants, options, tensor_cores=False)
+        constants, options = residual.launch_shape(width, architecture)
+        constants = {"FACTOR": True, "BIAS": True, **constants}
+        stream = dict.fromkeys(("x_ptr", "factor_ptr", "bias_ptr", "out_ptr"), "*fp32")
+        signature = signature_of(residual._kernel, constants, **stream)
+        yield Kernel("residual_add", model, residual._kernel, signature, constants, options, tensor_cores=False)
         for direction in ("forward", "backward"):
             constants, options = wide_activation.launch_shape(architecture)
             constants = {"QUICK": True, "FACTOR": True, "BACKWARD": direction == "backward", **constants}
