@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import weakref
@@ -20,13 +21,14 @@ class Prefetcher(Generic[Item]):
     def __init__(self, depth: int) -> None:
         self.depth = depth
         self._run: _Run | None = None
+        self._at_end: weakref.finalize | None = None
 
     def start(self, items: Iterator[Item]) -> Iterator[Item]:
         """Begin drawing ``items`` now; they, or the exception that ended them, come out of the iterator returned."""
         self.stop()
         self._run = run = _Run(items, self.depth)
         # Not left to the interpreter's end, when native threads would outlive the libraries that they run in.
-        weakref.finalize(self, run.stop)
+        self._at_end = weakref.finalize(self, run.stop)
         return self._given(run)
 
     def stop(self) -> None:
@@ -34,6 +36,8 @@ class Prefetcher(Generic[Item]):
         if self._run is not None:
             self._run.stop()
             self._run = None
+        if self._at_end is not None:
+            self._at_end.detach()
 
     def _given(self, run: _Run) -> Iterator[Item]:
         try:
@@ -88,3 +92,6 @@ class _Run:
         self.stopped.set()
         if self.thread is not threading.current_thread():
             self.thread.join()
+        with contextlib.suppress(queue.Empty):  # what was ready is let go
+            while True:
+                self.ready.get_nowait()
