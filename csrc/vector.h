@@ -15,6 +15,12 @@ typedef uint32_t u16vu __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t h16 __attribute__((vector_size(32)));
 typedef uint16_t h16u __attribute__((vector_size(32), aligned(2), may_alias));
 
+#if defined(__clang__)
+#define AIM_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define AIM_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, u16v{__VA_ARGS__})
+#endif
+
 #define AIM_INLINE static inline __attribute__((always_inline))
 
 AIM_INLINE v16 splat(float x) { return x - v16{}; }
@@ -138,17 +144,17 @@ AIM_INLINE void exchange(u16v* r) {
     if (i & s) continue;
     u16v a = r[i], b = r[i + s];
     if constexpr (s == 8) {
-      r[i] = __builtin_shuffle(a, b, u16v{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23});
-      r[i + s] = __builtin_shuffle(a, b, u16v{8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31});
+      r[i] = AIM_SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+      r[i + s] = AIM_SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
     } else if constexpr (s == 4) {
-      r[i] = __builtin_shuffle(a, b, u16v{0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27});
-      r[i + s] = __builtin_shuffle(a, b, u16v{4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31});
+      r[i] = AIM_SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+      r[i + s] = AIM_SHUFFLE(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
     } else if constexpr (s == 2) {
-      r[i] = __builtin_shuffle(a, b, u16v{0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29});
-      r[i + s] = __builtin_shuffle(a, b, u16v{2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31});
+      r[i] = AIM_SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+      r[i + s] = AIM_SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
     } else {
-      r[i] = __builtin_shuffle(a, b, u16v{0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30});
-      r[i + s] = __builtin_shuffle(a, b, u16v{1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31});
+      r[i] = AIM_SHUFFLE(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+      r[i + s] = AIM_SHUFFLE(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
     }
   }
 }
