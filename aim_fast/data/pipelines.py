@@ -91,15 +91,22 @@ def augmenting(img_size: int, augmentation: Augmentation, *, batch_size: int, th
 
 
 def whole(
-    img_size: int, augmentation: Augmentation | None, *, batch_size: int, threads: int, device_id: int, decode_on: str
+    img_size: int,
+    augmentation: Augmentation | None,
+    *,
+    batch_size: int,
+    threads: int,
+    device_id: int | None,
+    decode_on: str = "cpu",
 ) -> Pipeline:
-    """Files, or resized frames, to clips [T, S, S, 3] on a GPU. Inputs: ``decode_inputs`` and ``augment_inputs``."""
+    """Files, or resized frames, to clips [T, S, S, 3] on a GPU (on the CPU with None, where it is only slower).
+
+    Inputs: ``decode_inputs``, ``box_inputs`` and ``augment_inputs``.
+    """
+    device = "cpu" if device_id is None else "gpu"
     backend = "mixed" if decode_on == "gpu" else "cpu"
-    return Pipeline(
-        _whole_pipeline(
-            img_size, augmentation, backend, batch_size=batch_size, num_threads=threads, device_id=device_id, **_OPTIONS
-        )
-    )
+    options = {"batch_size": batch_size, "num_threads": threads, "device_id": device_id, **_OPTIONS}
+    return Pipeline(_whole_pipeline(img_size, augmentation, device, backend, **options))
 
 
 def decode_inputs(clips: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
@@ -152,8 +159,8 @@ def _input(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
 
 
 @pipeline_def
-def _decode_pipeline(device):
-    return _decoded(device)
+def _decode_pipeline(decode_device):
+    return _decoded(_input("path", types.UINT8, 1), _input("frames", types.INT32, 1), decode_device)
 
 
 @pipeline_def(enable_conditionals=True)
@@ -163,16 +170,19 @@ def _augment_pipeline(img_size, augmentation):
 
 
 @pipeline_def(enable_conditionals=True)
-def _whole_pipeline(img_size, augmentation, decode_device):
-    pixels, box = _input("pixels", types.UINT8, 4, "FHWC"), _input("box", types.FLOAT, 1)
+def _whole_pipeline(img_size, augmentation, device, decode_device):
+    path, frames, box = _input("path", types.UINT8, 1), _input("frames", types.INT32, 1), _input("box", types.FLOAT, 1)
+    pixels = _input("pixels", types.UINT8, 4, "FHWC")
+    if device == "gpu":
+        pixels = pixels.gpu()
     if _input("decoded", types.BOOL, 0):
-        video = pixels.gpu()
+        video = pixels
     else:
-        frames = _decoded(decode_device)
-        if decode_device == "cpu":
-            frames = frames.gpu()
+        video = _decoded(path, frames, decode_device)
+        if device == "gpu" and decode_device == "cpu":
+            video = video.gpu()
         video = fn.resize(
-            frames,
+            video,
             size=[img_size, img_size],
             roi_start=box[0:2],
             roi_end=box[2:4],
@@ -180,14 +190,13 @@ def _whole_pipeline(img_size, augmentation, decode_device):
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
-    video = _augmented(video, img_size, augmentation, "gpu")
+    video = _augmented(video, img_size, augmentation, device)
     return fn.sequence_rearrange(video, new_order=_input("order", types.INT32, 1))
 
 
-def _decoded(device):
-    path, frames = _input("path", types.UINT8, 1), _input("frames", types.INT32, 1)
+def _decoded(path, frames, decode_device):
     # Out-of-range frames raise instead of coming out black.
-    return fn.decoders.video(fn.io.file.read(path), frames=frames, pad_mode="none", device=device)
+    return fn.decoders.video(fn.io.file.read(path), frames=frames, pad_mode="none", device=decode_device)
 
 
 def _augmented(video, img_size, augmentation, device):
