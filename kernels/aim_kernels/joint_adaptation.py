@@ -5,7 +5,7 @@
 One MLP of M + H hidden units with two activations, two products forward and two backward; f is droppath's factor, s the
 adapter's scale. Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the
 products' dtype: ``fast`` x and the hidden state before its activations (4 + 1/4); ``balanced`` and ``lean`` x alone.
-The stacked weights are formed when they are needed and never kept. Source: DESIGN.md §2.3.
+The stacked weights are formed when they are needed and never kept. Derivation: kernels/README.md.
 """
 
 from __future__ import annotations

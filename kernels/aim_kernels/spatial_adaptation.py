@@ -5,7 +5,7 @@
 
 Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the products' dtype:
 ``fast`` x, qkv (3), a, the adapter's hidden state (1/4); ``balanced`` x and qkv, the attention run again; ``lean`` x
-alone. Source: DESIGN.md §2.2.
+alone. Derivation: kernels/README.md.
 """
 
 from __future__ import annotations

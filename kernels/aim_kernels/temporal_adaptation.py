@@ -5,7 +5,7 @@
 
 Shapes as in :mod:`aim_kernels.adaptation`. The D × D output projection is never applied to a token. Kept for backward,
 in vectors of width D per token in the products' dtype: ``fast`` x, qkv (3), a, the adapter's hidden state (1/4 each);
-``balanced`` and ``lean`` x, and all else again from x. Source: DESIGN.md §2.1; AIM (ICLR 2023), section 3.2.
+``balanced`` and ``lean`` x, and all else again from x. Derivation: kernels/README.md. Source: AIM (ICLR 2023).
 """
 
 from __future__ import annotations
