@@ -32,6 +32,7 @@ MOTIONS = (
 )
 SHAPES = ("an arrow", "a hook", "a hammer", "a wedge", "a half-moon", "a key", "a flag", "a spoon")
 COLOURS = ((214, 66, 58), (62, 132, 214), (70, 168, 84), (232, 178, 50), (150, 86, 190), (40, 170, 170))
+TILT = 0.5  # radians that an object leans at most
 HEIGHT, WIDTH = 72, 96
 FRAMES = 16
 FRAMES_PER_SECOND = 12
@@ -77,8 +78,11 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     return ends[0] + (ends[1] - ends[0]) * ramp[..., None] + texture[..., None]
 
 
-def _render(rng, shape, colour, x, y, size, angle, height, width) -> np.ndarray:
-    """Frames of one object whose `x, y, size` (pixels) and `angle` (radians) are arrays `[T]`: uint8 `[T, H, W, 3]`."""
+def _render(
+    rng: np.random.Generator, shape: int, colour: int, place: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """Frames of one object, uint8 `[T, H, W, 3]`; `place` `[4, T]`: x, y and size in pixels, angle in radians."""
+    x, y, size, angle = place
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     dx, dy = columns - x[:, None, None], rows - y[:, None, None]
     cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
@@ -95,8 +99,8 @@ def render_clip(motion: int, seed: int, frames: int = FRAMES, height: int = HEIG
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
     _, quantity, sign, back = MOTIONS[motion]
     shape, colour = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOURS)))
-    low = {"x": 0.22 * width, "y": 0.24 * height, "size": 0.15 * height, "angle": 0.0}
-    high = {"x": 0.78 * width, "y": 0.76 * height, "size": 0.32 * height, "angle": 2 * np.pi}
+    low = {"x": 0.22 * width, "y": 0.24 * height, "size": 0.15 * height, "angle": -TILT}
+    high = {"x": 0.78 * width, "y": 0.76 * height, "size": 0.32 * height, "angle": TILT}
     span = {"x": (0.6, 1.0), "y": (0.6, 1.0), "size": (0.7, 1.0)}
     # every quantity sways a little, so that standing still is not what tells the others apart
     sway = {"x": 1.0, "y": 1.0, "size": 0.4, "angle": 0.05}
@@ -114,8 +118,8 @@ def render_clip(motion: int, seed: int, frames: int = FRAMES, height: int = HEIG
             value[name] = np.full(frames, low[name] + rng.uniform(0, reach), np.float32)
         phase, turns = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 2.0)
         value[name] = value[name] + sway[name] * np.sin(phase + 2 * np.pi * turns * time)
-    arguments = {name: array.astype(np.float32) for name, array in value.items()}
-    return _render(rng, shape, colour, height=height, width=width, **arguments), shape
+    place = np.stack([value[name] for name in ("x", "y", "size", "angle")]).astype(np.float32)
+    return _render(rng, shape, colour, place, height, width), shape
 
 
 def render_stills(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,9 +133,9 @@ def render_stills(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndar
     answers = np.empty((count, 5), np.float32)
     for i in range(count):
         shape, colour = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOURS)))
-        (x, y), part, angle = rng.uniform(0.15, 0.85, 2), rng.uniform(0.17, 0.4), rng.uniform(0, 2 * np.pi)
-        place = [np.float32([value]) for value in (x * size, y * size, part * size, angle)]
-        images[i] = _render(rng, shape, colour, *place, size, size)[0]
+        (x, y), part, angle = rng.uniform(0.15, 0.85, 2), rng.uniform(0.17, 0.4), rng.uniform(-TILT, TILT)
+        place = np.array([[x * size], [y * size], [part * size], [angle]], np.float32)
+        images[i] = _render(rng, shape, colour, place, size, size)[0]
         answers[i] = shape, colour, 4 * (x - 0.5), 4 * (y - 0.5), 15 * (part - 0.285)
     return images, answers
 
@@ -166,7 +170,8 @@ def write_demo_set(root: Path, train: int, validation: int, seed: int = 0, worke
     videos = root / "20bn-something-something-v2"
     videos.mkdir(parents=True, exist_ok=True)
     counts = {"train": train // len(MOTIONS), "validation": validation // len(MOTIONS)}
-    jobs, splits = [], []
+    jobs: list[tuple[int, int, int]] = []
+    splits: list[str] = []
     for split, each in counts.items():
         for motion in range(len(MOTIONS)):
             for _ in range(each):

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_kernels.adaptation import Activation
-from aim_kernels.modules import Adapter, AdapterPlace, AIMBlock, DropPathMode
+from aim_kernels.modules import Adapter, AdapterPlace, AIMBlock, BlockBackend, DropPathMode, Memory
 
 CLIP_MEAN = (122.769, 116.74, 104.04)
 CLIP_STD = (68.493, 66.63, 70.321)
@@ -54,6 +54,8 @@ class AIMViTCLIP(nn.Module):
         activation: of the frozen MLPs, "quick_gelu" (OpenAI's weights) or "gelu".
         head_dropout: dropout before ``fc_cls``.
         mean, std: of the R, G and B channel, on the scale of 0 to 255.
+        backend: of the blocks, "fused" or "reference" (plain torch), see ``aim_kernels.AIMBlock``.
+        memory: what the blocks keep for backward, "fast", "balanced" or "lean"; no value changes with it.
 
     Raises ValueError for sizes that cannot be, and in ``forward`` for a clip of another layout or size.
     """
@@ -78,6 +80,8 @@ class AIMViTCLIP(nn.Module):
         head_dropout: float = 0.5,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
+        backend: BlockBackend = "fused",
+        memory: Memory = "fast",
     ) -> None:
         super().__init__()
         sizes = {"img_size": img_size, "patch_size": patch_size, "embed_dim": embed_dim, "depth": depth}
@@ -125,6 +129,8 @@ class AIMViTCLIP(nn.Module):
                 drop_path_mode=drop_path_mode,
                 adapters=self.adapters,
                 activation=activation,
+                backend=backend,
+                memory=memory,
             )
             for layer in range(depth)
         )

@@ -69,6 +69,12 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
+def single_place(device: str, precision: str) -> Place:
+    """The place of a process that works alone."""
+    chosen = choose_device(device)
+    return Place(0, 1, chosen, choose_dtype(precision, chosen))
+
+
 @contextlib.contextmanager
 def join_processes(device: str, precision: str) -> Iterator[Place]:
     """The place of this process, in the process group that torchrun describes, if it does: gloo on CPU, nccl on GPU."""

@@ -62,7 +62,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
         progress = RunProgress(quiet or not place.first)
         # a scan of a large data set takes long: what can be known before it is found out before it
         classes = data_classes(recipe)
-        model, weights = build_model(recipe, len(classes), place.device)
+        model, weights = build_model(recipe, len(classes), place)
         for line in weights.lines:
             progress.say(line)
         splits = {split: open_split(recipe, split, place, progress) for split in ("train", "validation")}
@@ -75,7 +75,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
         except torch.OutOfMemoryError:
             raise TrainingError(
                 f"out of memory on {place.device} with {recipe.batch_size} clips of {recipe.frames} frames: use "
-                f"--batch-size {max(recipe.batch_size // 2, 1)} (accumulation keeps total_batch_size)"
+                f"--memory balanced or lean, or --batch-size {max(recipe.batch_size // 2, 1)}"
             ) from None
         finally:
             trainer.close()
@@ -96,7 +96,8 @@ class Trainer:
         validation: Index,
     ) -> None:
         self.recipe, self.folder, self.place, self.progress = recipe, folder, place, progress
-        self.model, self.description = model, description
+        self.model: Any = model
+        self.description = description
         self.classes = description.classes
         self.steps = Steps.of(recipe, len(index.rows), place.world)
         self.mixup = _mixup(recipe, len(self.classes))
@@ -104,7 +105,7 @@ class Trainer:
         self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.ema else {}
         self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
-        self.replica = _replicate(self.model, recipe, place)
+        self.replica: Any = _replicate(self.model, recipe, place)
         sampling = sampling_of(recipe)
         self.loader = open_loader(recipe, place, index, model.img_size, sampling, augmentation_of(recipe))
         self.validation = open_loader(recipe, place, validation, model.img_size, sampling.validation(model.img_size))

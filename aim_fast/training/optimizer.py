@@ -1,6 +1,6 @@
 """Optimiser groups and learning rates of the published recipes (Yang et al., ICLR 2023; its configuration files).
 
-AdamW (0.9, 0.999). No weight decay on layer norms and on class and positional embeddings; adapter biases and the
+AdamW, betas 0.9 and 0.999. No weight decay on layer norms and on class and positional embeddings; adapter biases and the
 temporal embedding are decayed. The classifier has the full learning rate, everything else `backbone_lr_factor` of it.
 The rate follows a cosine stepped once an epoch, with a linear warm-up stepped each iteration:
 
@@ -36,7 +36,7 @@ def parameter_groups(
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over the model's trainable parameters; one fused launch a step."""
     groups = parameter_groups(model.trainable_parameters(), model.no_weight_decay(), recipe)  # type: ignore[operator]
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999), fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), fused=True)
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

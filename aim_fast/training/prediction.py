@@ -10,7 +10,7 @@ import torch
 from aim_fast.data import load_views
 from aim_fast.errors import AimFastError
 from aim_fast.training.clips import sampling_of
-from aim_fast.training.devices import choose_device, choose_dtype
+from aim_fast.training.devices import single_place
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.run import open_run
 
@@ -24,9 +24,8 @@ def predict_files(
     A file that cannot be read gives a line in errors and no prediction; the others are not affected. Frames come from
     PyAV, so that neither DALI nor a GPU is needed.
     """
-    device = choose_device(fields.get("device", "auto"))
-    dtype = choose_dtype(fields.get("precision", "auto"), device)
-    run = open_run(path, fields, device)
+    place = single_place(fields.get("device", "auto"), fields.get("precision", "auto"))
+    run = open_run(path, fields, place)
     for line in run.lines:
         RunProgress().say(line)
     sampling = sampling_of(run.recipe)
@@ -37,8 +36,8 @@ def predict_files(
         except AimFastError as error:
             errors.append(str(error))
             continue
-        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-            logits = run.model(torch.as_tensor(views).to(device))
+        with place.autocast():
+            logits = run.model(torch.as_tensor(views).to(place.device))
         probabilities = logits.float().softmax(-1).mean(0)
         best = probabilities.topk(min(top_k, len(run.classes)))
         rows = [

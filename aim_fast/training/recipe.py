@@ -33,6 +33,9 @@ class Recipe:
     # what is trained
     model: str = _option("aim_vit_b16_clip", "model name, as `aim-fast models` lists them")
     weights: str | None = _option(None, "weights of the frozen trunk: a file, an open_clip tag, or the word `random`")
+    activation: str | None = _option(
+        None, "quick_gelu or gelu, for weights that do not say theirs"
+    )
     frames: int = _option(8, "frames a clip, T")
     img_size: int | None = _option(None, "side of the square input, pixels; the model's own when not given")
     adapters: tuple[str, ...] = _option(
@@ -71,11 +74,13 @@ class Recipe:
     lr: float = _option(3e-4, "learning rate of a step")
     backbone_lr_factor: float = _option(1.0, "factor on the learning rate of everything but the classifier")
     weight_decay: float = _option(0.05, "weight decay; norms and class and positional embeddings have none")
+    betas: tuple[float, ...] = _option((0.9, 0.999), "AdamW's two decays")
     warmup_epochs: float = _option(2.5, "epochs of linear warm-up, stepped each iteration")
     warmup_factor: float = _option(0.1, "factor on the learning rate at the start of the warm-up")
     clip_norm: float = _option(0.0, "largest norm of the gradient; 0 for no limit")
     ema: float = _option(0.0, "decay of an exponential moving average of the trained tensors; 0 for none")
     seed: int = _option(0, "seed of initial values, data order and augmentation")
+    backend: str = _option("fused", "fused operators, or reference: plain PyTorch")
     precision: str = _option("auto", "auto, bf16, fp16 or fp32; auto is bf16 where the device has it")
 
     # evaluation
@@ -84,6 +89,7 @@ class Recipe:
     # what does not change the result
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", incidental=True)
     workers: int = _option(0, "threads and processes that decode; 0 chooses by the machine", incidental=True)
+    memory: str = _option("fast", "what is kept for backward: fast, balanced or lean; slower, less", incidental=True)
     compile: bool = _option(False, "train the model through torch.compile", incidental=True)
     output: str | None = _option(None, "folder of the run", incidental=True)
     eval_every: int = _option(1, "epochs between validations; 0 for none but the last", incidental=True)
@@ -109,6 +115,9 @@ FIELDS = {f.name: f for f in dataclasses.fields(Recipe)}
 _TYPES = typing.get_type_hints(Recipe)
 ADAPTERS = ("spatial", "temporal", "joint")
 _CHOICES = {
+    "backend": ("fused", "reference"),
+    "memory": ("fast", "balanced", "lean"),
+    "activation": ("quick_gelu", "gelu"),
     "aug": ("default", "published"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "drop_path_mode": ("position", "clip", "frame"),
@@ -137,12 +146,14 @@ def _check(recipe: Recipe) -> None:
         ):
             refuse(name, "from 0 to 1")
     for name, choices in _CHOICES.items():
-        if getattr(recipe, name) not in choices:
+        if getattr(recipe, name) not in (*choices, FIELDS[name].default):
             refuse(name, f"one of {', '.join(choices)}")
     for name in ("crop_area", "crop_aspect"):
         pair = getattr(recipe, name)
         if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
             refuse(name, "two numbers, the smaller first")
+    if len(recipe.betas) != 2 or not all(0 <= beta < 1 for beta in recipe.betas):
+        refuse("betas", "two numbers from 0 to 1")
     if len(recipe.randaugment) not in (0, 2):
         refuse("randaugment", "two numbers, operations and magnitude, such as 4,7")
     for adapter in recipe.adapters:

@@ -88,7 +88,7 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         if not dataset or not root:
             raise UsageError(f"{path} names no data set: give --dataset ssv2, folder or list, and --data-root DIR")
         classes = read_dataset(dataset, Path(root), split).classes
-        run = open_run(path, fields, place.device, classes)
+        run = open_run(path, fields, place, classes)
         recipe = absolute_paths(run.recipe.replace(dataset=dataset, data_root=str(root)))
         if run.classes != classes:
             odd = sorted(set(run.classes) ^ set(classes)) or ["the same names in another order"]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.models.architecture import infer_architecture
@@ -16,8 +15,10 @@ from aim_fast.models.registry import create_model
 from aim_fast.models.weight_files import read_weights
 from aim_fast.models.weights import WeightsReport, load_weights
 from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, find_checkpoint, read_checkpoint
+from aim_fast.training.devices import Place
 from aim_fast.training.metrics import METRICS
 from aim_fast.training.recipe import Recipe, coerce, load_recipe, recipe_differences
+from aim_kernels import hold_trunk
 
 RECIPE = "recipe.yaml"
 
@@ -26,7 +27,7 @@ RECIPE = "recipe.yaml"
 class Run:
     """A trained model, opened: in eval mode on its device, with its class names and the recipe that it came from."""
 
-    model: nn.Module
+    model: Any  # of the registry: AIMViTCLIP
     classes: list[str]
     recipe: Recipe
     source: Path  # the checkpoint folder, or the published checkpoint
@@ -77,17 +78,23 @@ def model_options(recipe: Recipe, num_classes: int) -> dict[str, Any]:
         "drop_path": recipe.drop_path,
         "drop_path_mode": recipe.drop_path_mode,
         "head_dropout": recipe.head_dropout,
+        "backend": recipe.backend,
+        "memory": recipe.memory,
         "num_classes": num_classes,
     }
-    return options | ({"img_size": recipe.img_size} if recipe.img_size else {})
+    chosen = {name: getattr(recipe, name) for name in ("img_size", "activation") if getattr(recipe, name)}
+    return options | chosen
 
 
-def build_model(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[Any, WeightsReport]:
-    """The recipe's model with its trunk's weights, on `device`; initial values are a function of the recipe's seed."""
+def build_model(recipe: Recipe, num_classes: int, place: Place) -> tuple[Any, WeightsReport]:
+    """The recipe's model with its trunk's weights, on the place's device and its trunk in the place's precision.
+
+    Initial values are a function of the recipe's seed.
+    """
     torch.manual_seed(recipe.seed)
     model = create_model(recipe.model, **model_options(recipe, num_classes))
     report = load_weights(model, recipe.weights, seed=recipe.seed)
-    return model.to(device), report
+    return hold_trunk(model.to(place.device), place.dtype), report
 
 
 def saved_recipe(path: str | Path) -> Recipe | None:
@@ -99,9 +106,7 @@ def saved_recipe(path: str | Path) -> Recipe | None:
     return None
 
 
-def open_run(
-    path: str | Path, overrides: dict[str, Any], device: torch.device, classes: list[str] | None = None
-) -> Run:
+def open_run(path: str | Path, overrides: dict[str, Any], place: Place, classes: list[str] | None = None) -> Run:
     """Opens a run's folder (its best checkpoint), a checkpoint folder, or a published AIM checkpoint file.
 
     `overrides` are recipe fields typed on the command line; `--weights` names the frozen trunk where it has moved.
@@ -109,13 +114,18 @@ def open_run(
     """
     path = Path(path)
     if path.is_file() and path.name != ADAPTERS:
-        return _open_published(path, overrides, device, classes)
+        return _open_published(path, overrides, place, classes)
     folder = find_checkpoint(path, "best")
     checkpoint = read_checkpoint(folder)
     recipe = saved_recipe(folder) or load_recipe(None, {"model": checkpoint.description.model})
     recipe = recipe.replace(**{name: coerce(name, value, "command line") for name, value in overrides.items()})
     model, report = _restore(checkpoint, recipe.weights or checkpoint.description.weights, recipe.seed)
-    return Run(model.to(device).eval(), checkpoint.description.classes, recipe, folder, report.lines)
+    return Run(_ready(model, place), checkpoint.description.classes, recipe, folder, report.lines)
+
+
+def _ready(model: Any, place: Place) -> Any:
+    """The model on its device for evaluation, its trunk in the precision that it is computed in."""
+    return hold_trunk(model.to(place.device), place.dtype).eval()
 
 
 def _restore(checkpoint: Checkpoint, weights: str, seed: int) -> tuple[Any, WeightsReport]:
@@ -137,7 +147,7 @@ def _restore(checkpoint: Checkpoint, weights: str, seed: int) -> tuple[Any, Weig
     return model, report
 
 
-def _open_published(path: Path, overrides: dict[str, Any], device: torch.device, classes: list[str] | None) -> Run:
+def _open_published(path: Path, overrides: dict[str, Any], place: Place, classes: list[str] | None) -> Run:
     sizes = infer_architecture(read_weights(path).tensors, str(path))
     named = {name: overrides[name] for name in ("model", "adapter_scale", "drop_path_mode") if name in overrides}
     recipe = load_recipe(None, {"weights": str(path), **overrides})
@@ -150,4 +160,4 @@ def _open_published(path: Path, overrides: dict[str, Any], device: torch.device,
     scale = named.get("adapter_scale", recipe.adapter_scale)
     model = create_model(recipe.model, **{**sizes, "adapter_scale": float(scale)})
     report = load_weights(model, str(path))
-    return Run(model.to(device).eval(), classes or [f"class {i}" for i in range(count)], recipe, path, report.lines)
+    return Run(_ready(model, place), classes or [f"class {i}" for i in range(count)], recipe, path, report.lines)

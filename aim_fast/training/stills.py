@@ -40,7 +40,7 @@ def train_stills(
     model = create_model(model_name, num_frames=1, adapters=(), num_classes=targets, head_dropout=0.0)
     model.requires_grad_(True).to(place.device).train()
     pictures, answers = (torch.from_numpy(a) for a in render_stills(images, model.img_size, seed))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     for step in range(steps):
         warm, along = min(1.0, (step + 1) / (0.08 * steps)), step / steps
         optimizer.param_groups[0]["lr"] = lr * warm * 0.5 * (1 + math.cos(math.pi * along))
@@ -51,7 +51,8 @@ def train_stills(
         optimizer.step()
         if progress:
             progress(batch_size)
-    scores = _scores(model.eval(), *(torch.from_numpy(a) for a in render_stills(256, model.img_size, seed + 1)), place)
+    new, right = (torch.from_numpy(a) for a in render_stills(256, model.img_size, seed + 1))
+    scores = _scores(model.eval(), new, right, place)
     save_trunk(model, path)
     return scores
 

@@ -94,9 +94,10 @@ def test_a_trunk_that_changed_is_refused(aim_fast, trained, motion_set, tmp_path
 
 def test_a_published_checkpoint_is_evaluated_by_its_tensors_alone(aim_fast, trained, motion_set, tmp_path):
     """The run's model, written as the published code writes one, scores as the run does."""
+    from aim_fast.training.devices import single_place
     from aim_fast.training.run import open_run
 
-    model = open_run(trained, {}, torch.device("cpu")).model
+    model = open_run(trained, {}, single_place("cpu", "fp32")).model
     names = {name: ("cls_head." if name.startswith("fc_cls") else "backbone.") + name for name in model.state_dict()}
     path = tmp_path / "published.pth"
     torch.save({"meta": {}, "state_dict": {names[name]: value for name, value in model.state_dict().items()}}, path)

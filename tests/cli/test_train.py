@@ -47,9 +47,10 @@ def test_the_file_of_adapters_holds_what_trains_and_says_what_it_belongs_to(trai
 
 def test_frozen_tensors_do_not_change(trained, trunk):
     from aim_fast.models.weight_files import read_weights
+    from aim_fast.training.devices import single_place
     from aim_fast.training.run import open_run
 
-    model = open_run(trained, {}, torch.device("cpu")).model
+    model = open_run(trained, {}, single_place("cpu", "fp32")).model
     state = model.state_dict()
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     before = read_weights(trunk).tensors
