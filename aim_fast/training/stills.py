@@ -27,7 +27,7 @@ def train_stills(
     images: int,
     steps: int,
     batch_size: int = 64,
-    lr: float = 3e-3,
+    lr: float = 2e-3,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
