@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aim_kernels import optional_triton
+
 Implementation = Callable[..., Any]
 
 
@@ -59,7 +61,8 @@ def register_autocast(name: str) -> None:
 def runs_triton(x: Tensor) -> bool:
     """Whether Triton kernels serve ``x``: a half or single precision tensor on a GPU of compute capability 8.0 up.
 
-    Older GPUs run the plain-torch expression of every operator, and one warning says so.
+    Older GPUs, and all where Triton is not installed, run the plain-torch expression of every operator, and one warning
+    says so.
     """
     if not x.is_cuda or x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return False
@@ -77,13 +80,11 @@ def architecture(x: Tensor) -> int:
 def _modern(index: int) -> bool:
     if index not in _MODERN:
         major, minor = torch.cuda.get_device_capability(index)
-        _MODERN[index] = major >= 8
-        if major < 8:
+        _MODERN[index] = major >= 8 and optional_triton.INSTALLED
+        if not _MODERN[index]:
             name = torch.cuda.get_device_name(index)
-            warnings.warn(
-                f"{name} has compute capability {major}.{minor}, below 8.0: aim_kernels runs plain torch there",
-                stacklevel=3,
-            )
+            reason = f"has compute capability {major}.{minor}, below 8.0" if major < 8 else "is here without Triton"
+            warnings.warn(f"{name} {reason}: aim_kernels runs plain torch there", stacklevel=3)
     return _MODERN[index]
 
 

@@ -10,12 +10,11 @@ These are parts of the sub-blocks' written-out backward and have no gradient of 
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from aim_kernels import extension
 from aim_kernels.block_shapes import block_shape
+from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture, register, runs_triton
 
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from aim_kernels.block_shapes import block_shape
+from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture
 
 MAX_HEAD_DIM = 128

@@ -17,12 +17,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from aim_kernels import extension
 from aim_kernels.block_shapes import block_shape
+from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture, register, register_autocast, register_gradient, runs_triton
 
 MAX_FRAMES = 64  # of the fused kernels; longer clips run the reference

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from aim_kernels import extension
 from aim_kernels.block_shapes import block_shape
+from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture, register, register_gradient, runs_triton
 
 
