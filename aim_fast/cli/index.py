@@ -31,7 +31,7 @@ def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any
     root = Path(recipe.data_root)
     bad = 0
     for split in splits or ("train", "validation"):
-        index = load_or_build_index(recipe.dataset, root, split, workers=recipe.workers, rebuild=rebuild, progress=True)
+        index = load_or_build_index(recipe.dataset, root, split, workers=recipe.workers, rebuild=rebuild)
         for line in index.summary():
             click.echo(line)
         for row in (*index.missing, *index.broken):

@@ -30,7 +30,7 @@ def open_split(recipe: Recipe, split: str, place: Place, progress: RunProgress) 
     """The index of a split of the recipe's data set, scanned by rank 0 where it is new, with its summary said."""
     dataset, root = _source(recipe)
     with first_process_first(place):
-        index = load_or_build_index(dataset, root, split, workers=recipe.workers, progress=place.first)
+        index = load_or_build_index(dataset, root, split, workers=recipe.workers, progress=progress.shown)
     for line in index.summary():
         progress.say(line)
     return index

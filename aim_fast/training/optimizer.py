@@ -1,6 +1,6 @@
 """Optimiser groups and learning rates of the published recipes (Yang et al., ICLR 2023; its configuration files).
 
-AdamW, betas 0.9 and 0.999. No weight decay on layer norms and on class and positional embeddings; adapter biases and the
+AdamW, betas 0.9 and 0.999. No weight decay on layer norms, class and positional embeddings; adapter biases and the
 temporal embedding are decayed. The classifier has the full learning rate, everything else `backbone_lr_factor` of it.
 The rate follows a cosine stepped once an epoch, with a linear warm-up stepped each iteration:
 

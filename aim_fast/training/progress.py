@@ -18,6 +18,11 @@ class RunProgress:
         self._task: TaskID | None = None
         self._shown = {"loss": "", "wait": "", "peak": ""}
 
+    @property
+    def shown(self) -> bool | None:
+        """What to tell others that draw a bar: None to draw it on a terminal, False for never."""
+        return False if self.console.quiet else None
+
     def say(self, line: str) -> None:
         """Prints a line, above the bar where there is one."""
         self.console.print(line, markup=False)

@@ -98,6 +98,8 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         for line in run.lines:
             progress.say(line)
         index = open_split(recipe, split, place, progress)
+        if any(row.label < 0 for row in index.rows):
+            raise DataError(f"{root}: its {split} split has no labels to score against; use --split validation")
         loader = open_loader(recipe, place, index, run.model.img_size, sampling_of(recipe))
         clips, crops = parse_views(recipe.views)
         count = progress.counter(f"{split} {clips}x{crops}", len(index.rows) * clips * crops)

@@ -207,6 +207,14 @@ def test_evaluating_on_other_classes_is_refused(refused, trained, dataset):
     assert "Juggling something" in refused("eval", trained, "--data-root", dataset)
 
 
+def test_a_split_without_labels_cannot_be_scored(aim_fast, trained, dataset):
+    rows = json.loads((dataset / "validation.json").read_text())
+    (dataset / "test.json").write_text(json.dumps([{"id": row["id"]} for row in rows]))
+    status, _, err = aim_fast("eval", trained, "--data-root", dataset, "--split", "test")
+    assert status == 2
+    assert "no labels" in err.splitlines()[-1]
+
+
 def test_debug_shows_where_an_error_came_from(motion_set):
     from aim_fast.cli import main
     from aim_fast.errors import UsageError

@@ -39,6 +39,14 @@ def test_half_precision_tensors_are_kept_in_fp32(tmp_path):
     assert read_checkpoint(tmp_path / "last").tensors["x"].dtype == torch.float32
 
 
+def test_the_adapters_of_a_b16_run_are_under_60_mb(tmp_path):
+    from aim_fast import create_model
+
+    model = create_model("aim_vit_b16_clip", num_tadapter=2, num_classes=174)
+    save_checkpoint(tmp_path, ("last",), dict(model.trainable_parameters()), {"step": 1}, DESCRIPTION)
+    assert (tmp_path / "last" / "adapters.safetensors").stat().st_size < 60e6
+
+
 def test_best_outlives_last_and_nothing_else_is_kept(tmp_path):
     for step in range(1, 6):
         save(tmp_path, step, ("last", "best") if step == 2 else ("last",))
