@@ -19,7 +19,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from aim_kernels import layer_norm, residual, spatial_attention_triton, temporal_attention, wide_activation
+from aim_kernels import (
+    layer_norm,
+    patch_embed_triton,
+    residual,
+    spatial_attention_triton,
+    temporal_attention,
+    wide_activation,
+)
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448}
@@ -87,6 +94,26 @@ def kernels(architecture: int) -> Iterator[Kernel]:
                 options,
                 tensor_cores=False,
             )
+
+        yield from _stem(model, width, architecture)
+
+
+def _stem(model: str, width: int, architecture: int) -> Iterator[Kernel]:
+    side = int(model.split("/")[1])
+    depth = 3 * side * side
+    padded = -(-depth // 8) * 8
+    statistics = ("bias_ptr", "class_ptr", "position_ptr", "temporal_ptr", "weight_ptr", "ln_bias_ptr", "mean_ptr")
+    floats = dict.fromkeys((*statistics, "rstd_ptr", "partial_ptr", "tokens_ptr", "dtokens_ptr"), "*fp32")
+    for part, columns, extra in (
+        ("patches", padded, {"P": side, "DEPTH": depth, "PADDED": padded}),
+        ("tokens", width, {"D": width}),
+        ("temporal", width, {"D": width, "SPAN": patch_embed_triton.SPAN}),
+    ):
+        function = getattr(patch_embed_triton, f"_{part}_kernel")
+        constants, options = patch_embed_triton.launch_shape(columns, architecture)
+        constants = {**extra, **constants}
+        signature = signature_of(function, constants, frames_ptr="*u8", **floats)
+        yield Kernel(f"patch_embed {part}", model, function, signature, constants, options, tensor_cores=False)
 
 
 def signature_of(function: Any, constants: dict[str, Any], **types: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from aim_fast.models.registry import create_model
 from aim_kernels.layer_norm import layer_norm
+from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
 from aim_kernels.wide_activation import wide_activation
@@ -33,6 +35,7 @@ class Operator(NamedTuple):
     plain: Callable[[Tensor], Tensor]
     shape: tuple[int, ...]
     passes: int  # tensors of the input's or output's size read or written, forward and backward, at least
+    elements: int | None = None  # of such a tensor, where it is not the input's size
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +52,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         *("operator", "ms", "spread", "GB/s", "of copy", "plain eager", "plain compiled", "error / plain's"),
         title=f"operators in bf16, forward + backward, {device}",
     )
-    for operator in _operators(batch, frames, tokens, model.embed_dim, model.num_heads, device):
+    operators = _operators(batch, frames, tokens, model.embed_dim, model.num_heads, device)
+    for operator in (*operators, _stem(model, batch, device)):
         row = _measured(operator, device, bandwidth, rounds=50 if on_gpu else 7)
         results["operators"][operator.name] = row
         table.add_row(operator.name, *_cells(row))
@@ -90,6 +94,22 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
     ]
 
 
+def _stem(model: Any, batch: int, device: str) -> Operator:
+    t, d, p, side = model.num_frames, model.embed_dim, model.patch_size, model.img_size
+    frames = torch.randint(0, 256, (batch, t, side, side, 3), dtype=torch.uint8, device=device)
+    n = 1 + (side // p) ** 2
+    weight, first, position = (torch.randn(*size, device=device) for size in ((d, 3, p, p), (d,), (n, d)))
+    affine = [torch.rand(d, device=device) + 0.5, torch.randn(d, device=device)]
+
+    def embed(function: Callable[..., Tensor], temporal: Tensor) -> Tensor:
+        tensors = (x.to(temporal.dtype) for x in (weight * 0.02, first, position))
+        norm = (x.to(temporal.dtype) for x in affine)
+        return function(frames, *tensors, temporal, *norm, model.mean, model.std)
+
+    fused, plain = (partial(embed, function) for function in (patch_embed, patch_embed_reference))
+    return Operator("patch_embed", fused, plain, (t, d), 7, batch * t * n * d)
+
+
 def _measured(operator: Operator, device: str, bandwidth: float, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
     x = torch.randn(operator.shape, device=device).bfloat16()
@@ -104,7 +124,7 @@ def _measured(operator: Operator, device: str, bandwidth: float, rounds: int) ->
         for name, function in (("fused", operator.fused), ("eager", operator.plain), ("compiled", compiled))
     }
     timings = take_turns(candidates, rounds, device, warm=3)
-    moved = operator.passes * x.numel() * x.element_size()
+    moved = operator.passes * (operator.elements or x.numel()) * x.element_size()
     return {
         "ms": timings["fused"].median * 1e3,
         "spread": timings["fused"].spread,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from aim_kernels.adaptation import Activation
 from aim_kernels.modules import Adapter, AdapterPlace, AIMBlock, BlockBackend, DropPathMode, Memory
+from aim_kernels.patch_embed import patch_embed
 
 CLIP_MEAN = (122.769, 116.74, 104.04)
 CLIP_STD = (68.493, 66.63, 70.321)
@@ -54,7 +55,7 @@ class AIMViTCLIP(nn.Module):
         activation: of the frozen MLPs, "quick_gelu" (OpenAI's weights) or "gelu".
         head_dropout: dropout before ``fc_cls``.
         mean, std: of the R, G and B channel, on the scale of 0 to 255.
-        backend: of the blocks, "fused" or "reference" (plain torch), see ``aim_kernels.AIMBlock``.
+        backend: of the stem and the blocks, "fused" or "reference" (plain torch), see ``aim_kernels.AIMBlock``.
         memory: what the blocks keep for backward, "fast", "balanced" or "lean"; no value changes with it.
 
     Raises ValueError for sizes that cannot be, and in ``forward`` for a clip of another layout or size.
@@ -178,6 +179,12 @@ class AIMViTCLIP(nn.Module):
             block.activation = activation
 
     @property
+    def backend(self) -> BlockBackend:
+        """Of the stem and the blocks: "fused", or "reference" for plain torch and for blocks that are not AIM's."""
+        first = self.transformer.resblocks[0]
+        return first.backend if isinstance(first, AIMBlock) else "reference"
+
+    @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments that make this model again (plain numbers, strings and lists)."""
         names = "img_size patch_size embed_dim depth num_heads num_frames num_tadapter adapter_scale adapter_ratio"
@@ -218,6 +225,20 @@ class AIMViTCLIP(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Clips to the block's first input ``[B, T, N, D]``."""
+        if x.dtype == torch.uint8 and self.backend == "fused":
+            self._check(x)
+            return patch_embed(
+                x,
+                self.conv1.weight,
+                self.class_embedding,
+                self.positional_embedding,
+                self.temporal_embedding[0],
+                self.ln_pre.weight,
+                self.ln_pre.bias,
+                self.mean,
+                self.std,
+                self.ln_pre.eps,
+            )
         patches = self._patch_tokens(x)
         b, t, _, d = patches.shape
         cls = self.class_embedding.to(patches.dtype).expand(b, t, 1, d)

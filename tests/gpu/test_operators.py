@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from aim_kernels.layer_norm import layer_norm
+from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.spatial_attention import backend_missing, spatial_attention, spatial_attention_reference
 from aim_kernels.temporal_attention import temporal_attention, temporal_attention_reference
 from aim_kernels.wide_activation import wide_activation, wide_activation_reference
@@ -82,6 +83,22 @@ def test_wide_activation(quick):
         return torch.cat([frozen, F.gelu(x[:, 3072:]) * factor[:, None].to(x.dtype)], 1)
 
     check(lambda x: wide_activation(x, 3072, quick, factor), plain, u)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("p", "width", "frames"), [(16, 768, 8), (14, 1024, 32)])
+def test_patch_embed(p, width, frames, dtype):
+    clips = torch.randint(0, 256, (2, frames, 224, 224, 3), dtype=torch.uint8, device="cuda")
+    sizes = ((width, 3, p, p), (width,), (1 + (224 // p) ** 2, width), (width,), (width,))
+    weight, first, position, ln_weight, ln_bias = (torch.randn(*size, device="cuda") * 0.1 for size in sizes)
+    mean, std = (122.769, 116.74, 104.04), (68.493, 66.63, 70.321)
+
+    def embed(function, temporal):
+        before, after = ((x.to(temporal.dtype) for x in xs) for xs in ((weight, first, position), (ln_weight, ln_bias)))
+        return function(clips, *before, temporal, *after, mean, std)
+
+    temporal = torch.randn(frames, width, device="cuda", dtype=dtype)
+    check(lambda x: embed(patch_embed, x), lambda x: embed(patch_embed_reference, x), temporal)
 
 
 def test_large_grid_does_not_overflow():

@@ -1,0 +1,231 @@
+"""From uint8 frames to the first block's input: normalisation, patch embedding, embeddings and ln_pre.
+
+    x[b, t, 0] = class + pos[0] + temporal[t];   x[b, t, n] = W'·(pixels of patch n − 128) + bias + pos[n] + temporal[t]
+    tokens = ln_pre(x);   W' = W/std,  bias = Σ W'·(128 − mean)
+
+``frames`` [B, T, H, W, 3] uint8, N = 1 + (H/p)(W/p) tokens a frame, ``tokens`` [B, T, N, D]. Normalising is folded into
+the frozen weight; pixels less 128 are exact in bf16. Three passes: pixels to rows of patches, the library's product,
+and one pass over the tokens for all the rest. Of the stem only ``temporal_embedding`` trains; its gradient sums the
+norm's input gradient over B and N. Kept for backward: the product's result, in its dtype. Source: CLIP's ViT; AIM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aim_kernels import layer_norm, patch_embed_triton
+from aim_kernels.composed import compute_dtype
+from aim_kernels.registration import register, register_gradient, runs_triton
+
+MIDDLE = 128.0  # pixels minus this are exact in bf16, and small enough that a rounded weight does little harm
+
+
+def patch_embed(
+    frames: Tensor,
+    weight: Tensor,
+    class_embedding: Tensor,
+    positional_embedding: Tensor,
+    temporal_embedding: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    eps: float = 1e-5,
+) -> Tensor:
+    """``tokens`` [B, T, N, D] in the dtype of ``positional_embedding``.
+
+    ``weight`` [D, 3, p, p] as of a convolution without bias, ``class_embedding`` [D], ``positional_embedding`` [N, D],
+    ``temporal_embedding`` [T, D], ``ln_weight``, ``ln_bias`` [D]; ``mean``, ``std`` of R, G and B on the scale of 0 to
+    255. The product runs in autocast's dtype, else in that of ``weight``. Differentiable in ``temporal_embedding``;
+    where another tensor requires a gradient the reference runs instead. Raises ValueError for shapes that cannot be.
+    """
+    p, width = weight.shape[-1], weight.shape[0]
+    if (
+        frames.dtype != torch.uint8
+        or frames.ndim != 5
+        or frames.shape[-1] != 3
+        or any(s % p for s in frames.shape[2:4])
+    ):
+        raise ValueError(
+            f"expected uint8 frames [B, T, H, W, 3] of {p}-pixel patches, got {frames.dtype} {list(frames.shape)}"
+        )
+    tokens = 1 + (frames.shape[2] // p) * (frames.shape[3] // p)
+    if positional_embedding.shape != (tokens, width) or temporal_embedding.shape != (frames.shape[1], width):
+        found = f"{list(positional_embedding.shape)} and {list(temporal_embedding.shape)}"
+        wanted = f"[{tokens}, {width}] and [{frames.shape[1]}, {width}]"
+        raise ValueError(f"positional and temporal embedding must be {wanted} for these frames, not {found}")
+    frozen = (weight, class_embedding, positional_embedding, ln_weight, ln_bias)
+    if any(x.requires_grad for x in frozen) or not frames.numel():
+        tensors = (class_embedding, positional_embedding, temporal_embedding, ln_weight, ln_bias)
+        return patch_embed_reference(frames, weight, *tensors, mean, std, eps)
+    folded, bias = fold_normalisation(weight, mean, std, compute_dtype(frames, weight))
+    return torch.ops.aim.patch_embed(
+        *(frames, folded, bias, class_embedding, positional_embedding, temporal_embedding, ln_weight, ln_bias),
+        *(eps, positional_embedding.dtype),
+    )[0]
+
+
+def patch_embed_reference(
+    frames: Tensor,
+    weight: Tensor,
+    class_embedding: Tensor,
+    positional_embedding: Tensor,
+    temporal_embedding: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    eps: float = 1e-5,
+) -> Tensor:
+    """The same in plain torch, normalising the pixels first; differentiable in every tensor but ``frames``."""
+    precise = torch.promote_types(weight.dtype, torch.float32)
+    shift, scale = (torch.tensor(v, dtype=precise, device=frames.device) for v in (mean, std))
+    pixels = (frames.to(precise) - shift) / scale
+    patches = _patches(pixels.to(weight.dtype), weight.shape[-1])
+    x = F.linear(patches, weight.permute(0, 2, 3, 1).flatten(1))
+    first = class_embedding.to(x.dtype).expand(*x.shape[:2], 1, -1)
+    x = torch.cat([first, x], 2) + positional_embedding + temporal_embedding[:, None]
+    return F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps).to(positional_embedding.dtype)
+
+
+def fold_normalisation(
+    weight: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """W' [D, p·p·3] in ``dtype`` for pixels less 128, and the bias [D] of that rounded weight, in float32 at least."""
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    folded = torch.stack([wide[:, c] / std[c] for c in range(3)], -1).to(dtype)  # [D, p, p, 3]
+    sums = folded.to(wide.dtype).sum((1, 2))
+    bias = sums[:, 0] * (MIDDLE - mean[0]) + sums[:, 1] * (MIDDLE - mean[1]) + sums[:, 2] * (MIDDLE - mean[2])
+    return folded.flatten(1), bias
+
+
+def _patches(pixels: Tensor, p: int) -> Tensor:
+    """[B, T, H, W, 3] to [B, T, (H/p)(W/p), p·p·3], pixels of a patch row by row."""
+    b, t, h, w, _ = pixels.shape
+    return pixels.reshape(b, t, h // p, p, w // p, p * 3).transpose(3, 4).reshape(b, t, (h // p) * (w // p), p * p * 3)
+
+
+def _fused(x: Tensor, width: int, depth: int = 0) -> bool:
+    return runs_triton(x) and max(width, depth) <= layer_norm.MAX_WIDTH
+
+
+def _sum_of_embeddings(product: Tensor, stem: tuple[Tensor, ...]) -> Tensor:
+    """x [B, T, N, D] before its norm, in float32 at least."""
+    bias, first, position, temporal = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in stem)
+    table = position + temporal[:, None]  # [T, N, D]
+    x = table.expand(product.shape[0], *table.shape).contiguous()
+    x[:, :, 0] += first
+    x[:, :, 1:] += bias
+    x[:, :, 1:] += product
+    return x
+
+
+def _forward(
+    frames: Tensor,
+    folded: Tensor,
+    bias: Tensor,
+    first: Tensor,
+    position: Tensor,
+    temporal: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    stem = tuple(x.contiguous() for x in (bias, first, position, temporal))
+    if _fused(folded, *folded.shape):
+        product = patch_embed_triton.product(frames, folded)
+        tokens, mean, rstd = patch_embed_triton.tokens(product, stem, ln_weight, ln_bias, eps, dtype)
+        return tokens, product, mean, rstd
+    side = round((folded.shape[1] // 3) ** 0.5)
+    product = F.linear(_patches(frames, side).to(folded.dtype) - MIDDLE, folded)
+    tokens, mean, rstd = torch.ops.aim.layer_norm(_sum_of_embeddings(product, stem), ln_weight, ln_bias, eps, dtype)
+    return tokens, product, mean, rstd
+
+
+def _backward(
+    dtokens: Tensor,
+    product: Tensor,
+    bias: Tensor,
+    first: Tensor,
+    position: Tensor,
+    temporal: Tensor,
+    ln_weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+) -> Tensor:
+    stem = tuple(x.contiguous() for x in (bias, first, position, temporal))
+    if _fused(product, product.shape[-1]):
+        return patch_embed_triton.temporal_gradient(dtokens, product, stem, ln_weight, mean, rstd).to(temporal.dtype)
+    x = _sum_of_embeddings(product, stem)
+    dx = torch.ops.aim.layer_norm_backward(dtokens, x, ln_weight, mean, rstd, None)
+    return dx.sum((0, 2)).to(temporal.dtype)
+
+
+def _forward_fake(
+    frames: Tensor,
+    folded: Tensor,
+    bias: Tensor,
+    first: Tensor,
+    position: Tensor,
+    temporal: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows = (frames.shape[0], frames.shape[1], position.shape[0])
+    product = folded.new_empty((*rows[:2], rows[2] - 1, folded.shape[0]))
+    mean, rstd = (bias.new_empty(rows) for _ in range(2))
+    return folded.new_empty((*rows, folded.shape[0]), dtype=dtype), product, mean, rstd
+
+
+def _backward_fake(
+    dtokens: Tensor,
+    product: Tensor,
+    bias: Tensor,
+    first: Tensor,
+    position: Tensor,
+    temporal: Tensor,
+    ln_weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+) -> Tensor:
+    return temporal.new_empty(temporal.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, _, bias, first, position, temporal, ln_weight, *_ = inputs
+    _, product, mean, rstd = output
+    ctx.save_for_backward(product, bias, first, position, temporal, ln_weight, mean, rstd)
+    ctx.mark_non_differentiable(product, mean, rstd)
+
+
+def _gradient(ctx: Any, dtokens: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad[5]
+    dtemporal = torch.ops.aim.patch_embed_backward(dtokens, *ctx.saved_tensors) if needed else None
+    return (*(None,) * 5, dtemporal, *(None,) * 4)
+
+
+_STEM = "Tensor bias, Tensor class_embedding, Tensor positional_embedding, Tensor temporal_embedding, Tensor ln_weight"
+register(
+    "patch_embed",
+    f"(Tensor frames, Tensor folded, {_STEM}, Tensor ln_bias, float eps, ScalarType dtype)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    cpu=_forward,
+    cuda=_forward,
+    fake=_forward_fake,
+)
+register(
+    "patch_embed_backward",
+    f"(Tensor dtokens, Tensor product, {_STEM}, Tensor mean, Tensor rstd) -> Tensor",
+    cpu=_backward,
+    cuda=_backward,
+    fake=_backward_fake,
+)
+register_gradient("patch_embed", _gradient, _setup_context)

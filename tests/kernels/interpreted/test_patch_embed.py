@@ -1,0 +1,41 @@
+"""The Triton kernels of patch_embed: a depth that is no multiple of 8, more tiles than one program sums, odd widths."""
+
+import pytest
+import torch
+
+from aim_kernels import patch_embed as op
+from aim_kernels import patch_embed_triton as kernels
+
+MEAN, STD = (122.769, 116.74, 104.04), (68.493, 66.63, 70.321)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("p", "width", "batch"), [(4, 40, 5), (6, 77, 2), (2, 64, 12)])
+def test_forward_and_temporal_gradient(p, width, batch, dtype, holds_error_rule):
+    torch.manual_seed(0)
+    rows, columns, t = 3, 2, 3
+    frames = torch.randint(0, 256, (batch, t, rows * p, columns * p, 3), dtype=torch.uint8)
+    weight = torch.randn(width, 3, p, p) * 0.1
+    first, position, temporal = torch.randn(width), torch.randn(7, width), torch.randn(t, width, requires_grad=True)
+    ln_weight, ln_bias = torch.rand(width) + 0.5, torch.randn(width)
+    flow = torch.randn(batch, t, 7, width)
+    folded, bias = op.fold_normalisation(weight, MEAN, STD, dtype)
+    embeddings = (bias, first, position, temporal.detach())
+
+    product = kernels.product(frames, folded)
+    tokens, mean, rstd = kernels.tokens(product, embeddings, ln_weight, ln_bias, 1e-5, torch.float32)
+    gradient = kernels.temporal_gradient(flow, product, embeddings, ln_weight, mean, rstd)
+
+    plain = torch.nn.functional.linear(op._patches(frames, p).to(dtype) - op.MIDDLE, folded)
+    assert torch.isfinite(product).all()
+    torch.testing.assert_close(product, plain, atol=1e-2, rtol=1e-2)
+    tensors = (weight, first, position, temporal, ln_weight, ln_bias)
+    truth = op.patch_embed_reference(frames, *(x.detach().double() for x in tensors), MEAN, STD)
+    exact = temporal.detach().double().requires_grad_()
+    doubles = [exact if x is temporal else x.double() for x in tensors]
+    op.patch_embed_reference(frames, *doubles, MEAN, STD).backward(flow.double())
+    low = [weight.to(dtype), *tensors[1:]]
+    rounded = op.patch_embed_reference(frames, *low, MEAN, STD)
+    rounded.backward(flow)
+    holds_error_rule(tokens, rounded, truth)
+    holds_error_rule(gradient, temporal.grad, exact.grad)
