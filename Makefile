@@ -1,5 +1,5 @@
 # Every target sets up what it needs: a machine with Python 3.11 and, for the optional C++ part, a C++ compiler is enough.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -18,7 +18,7 @@ $(STAMP): $(BIN)/python pyproject.toml setup.py constraints.txt $(CXX_SOURCES)
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/aim-fast demo --output demo
+	$(BIN)/aim-fast demo --output demo --overwrite
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

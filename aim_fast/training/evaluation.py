@@ -130,4 +130,4 @@ def draw_confusion(evaluation: Evaluation, classes: list[str], path: Path) -> No
         axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
         axes.set_yticks(range(len(classes)), classes, fontsize=7)
     figure.colorbar(image, ax=axes, label="share of the true class")
-    figure.savefig(path, dpi=110, format="png")
+    figure.savefig(path, dpi=110, format="png", bbox_inches="tight")
