@@ -116,12 +116,12 @@ def _fused(x: Tensor, width: int, depth: int = 0) -> bool:
 
 def _sum_of_embeddings(product: Tensor, stem: tuple[Tensor, ...]) -> Tensor:
     """x [B, T, N, D] before its norm, in float32 at least."""
-    bias, first, position, temporal = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in stem)
-    table = position + temporal[:, None]  # [T, N, D]
-    x = table.expand(product.shape[0], *table.shape).contiguous()
-    x[:, :, 0] += first
-    x[:, :, 1:] += bias
-    x[:, :, 1:] += product
+    precise = torch.promote_types(product.dtype, torch.float32)
+    bias, first, position, temporal = (x.to(precise) for x in stem)
+    table = torch.cat([position[:1] + first, position[1:] + bias]) + temporal[:, None]  # [T, N, D]
+    x = table.new_empty(product.shape[0], *table.shape)
+    x[:, :, :1] = table[:, :1]
+    torch.add(table[:, 1:], product, out=x[:, :, 1:])
     return x
 
 
@@ -143,7 +143,7 @@ def _forward(
         tokens, mean, rstd = patch_embed_triton.tokens(product, stem, ln_weight, ln_bias, eps, dtype)
         return tokens, product, mean, rstd
     side = round((folded.shape[1] // 3) ** 0.5)
-    product = F.linear(_patches(frames, side).to(folded.dtype) - MIDDLE, folded)
+    product = F.linear(_patches(frames, side).to(folded.dtype).sub_(MIDDLE), folded)
     tokens, mean, rstd = torch.ops.aim.layer_norm(_sum_of_embeddings(product, stem), ln_weight, ln_bias, eps, dtype)
     return tokens, product, mean, rstd
 
