@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
-from aim_fast.errors import WeightsError
+from aim_fast.errors import WeightsError, nearest
 from aim_kernels.adaptation import Activation
 
 TAG_PREFIX = "open_clip:"
@@ -23,10 +22,10 @@ def fetch_tag(source: str) -> tuple[Path, Activation]:
     model, _, tag = source.removeprefix(TAG_PREFIX).partition("/")
     known = dict.fromkeys(name for name, _ in open_clip.list_pretrained())
     if model not in known:
-        raise WeightsError(f"open_clip has no pretrained model {model!r} (in {source!r}){_nearest(model, list(known))}")
+        raise WeightsError(f"open_clip has no pretrained model {model!r} (in {source!r}): {nearest(model, known)}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag not in tags:
-        raise WeightsError(f"open_clip's {model} has no tag {tag!r}{_nearest(tag, tags)}; it has {', '.join(tags)}")
+        raise WeightsError(f"open_clip's {model} has no tag {tag!r}: {nearest(tag, tags)}")
     pretrained = open_clip.get_pretrained_cfg(model, tag)
     try:
         path = download_pretrained(pretrained)
@@ -39,8 +38,3 @@ def fetch_tag(source: str) -> tuple[Path, Activation]:
     config = open_clip.get_model_config(model) or {}
     quick = pretrained.get("quick_gelu") or config.get("quick_gelu")
     return Path(path), "quick_gelu" if quick else "gelu"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f": did you mean {close[0]!r}?" if close else ""

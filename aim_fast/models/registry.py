@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from aim_fast.errors import UsageError
+from aim_fast.errors import UsageError, nearest
 from aim_fast.models.aim_vit_clip import AIMViTCLIP
 
 
@@ -46,7 +45,7 @@ def create_model(name: str, **overrides: Any) -> AIMViTCLIP:
     values that make no model.
     """
     if name not in MODELS:
-        raise UsageError(f"unknown model {name!r}{_nearest(name, MODELS)}; there are {', '.join(MODELS)}")
+        raise UsageError(f"unknown model {name!r}: {nearest(name, MODELS)}")
     entry = MODELS[name]
     known = list(inspect.signature(entry.model).parameters)
     arguments = dict(entry.arguments)
@@ -54,9 +53,7 @@ def create_model(name: str, **overrides: Any) -> AIMViTCLIP:
     for key, value in overrides.items():
         target = ALIASES.get(key, key)
         if target not in known:
-            raise UsageError(
-                f"model {name} has no argument {key!r}{_nearest(key, [*known, *ALIASES])}; it takes {', '.join(known)}"
-            )
+            raise UsageError(f"model {name} has no argument {key!r}: {nearest(key, [*known, *ALIASES])}")
         if target in given:
             raise UsageError(f"argument {target!r} of model {name} is given twice, also as an alias: keep one")
         given.add(target)
@@ -65,8 +62,3 @@ def create_model(name: str, **overrides: Any) -> AIMViTCLIP:
         return entry.model(**arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(f"model {name}: {error}") from error
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = get_close_matches(name, list(known), n=1)
-    return f": did you mean {close[0]!r}?" if close else ""

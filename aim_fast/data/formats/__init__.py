@@ -7,12 +7,11 @@ line) and ``read(root, split) -> Listing``.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from aim_fast.errors import DataError, UsageError
+from aim_fast.errors import DataError, UsageError, nearest
 
 __all__ = ["DATASETS", "SPLITS", "UNLABELLED", "Clip", "Listing", "layout", "read_dataset"]
 
@@ -69,6 +68,4 @@ def _format(name: str):
 
 def _known(value: str, known: tuple[str, ...], what: str) -> None:
     if value not in known:
-        nearest = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise UsageError(f"unknown {what} {value!r}: {hint}known are {', '.join(known)}")
+        raise UsageError(f"unknown {what} {value!r}: {nearest(str(value), known)}")
