@@ -43,11 +43,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.startswith("cuda")
     batch, frames = options.batch or (32 if on_gpu else 1), options.frames or 8
+    name = options.model or "aim_vit_b16_clip"
     with torch.device("meta"):
-        model = create_model(options.model or "aim_vit_b16_clip", num_frames=frames, depth=1, num_classes=2)
+        model = create_model(name, num_frames=frames, depth=1, num_classes=2)
     tokens = 1 + (model.img_size // model.patch_size) ** 2
     bandwidth = copy_bandwidth(device)
-    results: dict[str, Any] = {"batch": batch, "frames": frames, "copy_gb_per_s": bandwidth / 1e9, "operators": {}}
+    results: dict[str, Any] = {"model": name, "batch": batch, "frames": frames, "operators": {}}
+    results["copy_gb_per_s"] = bandwidth / 1e9
     table = Table(
         *("operator", "ms", "spread", "GB/s", "of copy", "plain eager", "plain compiled", "error / plain's"),
         title=f"operators in bf16, forward + backward, {device}",

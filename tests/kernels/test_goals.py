@@ -1,0 +1,55 @@
+"""The table of goals: what is measured is judged, on its own device and setting alone."""
+
+import json
+
+from bench import goals
+
+STEP = {
+    "bench": "step",
+    "date": "2025-01-02T03:04:05+00:00",
+    "device": "cpu",
+    "model": "aim_vit_b16_clip",
+    "frames": 8,
+    "batch": 1,
+    "ratio_vs_published_eager": 1.4,
+    "saved_mib_per_clip": {"published": 100.0, "fast": 60.0, "balanced": 23.0, "lean": 7.5},
+    "gradient_error": {"fast": 0.011, "published": 0.01},
+}
+
+
+def statuses(*results):
+    return {(row["goal"], row["device"]): row["status"] for row in goals.judge(results)}
+
+
+def test_nothing_measured_is_unmeasured():
+    assert set(statuses().values()) == {"unmeasured"}
+
+
+def test_a_step_is_judged_goal_by_goal():
+    found = statuses(STEP)
+    assert found["B/16 step, times faster than published eager", "cpu"] == "reached"
+    assert found["B/16 step, stretch", "cpu"] == "missed"
+    kept = [found[f"bytes kept, {word}, of published", "cpu"] for word in ("fast", "balanced", "lean")]
+    assert kept == ["missed", "reached", "reached"]
+    assert {status for (_, device), status in found.items() if device == "cuda"} == {"unmeasured"}
+
+
+def test_another_model_or_batch_does_not_count():
+    assert set(statuses({**STEP, "model": "aim_vit_l14_clip"}, {**STEP, "batch": 2}).values()) == {"unmeasured"}
+
+
+def test_an_operator_that_failed_its_error_rule_misses_its_goal():
+    operators = {"spatial_attention": {"failed": "the error rule does not hold: no speed", "errors": {}}}
+    found = statuses({**STEP, "bench": "kernels", "operators": operators})
+    assert found["spatial attention over torch's", "cpu"] == "missed"
+    assert found["temporal attention over torch's", "cpu"] == "unmeasured"
+
+
+def test_the_newest_file_is_read_first(tmp_path):
+    for name, year, speed in (("a", "2024", 1.0), ("b", "2025", 2.0)):
+        results = {**STEP, "date": f"{year}-01-01T00:00:00", "ratio_vs_published_eager": speed}
+        (tmp_path / f"{name}.json").write_text(json.dumps(results))
+    (tmp_path / "goals.json").write_text("[]")
+    rows = goals.judge(goals.read_results(tmp_path))
+    assert rows[0]["figure"] == 2.0
+    assert len(goals.table(rows).rows) == len(rows)
