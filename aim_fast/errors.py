@@ -35,5 +35,5 @@ class TrainingError(AimFastError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: the nearest known one, or all of them."""
     known = list(known)
-    near = difflib.get_close_matches(word, known, 1)
+    near = difflib.get_close_matches(word, known, 1, cutoff=0.4)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

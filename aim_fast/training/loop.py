@@ -32,6 +32,7 @@ from aim_fast.training.checkpoint import (
     write_atomically,
 )
 from aim_fast.training.clips import augmentation_of, data_classes, open_loader, open_split, sampling_of
+from aim_fast.training.cuda_graph import GraphedStep, check_cuda_graph, set_capturable
 from aim_fast.training.devices import Place, join_processes
 from aim_fast.training.evaluation import evaluate
 from aim_fast.training.metrics import MetricsLog, draw_curves
@@ -59,6 +60,8 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
     """
     folder = check_output(recipe, resume)
     with join_processes(recipe.device, recipe.precision) as place:
+        if recipe.cuda_graph:
+            check_cuda_graph(place, Steps.of(recipe, 0, place.world).accumulate)
         progress = RunProgress(quiet or not place.first)
         # a scan of a large data set takes long: what can be known before it is found out before it
         classes = data_classes(recipe)
@@ -106,6 +109,10 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
         self.replica: Any = _replicate(self.model, recipe, place)
+        self.graphed: GraphedStep | None = None
+        if recipe.cuda_graph:
+            parameters = list(self.trainable.values())
+            self.graphed = GraphedStep(lambda *x: self._losses(*x).sum(), self.optimizer, parameters, recipe.clip_norm)
         sampling = sampling_of(recipe)
         self.loader = open_loader(recipe, place, index, model.img_size, sampling, augmentation_of(recipe))
         self.validation = open_loader(recipe, place, validation, model.img_size, sampling.validation(model.img_size))
@@ -129,7 +136,13 @@ class Trainer:
             self.log.close()
 
     def restore(self) -> None:
-        """Continues from the last checkpoint: trained tensors, optimiser, step and best result."""
+        """Continues from the last checkpoint: trained tensors, optimiser, step and best result.
+
+        A run that was killed before its first checkpoint begins again.
+        """
+        self.resumed = True
+        if not (self.folder / "checkpoints" / "last").exists():
+            return
         checkpoint = read_checkpoint(find_checkpoint(self.folder, "last"), with_state=True)
         state, saved = checkpoint.state or {}, checkpoint.description
         if saved.trunk_sha256 != self.description.trunk_sha256:
@@ -147,9 +160,9 @@ class Trainer:
         _copy(self.trainable, raw)
         _copy(self.averaged, checkpoint.tensors if self.averaged else {})
         self.optimizer.load_state_dict(state["optimizer"])
+        set_capturable(self.optimizer, self.recipe.cuda_graph)
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.last = state["step"], state["best"], state["last"]
-        self.resumed = True
 
     def run(self) -> Result:
         if self.place.first:
@@ -215,33 +228,47 @@ class Trainer:
                 batch = next(batches)
             seed = step_seed(self.recipe.seed, self.step, number, self.place.rank)
             torch.manual_seed(seed)
+            frames, labels, weights = self._inputs(batch, seed)
+            rows += batch.indices.tolist()
+            if self.graphed:
+                total += self.graphed(frames, labels, weights / clips)
+                continue
             alone = isinstance(self.replica, DistributedDataParallel) and number < count - 1
             with self.replica.no_sync() if alone else contextlib.nullcontext():
                 # a mean over the clips of the step; DistributedDataParallel divides by the number of processes
-                loss = self._losses(batch, seed).sum() / clips
+                loss = self._losses(frames, labels, weights).sum() / clips
                 self.scaler.scale(loss * self.place.world).backward()
             total += loss.detach()
-            rows += batch.indices.tolist()
+        if not self.graphed:
+            self._apply_gradients()
+        if self.averaged:
+            averaged, raw = list(self.averaged.values()), [p.detach() for p in self.trainable.values()]
+            torch._foreach_lerp_(averaged, raw, 1 - self.recipe.ema)
+        return _Pending(total, [self.loader.index.rows[row].path for row in rows], self.step + 1)
+
+    def _apply_gradients(self) -> None:
         if self.recipe.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(list(self.trainable.values()), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.averaged:
-            averaged, raw = list(self.averaged.values()), [p.detach() for p in self.trainable.values()]
-            torch._foreach_lerp_(averaged, raw, 1 - self.recipe.ema)
-        return _Pending(total, [self.loader.index.rows[row].path for row in rows], self.step + 1)
 
-    def _losses(self, batch: Batch, seed: int) -> Tensor:
-        """Cross-entropy of each clip [B], zero for the clips that only fill a batch up."""
-        device, smoothing = self.place.device, self.recipe.label_smoothing
-        frames, labels, weights = (t.to(device, non_blocking=True) for t in (batch.frames, batch.labels, batch.weights))
+    def _inputs(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames, labels and weights on the device, mixed where the recipe mixes clips."""
+        frames, labels, weights = (
+            t.to(self.place.device, non_blocking=True) for t in (batch.frames, batch.labels, batch.weights)
+        )
         if self.mixup:
             np.random.seed(seed % 2**32)  # noqa: NPY002 - timm's Mixup draws from the global generator
             frames = self.model.normalize(frames)  # [B, 3, T, H, W]
             images, labels = self.mixup(frames.flatten(1, 2), labels)
-            frames, smoothing = images.view_as(frames), 0.0
+            frames = images.view_as(frames)
+        return frames, labels, weights
+
+    def _losses(self, frames: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Weighted cross-entropy of each clip [B]: zero for the clips that only fill a batch up."""
+        smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
         with self.place.autocast():
             logits = self.replica(frames)
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing) * weights

@@ -50,5 +50,9 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Of every group, times its factor; in place where a captured step reads it (training/cuda_graph.py)."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_factor"]
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate * group["lr_factor"])
+        else:
+            group["lr"] = rate * group["lr_factor"]

@@ -89,6 +89,9 @@ class Recipe:
     workers: int = _option(0, "threads and processes that decode; 0 chooses by the machine", incidental=True)
     memory: str = _option("fast", "what is kept for backward: fast, balanced or lean; slower, less", incidental=True)
     compile: bool = _option(False, "train the model through torch.compile", incidental=True)
+    cuda_graph: bool = _option(
+        False, "capture the training step as a CUDA graph: one GPU, bf16 or fp32", incidental=True
+    )
     output: str | None = _option(None, "folder of the run", incidental=True)
     eval_every: int = _option(1, "epochs between validations; 0 for none but the last", incidental=True)
     checkpoint_every: int = _option(500, "steps between checkpoints within an epoch; 0 for none", incidental=True)

@@ -39,9 +39,11 @@ def check_output(recipe: Recipe, resume: bool) -> Path:
     if not recipe.output:
         raise UsageError("no folder for the run: give --output DIR")
     folder = Path(recipe.output)
-    holds_run = (folder / METRICS).exists() or (folder / "checkpoints").exists()
+    holds_run = any((folder / name).exists() for name in (RECIPE, METRICS, "checkpoints"))
     if resume:
-        find_checkpoint(folder, "last")
+        if not (folder / RECIPE).is_file():
+            find_checkpoint(folder, "last")
+            raise CheckpointError(f"{folder}: holds no {RECIPE} to resume by; give the --output of a training run")
         saved = load_recipe(folder / RECIPE, {})
         if differences := recipe_differences(saved, recipe):
             raise CheckpointError(

@@ -77,6 +77,17 @@ def test_two_processes_of_four_do_what_one_of_eight_does(tiny, tmp_path):
     torch.testing.assert_close([row[2] for row in left], [row[2] for row in right], rtol=2e-3, atol=2e-4)
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_again(aim_fast, trained, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text((trained / "recipe.yaml").read_text().replace(str(trained), str(folder)))
+    (folder / "metrics.jsonl").write_text((trained / "metrics.jsonl").read_text().splitlines()[0] + "\n")
+    assert aim_fast("train", "--output", folder, "--resume", "--quiet")[0] == 0
+    assert losses(folder) == losses(trained)
+    ours, theirs = adapters(folder), adapters(trained)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_resume_with_nothing_there_is_refused(aim_fast, tiny, tmp_path):
     status, _, err = aim_fast("train", *tiny, "--output", tmp_path / "none", "--resume")
     assert (status, err.count("\n")) == (2, 1)
