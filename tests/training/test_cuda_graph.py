@@ -1,0 +1,52 @@
+"""The captured step, as far as a CPU goes: where it is refused, and learning rates that a captured step would read."""
+
+import copy
+
+import pytest
+import torch
+
+from aim_fast.errors import UsageError
+from aim_fast.training.cuda_graph import check_cuda_graph, set_capturable
+from aim_fast.training.devices import Place
+from aim_fast.training.loop import train
+from aim_fast.training.optimizer import set_learning_rate
+from aim_fast.training.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    ("device", "world", "accumulate", "dtype", "message"),
+    [
+        ("cpu", 1, 1, torch.bfloat16, "on a CUDA device, not on cpu"),
+        ("cuda", 2, 1, torch.bfloat16, "one process, not of 2"),
+        ("cuda", 1, 4, torch.bfloat16, "one batch, not of 4"),
+        ("cuda", 1, 1, torch.float16, "--precision bf16 or fp32"),
+    ],
+)
+def test_refused_in_one_line(device, world, accumulate, dtype, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        check_cuda_graph(Place(0, world, torch.device(device), dtype), accumulate)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_on_a_cpu_refuses_before_any_work(tmp_path):
+    recipe = Recipe(
+        device="cpu", cuda_graph=True, dataset="ssv2", data_root=str(tmp_path), output=str(tmp_path / "run")
+    )
+    with pytest.raises(UsageError, match="not on cpu"):
+        train(recipe, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_learning_rates_are_set_in_place_and_given_back():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([{"params": [parameter], "lr_factor": 0.5}], lr=0.1)
+    set_capturable(optimizer, True)
+    held = optimizer.param_groups[0]["lr"]
+    set_learning_rate(optimizer, 0.2)
+    assert held is optimizer.param_groups[0]["lr"]
+    assert held.item() == pytest.approx(0.1)
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(state)
+    set_capturable(optimizer, False)
+    assert isinstance(optimizer.param_groups[0]["lr"], float)
+    assert not optimizer.param_groups[0]["capturable"]
