@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from aim_fast.errors import CheckpointError
@@ -72,9 +72,8 @@ def save_checkpoint(
             "trunk_sha256": description.trunk_sha256,
             "weights": description.weights,
         }
-        save_file(
-            {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}, temporary / ADAPTERS, metadata
-        )
+        saved = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+        (temporary / ADAPTERS).write_bytes(save(saved, metadata))
         torch.save(state, temporary / STATE)
         for path in (temporary / ADAPTERS, temporary / STATE, temporary):
             _sync(path)

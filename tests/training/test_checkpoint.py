@@ -68,7 +68,6 @@ def test_a_kill_at_any_system_call_leaves_a_whole_checkpoint(tmp_path):
         import os, shutil, sys
         from pathlib import Path
         import torch
-        from aim_fast.training import checkpoint
         from aim_fast.training.checkpoint import Description, read_checkpoint, save_checkpoint
 
         description = Description("m", {}, ["a"], "00", "w")
@@ -84,7 +83,7 @@ def test_a_kill_at_any_system_call_leaves_a_whole_checkpoint(tmp_path):
                     return function(*arguments, **keywords)
                 return call
             for module, name in ((os, "replace"), (os, "fsync"), (shutil, "rmtree"), (Path, "rename"), (Path, "mkdir"),
-                                 (Path, "symlink_to"), (torch, "save"), (checkpoint, "save_file")):
+                                 (Path, "symlink_to"), (torch, "save"), (Path, "write_bytes")):
                 setattr(module, name, counted(getattr(module, name)))
             save_checkpoint(folder, ("last", "best"), {"x": torch.full((3,), 2.0)}, {"step": 2}, description)
             os._exit(0)
