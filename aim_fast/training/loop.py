@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from aim_fast.training.checkpoint import (
     write_atomically,
 )
 from aim_fast.training.clips import augmentation_of, data_classes, open_loader, open_split, sampling_of
+from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import GraphedStep, check_cuda_graph, set_capturable
 from aim_fast.training.devices import Place, join_processes
 from aim_fast.training.evaluation import evaluate
@@ -191,7 +191,7 @@ class Trainer:
         first = self.step % steps.per_epoch
         batches = iter(self.loader.batches(epoch, start=steps.first_batch(self.step)))
         self.progress.start(f"epoch {epoch + 1}/{recipe.epochs}", steps.clips, first * steps.clips_per_step)
-        clock = _Clock()
+        clock = Clock()
         pending: _Pending | None = None
         for place_in_epoch in range(first + 1, steps.per_epoch + 1):
             rate = learning_rate(recipe, self.step, steps.per_epoch)
@@ -218,7 +218,7 @@ class Trainer:
         self.progress.close()
         self._finish_epoch(epoch)
 
-    def _train_step(self, batches: Iterator[Batch], clock: _Clock) -> _Pending:
+    def _train_step(self, batches: Iterator[Batch], clock: Clock) -> _Pending:
         """One step of the optimiser over this process's share of its clips."""
         clips, count = self.steps.clips_of(self.step), self.steps.batches_of(self.step)
         total = torch.zeros((), device=self.place.device)
@@ -273,7 +273,7 @@ class Trainer:
             logits = self.replica(frames)
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing) * weights
 
-    def _log_step(self, epoch: int, loss: float, rate: float, clock: _Clock) -> None:
+    def _log_step(self, epoch: int, loss: float, rate: float, clock: Clock) -> None:
         """Writes the step's loss over all processes."""
         if self.place.world > 1:
             shared = torch.tensor(loss, device=self.place.device, dtype=torch.float64)
@@ -393,29 +393,3 @@ class _Pending:
                 f"fp32; files of that step: {', '.join(self.files)}"
             )
         return loss
-
-
-class _Clock:
-    """Speed of an epoch so far, and the share of its time that was spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-        self.waited = 0.0
-        self.clips = 0
-
-    def count(self, clips: int) -> None:
-        self.clips += clips
-
-    @contextlib.contextmanager
-    def wait(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - began
-
-    @property
-    def waiting(self) -> float:
-        return self.waited / max(time.perf_counter() - self.start, 1e-9)
-
-    @property
-    def clips_per_s(self) -> float:
-        return self.clips / max(time.perf_counter() - self.start, 1e-9)
