@@ -31,7 +31,7 @@ def refused(aim_fast, tmp_path):
 def dataset(motion_set, tmp_path):
     """A copy of the small data set that a test may damage."""
     root = tmp_path / "ssv2"
-    shutil.copytree(motion_set, root, ignore=shutil.ignore_patterns("*index*"))
+    shutil.copytree(motion_set, root, ignore=shutil.ignore_patterns(".aim-fast"))
     return root
 
 
@@ -115,6 +115,20 @@ def test_missing_and_broken_videos_are_named_counted_and_do_not_stop_training(ai
     assert status == 0, err
     (counts,) = [row for row in read_metrics(dataset.parent / "run") if row["kind"] == "data"]
     assert (counts["missing"], counts["broken"], counts["replaced"]) == (1, 3, 4)
+
+
+def test_an_unreadable_index_says_how_to_make_it_anew(aim_fast, dataset, trunk):
+    index = ("index", "--dataset", "ssv2", "--data-root", dataset)
+    assert aim_fast(*index)[0] == 0
+    for path in (dataset / ".aim-fast").iterdir():
+        path.write_bytes(b"garbage")
+    for command in (index, train(dataset, trunk)):
+        status, out, err = aim_fast(*command)
+        assert (status, out) == (2, "")
+        assert "--rebuild" in err.splitlines()[-1]
+    assert not (dataset.parent / "run").exists()
+    assert aim_fast(*index, "--rebuild")[0] == 0
+    assert aim_fast(*index)[0] == 0
 
 
 def test_all_videos_missing_is_refused(refused, dataset, trunk):
