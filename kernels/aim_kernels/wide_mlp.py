@@ -1,0 +1,182 @@
+"""The frozen MLP widened by an adapter: one MLP of M + H hidden units with two activations.
+
+    out = [Wproj | s·W2] · [act(u_M) ; f·gelu(u_H)] + bproj + f·s·b2,   u = [Wfc ; W1] y + [bfc ; b1]
+
+``y`` [..., D], Wfc [M, D], W1 [H, D], f droppath's factor of each row, s the adapter's scale. Two products forward, two
+and the adapter's backward. ``u`` is the one tensor that backward wants beside y: kept, or formed again. The stacked
+weights are formed when they are needed and never kept. Derivation: kernels/README.md. Source: AIM (ICLR 2023).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aim_kernels import wide_activation  # noqa: F401  (registers the operator)
+from aim_kernels.adaptation import Activation, AdapterWeights, activate, adapter_reference
+from aim_kernels.composed import Needs, compute_dtype, row_factor, to_dtype
+from aim_kernels.residual import column_sum
+
+Trunk = tuple[Tensor, Tensor, Tensor, Tensor]  # Wfc [M, D], bfc [M], Wproj [D, M], bproj [D]
+
+
+def wide_mlp(
+    y: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    adapter: AdapterWeights | None = None,
+    drop: Tensor | None = None,
+    scale: float = 1.0,
+    activation: Activation = "quick_gelu",
+    keep_hidden: bool = True,
+) -> Tensor:
+    """``mlp(y) + drop · scale · A(y)`` [..., D] in the products' dtype: autocast's, else that of ``fc_weight``.
+
+    ``drop`` broadcasts to ``y`` with one factor a row, None for 1. ``keep_hidden`` keeps the hidden state before its
+    activations for backward, else it is formed again. Differentiable in ``y`` and the adapter; when a trunk weight
+    requires a gradient the reference runs instead. Raises ValueError for shapes that cannot be.
+    """
+    width = y.shape[-1]
+    if fc_weight.shape[1:] != (width,) or proj_weight.shape != fc_weight.shape[::-1]:
+        shapes = f"{list(fc_weight.shape)} and {list(proj_weight.shape)}"
+        raise ValueError(f"wide_mlp of {list(y.shape)} needs weights [M, {width}] and [{width}, M], got {shapes}")
+    trunk = (fc_weight, fc_bias, proj_weight, proj_bias)
+    if any(weight.requires_grad for weight in trunk) or not y.numel():
+        return wide_mlp_reference(y, *trunk, adapter, drop, scale, activation)
+    dtype = compute_dtype(y, fc_weight)
+    weights = (None,) * 4 if adapter is None else adapter
+    return _WideMLP.apply(y, drop, *weights, *trunk, scale, activation == "quick_gelu", keep_hidden, dtype)
+
+
+def wide_mlp_reference(
+    y: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    adapter: AdapterWeights | None = None,
+    drop: Tensor | None = None,
+    scale: float = 1.0,
+    activation: Activation = "quick_gelu",
+) -> Tensor:
+    """The MLP and the adapter apart, in plain torch."""
+    out = F.linear(activate(F.linear(y, fc_weight, fc_bias), activation), proj_weight, proj_bias)
+    if adapter is None:
+        return out
+    branch = adapter_reference(y, adapter) * scale
+    return out + (branch if drop is None else branch * drop)
+
+
+class _WideMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, drop: Tensor | None, *args: Any) -> Tensor:
+        adapter, trunk, (scale, quick, keep_hidden, dtype) = _unpack(args)
+        rows = y.to(dtype).reshape(-1, y.shape[-1])
+        factor = row_factor(drop, y) if adapter is not None else None
+        u = expand(rows, adapter, trunk, dtype)
+        out, dropped_bias = contract(u, adapter, trunk, factor, scale, quick, dtype)
+        if factor is not None and dropped_bias is not None:
+            out = out.addcmul(factor[:, None].to(dtype), dropped_bias.to(dtype))
+        ctx.save_for_backward(rows, drop, u if keep_hidden else None, *args[:8])
+        ctx.constants, ctx.dtype_in = args[8:], y.dtype
+        return out.view(y.shape)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        rows, drop, u, *weights = ctx.saved_tensors
+        adapter, trunk, (scale, quick, _, dtype) = _unpack((*weights, *ctx.constants))
+        factor = row_factor(drop, g) if adapter is not None else None
+        u = expand(rows, adapter, trunk, dtype) if u is None else u
+        needs = Needs(*ctx.needs_input_grad[2:6])
+        branch = g.to(dtype).reshape(rows.shape)
+        dy, gradients = wide_gradients(
+            branch, rows, u, adapter, trunk, factor, scale, quick, ctx.needs_input_grad[0], needs
+        )
+        dy = None if dy is None else dy.view(g.shape).to(ctx.dtype_in)
+        return (dy, None, *gradients, *(None,) * (len(ctx.needs_input_grad) - 6))
+
+
+def expand(y: Tensor, adapter: AdapterWeights | None, trunk: Trunk, dtype: torch.dtype) -> Tensor:
+    """u [rows, M + H] of ``y`` [rows, D]."""
+    bias = trunk[1].to(dtype)
+    if adapter is not None:
+        bias = torch.cat([bias, to_dtype(adapter, dtype).b1])
+    return F.linear(y, _widening(adapter, trunk, dtype), bias)
+
+
+def contract(
+    u: Tensor,
+    adapter: AdapterWeights | None,
+    trunk: Trunk,
+    factor: Tensor | None,
+    scale: float,
+    quick: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor | None]:
+    """The output [rows, D], and what it still lacks: s·b2 [D], to be multiplied by ``factor``; None without one."""
+    hidden = torch.ops.aim.wide_activation(u, trunk[0].shape[0], quick, factor)
+    bias, dropped_bias = trunk[3].to(dtype), None
+    if adapter is not None and factor is None:
+        bias = bias + scale * adapter.b2.to(dtype)
+    elif adapter is not None:
+        dropped_bias = scale * adapter.b2
+    return F.linear(hidden, _narrowing(adapter, trunk, scale, dtype), bias), dropped_bias
+
+
+def wide_gradients(
+    branch: Tensor,
+    y: Tensor | None,
+    u: Tensor,
+    adapter: AdapterWeights | None,
+    trunk: Trunk,
+    factor: Tensor | None,
+    scale: float,
+    quick: bool,
+    needs_y: bool,
+    needs: Needs,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """dy [rows, D] and the adapter's four gradients from ``branch`` [rows, D], that of the output, in its dtype.
+
+    ``y`` [rows, D] is read for the gradient of W1 alone.
+    """
+    dtype, split = branch.dtype, trunk[0].shape[0]
+    gradients: list[Tensor | None] = [None] * 4
+    du = None
+    if needs_y or needs.w1 or needs.b1:
+        dhidden = branch @ _narrowing(adapter, trunk, scale, dtype)
+        du = torch.ops.aim.wide_activation_backward(dhidden, u, split, quick, factor)
+    if adapter is not None and any(needs):
+        if needs.w2:
+            own = torch.ops.aim.wide_activation(u[:, split:].contiguous(), 0, False, factor)
+            gradients[2] = (branch.t() @ own).to(adapter.w2.dtype) * scale
+        if needs.b2:
+            dropped = branch if factor is None else branch * factor[:, None].to(dtype)
+            gradients[3] = column_sum(dropped, adapter.b2.dtype) * scale
+        if needs.b1 and du is not None:
+            gradients[1] = column_sum(du[:, split:], adapter.b1.dtype)
+        if needs.w1 and du is not None and y is not None:
+            gradients[0] = (du[:, split:].t() @ y).to(adapter.w1.dtype)
+    dy = du @ _widening(adapter, trunk, dtype) if needs_y and du is not None else None
+    return dy, gradients
+
+
+def _unpack(args: tuple[Any, ...]) -> tuple[AdapterWeights | None, Trunk, tuple[Any, ...]]:
+    adapter = None if args[0] is None else AdapterWeights(*args[:4])
+    return adapter, (args[4], args[5], args[6], args[7]), args[8:]
+
+
+def _widening(adapter: AdapterWeights | None, trunk: Trunk, dtype: torch.dtype) -> Tensor:
+    """[Wfc ; W1], [M + H, D]."""
+    weight = trunk[0].to(dtype)
+    return weight if adapter is None else torch.cat([weight, adapter.w1.to(dtype)])
+
+
+def _narrowing(adapter: AdapterWeights | None, trunk: Trunk, scale: float, dtype: torch.dtype) -> Tensor:
+    """[Wproj | s·W2], [D, M + H]."""
+    weight = trunk[2].to(dtype)
+    return weight if adapter is None else torch.cat([weight, (scale * adapter.w2).to(dtype)], 1)
