@@ -225,7 +225,7 @@ class AIMViTCLIP(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Clips to the block's first input ``[B, T, N, D]``."""
-        if x.dtype == torch.uint8 and self.backend == "fused":
+        if x.is_cuda and x.dtype == torch.uint8 and self.backend == "fused":  # on a CPU it is slower: bench/NOTES.md
             self._check(x)
             return patch_embed(
                 x,
