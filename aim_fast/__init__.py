@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from aim_fast.errors import AimFastError
     from aim_fast.models.registry import create_model, list_models
     from aim_fast.models.state_dict import load_checkpoint
+    from aim_fast.training.run import load_run
 
 _HOMES = {
     "AimFastError": "aim_fast.errors",
     "create_model": "aim_fast.models.registry",
     "list_models": "aim_fast.models.registry",
     "load_checkpoint": "aim_fast.models.state_dict",
+    "load_run": "aim_fast.training.run",
 }
 
-__all__ = ["AimFastError", "create_model", "list_models", "load_checkpoint"]
+__all__ = ["AimFastError", "create_model", "list_models", "load_checkpoint", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

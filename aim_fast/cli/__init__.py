@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             click.echo(f"aim-fast: error: {_hint(' '.join(message.split()), error)}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("aim-fast: interrupted; a training run goes on with --resume", err=True)
+        click.echo("aim-fast: interrupted; a training run that had begun goes on with --resume", err=True)
         sys.exit(130)
 
 

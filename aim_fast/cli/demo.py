@@ -34,7 +34,8 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     folder, began = Path(output), time.perf_counter()
     earlier = [folder / name for name in MADE if (folder / name).exists()]
     if earlier and not overwrite:
-        raise UsageError(f"{folder}: holds an earlier demo; add --overwrite to replace it, or give another --output")
+        names = ", ".join(path.name for path in earlier)
+        raise UsageError(f"{folder}: holds {names}; add --overwrite to remove these first, or give another --output")
     for path in earlier:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -27,8 +27,11 @@ def command(run: str, split: str, json_file: str | None, confusion: str | None, 
     \b
     aim-fast eval RUN --views 1x3 --json scores.json
     """
-    from aim_fast.training.report import evaluate_run
+    from aim_fast.training.report import check_writable, evaluate_run
 
+    for file in (json_file if json_file != "-" else None, confusion):
+        if file:
+            check_writable(Path(file))
     report = evaluate_run(run, split, typed(options))
     if report is None:  # not the first process
         return

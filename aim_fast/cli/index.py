@@ -32,7 +32,7 @@ def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any
     bad = 0
     for split in splits or ("train", "validation"):
         index = load_or_build_index(recipe.dataset, root, split, workers=recipe.workers, rebuild=rebuild)
-        for line in index.summary():
+        for line in index.summary(named=0):
             click.echo(line)
         for row in (*index.missing, *index.broken):
             click.echo(f"{row.path}: {row.error}", err=True)

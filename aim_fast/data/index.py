@@ -70,7 +70,7 @@ class Index:
         return [row for row in self.rows if not row.healthy and row.error != MISSING]
 
     def summary(self, named: int = 5) -> list[str]:
-        """Lines to print: counts, lengths, sizes, codecs, and the first ``named`` broken and missing files."""
+        """Lines to print: counts, lengths, sizes, codecs, and the first ``named`` broken and missing."""
         good = [self.rows[i] for i in self.healthy]
         lengths = np.array([row.frames for row in good])
         lines = [
@@ -84,7 +84,7 @@ class Index:
             if rows:
                 lines.append(f"{what}: {len(rows)} file{'s' if len(rows) > 1 else ''}")
                 lines += [f"  {row.path}" + (f": {row.error}" if what == "broken" else "") for row in rows[:named]]
-                if len(rows) > named:
+                if named and len(rows) > named:
                     lines.append(f"  and {len(rows) - named} more")
         return lines
 

@@ -6,16 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_build_index, read_dataset
-from aim_fast.errors import UsageError
+from aim_fast.errors import DataError, UsageError
 from aim_fast.training.devices import Place, first_process_first
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe, parse_views
 
 
 def data_classes(recipe: Recipe) -> list[str]:
-    """The class names of the recipe's data set, read from its annotations alone."""
+    """The class names of the recipe's data set, read from the annotations of both splits and no video.
+
+    Raises DataError when the splits do not have the same classes in the same order.
+    """
     dataset, root = _source(recipe)
-    return read_dataset(dataset, root, "train").classes
+    train, validation = (read_dataset(dataset, root, split).classes for split in ("train", "validation"))
+    if train != validation:
+        odd = sorted(set(train) ^ set(validation)) or ["the same names in another order"]
+        raise DataError(
+            f"{root}: training has {len(train)} classes, validation {len(validation)}; they differ in "
+            f"{', '.join(odd[:5])}: give both splits the same classes"
+        )
+    return train
 
 
 def _source(recipe: Recipe) -> tuple[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ import torch.distributed as dist
 
 from aim_fast.data.scan import default_workers
 from aim_fast.errors import UsageError
+
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Place:
 
 def choose_device(name: str) -> torch.device:
     """The device that a word stands for in this process. Raises UsageError if it is not there."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UsageError(f"device {name!r} must be auto, cpu, cuda or cuda:N")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -60,6 +65,8 @@ def choose_device(name: str) -> torch.device:
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The autocast type for a precision word; `auto` is bf16 where the device multiplies it fast, else fp16 or fp32."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} must be one of {', '.join(PRECISIONS)}")
     if precision == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

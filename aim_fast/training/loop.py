@@ -30,7 +30,14 @@ from aim_fast.training.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
-from aim_fast.training.clips import augmentation_of, data_classes, open_loader, open_split, sampling_of
+from aim_fast.training.clips import (
+    augmentation_of,
+    check_same_classes,
+    data_classes,
+    open_loader,
+    open_split,
+    sampling_of,
+)
 from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import GraphedStep, check_cuda_graph, set_capturable
 from aim_fast.training.devices import Place, join_processes
@@ -69,6 +76,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
         for line in weights.lines:
             progress.say(line)
         splits = {split: open_split(recipe, split, place, progress) for split in ("train", "validation")}
+        check_same_classes(splits)
         description = Description(recipe.model, model.config, classes, weights.sha256, weights.source)
         trainer = Trainer(recipe, folder, place, progress, model, description, splits["train"], splits["validation"])
         if resume:
@@ -389,7 +397,7 @@ class _Pending:
         loss = self.loss.item()
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss of step {self.step} is {loss}: train again with a lower --lr or --precision "
-                f"fp32; files of that step: {', '.join(self.files)}"
+                f"the loss of step {self.step} is {loss}: train again in another --output "
+                f"with a lower --lr or --precision fp32; files of that step: {', '.join(self.files)}"
             )
         return loss

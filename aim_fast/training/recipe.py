@@ -8,6 +8,7 @@ only what differs. Options typed on the command line win over the file.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -114,6 +115,7 @@ class Recipe:
 
 FIELDS = {f.name: f for f in dataclasses.fields(Recipe)}
 _TYPES = typing.get_type_hints(Recipe)
+MOST_WORKERS = 512
 ADAPTERS = ("spatial", "temporal", "joint")
 _CHOICES = {
     "backend": ("fused", "reference"),
@@ -145,7 +147,7 @@ def _check(recipe: Recipe) -> None:
         if not 0 <= getattr(recipe, name) < 1 and not (
             name in ("flip", "random_erasing") and getattr(recipe, name) == 1
         ):
-            refuse(name, "from 0 to 1")
+            refuse(name, "from 0 to 1" if name in ("flip", "random_erasing") else "0 or more and below 1")
     for name, choices in _CHOICES.items():
         if getattr(recipe, name) not in (*choices, FIELDS[name].default):
             refuse(name, f"one of {', '.join(choices)}")
@@ -157,6 +159,10 @@ def _check(recipe: Recipe) -> None:
         refuse("betas", "two numbers from 0 to 1")
     if len(recipe.randaugment) not in (0, 2):
         refuse("randaugment", "two numbers, operations and magnitude, such as 4,7")
+    if len(set(recipe.adapters)) != len(recipe.adapters):
+        refuse("adapters", "each named once")
+    if recipe.workers > MOST_WORKERS:
+        refuse("workers", f"at most {MOST_WORKERS}")
     for adapter in recipe.adapters:
         if adapter not in ADAPTERS:
             raise UsageError(f"recipe field adapters: unknown {adapter!r}; {nearest(adapter, ADAPTERS)}")
@@ -204,8 +210,10 @@ def _scalar(kind: type, value: Any, name: str, where: str) -> Any:
             if isinstance(value, (str, int)) and not isinstance(value, bool):
                 return str(value)
         elif not isinstance(value, bool) and (kind is float or isinstance(value, (int, str))):
-            return kind(value)
-    except (TypeError, ValueError):
+            number = kind(value)
+            if math.isfinite(number):
+                return number
+    except (TypeError, ValueError, OverflowError):
         pass
     raise UsageError(f"{where}: {name} is {value!r}, not a {kind.__name__}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aim_fast.data import read_dataset
 from aim_fast.errors import DataError, UsageError
-from aim_fast.training.checkpoint import write_atomically
+from aim_fast.training.checkpoint import find_checkpoint, write_atomically
 from aim_fast.training.clips import open_loader, open_split, sampling_of
 from aim_fast.training.devices import join_processes
 from aim_fast.training.evaluation import Evaluation, draw_confusion, evaluate
@@ -72,6 +73,13 @@ class Report:
             raise UsageError(f"{path}: cannot be written ({error.strerror}); give --json FILE elsewhere") from None
 
 
+def check_writable(path: Path) -> None:
+    """Raises UsageError where a file cannot be written, before hours are spent on what goes into it."""
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{path}: cannot be written; name a file in a folder that is there and yours")
+
+
 def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None:
     """Scores the run at `path`, with recipe fields typed on the command line; None in all but the first process.
 
@@ -81,6 +89,8 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         parse_views(fields["views"])
     if split not in ("train", "validation", "test"):
         raise UsageError(f"split {split!r} is not one of train, validation, test")
+    if not Path(path).exists():
+        find_checkpoint(path)
     saved = saved_recipe(path)
     with join_processes(fields.get("device", "auto"), fields.get("precision", "auto")) as place:
         progress = RunProgress(not place.first)

@@ -15,7 +15,7 @@ from aim_fast.models.registry import create_model
 from aim_fast.models.weight_files import read_weights
 from aim_fast.models.weights import WeightsReport, load_weights
 from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, find_checkpoint, read_checkpoint
-from aim_fast.training.devices import Place
+from aim_fast.training.devices import Place, single_place
 from aim_fast.training.metrics import METRICS
 from aim_fast.training.recipe import Recipe, coerce, load_recipe, recipe_differences
 from aim_kernels import hold_trunk
@@ -52,6 +52,8 @@ def check_output(recipe: Recipe, resume: bool) -> Path:
             )
     elif holds_run:
         raise CheckpointError(f"{folder}: already holds a run; add --resume to go on with it, or give another --output")
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: cannot be written to (it is a file); give another --output")
     parent = folder
     while not parent.exists():
         parent = parent.parent
@@ -119,10 +121,28 @@ def open_run(path: str | Path, overrides: dict[str, Any], place: Place, classes:
         return _open_published(path, overrides, place, classes)
     folder = find_checkpoint(path, "best")
     checkpoint = read_checkpoint(folder)
+    _refuse_other_structure(path, checkpoint, overrides)
     recipe = saved_recipe(folder) or load_recipe(None, {"model": checkpoint.description.model})
     recipe = recipe.replace(**{name: coerce(name, value, "command line") for name, value in overrides.items()})
     model, report = _restore(checkpoint, recipe.weights or checkpoint.description.weights, recipe.seed)
     return Run(_ready(model, place), checkpoint.description.classes, recipe, folder, report.lines)
+
+
+def load_run(path: str | Path, device: str = "auto", precision: str = "auto", **overrides: Any) -> Run:
+    """A trained run's model in Python: `load_run("runs/ssv2").model(frames)` gives logits, `.classes` names them."""
+    return open_run(path, overrides, single_place(device, precision))
+
+
+def _refuse_other_structure(path: Path, checkpoint: Checkpoint, overrides: dict[str, Any]) -> None:
+    """A run says itself what its model is: options that say otherwise are not passed over."""
+    saved = {**checkpoint.description.options, "frames": checkpoint.description.options["num_frames"]}
+    saved["model"] = checkpoint.description.model
+    for name in ("model", "frames", "adapter_scale"):
+        if name in overrides and coerce(name, overrides[name], "command line") != saved[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {overrides[name]}: {path} was trained with {saved[name]}; leave it out "
+                "(it is for published checkpoints, which do not say theirs)"
+            )
 
 
 def _ready(model: Any, place: Place) -> Any:
@@ -151,8 +171,14 @@ def _restore(checkpoint: Checkpoint, weights: str, seed: int) -> tuple[Any, Weig
 
 def _open_published(path: Path, overrides: dict[str, Any], place: Place, classes: list[str] | None) -> Run:
     sizes = infer_architecture(read_weights(path).tensors, str(path))
+    if "num_classes" not in sizes or not sizes.get("adapters"):
+        raise CheckpointError(f"{path}: holds no adapters or no classifier: no trained model; give a run's folder")
+    if "model" not in overrides:
+        sizes["num_heads"] = max(sizes["embed_dim"] // 64, 1)  # CLIP's width of a head
     named = {name: overrides[name] for name in ("model", "adapter_scale", "drop_path_mode") if name in overrides}
     recipe = load_recipe(None, {"weights": str(path), **overrides})
+    if "frames" in overrides:
+        sizes["num_frames"] = recipe.frames
     recipe = recipe.replace(frames=sizes.get("num_frames", recipe.frames), num_tadapter=sizes.get("num_tadapter", 1))
     count = sizes.get("num_classes", len(classes or []))
     if classes is not None and len(classes) != count:

@@ -221,6 +221,54 @@ def test_evaluating_on_other_classes_is_refused(refused, trained, dataset):
     assert "Juggling something" in refused("eval", trained, "--data-root", dataset)
 
 
+def test_a_label_of_validation_that_training_lacks_is_refused_before_training(refused, trunk, motion_set, tmp_path):
+    first, second, third = sorted(motion_set.rglob("*.webm"))[:3]
+    (tmp_path / "train.txt").write_text(f"{first} 0\n{second} 1\n")
+    options = ("--dataset", "list", "--data-root", tmp_path, "--weights", trunk, "--model", "aim_vit_demo")
+    (tmp_path / "val.txt").write_text(f"{third} 7\n")
+    assert "'7'" in refused("train", *options, "--output", tmp_path / "run")
+    (tmp_path / "train.txt").write_text(f"{first} turning left\n{second} 1\n")
+    (tmp_path / "val.txt").write_text(f"{third} 0\n")
+    assert "'0'" in refused("train", *options, "--output", tmp_path / "run")
+
+
+def test_a_bare_trunk_is_no_trained_model(refused, trunk, motion_set):
+    video = next(motion_set.rglob("*.webm"))
+    assert "no trained model" in refused("predict", trunk, video, "--model", "aim_vit_demo")
+    data = ("--dataset", "ssv2", "--data-root", motion_set)
+    assert "no trained model" in refused("eval", trunk, *data, "--model", "aim_vit_demo")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--model", "aim_vit_b16_clip", "was trained with aim_vit_demo"),
+        ("--frames", 8, "was trained with 4"),
+        ("--adapter-scale", 0.1, "was trained with 1.0"),
+        ("--device", "foo", "must be auto, cpu, cuda"),
+        ("--precision", "int8", "must be one of auto, bf16"),
+        ("--json", "/", "cannot be written"),
+        ("--confusion", "/none/x.png", "cannot be written"),
+    ],
+)
+def test_options_that_a_run_cannot_be_evaluated_with(refused, trained, option, value, says):
+    assert says in refused("eval", trained, option, value)
+
+
+def test_evaluating_what_is_not_there(refused, tmp_path):
+    assert "does not exist" in refused("eval", tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--lr", "nan"), ("--lr", "inf"), ("--workers", 999999), ("--adapters", "joint,joint"), ("--drop-path", 1)],
+)
+def test_values_that_no_run_can_have(refused, motion_set, trunk, tmp_path, option, value):
+    assert option[2:].replace("-", "_") in refused(
+        *train(motion_set, trunk, "--output", tmp_path / "run", option, value)
+    )
+
+
 def test_a_split_without_labels_cannot_be_scored(aim_fast, trained, dataset):
     rows = json.loads((dataset / "validation.json").read_text())
     (dataset / "test.json").write_text(json.dumps([{"id": row["id"]} for row in rows]))

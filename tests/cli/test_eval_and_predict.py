@@ -80,6 +80,14 @@ def test_predict_works_where_dali_is_not_installed(trained, motion_set):
     assert "%" in result.stdout
 
 
+def test_a_run_is_loaded_in_python(trained):
+    import aim_fast
+
+    run = aim_fast.load_run(trained, device="cpu", precision="fp32")
+    logits = run.model(torch.zeros(2, 4, 48, 48, 3, dtype=torch.uint8))
+    assert logits.shape == (2, len(run.classes))
+
+
 def test_a_trunk_that_changed_is_refused(aim_fast, trained, motion_set, tmp_path):
     from aim_fast import create_model
     from aim_fast.models.weights import save_trunk

@@ -34,14 +34,19 @@ def read(root: Path, split: str) -> Listing:
     folder = root if root.is_dir() else root.parent
     entries = _entries(file)
     train = file if split == "train" else _find(root, "train")
-    classes = _classes(file, entries if train in (None, file) else _entries(train), entries)
+    known = entries if train in (None, file) else _entries(train)
+    named = _named_classes(file)
+    classes = named or _classes(known)
     numbers = {name: number for number, name in enumerate(classes)}
-    integers = _integers(entries)
+    # an integer is a class's number only where the classes are numbers, or have their names in a file of their own
+    integers = _integers(entries) and (bool(named) or _integers(known))
     clips = []
     for line, path, label in entries:
         number = int(label) if integers else numbers.get(label, -1)
         if not 0 <= number < len(classes):
-            raise DataError(f"{file}: line {line} has label {label!r}, which is none of the {len(classes)} classes")
+            raise DataError(
+                f"{file}: line {line} has label {label!r}, none of the {len(classes)} classes of {train or file}"
+            )
         clips.append(Clip(_located(path, file.parent, folder), number, path))
     return Listing(classes, clips)
 
@@ -91,12 +96,16 @@ def _integers(entries: list[tuple[int, str, str]]) -> bool:
     return all(label.isdigit() for _, _, label in entries)
 
 
-def _classes(file: Path, train: list[tuple[int, str, str]], own: list[tuple[int, str, str]]) -> list[str]:
+def _named_classes(file: Path) -> list[str]:
     for name in ("classes.txt", "labels.txt"):
         if (file.parent / name).is_file() and (file.parent / name) != file:
             return [line.strip() for line in read_lines(file.parent / name) if line.strip()]
+    return []
+
+
+def _classes(train: list[tuple[int, str, str]]) -> list[str]:
     if _integers(train):
-        return [str(number) for number in range(1 + max(int(label) for _, _, label in train + own if label.isdigit()))]
+        return [str(number) for number in range(1 + max(int(label) for _, _, label in train))]
     return sorted({label for _, _, label in train})
 
 
