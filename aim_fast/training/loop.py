@@ -32,7 +32,6 @@ from aim_fast.training.checkpoint import (
 )
 from aim_fast.training.clips import (
     augmentation_of,
-    check_same_classes,
     data_classes,
     open_loader,
     open_split,
@@ -76,7 +75,6 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
         for line in weights.lines:
             progress.say(line)
         splits = {split: open_split(recipe, split, place, progress) for split in ("train", "validation")}
-        check_same_classes(splits)
         description = Description(recipe.model, model.config, classes, weights.sha256, weights.source)
         trainer = Trainer(recipe, folder, place, progress, model, description, splits["train"], splits["validation"])
         if resume:
