@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def copy_values(into: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copies each of `values` into the tensor of its name, in place."""
+    for name, value in values.items():
+        into[name].copy_(value)
 
 
 def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:

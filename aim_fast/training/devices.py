@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -16,8 +15,7 @@ import torch.distributed as dist
 
 from aim_fast.data.scan import default_workers
 from aim_fast.errors import UsageError
-
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+from aim_fast.training.recipe import DEVICES, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Place:
 
 def choose_device(name: str) -> torch.device:
     """The device that a word stands for in this process. Raises UsageError if it is not there."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+    if not DEVICES.fullmatch(name):
         raise UsageError(f"device {name!r} must be auto, cpu, cuda or cuda:N")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -25,6 +25,7 @@ from aim_fast.data import Batch, Index
 from aim_fast.errors import CheckpointError, TrainingError, UsageError
 from aim_fast.training.checkpoint import (
     Description,
+    copy_values,
     find_checkpoint,
     read_checkpoint,
     save_checkpoint,
@@ -163,8 +164,8 @@ class Trainer:
                 "as many processes as before, or another --batch-size or --accumulate"
             )
         raw = state["trainable"] or checkpoint.tensors
-        _copy(self.trainable, raw)
-        _copy(self.averaged, checkpoint.tensors if self.averaged else {})
+        copy_values(self.trainable, raw)
+        copy_values(self.averaged, checkpoint.tensors if self.averaged else {})
         self.optimizer.load_state_dict(state["optimizer"])
         set_capturable(self.optimizer, self.recipe.cuda_graph)
         self.scaler.load_state_dict(state["scaler"])
@@ -332,10 +333,10 @@ class Trainer:
     def _validate(self) -> dict[str, Any]:
         """Scores the validation split, with the averaged tensors where they are kept."""
         raw = {name: tensor.detach().clone() for name, tensor in self.trainable.items()} if self.averaged else {}
-        _copy(self.trainable, self.averaged)
+        copy_values(self.trainable, self.averaged)
         place = self.place
         scores = evaluate(self.model, self.validation, len(self.classes), place.device, place.autocast)
-        _copy(self.trainable, raw)
+        copy_values(self.trainable, raw)
         return scores.summary()
 
     def _save(self, *names: str) -> None:
@@ -353,12 +354,6 @@ class Trainer:
             "trainable": {name: tensor.cpu() for name, tensor in raw.items()} if self.averaged else None,
         }
         save_checkpoint(self.folder / "checkpoints", names, self.averaged or raw, state, self.description)
-
-
-@torch.no_grad()
-def _copy(into: dict[str, Any], values: dict[str, Tensor]) -> None:
-    for name, value in values.items():
-        into[name].copy_(value)
 
 
 def _replicate(model: nn.Module, recipe: Recipe, place: Place) -> nn.Module:

@@ -115,6 +115,8 @@ class Recipe:
 
 FIELDS = {f.name: f for f in dataclasses.fields(Recipe)}
 _TYPES = typing.get_type_hints(Recipe)
+DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 MOST_WORKERS = 512
 ADAPTERS = ("spatial", "temporal", "joint")
 _CHOICES = {
@@ -122,7 +124,7 @@ _CHOICES = {
     "memory": ("fast", "balanced", "lean"),
     "activation": ("quick_gelu", "gelu"),
     "aug": ("default", "published"),
-    "precision": ("auto", "bf16", "fp16", "fp32"),
+    "precision": PRECISIONS,
     "drop_path_mode": ("position", "clip", "frame"),
 }
 _POSITIVE = ("frames", "num_tadapter", "batch_size", "img_size", "total_batch_size", "accumulate", "log_every")
@@ -166,7 +168,7 @@ def _check(recipe: Recipe) -> None:
     for adapter in recipe.adapters:
         if adapter not in ADAPTERS:
             raise UsageError(f"recipe field adapters: unknown {adapter!r}; {nearest(adapter, ADAPTERS)}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", recipe.device):
+    if not DEVICES.fullmatch(recipe.device):
         refuse("device", "auto, cpu, cuda or cuda:N")
     parse_views(recipe.views)
 

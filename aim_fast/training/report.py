@@ -87,8 +87,6 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
     """
     if "views" in fields:
         parse_views(fields["views"])
-    if split not in ("train", "validation", "test"):
-        raise UsageError(f"split {split!r} is not one of train, validation, test")
     if not Path(path).exists():
         find_checkpoint(path)
     saved = saved_recipe(path)

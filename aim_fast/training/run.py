@@ -14,7 +14,7 @@ from aim_fast.models.architecture import infer_architecture
 from aim_fast.models.registry import create_model
 from aim_fast.models.weight_files import read_weights
 from aim_fast.models.weights import WeightsReport, load_weights
-from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, find_checkpoint, read_checkpoint
+from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, copy_values, find_checkpoint, read_checkpoint
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.metrics import METRICS
 from aim_fast.training.recipe import Recipe, coerce, load_recipe, recipe_differences
@@ -163,9 +163,7 @@ def _restore(checkpoint: Checkpoint, weights: str, seed: int) -> tuple[Any, Weig
     trainable = dict(model.trainable_parameters())
     if odd := sorted(set(trainable) ^ set(checkpoint.tensors)):
         raise CheckpointError(f"{checkpoint.folder / ADAPTERS}: does not fit {description.model}: {', '.join(odd)}")
-    with torch.no_grad():
-        for name, parameter in trainable.items():
-            parameter.copy_(checkpoint.tensors[name])
+    copy_values(trainable, checkpoint.tensors)
     return model, report
 
 
@@ -175,17 +173,15 @@ def _open_published(path: Path, overrides: dict[str, Any], place: Place, classes
         raise CheckpointError(f"{path}: holds no adapters or no classifier: no trained model; give a run's folder")
     if "model" not in overrides:
         sizes["num_heads"] = max(sizes["embed_dim"] // 64, 1)  # CLIP's width of a head
-    named = {name: overrides[name] for name in ("model", "adapter_scale", "drop_path_mode") if name in overrides}
     recipe = load_recipe(None, {"weights": str(path), **overrides})
     if "frames" in overrides:
         sizes["num_frames"] = recipe.frames
     recipe = recipe.replace(frames=sizes.get("num_frames", recipe.frames), num_tadapter=sizes.get("num_tadapter", 1))
-    count = sizes.get("num_classes", len(classes or []))
+    count = sizes["num_classes"]
     if classes is not None and len(classes) != count:
         raise CheckpointError(
             f"{path}: has {count} classes, the data set {len(classes)}; evaluate it on the data it was trained on"
         )
-    scale = named.get("adapter_scale", recipe.adapter_scale)
-    model = create_model(recipe.model, **{**sizes, "adapter_scale": float(scale)})
+    model = create_model(recipe.model, **sizes, adapter_scale=recipe.adapter_scale)
     report = load_weights(model, str(path))
     return Run(_ready(model, place), classes or [f"class {i}" for i in range(count)], recipe, path, report.lines)
