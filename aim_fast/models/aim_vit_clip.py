@@ -14,24 +14,23 @@ AIM: Adapting Image Models for Efficient Video Action Recognition, ICLR 2023, an
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aim_fast.models import clip_weights
+from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit, VideoModel, check_normalisation, check_sizes
+from aim_fast.models.weight_files import WeightsFile
 from aim_kernels.adaptation import Activation
 from aim_kernels.modules import Adapter, AdapterPlace, AIMBlock, BlockBackend, DropPathMode, Memory
 from aim_kernels.patch_embed import patch_embed
-
-CLIP_MEAN = (122.769, 116.74, 104.04)
-CLIP_STD = (68.493, 66.63, 70.321)
 
 # The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
 _MIDDLE = 128.0
 
 
-class AIMViTCLIP(nn.Module):
+class AIMViTCLIP(VideoModel):
     """A CLIP ViT adapted to video by AIM: clips in, class logits out.
 
     Input: uint8 ``[B, T, H, W, 3]`` RGB (normalised inside), or floating ``[B, 3, T, H, W]`` already normalised with
@@ -61,6 +60,13 @@ class AIMViTCLIP(nn.Module):
     Raises ValueError for sizes that cannot be, and in ``forward`` for a clip of another layout or size.
     """
 
+    arguments = (
+        *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_frames", "num_tadapter", "adapter_scale"),
+        *("adapter_ratio", "drop_path", "num_classes", "drop_path_mode", "activation", "head_dropout"),
+        *("adapters", "mean", "std"),
+    )
+    undecayed = frozenset({"class_embedding", "positional_embedding"})
+
     def __init__(
         self,
         img_size: int = 224,
@@ -85,17 +91,12 @@ class AIMViTCLIP(nn.Module):
         memory: Memory = "fast",
     ) -> None:
         super().__init__()
-        sizes = {"img_size": img_size, "patch_size": patch_size, "embed_dim": embed_dim, "depth": depth}
-        sizes |= {"num_heads": num_heads, "num_frames": num_frames, "num_classes": num_classes}
-        for size, value in sizes.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{size} must be a whole number of at least 1, not {value!r}")
+        check_sizes(img_size=img_size, patch_size=patch_size, embed_dim=embed_dim, depth=depth)
+        check_sizes(num_heads=num_heads, num_frames=num_frames, num_classes=num_classes)
         if img_size % patch_size:
             raise ValueError(f"img_size {img_size} is no multiple of patch_size {patch_size}")
         if not 0.0 <= drop_path < 1.0:
             raise ValueError(f"drop_path {drop_path} is not in [0, 1)")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean and std take three numbers each, std above 0, not {mean!r} and {std!r}")
         self.img_size = img_size
         self.patch_size = patch_size
         self.embed_dim = embed_dim
@@ -110,8 +111,7 @@ class AIMViTCLIP(nn.Module):
         self.drop_path_mode = drop_path_mode
         self.adapters = tuple(adapters)
         self.head_dropout = head_dropout
-        self.mean = tuple(float(m) for m in mean)
-        self.std = tuple(float(s) for s in std)
+        self.mean, self.std = check_normalisation(mean, std)
 
         num_tokens = 1 + (img_size // patch_size) ** 2
         self.conv1 = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size, bias=False)
@@ -184,30 +184,8 @@ class AIMViTCLIP(nn.Module):
         first = self.transformer.resblocks[0]
         return first.backend if isinstance(first, AIMBlock) else "reference"
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments that make this model again (plain numbers, strings and lists)."""
-        names = "img_size patch_size embed_dim depth num_heads num_frames num_tadapter adapter_scale adapter_ratio"
-        names += " drop_path num_classes drop_path_mode activation head_dropout"
-        lists = {name: list(getattr(self, name)) for name in ("adapters", "mean", "std")}
-        return {name: getattr(self, name) for name in names.split()} | lists
-
-    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The (published name, parameter) pairs that require a gradient."""
-        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names that take no weight decay in the published recipes: class and positional embedding, all layer norms.
-
-        Adapter biases and ``temporal_embedding`` ARE decayed.
-        """
-        norms = {name for name, module in self.named_modules() if isinstance(module, nn.LayerNorm)}
-        affine = {f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias")}
-        return {"class_embedding", "positional_embedding"} | affine
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Clips to logits ``[B, num_classes]``."""
-        return self.forward_head(self.forward_features(x))
+    def fit_weights(self, file: WeightsFile, source: str) -> Fit:
+        return clip_weights.fit_weights(self, file, source)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips to the normalised CLS feature of each frame, ``[B, T, D]``."""
@@ -218,15 +196,10 @@ class AIMViTCLIP(nn.Module):
         """Features ``[B, T, D]`` to logits ``[B, num_classes]``: mean over frames, dropout, classifier."""
         return self.fc_cls(self.dropout(features.mean(1)))
 
-    def normalize(self, frames: Tensor) -> Tensor:
-        """uint8 clips ``[B, T, H, W, 3]`` to normalised fp32 ``[B, 3, T, H, W]``, for mixing clips by value."""
-        mean, std = (torch.tensor(values, device=frames.device) for values in (self.mean, self.std))
-        return ((frames.float() - mean) / std).permute(0, 4, 1, 2, 3)
-
     def embed(self, x: Tensor) -> Tensor:
         """Clips to the block's first input ``[B, T, N, D]``."""
         if x.is_cuda and x.dtype == torch.uint8 and self.backend == "fused":  # on a CPU it is slower: bench/NOTES.md
-            self._check(x)
+            self.check_clips(x)
             return patch_embed(
                 x,
                 self.conv1.weight,
@@ -250,7 +223,7 @@ class AIMViTCLIP(nn.Module):
 
         For uint8 the normalisation is folded into it: W·((x − mean)/std) = (W/std)·(x − 128) + Σ (W/std)·(128 − mean).
         """
-        b, t = self._check(x)
+        b, t = self.check_clips(x), self.num_frames
         p, grid, weight = self.patch_size, self.img_size // self.patch_size, self.conv1.weight
         if x.dtype == torch.uint8:
             weight, bias = self._normalising_patch_weights()
@@ -270,17 +243,6 @@ class AIMViTCLIP(nn.Module):
         sums = weight.to(wide.dtype).sum((1, 2))  # [D, 3]
         bias = sum((sums[:, c] * (_MIDDLE - self.mean[c]) for c in range(1, 3)), sums[:, 0] * (_MIDDLE - self.mean[0]))
         return weight, bias.to(dtype)
-
-    def _check(self, x: Tensor) -> tuple[int, int]:
-        t, side = self.num_frames, self.img_size
-        if x.dtype == torch.uint8:
-            layout, right = f"uint8 [B, {t}, {side}, {side}, 3]", x.shape[1:] == (t, side, side, 3)
-        else:
-            layout, right = f"floating [B, 3, {t}, {side}, {side}]", x.shape[1:] == (3, t, side, side)
-            right = right and x.is_floating_point()
-        if not right:
-            raise ValueError(f"expected a clip batch {layout}, got {x.dtype} {list(x.shape)}")
-        return x.shape[0], t
 
 
 class Transformer(nn.Module):

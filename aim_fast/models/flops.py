@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from aim_fast.models.aim_vit_clip import AIMViTCLIP
 from aim_fast.models.registry import MODELS, create_model, list_models
+from aim_fast.models.video_model import VideoModel
 from aim_kernels import AIMBlock
 
 
-def multiply_adds(model: AIMViTCLIP) -> int:
+def multiply_adds(model: VideoModel) -> int:
     """Multiply-adds of one forward pass over one clip; the model is best made under ``torch.device("meta")``.
 
     The published structure is counted: the fused blocks compute the same function in fewer products.
@@ -26,11 +26,11 @@ def multiply_adds(model: AIMViTCLIP) -> int:
     shape = (1, 3, model.num_frames, model.img_size, model.img_size)
     blocks = [block for block in model.modules() if isinstance(block, AIMBlock)]
     backends = [block.backend for block in blocks]
-    device, dtype = model.conv1.weight.device, model.conv1.weight.dtype
+    parameter = next(model.parameters())
     for block in blocks:
         block.backend = "reference"
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(shape, device=device, dtype=dtype))
+        model(torch.empty(shape, device=parameter.device, dtype=parameter.dtype))
     for block, backend in zip(blocks, backends):
         block.backend = backend
     return counter.get_total_flops() // 2

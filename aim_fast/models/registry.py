@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.aim_vit_clip import AIMViTCLIP
+from aim_fast.models.video_model import VideoModel
 
 
 class Entry(NamedTuple):
     """A model's class and the arguments in which it differs from the class's defaults."""
 
-    model: Callable[..., AIMViTCLIP]
+    model: Callable[..., VideoModel]
     arguments: Mapping[str, Any]
 
 
@@ -35,7 +36,7 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
-def create_model(name: str, **overrides: Any) -> AIMViTCLIP:
+def create_model(name: str, **overrides: Any) -> VideoModel:
     """A model by name, with fresh adapters, head and trunk: load weights with ``load_checkpoint`` or ``load_weights``.
 
     Any argument of the model's class can be overridden on any name: ``img_size, patch_size, embed_dim, depth,

@@ -1,0 +1,141 @@
+"""What the engine asks of a model: clips in, class logits out, a trunk with image weights, and a set of what trains.
+
+A model derives from :class:`VideoModel` and gives ``forward_features``, ``forward_head``, ``freeze`` and
+``fit_weights``. Training, evaluation, checkpoints and the command line know no more of a model than is written here.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from aim_fast.models.weight_files import WeightsFile
+from aim_kernels.adaptation import Activation
+
+CLIP_MEAN = (122.769, 116.74, 104.04)
+CLIP_STD = (68.493, 66.63, 70.321)
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a weights file gives a model: ``tensors`` under the model's names and in its shapes.
+
+    ``left``: names of the model that stay at their initialisation, all others must be in ``tensors``; ``kind`` "clip",
+    "timm" or "aim" (a whole adapted model); ``lines`` for a reader, one sentence each: what was interpolated, is left
+    at its initialisation, or is not known; ``activation`` to be set on the model, where the file tells it.
+    """
+
+    tensors: dict[str, Tensor]
+    left: set[str]
+    kind: str
+    lines: list[str] = field(default_factory=list)
+    activation: Activation | None = None
+
+
+class VideoModel(nn.Module):
+    """A model of clips.
+
+    Input: uint8 ``[B, T, H, W, 3]`` RGB (normalised inside), or floating ``[B, 3, T, H, W]`` already normalised with
+    ``mean`` and ``std`` (of the R, G and B channel, on the scale of 0 to 255); T = num_frames, H = W = img_size.
+    Output: logits ``[B, num_classes]``. What trains is what requires a gradient, set at construction by ``freeze``.
+    """
+
+    img_size: int
+    num_frames: int
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    activation: Activation  # of the MLPs
+
+    # Arguments of the constructor that make the same model again, kept under their own names.
+    arguments: ClassVar[tuple[str, ...]] = ()
+    # Tensors beside layer norms that take no weight decay.
+    undecayed: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments that make this model again (plain numbers, strings and lists)."""
+        values = {name: getattr(self, name) for name in self.arguments}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @abstractmethod
+    def freeze(self) -> None:
+        """Set ``requires_grad`` as published: called at construction, undone by ``requires_grad_``."""
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Initialise everything, trunk, adapters and head."""
+
+    @abstractmethod
+    def fit_weights(self, file: WeightsFile, source: str) -> Fit:
+        """What a weights file, read from ``source``, gives this model; changes nothing.
+
+        Raises WeightsError for a file of another architecture, saying which.
+        """
+
+    @abstractmethod
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Clips to features; their shape is the model's own."""
+
+    @abstractmethod
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Features to logits ``[B, num_classes]``."""
+
+    def is_adaptation(self, name: str) -> bool:
+        """Whether a tensor is what adaptation added to the image trunk: adapters, temporal parts, head."""
+        return "_Adapter" in name or name == "temporal_embedding" or name.startswith("fc_cls.")
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The (published name, parameter) pairs that require a gradient."""
+        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names that take no weight decay in the published recipes: all layer norms and the class's ``undecayed``.
+
+        Adapter biases and ``temporal_embedding`` ARE decayed.
+        """
+        norms = {name for name, module in self.named_modules() if isinstance(module, nn.LayerNorm)}
+        affine = {f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias")}
+        return affine | self.undecayed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clips to logits ``[B, num_classes]``."""
+        return self.forward_head(self.forward_features(x))
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """uint8 clips ``[B, T, H, W, 3]`` to normalised fp32 ``[B, 3, T, H, W]``."""
+        mean, std = (torch.tensor(values, device=frames.device) for values in (self.mean, self.std))
+        return ((frames.float() - mean) / std).permute(0, 4, 1, 2, 3)
+
+    def check_clips(self, x: Tensor) -> int:
+        """The batch size; raises ValueError for a clip batch of another layout or size."""
+        t, side = self.num_frames, self.img_size
+        if x.dtype == torch.uint8:
+            layout, right = f"uint8 [B, {t}, {side}, {side}, 3]", x.shape[1:] == (t, side, side, 3)
+        else:
+            layout, right = f"floating [B, 3, {t}, {side}, {side}]", x.shape[1:] == (3, t, side, side)
+            right = right and x.is_floating_point()
+        if not right:
+            raise ValueError(f"expected a clip batch {layout}, got {x.dtype} {list(x.shape)}")
+        return x.shape[0]
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises ValueError where a size is no whole number of at least 1."""
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """``mean`` and ``std`` as tuples of plain numbers; raises ValueError where they normalise no RGB pixel."""
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean and std take three numbers each, std above 0, not {mean!r} and {std!r}")
+    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
