@@ -30,7 +30,8 @@ class WeightsReport:
     """What was loaded.
 
     ``source`` as given; ``kind`` "clip", "timm", "aim" or "random"; ``sha256`` of the frozen trunk, see
-    :func:`trunk_sha256`; ``lines`` for a reader, one sentence each: what was interpolated, left at its initialisation, or is not known.
+    :func:`trunk_sha256`; ``lines`` for a reader, one sentence each: what was interpolated, left at its initialisation,
+    or is not known.
     """
 
     source: str
