@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
 
 @click.command("models")
-@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.option("--json", "as_json", is_flag=True, help="print JSON, with the published figures where there are some")
 @click.option("--frames", multiple=True, type=click.IntRange(1), help="frames a view; 8, 16 and 32 when not given")
 @click.option("--views", default=3, show_default=True, type=click.IntRange(1), help="views a video")
-@click.option(
-    "--num-tadapter", default=1, show_default=True, type=click.IntRange(1, 2), help="temporal adapters a block"
-)
-@click.option("--num-classes", default=400, show_default=True, type=click.IntRange(1), help="classes of the head")
-def command(as_json: bool, frames: tuple[int, ...], views: int, num_tadapter: int, num_classes: int) -> None:
+@click.option("--dataset", "datasets", multiple=True, help="k400, ssv2, ...: what the head and the adapters are for; "
+              "the first two when not given")  # fmt: skip
+@click.option("--num-tadapter", type=click.IntRange(1, 2), help="temporal adapters a block, instead of the data set's")
+@click.option("--num-classes", type=click.IntRange(1), help="classes of the head, instead of the data set's")
+def command(as_json: bool, frames: tuple[int, ...], views: int, datasets: tuple[str, ...], **overrides: Any) -> None:
     """Names, parameters, and multiply-adds of a video in billions (GFLOPs, as the literature counts them)."""
-    from aim_fast.models.flops import model_table
+    from aim_fast.models.flops import TABLE_DATASETS, model_table
 
-    rows = model_table(frames=frames or (8, 16, 32), views=views, num_tadapter=num_tadapter, num_classes=num_classes)
+    chosen = {name: value for name, value in overrides.items() if value is not None}
+    rows = model_table(frames or (8, 16, 32), views, datasets or TABLE_DATASETS, **chosen)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    click.echo(f"{'model':<20}{'frames':>7}{'views':>7}{'parameters':>14}{'trainable':>13}{'GFLOPs':>10}")
+    head = f"{'dataset':<10}{'frames':>7}{'views':>7}{'parameters':>14}{'trainable':>13}{'GFLOPs':>10}"
+    click.echo(f"{'model':<22}{head}  {'published GFLOPs, top-1'}")
     for row in rows:
+        published = row["published"] or {}
+        beside = [str(published.get("gflops", "–")), str(published.get("top1", "–")), published.get("rung", "")]
         click.echo(
-            f"{row['name']:<20}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}{row['trainable']:>13,}"
-            f"{row['gflops']:>10.1f}"
+            f"{row['name']:<22}{row['dataset']:<10}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}"
+            f"{row['trainable']:>13,}{row['gflops']:>10.1f}  " + (", ".join(filter(None, beside)) if published else "")
         )

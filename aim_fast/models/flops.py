@@ -1,11 +1,14 @@
 """What a model costs: multiply-adds of a forward pass, counted by running it on the meta device, and parameters.
 
 Counted are the products (linear, convolution, attention), as the published tables do: one multiply-add is one FLOP
-there, and "GFLOPs" means 10⁹ multiply-adds. Norms, activations, softmax and additions are not counted.
+there, and "GFLOPs" means 10⁹ multiply-adds. Norms, activations, softmax and additions are not counted. Attention over
+packed qkv, whose operators are opaque, has its formula here: two products of L² multiply-adds a channel each.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,26 +16,35 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import aim_kernels  # noqa: F401 - defines the operators that are counted below
+from aim_fast.models.published import PublishedResult, dataset_arguments, find_published, published_results
 from aim_fast.models.registry import MODELS, create_model, list_models
 from aim_fast.models.video_model import VideoModel
-from aim_kernels import AIMBlock
+
+# Data sets whose models the tables are made for when nothing else is asked.
+TABLE_DATASETS = ("k400", "ssv2")
 
 
 def multiply_adds(model: VideoModel) -> int:
     """Multiply-adds of one forward pass over one clip; the model is best made under ``torch.device("meta")``.
 
-    The published structure is counted: the fused blocks compute the same function in fewer products.
+    The published structure is counted: a module with a ``backend`` "fused" runs its "reference" meanwhile, because
+    fused blocks compute the same function in fewer products.
     """
     shape = (1, 3, model.num_frames, model.img_size, model.img_size)
-    blocks = [block for block in model.modules() if isinstance(block, AIMBlock)]
-    backends = [block.backend for block in blocks]
     parameter = next(model.parameters())
-    for block in blocks:
-        block.backend = "reference"
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(shape, device=parameter.device, dtype=parameter.dtype))
-    for block, backend in zip(blocks, backends):
-        block.backend = backend
+    fused = [module for module in model.modules() if vars(module).get("backend") == "fused"]
+    training = model.training
+    for module in fused:
+        module.backend = "reference"  # type: ignore[assignment]
+    model.eval()
+    try:
+        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, torch.no_grad():
+            model(torch.empty(shape, device=parameter.device, dtype=parameter.dtype))
+    finally:
+        for module in fused:
+            module.backend = "fused"  # type: ignore[assignment]
+        model.train(training)
     return counter.get_total_flops() // 2
 
 
@@ -42,30 +54,102 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
 
 
-def model_table(
-    frames: Sequence[int] = (8, 16, 32), views: int = 3, num_tadapter: int = 1, num_classes: int = 400
-) -> list[dict[str, Any]]:
-    """One row per model and number of frames: ``name, frames, views, params, trainable, gflops``.
+def count_costs(name: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]:
+    """(parameters, trainable parameters, multiply-adds of one clip) of ``create_model(name, **overrides)``.
 
-    ``gflops`` are 10⁹ multiply-adds of all ``views`` of one clip together, as published tables give them.
+    Nothing is computed and no memory taken. Where ``depth`` blocks are alike, two shallow models tell every deeper
+    one: that is fast enough for a table of all models.
+    """
+    depth = overrides.get("depth", MODELS[name].arguments.get("depth"))
+    if not isinstance(depth, int) or depth <= 2 or not overrides.keys() <= _SAME_IN_EVERY_BLOCK:
+        return _count(name, overrides)
+    counts = [_count(name, {**overrides, "depth": blocks}) for blocks in (1, 2)]
+    params, trainable, products = (one + (depth - 1) * (two - one) for one, two in zip(*counts))
+    return params, trainable, products
+
+
+def model_table(
+    frames: Sequence[int] = (8, 16, 32),
+    views: int = 3,
+    datasets: Sequence[str] = TABLE_DATASETS,
+    **overrides: Any,
+) -> list[dict[str, Any]]:
+    """One row per model, data set and number of frames, then one per published row of another structure.
+
+    Keys: ``name, dataset, frames, views, overrides, params, trainable, gflops, published``. ``gflops`` are 10⁹
+    multiply-adds of all ``views`` of one clip together, as published tables give them; ``published`` is what was
+    published for this structure, or None. ``overrides`` go to every model that takes them, over the data set's.
     """
     rows = []
     for name in list_models():
-        for num_frames in frames:
-            overrides = {"num_frames": num_frames, "num_tadapter": num_tadapter, "num_classes": num_classes}
-            params, trainable, products = _count_by_depth(name, overrides)
-            row = {"name": name, "frames": num_frames, "views": views, "params": params, "trainable": trainable}
-            rows.append(row | {"gflops": round(products * views / 1e9, 3)})
+        taken = inspect.signature(MODELS[name].model).parameters
+        chosen = {key: value for key, value in overrides.items() if key in taken}
+        for dataset in datasets:
+            for num_frames in frames:
+                arguments = dataset_arguments(name, dataset) | {"num_frames": num_frames} | chosen
+                rows.append(_row(name, dataset, arguments, views, chosen, find_published(name, dataset, arguments)))
+    for result in published_results():
+        wanted = result.model in MODELS and result.dataset in datasets and result.frames in frames and not overrides
+        if wanted and (result.overrides or result.trains == "all"):
+            rows.append(_row(result.model, result.dataset, result.arguments, views, result.overrides, result))
     return rows
 
 
-def _count_by_depth(name: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]:
-    """(parameters, trainable parameters, multiply-adds): blocks are alike, so two depths tell every other."""
-    depth = MODELS[name].arguments["depth"]
-    counts = []
-    for blocks in (1, 2):
-        with torch.device("meta"):
-            model = create_model(name, **overrides, depth=blocks).eval()
-        counts.append((*count_parameters(model), multiply_adds(model)))
-    params, trainable, products = (one + (depth - 1) * (two - one) for one, two in zip(*counts))
-    return params, trainable, products
+def _row(
+    name: str,
+    dataset: str,
+    arguments: Mapping[str, Any],
+    views: int,
+    overrides: Mapping[str, Any],
+    published: PublishedResult | None,
+) -> dict[str, Any]:
+    params, trainable, products = count_costs(name, arguments)
+    if published and published.trains == "all":
+        trainable = params
+    return {
+        "name": name,
+        "dataset": dataset,
+        "frames": arguments["num_frames"],
+        "views": views,
+        "overrides": dict(overrides),
+        "params": params,
+        "trainable": trainable,
+        "gflops": round(products * views / 1e9, 3),
+        "published": published and published_figures(published),
+    }
+
+
+def published_figures(result: PublishedResult) -> dict[str, Any]:
+    """What of a published row stands beside a model: figures, protocol and source, those that there are."""
+    names = ("top1", "views", "gflops", "params", "trainable", "train_memory_gb", "train_batch", "rung", "weights")
+    found = {name: getattr(result, name) for name in (*names, "source")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _count(name: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]:
+    with torch.device("meta"):
+        model = create_model(name, **overrides).eval()
+    return (*count_parameters(model), multiply_adds(model))
+
+
+# Arguments with which the blocks of a model stay alike; any other may choose blocks by number.
+_SAME_IN_EVERY_BLOCK = {
+    *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_frames", "num_classes", "num_tadapter"),
+    *("adapter_scale", "adapter_ratio", "adapters", "activation", "backend", "memory"),
+}
+
+
+def _temporal_products(qkv: Sequence[int], *_: Any, out_shape: Any = None, **__: Any) -> int:
+    b, t, n, packed = qkv
+    return 4 * b * n * t * t * (packed // 3)
+
+
+def _spatial_products(qkv: Sequence[int], *_: Any, out_shape: Any = None, **__: Any) -> int:
+    *leading, n, packed = qkv
+    return 4 * math.prod(leading) * n * n * (packed // 3)
+
+
+_ATTENTION = {
+    torch.ops.aim.temporal_attention: _temporal_products,
+    torch.ops.aim.spatial_attention: _spatial_products,
+}

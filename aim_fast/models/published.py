@@ -1,0 +1,111 @@
+"""Results as published, for the models of the table of names: ``published_results.yaml`` read, and looked up.
+
+A published figure is only ever shown beside a model that has the structure it was published for: all that
+``create_model`` would be given must agree, but for what changes no structure (droppath, activation, normalisation).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aim_fast.errors import UsageError, nearest
+from aim_fast.models.registry import MODELS
+
+_FILE = Path(__file__).parent / "published_results.yaml"
+# What has no part in the structure, or differs between a recipe and a default without making another model.
+_NO_STRUCTURE = frozenset(
+    ("drop_path", "drop_path_mode", "head_dropout", "activation", "mean", "std", "adapter_scale", "backend", "memory")
+)
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """One row of a published table. Units: ``top1`` percent, ``gflops`` 10⁹ multiply-adds of all ``views`` (clips x
+    crops), ``params`` and ``trainable`` millions, ``train_memory_gb`` of one GPU at ``train_batch`` clips."""
+
+    model: str
+    dataset: str
+    frames: int
+    source: str
+    views: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    trains: str = "adapters"  # or "all"
+    rung: str | None = None
+    weights: str | None = None
+    data_percent: float = 100.0
+    protocol: str | None = None
+    top1: float | None = None
+    gflops: float | None = None
+    params: float | None = None
+    trainable: float | None = None
+    train_memory_gb: float | None = None
+    train_batch: int | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The overrides with which ``create_model`` makes the model of this row."""
+        return dataset_arguments(self.model, self.dataset) | {"num_frames": self.frames} | dict(self.overrides)
+
+
+@functools.cache
+def published_results() -> tuple[PublishedResult, ...]:
+    """Every row of the file."""
+    content = _content()
+    return tuple(PublishedResult(**row | {"source": content["sources"][row["source"]]}) for row in content["results"])
+
+
+def datasets() -> list[str]:
+    """Names of the data sets whose heads and adapters are known: ``k400, k700, ssv2, …``."""
+    return list(_content()["datasets"])
+
+
+def dataset_arguments(model: str, dataset: str) -> dict[str, Any]:
+    """What a data set asks of a model, as overrides of ``create_model``, those that the model takes.
+
+    Raises UsageError for an unknown data set.
+    """
+    known = _content()["datasets"]
+    if dataset not in known:
+        raise UsageError(f"no settings for data set {dataset!r}: {nearest(dataset, known)}")
+    taken = inspect.signature(MODELS[model].model).parameters
+    return {name: value for name, value in known[dataset].items() if name in taken}
+
+
+def find_published(
+    model: str, dataset: str, arguments: Mapping[str, Any], trains: str = "adapters"
+) -> PublishedResult | None:
+    """The row published for ``create_model(model, **arguments)`` trained on the whole of ``dataset``, if there is one.
+
+    Of several, the first: those published as rungs of an ablation have the structure of a model of a main table.
+    """
+    for row in published_results():
+        if (row.model, row.dataset, row.trains, row.data_percent, row.protocol) != (model, dataset, trains, 100, None):
+            continue
+        if _structure(model, row.arguments) == _structure(model, arguments):
+            return row
+    return None
+
+
+def _structure(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a model's class that make its structure, defaults filled in, lists and tuples alike."""
+    entry = MODELS[model]
+    parameters = inspect.signature(entry.model).parameters
+    values = {name: parameter.default for name, parameter in parameters.items()} | dict(entry.arguments)
+    values |= {name: value for name, value in arguments.items() if name in parameters}
+    return {name: _plain(value) for name, value in values.items() if name not in _NO_STRUCTURE}
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+@functools.cache
+def _content() -> dict[str, Any]:
+    return yaml.safe_load(_FILE.read_text())
