@@ -69,8 +69,13 @@ class Index:
         """Rows whose file is there and cannot be used; ``error`` says why."""
         return [row for row in self.rows if not row.healthy and row.error != MISSING]
 
+    def _absent(self) -> list[str]:
+        """Classes that no usable clip has, in a split that has labels."""
+        present = {self.rows[i].label for i in self.healthy}
+        return [name for label, name in enumerate(self.classes) if label not in present] if max(present) >= 0 else []
+
     def summary(self, named: int = 5) -> list[str]:
-        """Lines to print: counts, lengths, sizes, codecs, and the first ``named`` broken and missing."""
+        """Lines to print: counts, lengths, sizes, codecs, classes without a clip, the first ``named`` files of no use."""
         good = [self.rows[i] for i in self.healthy]
         lengths = np.array([row.frames for row in good])
         lines = [
@@ -80,6 +85,8 @@ class Index:
             + "; "
             + _counted((row.codec for row in good), 4),
         ]
+        if absent := self._absent():
+            lines.append(f"classes without a clip: {len(absent)} of {len(self.classes)}, {_named(absent, named)}")
         for what, rows in (("broken", self.broken), ("missing", self.missing)):
             if rows:
                 lines.append(f"{what}: {len(rows)} file{'s' if len(rows) > 1 else ''}")
@@ -87,6 +94,11 @@ class Index:
                 if named and len(rows) > named:
                     lines.append(f"  and {len(rows) - named} more")
         return lines
+
+
+def _named(names: list[str], most: int) -> str:
+    most = most or len(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _counted(values: Iterable[str], most: int) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_build_index, read_dataset
-from aim_fast.errors import DataError, UsageError
+from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_build_index
+from aim_fast.data.formats import same_classes
+from aim_fast.errors import UsageError
 from aim_fast.training.devices import Place, first_process_first
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe, parse_views
@@ -15,22 +16,15 @@ from aim_fast.training.recipe import Recipe, parse_views
 def data_classes(recipe: Recipe) -> list[str]:
     """The class names of the recipe's data set, read from the annotations of both splits and no video.
 
-    Raises DataError when the splits do not have the same classes in the same order.
+    Raises DataError when the splits do not have the same classes in the same order, or share a video.
     """
     dataset, root = _source(recipe)
-    train, validation = (read_dataset(dataset, root, split).classes for split in ("train", "validation"))
-    if train != validation:
-        odd = sorted(set(train) ^ set(validation)) or ["the same names in another order"]
-        raise DataError(
-            f"{root}: training has {len(train)} classes, validation {len(validation)}; they differ in "
-            f"{', '.join(odd[:5])}: give both splits the same classes"
-        )
-    return train
+    return same_classes(dataset, root)
 
 
 def _source(recipe: Recipe) -> tuple[str, Path]:
     if not recipe.dataset:
-        raise UsageError("no data set: give --dataset ssv2, folder or list, with --data-root")
+        raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) with --data-root")
     if not recipe.data_root:
         raise UsageError(f"no folder for data set {recipe.dataset}: give --data-root DIR")
     return recipe.dataset, Path(recipe.data_root)

@@ -48,7 +48,7 @@ class Recipe:
     head_dropout: float = _option(0.5, "dropout before the classifier")
 
     # what it is trained on
-    dataset: str | None = _option(None, "data set: ssv2, folder or list")
+    dataset: str | None = _option(None, "data set, as `aim-fast datasets` lists them")
     data_root: str | None = _option(None, "folder of the data set")
     interval: int = _option(0, "frames between sampled frames; 0 spreads the frames over the whole video")
     random_resized_crop: bool = _option(True, "train on one random box a clip instead of the centre")
@@ -258,6 +258,12 @@ def default_recipe(dataset: str | None, model: str | None, frames: int | None) -
         return "demo"
     if dataset == "ssv2":
         return f"ssv2_{trunk}_{frames if frames in (8, 16, 32) else 8}f"
+    if dataset in ("kinetics400", "kinetics600"):
+        return f"k400_{trunk}_{frames if frames in (8, 16, 32) else 8}f"
+    if dataset == "kinetics700":
+        return f"k700_{trunk}_{frames if frames in (8, 32) else 8}f"
+    if dataset == "diving48":
+        return f"diving48_{trunk}_32f"
     return f"finetune_{trunk}"
 
 

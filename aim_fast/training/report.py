@@ -94,7 +94,7 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         progress = RunProgress(not place.first)
         dataset, root = (fields.get(name) or getattr(saved, name, None) for name in ("dataset", "data_root"))
         if not dataset or not root:
-            raise UsageError(f"{path} names no data set: give --dataset ssv2, folder or list, and --data-root DIR")
+            raise UsageError(f"{path} names no data set: give --dataset NAME and --data-root DIR")
         classes = read_dataset(dataset, Path(root), split).classes
         run = open_run(path, fields, place, classes)
         recipe = absolute_paths(run.recipe.replace(dataset=dataset, data_root=str(root)))

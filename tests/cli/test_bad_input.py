@@ -7,6 +7,8 @@ import shutil
 import pytest
 import torch
 
+from aim_fast.data.formats import DATASETS
+
 
 @pytest.fixture
 def refused(aim_fast, tmp_path):
@@ -63,7 +65,7 @@ def test_no_data_set_or_folder(refused, trunk, tmp_path):
     assert "--data-root" in refused("train", "--dataset", "ssv2", "--weights", trunk, *output)
 
 
-@pytest.mark.parametrize("dataset_name", ["ssv2", "folder", "list"])
+@pytest.mark.parametrize("dataset_name", DATASETS)
 @pytest.mark.parametrize("what", ["missing", "empty"])
 def test_missing_and_empty_folders(refused, tmp_path, trunk, dataset_name, what):
     root = tmp_path / "data"

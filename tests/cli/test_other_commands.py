@@ -27,7 +27,7 @@ def test_help_answers_within_a_second_and_imports_nothing_heavy():
 
 
 def test_every_command_explains_itself(aim_fast):
-    for command in ("train", "eval", "predict", "index", "demo", "models", "doctor"):
+    for command in ("train", "eval", "predict", "index", "datasets", "demo", "models", "doctor"):
         status, out, _ = aim_fast(command, "--help")
         assert status == 0
         assert "Usage: aim-fast" in out

@@ -183,3 +183,78 @@ def shared_videos() -> dict[str, Path]:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes into the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def official(tmp_path: Path, videos: dict[str, Path]) -> Callable[..., Path]:
+    """Make a miniature of a data set in its official layout: two classes, two training clips and one test clip each."""
+
+    def make(name: str, **options) -> Path:
+        root = tmp_path / name.partition("-")[0]
+        root.mkdir()
+        _LAYOUTS[root.name.rstrip("0123456789")](root, videos, **options)
+        return root
+
+    return make
+
+
+def _put(video: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(video, path)
+
+
+def _kinetics(root: Path, videos: dict[str, Path], folders: str = "spaces", csv: str = "{}.csv") -> None:
+    names = {"train": "train", "val": "val"}
+    for split in names:
+        lines = ["label,youtube_id,time_start,time_end,split,is_cc"]
+        for number in range(4 if split == "train" else 2):
+            label = ("playing guitar", "air drumming")[number % 2]
+            identity = f"-{split}_x{number:04d}"[:11]
+            lines.append(f'"{label}",{identity},{5 + number},{15 + number},{split},0')
+            folder = {"spaces": f"{split}/{label}", "underscores": f"{split}/{label.replace(' ', '_')}", "flat": split}
+            _put(videos["h264"], root / folder[folders] / f"{identity}_{5 + number:06d}_{15 + number:06d}.mp4")
+        path = root / csv.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+
+
+def _diving(root: Path, videos: dict[str, Path], prefix: str = "Diving48_V2_", folder: str = "rgb") -> None:
+    vocabulary = [["Back", "15som", "05Twis", "FREE"], ["Forward", "25som", "PIKE"]]
+    (root / (f"{prefix[:9]}vocab.json" if prefix else "vocab.json")).write_text(json.dumps(vocabulary))
+    for split, first, count in (("train", 0, 4), ("test", 4, 2)):
+        entries = []
+        for number in range(first, first + count):
+            name = f"bXFQo-QPK9A_{number:05d}"
+            entries.append({"vid_name": name, "label": number % 2, "start_frame": 0, "end_frame": 60})
+            _put(videos["h264"], root / folder / f"{name}.mp4")
+        (root / f"{prefix}{split}.json").write_text(json.dumps(entries))
+
+
+def _ucf(root: Path, videos: dict[str, Path], lists: str = "ucfTrainTestlist", folder: str = "UCF-101") -> None:
+    (root / lists).mkdir(parents=True, exist_ok=True)
+    classes = ["HandstandPushups", "JumpRope"]  # the files of the first are named HandStand…
+    (root / lists / "classInd.txt").write_text("".join(f"{i} {name}\r\n" for i, name in enumerate(classes, start=1)))
+    for split in (1, 2, 3):
+        train, test = [], []
+        for number, name in enumerate(classes, start=1):
+            for group in (1, 2, 3):
+                file = f"{name}/v_{name.replace('stand', 'Stand')}_g{group:02d}_c01.avi"
+                _put(videos["mpeg4"], root / folder / file)
+                (test if group == split else train).append(file + f" {number}" * (group != split))
+        (root / lists / f"trainlist0{split}.txt").write_text("\n".join(train) + "\n")
+        (root / lists / f"testlist0{split}.txt").write_text("\n".join(test) + "\n")
+
+
+def _hmdb(root: Path, videos: dict[str, Path], lists: str = "testTrainMulti_7030_splits", folder: str = ".") -> None:
+    (root / lists).mkdir(parents=True, exist_ok=True)
+    for name in ("brush_hair", "wave"):
+        files = [f"#20_(best)_{name}_u_nm_np1_ba_goo_{number};x.avi" for number in range(4)]
+        for file in files:
+            _put(videos["mpeg4"], root / folder / name / file)
+        for split in (1, 2, 3):
+            flags = [2 if number == split - 1 else 0 if number == 3 else 1 for number in range(4)]
+            lines = (f"{file} {flag} " for file, flag in zip(files, flags))
+            (root / lists / f"{name}_test_split{split}.txt").write_text("\n".join(lines) + "\n")
+
+
+_LAYOUTS = {"kinetics": _kinetics, "diving": _diving, "ucf": _ucf, "hmdb": _hmdb}

@@ -36,8 +36,34 @@ def test_kinetics_recipes_cover_128_frames(frames, interval):
 
 
 @pytest.mark.parametrize(
+    ("name", "frames", "interval", "epochs", "views"),
+    [
+        ("k700_{}_8f", 8, 16, 30, "3x3"),
+        ("k700_{}_32f", 32, 4, 30, "3x3"),
+        ("diving48_{}_32f", 32, 0, 50, "1x1"),
+    ],
+)
+@pytest.mark.parametrize("trunk", ["b16", "l14"])
+def test_kinetics700_and_diving48_recipes_hold_the_published_values(name, frames, interval, epochs, views, trunk):
+    recipe = load_recipe(name.format(trunk), {})
+    assert (recipe.frames, recipe.interval, recipe.epochs, recipe.views) == (frames, interval, epochs, views)
+    assert (recipe.drop_path, recipe.adapter_scale, recipe.num_tadapter) == (0.2, 0.5, 1)
+    assert (recipe.flip, recipe.color_jitter, recipe.randaugment, recipe.random_erasing) == (0.5, 0.0, (), 0.0)
+    assert (recipe.lr, recipe.weight_decay, recipe.warmup_epochs, recipe.total_batch_size) == (3e-4, 0.05, 2.5, 64)
+    assert (recipe.backbone_lr_factor, recipe.label_smoothing) == (1.0, 0.0)
+    assert recipe.model == f"aim_vit_{trunk}_clip"
+    assert recipe.dataset == ("kinetics700" if name.startswith("k700") else "diving48")
+
+
+@pytest.mark.parametrize(
     ("dataset", "model", "frames", "name"),
     [
+        ("kinetics400", None, 16, "k400_b16_16f"),
+        ("kinetics600", "aim_vit_l14_clip", None, "k400_l14_8f"),
+        ("kinetics700", None, 32, "k700_b16_32f"),
+        ("kinetics700", "aim_vit_l14_clip", 16, "k700_l14_8f"),
+        ("diving48", None, None, "diving48_b16_32f"),
+        ("ucf101", None, None, "finetune_b16"),
         ("ssv2", None, None, "ssv2_b16_8f"),
         ("ssv2", "aim_vit_l14_clip", 32, "ssv2_l14_32f"),
         ("folder", "aim_vit_l14_clip", 8, "finetune_l14"),

@@ -2,20 +2,50 @@
 
 ``read_dataset(name, root, split)`` reads annotations only and never opens a video, so a path in the listing may be
 missing; the index finds that out and names it. One module a format, each with ``LAYOUT`` (what it expects, in one
-line) and ``read(root, split) -> Listing``.
+line), ``SOURCE`` (where to get it) and ``read(root, split) -> Listing``. Data sets that share a format, such as the
+three releases of Kinetics or the three splits of UCF-101, are one module read with other options.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from aim_fast.errors import DataError, UsageError, nearest
 
-__all__ = ["DATASETS", "SPLITS", "UNLABELLED", "Clip", "Listing", "layout", "read_dataset"]
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "UNLABELLED",
+    "Clip",
+    "Listing",
+    "found",
+    "layout",
+    "read_dataset",
+    "same_classes",
+    "source",
+]
 
-DATASETS = ("ssv2", "folder", "list")
+_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "kinetics400": ("kinetics", {"num_classes": 400}),
+    "kinetics600": ("kinetics", {"num_classes": 600}),
+    "kinetics700": ("kinetics", {"num_classes": 700}),
+    "ssv2": ("ssv2", {}),
+    "diving48": ("diving48", {}),
+    "ucf101": ("ucf101", {"number": 1}),
+    "ucf101-split2": ("ucf101", {"number": 2}),
+    "ucf101-split3": ("ucf101", {"number": 3}),
+    "hmdb51": ("hmdb51", {"number": 1}),
+    "hmdb51-split2": ("hmdb51", {"number": 2}),
+    "hmdb51-split3": ("hmdb51", {"number": 3}),
+    "folder": ("folder", {}),
+    "list": ("list", {}),
+}
+DATASETS = tuple(_FORMATS)
 SPLITS = ("train", "validation", "test")
 UNLABELLED = -1
 
@@ -42,7 +72,8 @@ def read_dataset(name: str, root: str | Path, split: str) -> Listing:
 
     Raises:
         UsageError: unknown data set or split; the message gives the nearest known name.
-        DataError: missing or empty folder, missing or malformed annotations, a label that is no class.
+        DataError: missing or empty folder, missing or malformed annotations, a label that is no class. The message
+            says what was expected and what was found.
     """
     _known(name, DATASETS, "data set")
     _known(split, SPLITS, "split")
@@ -51,19 +82,61 @@ def read_dataset(name: str, root: str | Path, split: str) -> Listing:
         raise DataError(f"data root {root} does not exist; expected {layout(name)}")
     if root.is_dir() and not any(root.iterdir()):
         raise DataError(f"data root {root} is empty; expected {layout(name)}")
-    listing = _format(name).read(root, split)
+    module, options = _format(name)
+    listing = module.read(root, split, **options)
     if not listing.clips:
-        raise DataError(f"no {split} clips found under {root}; expected {layout(name)}")
+        raise DataError(f"no {split} clips found under {root}; expected {layout(name)}; {found(root)}")
     return listing
+
+
+def same_classes(name: str, root: str | Path, first: str = "train", second: str = "validation") -> list[str]:
+    """The classes of two splits, which must be the same and have no video in common.
+
+    Raises:
+        DataError: as ``read_dataset``; splits of other classes, or with a video in both, which are named.
+    """
+    one, other = read_dataset(name, root, first), read_dataset(name, root, second)
+    if one.classes != other.classes:
+        odd = sorted(set(one.classes) ^ set(other.classes)) or ["the same names in another order"]
+        raise DataError(
+            f"{root}: {first} has {len(one.classes)} classes, {second} {len(other.classes)}; they differ in "
+            f"{_some(odd)}: give both splits the same classes"
+        )
+    paths = {os.path.normpath(clip.path) for clip in one.clips}
+    shared = [clip.id for clip in other.clips if os.path.normpath(clip.path) in paths]
+    if shared:
+        raise DataError(
+            f"{root}: {len(shared)} of {len(other.clips)} {second} videos are in {first} as well: {_some(shared)}; "
+            "remove them from one of the two, or scores say nothing"
+        )
+    return one.classes
 
 
 def layout(name: str) -> str:
     """The layout that data set ``name`` is expected in, in one line."""
-    return _format(name).LAYOUT
+    return _format(name)[0].LAYOUT
 
 
-def _format(name: str):
-    return importlib.import_module(f"{__name__}.{name}")
+def source(name: str) -> str:
+    """Where data set ``name`` can be had, in one line."""
+    return _format(name)[0].SOURCE
+
+
+def found(folder: Path) -> str:
+    """What is in a folder, for the end of a message about what is not: "found: a/, b.csv"."""
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    entries = sorted((entry for entry in os.scandir(folder) if entry.name[0] != "."), key=lambda entry: entry.name)
+    return f"found: {_some([entry.name + '/' * entry.is_dir() for entry in entries], 6) or 'nothing'}"
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _format(name: str) -> tuple[ModuleType, dict[str, Any]]:
+    module, options = _FORMATS[name]
+    return importlib.import_module(f"{__name__}.{module}"), options
 
 
 def _known(value: str, known: tuple[str, ...], what: str) -> None:

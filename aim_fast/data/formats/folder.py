@@ -18,9 +18,10 @@ from aim_fast.data.formats import Clip, Listing
 from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
 from aim_fast.errors import DataError
 
-__all__ = ["HELD_OUT", "LAYOUT", "read"]
+__all__ = ["HELD_OUT", "LAYOUT", "SOURCE", "read"]
 
 LAYOUT = "train/<class>/<video> with val/ (or validation/) and test/, or <class>/<video>"
+SOURCE = "your own videos"
 HELD_OUT = 0.2
 _SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 

@@ -20,9 +20,10 @@ from aim_fast.data.formats import Clip, Listing
 from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, read_lines
 from aim_fast.errors import DataError
 
-__all__ = ["LAYOUT", "list_file", "read"]
+__all__ = ["LAYOUT", "SOURCE", "list_file", "read"]
 
 LAYOUT = "train.txt and val.txt with lines 'path label' (space or comma; integers or class names), or such a file"
+SOURCE = "your own videos"
 _SPLIT_NAMES = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
 _ENTRY = re.compile(rf"^(?P<path>.*(?:{_EXTENSION}))\"?(?:\s*,\s*|\s+)(?P<label>\S.*)$", re.IGNORECASE)

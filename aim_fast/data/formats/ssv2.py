@@ -18,12 +18,13 @@ from aim_fast.data.formats import UNLABELLED, Clip, Listing
 from aim_fast.data.formats.annotation import read_json, read_lines
 from aim_fast.errors import DataError
 
-__all__ = ["LAYOUT", "read"]
+__all__ = ["LAYOUT", "SOURCE", "read"]
 
 LAYOUT = (
     "Something-Something v2: labels.json, train.json and validation.json (or something-something-v2-*.json, also under "
     "labels/) and videos as 20bn-something-something-v2/<id>.webm or .mp4"
 )
+SOURCE = "https://www.qualcomm.com/developer/software/something-something-v-2-dataset (free account)"
 _OFFICIAL_VIDEOS = "20bn-something-something-v2"
 _EXTENSIONS = (".webm", ".mp4")
 

@@ -1,0 +1,27 @@
+"""`aim-fast datasets`: the data sets that can be trained on, how they are laid out, and where to get them."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+import click
+
+
+@click.command("datasets")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def command(as_json: bool) -> None:
+    """Names for --dataset, the layout that each expects under --data-root, and where to get it."""
+    from aim_fast.data.formats import DATASETS, layout, source
+
+    rows = [{"name": name, "layout": layout(name), "source": source(name)} for name in DATASETS]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    alike: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        alike.setdefault((row["layout"], row["source"]), []).append(row["name"])
+    for (shape, origin), names in alike.items():
+        click.echo(", ".join(names))
+        click.echo(textwrap.fill(shape, 100, initial_indent="  layout  ", subsequent_indent=" " * 10))
+        click.echo(f"  from    {origin}")
