@@ -75,7 +75,7 @@ class Index:
         return [name for label, name in enumerate(self.classes) if label not in present] if max(present) >= 0 else []
 
     def summary(self, named: int = 5) -> list[str]:
-        """Lines to print: counts, lengths, sizes, codecs, classes without a clip, the first ``named`` files of no use."""
+        """Lines to print: counts, lengths, sizes, codecs, classes without a clip, the first ``named`` useless files."""
         good = [self.rows[i] for i in self.healthy]
         lengths = np.array([row.frames for row in good])
         lines = [
