@@ -40,6 +40,12 @@ def command(recipe: str | None, resume: bool, quiet: bool, **options: Any) -> No
     from aim_fast.training.loop import train
 
     result = train(absolute_paths(resolved), resume=resume, quiet=quiet)
+    if result.stopped:
+        click.echo(
+            f"{result.folder}: stopped by SIGTERM after step {result.step} and saved; "
+            f"go on with `aim-fast train --output {result.folder} --resume`"
+        )
+        return
     last = result.last
     click.echo(
         f"{result.folder}: top-1 {100 * last['top1']:.1f} %, top-5 {100 * last['top5']:.1f} % on "

@@ -4,8 +4,8 @@
 
 - `adapters.safetensors`: the trained tensors under their published names, in fp32; its metadata names the model, its
   sizes, the classes and the frozen trunk's SHA-256, so that the file alone says what it belongs to;
-- `state.pt`: optimiser, gradient scaler, step and best result, read with `weights_only=True`. No generator state is
-  needed: every random number of a step is a function of (seed, step, rank).
+- `state.pt`: optimiser, gradient scaler, step, whether its validation is done, and best result, read with
+  `weights_only=True`. No generator state is needed: every random number of a step is a function of (seed, step, rank).
 
 A folder is written under a temporary name, synced and renamed; then the link is replaced in one rename. A folder that
 no link names any more is removed.
@@ -59,9 +59,11 @@ def save_checkpoint(
 ) -> None:
     """Writes one checkpoint below `folder` and points the links `names` (of `last`, `best`) at it.
 
-    Raises CheckpointError when the disk refuses; what was there before stays whole.
+    An epoch's end is saved twice, before and after its validation (`validated` in `state`), in two folders, so that
+    no folder is replaced that a link names. Raises CheckpointError when the disk refuses; what was there before stays
+    whole.
     """
-    target = folder / f"step-{state['step']:08d}"
+    target = folder / f"step-{state['step']:08d}{'' if state.get('validated', True) else '-unvalidated'}"
     temporary = folder / f".{target.name}.{os.getpid()}"
     try:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -47,23 +47,34 @@ from aim_fast.training.optimizer import build_optimizer, learning_rate, set_lear
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.run import RECIPE, build_model, check_output
+from aim_fast.training.run_lock import RunLock
 from aim_fast.training.steps import Steps, step_seed
+from aim_fast.training.stop import StopRequest
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a training run ended with: its folder, its best validation top-1, and the last validation."""
+    """What a training run ended with: its folder, its best validation top-1, the last validation, and its last step.
+
+    `stopped`: SIGTERM ended it early; its last checkpoint is that of the last step.
+    """
 
     folder: Path
     best_top1: float
     last: dict[str, Any]
+    step: int
+    stopped: bool = False
+
+
+class _Stopped(Exception):
+    """A validation was left because the run is to stop."""
 
 
 def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
     """Trains as `recipe` says and leaves `recipe.output` behind; with `resume`, goes on from its last checkpoint.
 
     Raises UsageError, DataError, WeightsError or CheckpointError before anything is written, and TrainingError when
-    the loss is not finite or memory does not suffice.
+    the loss is not finite or memory does not suffice. On SIGTERM it finishes the step, saves and returns.
     """
     folder = check_output(recipe, resume)
     with join_processes(recipe.device, recipe.precision) as place:
@@ -81,7 +92,8 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
         if resume:
             trainer.restore()
         try:
-            return trainer.run()
+            with trainer.stop:
+                return trainer.run()
         except torch.OutOfMemoryError:
             raise TrainingError(
                 f"out of memory on {place.device} with {recipe.batch_size} clips of {recipe.frames} frames: use "
@@ -127,8 +139,11 @@ class Trainer:
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
         self.resumed = False
+        self.validated = True  # whether the epoch that ends at this step has been validated
+        self.stop = StopRequest(place)
         self.named: set[str] = set()  # files that broke under way and were said
         self.log: MetricsLog | None = None
+        self.lock: RunLock | None = None
         trained, total = (sum(p.numel() for p in ps) for ps in (self.trainable.values(), self.model.parameters()))
         progress.say(
             f"{recipe.model}: {trained:,} of {total:,} parameters train, {place.dtype} on {place.device.type}; "
@@ -141,6 +156,8 @@ class Trainer:
         self.validation.close()
         if self.log:
             self.log.close()
+        if self.lock:
+            self.lock.release()
 
     def restore(self) -> None:
         """Continues from the last checkpoint: trained tensors, optimiser, step and best result.
@@ -170,6 +187,7 @@ class Trainer:
         set_capturable(self.optimizer, self.recipe.cuda_graph)
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.last = state["step"], state["best"], state["last"]
+        self.validated = state.get("validated", True)
 
     def run(self) -> Result:
         if self.place.first:
@@ -178,22 +196,25 @@ class Trainer:
         self.model.train()
         if epochs == 0:
             self._finish_epoch(0)
-        while self.step < epochs * self.steps.per_epoch:
-            self._train_epoch(self.step // self.steps.per_epoch)
-        return Result(self.folder, self.best.get("top1", 0.0), self.last)
+        stopped = not self.validated and not self._finish_epoch(self.step // self.steps.per_epoch - 1)
+        while not stopped and self.step < epochs * self.steps.per_epoch:
+            stopped = not self._train_epoch(self.step // self.steps.per_epoch)
+        return Result(self.folder, self.best.get("top1", 0.0), self.last, self.step, stopped)
 
     def _open_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = RunLock(self.folder)
             if not self.resumed:
                 write_atomically(self.folder / RECIPE, self.recipe.to_yaml())
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder}: cannot be written ({error.strerror}); give another --output"
             ) from None
-        self.log = MetricsLog(self.folder, self.step if self.resumed else None)
+        self.log = MetricsLog(self.folder, self.step if self.resumed else None, self.validated)
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_epoch(self, epoch: int) -> bool:
+        """Trains to the end of an epoch and finishes it; False when the run was stopped on the way, and saved."""
         recipe, steps = self.recipe, self.steps
         first = self.step % steps.per_epoch
         batches = iter(self.loader.batches(epoch, start=steps.first_batch(self.step)))
@@ -222,8 +243,13 @@ class Trainer:
                 wait=f"data-wait {100 * clock.waiting:.0f}%",
                 peak=f"peak {self.place.peak_memory() / 2**30:.1f} GiB",
             )
+            if self.stop.agreed():
+                pending.value()
+                self.validated = not last
+                self._save("last")
+                return False
         self.progress.close()
-        self._finish_epoch(epoch)
+        return self._finish_epoch(epoch)
 
     def _train_step(self, batches: Iterator[Batch], clock: Clock) -> _Pending:
         """One step of the optimiser over this process's share of its clips."""
@@ -293,16 +319,23 @@ class Trainer:
             )
         self.progress.advance(0, loss=f"loss {loss:.3f}")
 
-    def _finish_epoch(self, epoch: int) -> None:
-        """Validates, where the recipe says so, writes the checkpoints and draws the curves."""
+    def _finish_epoch(self, epoch: int) -> bool:
+        """Validates, where the recipe says so, writes the checkpoints and draws the curves; False when stopped."""
         recipe = self.recipe
         last = epoch + 1 >= recipe.epochs
+        validates = last or bool(recipe.eval_every and (epoch + 1) % recipe.eval_every == 0)
         best = False
+        if validates and self.step:
+            self.validated = False
+            self._save("last")
         counts = self._data_counts()
         if self.log:
             self.log.write("data", self.step, epoch=epoch + 1, **counts)
-        if last or (recipe.eval_every and (epoch + 1) % recipe.eval_every == 0):
-            summary = self._validate()
+        if validates:
+            try:
+                summary = self._validate()
+            except _Stopped:
+                return False
             self.last = {"epoch": min(epoch + 1, recipe.epochs), **summary}
             best = not self.best or summary["top1"] > self.best["top1"]
             if best:
@@ -313,9 +346,11 @@ class Trainer:
                 f"epoch {self.last['epoch']}/{recipe.epochs}: validation top-1 {100 * summary['top1']:.1f} %, top-5 "
                 f"{100 * summary['top5']:.1f} %, loss {summary['loss']:.3f} on {summary['videos']} videos"
             )
+        self.validated = True
         self._save(*(("last", "best") if best else ("last",)))
         if self.place.first:
             draw_curves(self.folder, 1 / len(self.classes))
+        return True
 
     def _data_counts(self) -> dict[str, int]:
         """Counts of the training data, and by name what broke since it was indexed; added up over the processes."""
@@ -335,9 +370,17 @@ class Trainer:
         raw = {name: tensor.detach().clone() for name, tensor in self.trainable.items()} if self.averaged else {}
         copy_values(self.trainable, self.averaged)
         place = self.place
-        scores = evaluate(self.model, self.validation, len(self.classes), place.device, place.autocast)
-        copy_values(self.trainable, raw)
+        try:
+            scores = evaluate(
+                self.model, self.validation, len(self.classes), place.device, place.autocast, self._leave_when_asked
+            )
+        finally:
+            copy_values(self.trainable, raw)
         return scores.summary()
+
+    def _leave_when_asked(self, _: int) -> None:
+        if self.stop.at_once:
+            raise _Stopped
 
     def _save(self, *names: str) -> None:
         if not self.place.first:
@@ -345,6 +388,7 @@ class Trainer:
         raw = {name: tensor.detach() for name, tensor in self.trainable.items()}
         state = {
             "step": self.step,
+            "validated": self.validated,
             "clips": self.steps.clips,
             "clips_per_step": self.steps.clips_per_step,
             "optimizer": self.optimizer.state_dict(),

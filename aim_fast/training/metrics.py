@@ -31,16 +31,21 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends to a run's metrics and events. `resume_step`: lines of later steps are dropped first."""
+    """Appends to a run's metrics and events.
 
-    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+    `resume_step`: lines of later steps are dropped first, and where `validated` is false what followed the training of
+    that step too.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None = None, validated: bool = True) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder = folder
         try:
-            kept = [
-                row for row in read_metrics(folder) if resume_step is not None and row.get("step", 0) <= resume_step
-            ]
+            rows = read_metrics(folder) if resume_step is not None else []
+            kept = [row for row in rows if row.get("step", 0) <= (resume_step or 0)]
+            if not validated:
+                kept = [row for row in kept if row["kind"] == "train" or row["step"] != resume_step]
             write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
             self._file = open(folder / METRICS, "a", buffering=1)  # noqa: SIM115 - open for the run's life
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)

@@ -18,6 +18,7 @@ from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, copy_values, find
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.metrics import METRICS
 from aim_fast.training.recipe import Recipe, coerce, load_recipe, recipe_differences
+from aim_fast.training.run_lock import check_unlocked
 from aim_kernels import hold_trunk
 
 RECIPE = "recipe.yaml"
@@ -39,6 +40,7 @@ def check_output(recipe: Recipe, resume: bool) -> Path:
     if not recipe.output:
         raise UsageError("no folder for the run: give --output DIR")
     folder = Path(recipe.output)
+    check_unlocked(folder)
     holds_run = any((folder / name).exists() for name in (RECIPE, METRICS, "checkpoints"))
     if resume:
         if not (folder / RECIPE).is_file():

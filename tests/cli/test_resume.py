@@ -62,6 +62,32 @@ def test_a_killed_run_resumes_to_the_same_adapters_bit_for_bit(tiny, tmp_path):
     assert losses(killed) == losses(whole)
 
 
+def signal_after(process: subprocess.Popen, folder, kind: str, count: int, number: int) -> None:
+    """Sends a signal when the run has written `count` lines of a kind, or returns when the run has ended."""
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if len([row for row in read_metrics(folder) if row["kind"] == kind]) >= count:
+            process.send_signal(number)
+            return
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("train", 2), ("data", 1)], ids=["in a step", "in a validation"])
+def test_sigterm_ends_a_run_with_status_0_and_resume_goes_on_exactly(tiny, tmp_path, trained, kind, count):
+    stopped = tmp_path / "stopped"
+    process = start("train", *tiny, "--epochs", 2, "--output", stopped)
+    signal_after(process, stopped, kind, count, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "stopped by SIGTERM after step" in out
+    assert len(losses(stopped)) < len(losses(trained))
+    finish(start("train", "--output", stopped, "--resume", "--quiet"))
+    ours, theirs = adapters(stopped), adapters(trained)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert losses(stopped) == losses(trained)
+
+
 @pytest.mark.slow
 def test_two_processes_of_four_do_what_one_of_eight_does(tiny, tmp_path):
     """Same clips in each step, so the same loss up to the order of sums; 42 clips leave a last step of two."""
@@ -86,6 +112,17 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(aim_fast, trained
     assert losses(folder) == losses(trained)
     ours, theirs = adapters(folder), adapters(trained)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_two_runs_in_one_folder_are_refused_while_the_first_lives(aim_fast, trained):
+    from aim_fast.training.run_lock import RunLock
+
+    lock = RunLock(trained)
+    status, _, err = aim_fast("train", "--output", trained, "--resume")
+    lock.release()
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"process {os.getpid()} is training into it" in err
+    assert aim_fast("train", "--output", trained, "--resume", "--quiet")[0] == 0
 
 
 def test_resume_with_nothing_there_is_refused(aim_fast, tiny, tmp_path):
