@@ -18,13 +18,14 @@ from rich.table import Table
 from torch import Tensor
 
 from aim_fast.models.registry import create_model
+from aim_fast.training.timing import ratio, take_turns
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
 from aim_kernels.wide_activation import wide_activation
 from bench.bars import draw_bars
-from bench.timing import copy_bandwidth, ratio, take_turns
+from bench.machine_rates import copy_bandwidth
 
 
 class Operator(NamedTuple):

@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from aim_fast.models.saved_bytes import saved_bytes
 from bench.bars import draw_bars
-from bench.saved import saved_bytes
 from bench.step import _loss, _peak, _sides, _step
 
 

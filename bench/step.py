@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from aim_fast.models.flops import multiply_adds
 from aim_fast.models.registry import create_model
+from aim_fast.models.saved_bytes import saved_bytes
+from aim_fast.training.timing import ratio, take_turns
 from aim_kernels import AIMBlock, hold_trunk
 from bench.bars import draw_bars
+from bench.machine_rates import matrix_rate
 from bench.published import published
-from bench.saved import saved_bytes
-from bench.timing import matrix_rate, ratio, take_turns
 
 MEMORY = ("fast", "balanced", "lean")
 

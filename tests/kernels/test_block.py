@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from aim_fast.models.saved_bytes import saved_bytes
 from aim_kernels import AIMBlock, hold_trunk
 from bench.published import published
-from bench.saved import saved_bytes
 
 LIMIT = {"fast": 0.6, "balanced": 1 / 4, "lean": 1 / 12}
 

@@ -50,22 +50,6 @@ def ratio(slower: Timing, faster: Timing) -> float:
     return statistics.median(a / b for a, b in zip(slower.seconds, faster.seconds, strict=True))
 
 
-def copy_bandwidth(device: str) -> float:
-    """Bytes a second of a large copy, read and written both counted: what memory-bound kernels are held against."""
-    source = torch.empty((64 if device == "cpu" else 512) * 2**20, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    timing = take_turns({"copy": lambda: target.copy_(source)}, 10, device)["copy"]
-    return 2 * source.numel() / timing.median
-
-
-def matrix_rate(device: str, dtype: torch.dtype = torch.bfloat16) -> float:
-    """FLOP a second (two a multiply-add) of one large product: the rate that model FLOPs are held against."""
-    size = 2048 if device == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    timing = take_turns({"product": lambda: a @ b}, 10, device)["product"]
-    return 2 * size**3 / timing.median
-
-
 def _seconds(run: Callable[[], object], device: str) -> float:
     if device.startswith("cuda"):
         torch.cuda.synchronize()

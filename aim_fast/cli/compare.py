@@ -1,0 +1,135 @@
+"""`aim-fast compare`: models side by side, measured on this machine in one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aim_fast.cli.options import recipe_options
+
+if TYPE_CHECKING:
+    from aim_fast.training.comparison import Row
+
+
+@click.command("compare")
+@click.argument("models", metavar="MODEL|RUN...", nargs=-1, required=True)
+@click.option("--dataset", default="k400", show_default=True, help="k400, k700, ssv2, diving48, ucf101 or hmdb51: what "
+              "heads and adapters are for, and whose published top-1 stands beside")  # fmt: skip
+@click.option("--frames", type=click.IntRange(1), help="frames a clip of what takes any; each model's own if not given")
+@click.option("--num-classes", type=click.IntRange(1), help="classes of the heads, instead of the data set's")
+@click.option("--no-speed", is_flag=True, help="count only: nothing runs and no memory is taken")
+@click.option("--batch-size", type=click.IntRange(1), help="clips of a pass: 8 on a GPU, 1 on a CPU when not given")
+@click.option("--rounds", type=click.IntRange(1), help="turns of each model: 10 on a GPU, 3 on a CPU when not given")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.option("--csv", "csv_file", metavar="FILE", help="write the table as CSV as well")
+@click.option("--plot", metavar="PNG", help="draw the table as well")
+@recipe_options(("device", "precision"))
+def command(
+    models: tuple[str, ...],
+    dataset: str,
+    frames: int | None,
+    num_classes: int | None,
+    no_speed: bool,
+    batch_size: int | None,
+    rounds: int | None,
+    as_json: bool,
+    csv_file: str | None,
+    plot: str | None,
+    device: str | None,
+    precision: str | None,
+) -> None:
+    """Cost, speed, memory and accuracy of models, in one table.
+
+    MODEL is a name of `aim-fast models`, with overrides after commas; a shipped recipe; or a model of another library,
+    under random weights: torchvision:mvit_v1_b, torchvision:mvit_v2_s, torchvision:swin3d_t (_s, _b),
+    transformers:timesformer, transformers:vivit, transformers:videomae, transformers:x_clip. RUN is a trained run.
+
+    \b
+    aim-fast compare aim_vit_b16_clip aim_vit_b16_clip,trains=all torchvision:mvit_v2_s runs/k400 --plot compare.png
+    """
+    from aim_fast.training.comparison import count, measure, memory_meaning, to_csv, to_dicts
+    from aim_fast.training.contenders import dataset_classes, find_contender
+    from aim_fast.training.devices import single_place
+    from aim_fast.training.progress import RunProgress
+    from aim_fast.training.report import check_writable
+
+    for file in filter(None, (csv_file, plot)):
+        check_writable(Path(file))
+    dataset_classes(dataset)
+    place = single_place(device or "auto", precision or "auto")
+    contenders = [find_contender(text, dataset, frames, num_classes) for text in models]
+    rows = count(contenders)
+    on_gpu = place.device.type == "cuda"
+    batch_size, rounds = batch_size or (8 if on_gpu else 1), rounds or (10 if on_gpu else 3)
+    measured = "not measured"
+    if not no_speed:
+        measure(contenders, rows, place, batch_size, rounds, RunProgress().say)
+        dtype = str(place.dtype).removeprefix("torch.")
+        measured = f"{_device_name(place.device)}, {dtype}, {batch_size} clips a pass, median of {rounds} rounds"
+    if as_json:
+        meaning = {"device": measured, "memory": None if no_speed else memory_meaning(place), "dataset": dataset}
+        click.echo(json.dumps({**meaning, "rows": to_dicts(rows)}, indent=2))
+    else:
+        click.echo(_table(rows, not no_speed))
+        click.echo(f"GFLOPs: 10⁹ multiply-adds of one view. Speed: {measured}")
+        if not no_speed:
+            click.echo(f"Memory: {memory_meaning(place)}")
+        for source in dict.fromkeys(row.published_source for row in rows if row.published_source):
+            click.echo(f"Published: {source}")
+    if csv_file:
+        Path(csv_file).write_text(to_csv(rows))
+    if plot:
+        from aim_fast.training.comparison_plot import draw_comparison
+
+        draw_comparison(rows, f"{dataset} models; {measured}", Path(plot))
+
+
+def _table(rows: list[Row], speed: bool) -> str:
+    head = ["model", "frames", "params M", "trained M", "GFLOPs"]
+    head += ["forward clips/s", "training clips/s", "memory MiB"] if speed else []
+    lines = [[*head, "top-1", "published top-1"]]
+    for row in rows:
+        line = [
+            row.model,
+            str(row.frames),
+            f"{row.params / 1e6:.1f}",
+            f"{row.trainable / 1e6:.2f}",
+            f"{row.gflops:.1f}",
+        ]
+        if speed and row.note:
+            line += [row.note, "", ""]
+        elif speed:
+            line += [
+                _rate(row.forward, row.forward_spread),
+                _rate(row.train, row.train_spread),
+                f"{row.memory_mib:.0f}",
+            ]
+        where = " ".join(filter(None, (row.published_dataset, row.published_views)))
+        line.append("–" if row.top1 is None else f"{row.top1:.1f}")
+        line.append("–" if row.published_top1 is None else f"{row.published_top1:.1f} ({where})")
+        lines.append(line)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths))
+        )
+        for line in lines
+    )
+
+
+def _rate(value: float | None, spread: float | None) -> str:
+    return "–" if value is None else f"{value:.3g} ±{100 * (spread or 0):.0f}%"
+
+
+def _device_name(device: object) -> str:
+    import os
+
+    import torch
+
+    if str(device).startswith("cuda"):
+        return torch.cuda.get_device_name(torch.device(str(device)))
+    return f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores"

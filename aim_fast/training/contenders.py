@@ -1,0 +1,175 @@
+"""What is compared: a name of this project with any overrides, a shipped recipe, a trained run, or another library's.
+
+    aim_vit_b16_clip                                     a name of ``aim-fast models``
+    aim_vit_b16_clip,adapters=[spatial],num_frames=16    with overrides of ``create_model``
+    aim_vit_b16_clip,trains=all                          everything trained: full fine-tuning
+    ssv2_b16_8f                                          a shipped recipe
+    runs/ssv2                                            a run or a checkpoint of one: its structure, and its top-1
+    torchvision:mvit_v2_s, transformers:timesformer      see :mod:`aim_fast.models.peers`
+
+A contender is known before it is built, so that counting costs neither memory nor a trunk's weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from aim_fast.errors import UsageError, nearest
+from aim_fast.models.flops import published_figures
+from aim_fast.models.peers import create_peer, default_frames, list_peers, published_by_library, takes_frames
+from aim_fast.models.published import dataset_arguments, datasets, find_published
+from aim_fast.models.registry import MODELS, create_model
+from aim_fast.models.video_model import VideoModel
+from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
+from aim_fast.training.metrics import METRICS, read_metrics
+from aim_fast.training.recipe import load_recipe, shipped_recipes
+from aim_fast.training.run import model_options, saved_recipe
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of a comparison.
+
+    ``label`` as typed; ``arguments`` for ``create_model`` or, of another library's model, ``create_peer``;
+    ``published`` what was published for this structure, with its ``dataset``; ``top1`` percent that a run reached, on
+    the clips that ``scored`` names.
+    """
+
+    label: str
+    name: str
+    arguments: dict[str, Any]
+    trains: str = "adapters"  # or "all"
+    published: dict[str, Any] = field(default_factory=dict)
+    top1: float | None = None
+    scored: str | None = None
+
+    def build(self) -> VideoModel:
+        """The model with random values, on the current default device."""
+        model = (
+            create_peer(self.name, **self.arguments) if ":" in self.name else create_model(self.name, **self.arguments)
+        )
+        return model.requires_grad_(True) if self.trains == "all" else model
+
+    def build_without_memory(self) -> VideoModel:
+        """The model on the meta device: to count with."""
+        with torch.device("meta"):
+            return self.build()
+
+
+def find_contender(text: str, dataset: str, frames: int | None, num_classes: int | None) -> Contender:
+    """The contender that a word of the command line stands for.
+
+    ``dataset`` is whose heads and adapters are compared; ``frames`` and ``num_classes`` are for whatever does not say
+    its own. Raises UsageError for a word that stands for nothing, CheckpointError for a folder without a run.
+    """
+    name, *settings = re.split(r",(?![^\[]*\])", text)
+    overrides = _overrides(text, settings)
+    trains = overrides.pop("trains", "adapters")
+    if trains not in ("adapters", "all"):
+        raise UsageError(f"{text}: trains is {trains!r}, neither adapters nor all")
+    if name in MODELS:
+        return _of_model(text, name, overrides, trains, dataset, frames, num_classes)
+    if name in list_peers() or re.match(r"(torchvision|transformers):", name):
+        return _of_library(text, name, overrides, dataset, frames, num_classes)
+    if settings and (name in shipped_recipes() or Path(name).exists()):
+        raise UsageError(f"{text}: a run or recipe says itself what its model is: leave out {', '.join(settings)}")
+    if name in shipped_recipes():
+        return _of_recipe(name, dataset, num_classes)
+    if Path(name).exists():
+        return _of_run(name)
+    known = [*MODELS, *list_peers(), *shipped_recipes()]
+    raise UsageError(f"{name!r} is no model, recipe or run: {nearest(name, known)}")
+
+
+def _overrides(text: str, settings: list[str]) -> dict[str, Any]:
+    values = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        try:
+            values[key.strip()] = [] if value == "none" else yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not value:
+            raise UsageError(f"{text}: {setting!r} is no override: write NAME,key=value, such as num_frames=16")
+    return values
+
+
+def _of_model(
+    label: str,
+    name: str,
+    overrides: dict[str, Any],
+    trains: str,
+    dataset: str,
+    frames: int | None,
+    num_classes: int | None,
+) -> Contender:
+    taken = inspect.signature(MODELS[name].model).parameters
+    asked = {"num_frames": frames, "num_classes": num_classes}
+    common = {key: value for key, value in asked.items() if value is not None and key in taken}
+    arguments = dataset_arguments(name, dataset) | common | overrides
+    return Contender(label, name, arguments, trains, _published(name, dataset, arguments, trains))
+
+
+def _of_library(
+    label: str, name: str, overrides: dict[str, Any], dataset: str, frames: int | None, num_classes: int | None
+) -> Contender:
+    arguments = {"num_classes": num_classes or dataset_classes(dataset)} | overrides
+    if name in list_peers() and frames and takes_frames(name, frames):
+        arguments = {"num_frames": frames} | arguments
+    if name not in list_peers():
+        create_peer(name)  # says what is wrong with the name
+    count = arguments.get("num_frames", default_frames(name))
+    published = published_by_library(name, dataset, count)
+    return Contender(label, name, arguments, "all", {**published, "dataset": dataset} if published else {})
+
+
+def _of_recipe(name: str, dataset: str, num_classes: int | None) -> Contender:
+    recipe = load_recipe(name, {})
+    own = recipe.dataset if recipe.dataset in datasets() else name.partition("_")[0]
+    dataset = own if own in datasets() else dataset
+    arguments = model_options(recipe, num_classes or dataset_classes(dataset))
+    return Contender(name, recipe.model, arguments, "adapters", _published(recipe.model, dataset, arguments))
+
+
+def _of_run(text: str) -> Contender:
+    checkpoint = read_checkpoint(find_checkpoint(text))
+    recipe, description = saved_recipe(text), checkpoint.description
+    published = {}
+    if recipe and recipe.dataset in datasets():
+        published = _published(description.model, recipe.dataset, description.options)
+    scores = [row for row in _metrics(Path(text)) if row.get("kind") == "eval" and "top1" in row]
+    best = max(scores, key=lambda row: row["top1"], default=None)
+    return Contender(
+        text,
+        description.model,
+        description.options,
+        "adapters",
+        published,
+        round(100 * best["top1"], 2) if best else None,
+        f"{best['videos']} validation videos, 1x1 views" if best and "videos" in best else None,
+    )
+
+
+def _published(model: str, dataset: str, arguments: dict[str, Any], trains: str = "adapters") -> dict[str, Any]:
+    found = find_published(model, dataset, arguments, trains)
+    return {**published_figures(found), "dataset": dataset} if found else {}
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    """Metrics of the run that a path (the run, or a checkpoint in it) belongs to."""
+    for folder in (path, *path.absolute().parents[:3]):
+        if (folder / METRICS).is_file():
+            return read_metrics(folder)
+    return []
+
+
+def dataset_classes(dataset: str) -> int:
+    """Classes of a data set that is known by name. Raises UsageError for another."""
+    return dataset_arguments("aim_vit_b16_clip", dataset)["num_classes"]

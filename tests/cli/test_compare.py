@@ -1,0 +1,101 @@
+"""`aim-fast compare`: models side by side."""
+
+import csv
+import io
+import json
+
+import pytest
+
+SPEED = ("--batch-size", 2, "--rounds", 1, "--device", "cpu", "--precision", "fp32", "--num-classes", 8)
+
+
+def rows_of(aim_fast, *arguments):
+    status, out, err = aim_fast("compare", *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)["rows"]
+
+
+def test_models_runs_and_overrides_are_measured_side_by_side(aim_fast, trained, tmp_path):
+    """A run has its best validation top-1; the frozen rung keeps nothing for backward below its head."""
+    from aim_fast.training.metrics import read_metrics
+
+    models = (
+        "aim_vit_demo,num_frames=4",
+        "aim_vit_demo,num_frames=4,adapters=none",
+        "aim_vit_demo,trains=all",
+        trained,
+    )
+    table, plot = tmp_path / "table.csv", tmp_path / "plot.png"
+    full, frozen, all_trained, run = rows_of(aim_fast, *models, *SPEED, "--csv", table, "--plot", plot)
+    for row in (full, frozen, all_trained, run):
+        assert min(row["forward"], row["train"]) > 0
+        assert row["note"] is None
+    assert frozen["memory_mib"] < 0.1 * full["memory_mib"] < all_trained["memory_mib"]
+    assert frozen["trainable"] == 65 * 8
+    assert all_trained["trainable"] == all_trained["params"]
+    best = max(row["top1"] for row in read_metrics(trained) if row["kind"] == "eval")
+    assert run["top1"] == round(100 * best, 2)
+    assert run["scored"] == "16 validation videos, 1x1 views"
+    assert (run["params"], run["gflops"]) == (full["params"], full["gflops"])
+    written = list(csv.DictReader(io.StringIO(table.read_text())))
+    assert [float(row["train"]) for row in written] == [row["train"] for row in (full, frozen, all_trained, run)]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_checkpoint_of_a_run_compares_as_the_run(aim_fast, trained):
+    file = trained / "checkpoints" / "last" / "adapters.safetensors"
+    by_run, by_file = rows_of(aim_fast, trained, file, "--no-speed")
+    assert by_run | {"model": ""} == by_file | {"model": ""}
+
+
+def test_published_accuracies_stand_beside_what_is_counted(aim_fast):
+    models = (
+        "aim_vit_b16_clip",
+        "ssv2_b16_8f",
+        "aim_vit_b16_clip,adapter_ratio=0.125",
+        "aim_vit_b16_clip,num_frames=4",
+    )
+    status, out, _ = aim_fast("compare", *models, "torchvision:mvit_v2_s", "--no-speed")
+    assert status == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert "83.9 (k400 3x1)" in lines["aim_vit_b16_clip"]
+    assert "66.4 (ssv2 1x3)" in lines["ssv2_b16_8f"]
+    assert "83.4 (k400 3x1)" in lines["aim_vit_b16_clip,adapter_ratio=0.125"]
+    assert "k400" not in lines["aim_vit_b16_clip,num_frames=4"]
+    assert "clips/s" not in out
+    assert "MViT_V2_S_Weights" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("aim_vit_b16_clp",), "did you mean 'aim_vit_b16_clip'"),
+        (("torchvision:mvit_v2",), "did you mean 'torchvision:mvit_v2_s'"),
+        (("aim_vit_demo,frames=4",), "did you mean 'num_frames'"),
+        (("aim_vit_demo,4",), "write NAME,key=value"),
+        (("aim_vit_demo,trains=some",), "neither adapters nor all"),
+        (("torchvision:mvit_v2_s,num_frames=8",), "num_frames 8 is not 16"),
+        (("aim_vit_demo", "--dataset", "k40"), "did you mean 'k400'"),
+        (("aim_vit_demo", "--csv", "/none/x.csv"), "cannot be written"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_runs(aim_fast, words, says):
+    status, out, err = aim_fast("compare", *words, *SPEED)
+    assert (status, out) == (2, "")
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_library_that_is_not_installed_is_named(aim_fast, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    status, _, err = aim_fast("compare", "transformers:vivit", "--no-speed")
+    assert status == 2
+    assert 'pip install "aim-fast[peers]"' in err
+
+
+def test_a_folder_without_a_run_is_refused(aim_fast, tmp_path):
+    status, _, err = aim_fast("compare", tmp_path)
+    assert status == 2
+    assert "holds no checkpoint" in err
