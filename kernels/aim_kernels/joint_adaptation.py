@@ -19,6 +19,7 @@ from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import Activation, AdapterWeights, joint_adaptation_reference
 from aim_kernels.composed import Memory, Needs, check_memory, compute_dtype, narrowed, row_factor
 from aim_kernels.residual import residual_add
+from aim_kernels.trained_trunk import mlp_branch
 from aim_kernels.wide_mlp import contract, expand, wide_gradients
 
 
@@ -40,12 +41,15 @@ def joint_adaptation(
     """:func:`~aim_kernels.adaptation.joint_adaptation_reference`, fused: same arguments, same value to rounding.
 
     Products run in autocast's dtype, else in that of ``fc_weight``; the residual stream keeps the dtype of ``x``.
-    Differentiable in ``x`` and the adapter; when a trunk weight requires a gradient the reference runs instead.
+    Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, in everything, through
+    :mod:`aim_kernels.trained_trunk`.
     """
     check_memory(memory)
     trunk = (ln_weight, ln_bias, fc_weight, fc_bias, proj_weight, proj_bias)
-    if any(weight.requires_grad for weight in trunk) or not x.numel():
+    if not x.numel():
         return joint_adaptation_reference(x, *trunk, adapter, drop, scale, activation, eps)
+    if any(weight.requires_grad for weight in trunk):
+        return x + mlp_branch(x, *trunk, adapter, drop, scale, activation, eps, memory)
     dtype = compute_dtype(x, fc_weight)
     weights = (None,) * 4 if adapter is None else adapter
     quick = activation == "quick_gelu"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aim_kernels import layer_norm, wide_activation  # noqa: F401  (register the operators)
 from aim_kernels.adaptation import AdapterWeights, spatial_adaptation_reference
+from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.composed import (
     Memory,
     Needs,
@@ -30,6 +31,7 @@ from aim_kernels.composed import (
 )
 from aim_kernels.residual import column_sum, residual_add
 from aim_kernels.spatial_attention import Backend, backend_missing
+from aim_kernels.trained_trunk import attention_branch
 
 
 def spatial_adaptation(
@@ -49,7 +51,8 @@ def spatial_adaptation(
     """:func:`~aim_kernels.adaptation.spatial_adaptation_reference`, fused: same arguments, same value to rounding.
 
     Products run in autocast's dtype, else in that of ``qkv_weight``; the residual stream keeps the dtype of ``x``.
-    Differentiable in ``x`` and the adapter; when a trunk weight requires a gradient the reference runs instead.
+    Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, in everything, through
+    :mod:`aim_kernels.trained_trunk`.
     Raises ValueError for an ``attention_backend`` that cannot serve ``x``.
     """
     check_memory(memory)
@@ -57,8 +60,11 @@ def spatial_adaptation(
     if missing:
         raise ValueError(missing)
     trunk = (ln_weight, ln_bias, qkv_weight, qkv_bias, out_weight, out_bias)
-    if any(weight.requires_grad for weight in trunk) or not x.numel():
+    if not x.numel():
         return spatial_adaptation_reference(x, *trunk, num_heads, adapter, eps)
+    if any(weight.requires_grad for weight in trunk):
+        attended = attention_branch(x, *trunk, num_heads, "space", None, eps, attention_backend)
+        return x + attended if adapter is None else bottleneck(attended, adapter, skip=True, residual=x)
     dtype = compute_dtype(x, qkv_weight)
     weights = (None,) * 4 if adapter is None else adapter
     return _SpatialAdaptation.apply(x, *weights, *trunk, num_heads, eps, memory, attention_backend, dtype)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aim_kernels import layer_norm, temporal_attention, wide_activation  # noqa: F401  (register the operators)
 from aim_kernels.adaptation import AdapterWeights, temporal_adaptation_reference
+from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.composed import (
     Memory,
     Needs,
@@ -31,6 +32,7 @@ from aim_kernels.composed import (
     to_dtype,
 )
 from aim_kernels.residual import column_sum, residual_add
+from aim_kernels.trained_trunk import attention_branch
 
 
 def temporal_adaptation(
@@ -51,12 +53,16 @@ def temporal_adaptation(
     """:func:`~aim_kernels.adaptation.temporal_adaptation_reference`, fused: same arguments, same value to rounding.
 
     Products run in autocast's dtype, else in that of ``qkv_weight``; the residual stream keeps the dtype of ``x``.
-    Differentiable in ``x`` and the adapters; when a trunk weight requires a gradient the reference runs instead.
+    Differentiable in ``x`` and the adapters; where a trunk weight requires a gradient, in everything, through
+    :mod:`aim_kernels.trained_trunk`.
     """
     check_memory(memory)
     trunk = (ln_weight, ln_bias, qkv_weight, qkv_bias, out_weight, out_bias)
-    if any(weight.requires_grad for weight in trunk) or not x.numel():
+    if not x.numel():
         return temporal_adaptation_reference(x, *trunk, num_heads, adapter, adapter_in, drop, eps)
+    if any(weight.requires_grad for weight in trunk):
+        attended = attention_branch(x, *trunk, num_heads, "time", adapter_in, eps)
+        return bottleneck(attended, adapter, residual=x, factor=drop)
     dtype = compute_dtype(x, qkv_weight)
     second = (None,) * 4 if adapter_in is None else adapter_in
     return _TemporalAdaptation.apply(x, drop, *adapter, *second, *trunk, num_heads, eps, memory, dtype)

@@ -1,0 +1,90 @@
+"""The sub-blocks where the trunk itself trains: autograd over the operators, every weight with its gradient.
+
+The written-out backward of ``temporal_adaptation`` and its two siblings computes nothing for a frozen weight and so
+cannot serve a trained one. Full fine-tuning runs these instead: the attention and activation operators, which read the
+packed layout in place and keep one tensor each, with torch's products and norms around them. Shapes and formulas are
+those of :mod:`aim_kernels.adaptation`. ``memory`` "balanced" runs the MLP again in backward, whose hidden state is the
+largest thing kept; "lean" is the block's own affair, which keeps its input alone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from aim_kernels.adaptation import Activation, AdapterWeights
+from aim_kernels.adapter import adapter as bottleneck
+from aim_kernels.composed import Memory, compute_dtype
+from aim_kernels.layer_norm import layer_norm
+from aim_kernels.spatial_attention import Backend, spatial_attention
+from aim_kernels.temporal_attention import temporal_attention
+from aim_kernels.wide_activation import wide_activation
+
+
+def attention_branch(
+    x: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    num_heads: int,
+    over: Literal["time", "space"],
+    adapter_in: AdapterWeights | None = None,
+    eps: float = 1e-5,
+    attention_backend: Backend = "auto",
+) -> Tensor:
+    """``attn(A_in(ln(x)))`` over the frames or over the tokens of a frame, [B, T, N, D]; no residual is added.
+
+    Differentiable in everything. ``attention_backend`` is that of the attention over space.
+    """
+    z = layer_norm(x, ln_weight, ln_bias, eps, compute_dtype(x, qkv_weight))
+    if adapter_in is not None:
+        z = bottleneck(z, adapter_in, skip=True)
+    qkv = F.linear(z, qkv_weight, qkv_bias)
+    attended = (
+        temporal_attention(qkv, num_heads) if over == "time" else spatial_attention(qkv, num_heads, attention_backend)
+    )
+    return F.linear(attended, out_weight, out_bias)
+
+
+def mlp_branch(
+    x: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    adapter: AdapterWeights | None = None,
+    drop: Tensor | None = None,
+    scale: float = 1.0,
+    activation: Activation = "quick_gelu",
+    eps: float = 1e-5,
+    memory: Memory = "fast",
+) -> Tensor:
+    """``mlp(y) + drop · scale · A_J(y)`` with ``y = ln(x)``, [B, T, N, D]; no residual is added.
+
+    Differentiable in everything; keeps the hidden state before its activation alone, and with ``memory`` "balanced"
+    nothing but its input.
+    """
+
+    def branch(x: Tensor, drop: Tensor | None) -> Tensor:
+        y = layer_norm(x, ln_weight, ln_bias, eps, compute_dtype(x, fc_weight))
+        u = F.linear(y, fc_weight, fc_bias)
+        hidden = wide_activation(u.flatten(0, -2), u.shape[-1], activation == "quick_gelu").view(u.shape)
+        out = F.linear(hidden, proj_weight, proj_bias)
+        if adapter is None:
+            return out
+        added = bottleneck(y, adapter, skip=False) * scale
+        return out + (added if drop is None else added * drop)
+
+    if memory == "balanced" and torch.is_grad_enabled():
+        # nothing random runs inside: the drop is drawn outside
+        return checkpoint(branch, x, drop, use_reentrant=False, preserve_rng_state=False)
+    return branch(x, drop)
