@@ -1,36 +1,29 @@
-"""AIM on a CLIP ViT: a frozen image Transformer with spatial, temporal and joint adapters in every block.
+"""AIM on a CLIP ViT: a frozen image Transformer with spatial, temporal and joint adapters in its blocks.
 
-Shapes: B clips, T frames, N = 1 + (img_size / patch_size)² tokens a frame (CLS first), D = embed_dim.
-
-    stem    patches (no bias) -> prepend class_embedding -> + positional_embedding [N, D]
-            -> + temporal_embedding [1, T, D] on every token -> ln_pre                       [B, T, N, D]
-    blocks  depth × aim_kernels.AIMBlock
-    tail    ln_post -> CLS of each frame [B, T, D] -> mean over T -> dropout -> fc_cls -> [B, num_classes]
-
-Parameter names are those of the published checkpoints without ``backbone.`` and ``cls_head.``. Source: Yang et al.,
-AIM: Adapting Image Models for Efficient Video Action Recognition, ICLR 2023, and its public implementation.
+Stem, tail and shapes are those of :class:`~aim_fast.models.clip_vit.CLIPViT`; the blocks are depth ×
+``aim_kernels.AIMBlock``. Parameter names are those of the published checkpoints without ``backbone.`` and
+``cls_head.``. Source: Yang et al., AIM: Adapting Image Models for Efficient Video Action Recognition, ICLR 2023, and
+its public implementation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aim_fast.models import clip_weights
-from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit, VideoModel, check_normalisation, check_sizes
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.adapter_layers import resolve_layers
+from aim_fast.models.clip_vit import CLIPViT
+from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Tune, check_tune
 from aim_kernels.adaptation import Activation
-from aim_kernels.modules import Adapter, AdapterPlace, AIMBlock, BlockBackend, DropPathMode, Memory
-from aim_kernels.patch_embed import patch_embed
+from aim_kernels.modules import AdapterPlace, AIMBlock, BlockBackend, DropPathMode, Memory
 
-# The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
-_MIDDLE = 128.0
+TemporalPlace = Literal["lowest", "stem", "frozen"]
 
 
-class AIMViTCLIP(VideoModel):
+class AIMViTCLIP(CLIPViT):
     """A CLIP ViT adapted to video by AIM: clips in, class logits out.
 
     Input: uint8 ``[B, T, H, W, 3]`` RGB (normalised inside), or floating ``[B, 3, T, H, W]`` already normalised with
@@ -38,8 +31,8 @@ class AIMViTCLIP(VideoModel):
 
     What trains is set at construction (``requires_grad``), as published: every adapter, ``temporal_embedding``,
     ``ln_post`` and ``fc_cls``; the rest is frozen. With ``adapters=()`` the model is the frozen space-only rung, a
-    linear probe on frame-averaged CLS features: only ``fc_cls`` trains (``temporal_embedding`` stays zero).
-    ``model.requires_grad_(True)`` is full fine-tuning.
+    linear probe on frame-averaged CLS features: only ``fc_cls`` trains. With ``tune="all"`` everything trains, but
+    for the ``temporal_embedding`` of a model without adapters, which knows nothing of time: fine-tuned space-only.
 
     Args:
         img_size, patch_size, embed_dim, depth, num_heads: the image Transformer.
@@ -50,8 +43,14 @@ class AIMViTCLIP(VideoModel):
         drop_path: droppath rate of the last block; rates grow linearly from 0 at the first.
         num_classes: outputs of ``fc_cls``.
         drop_path_mode: "position" (published code), "clip" (paper) or "frame", see ``aim_kernels.DropPath``.
-        adapters: which of "spatial", "temporal", "joint" each block has (the ablation rungs).
-        activation: of the frozen MLPs, "quick_gelu" (OpenAI's weights) or "gelu".
+        adapters: which of "spatial", "temporal", "joint" a block has (the ablation rungs).
+        adapter_layers: which blocks have them: "all", "bottom" or "top" (half), "alternate", or numbers from 0. Blocks
+            below the lowest are plain frozen blocks: no gradient is computed and nothing is kept there.
+        temporal_place: where ``temporal_embedding`` is added: "lowest" to the input of the lowest block with adapters
+            (the stem, where that is block 0), or "stem" always, as the published code does, which then needs a
+            gradient through every block; "frozen" leaves it at zero.
+        tune: "adapters", or "all" for full fine-tuning.
+        activation: of the image Transformer's MLPs, "quick_gelu" (OpenAI's weights) or "gelu".
         head_dropout: dropout before ``fc_cls``.
         mean, std: of the R, G and B channel, on the scale of 0 to 255.
         backend: of the stem and the blocks, "fused" or "reference" (plain torch), see ``aim_kernels.AIMBlock``.
@@ -63,9 +62,8 @@ class AIMViTCLIP(VideoModel):
     arguments = (
         *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_frames", "num_tadapter", "adapter_scale"),
         *("adapter_ratio", "drop_path", "num_classes", "drop_path_mode", "activation", "head_dropout"),
-        *("adapters", "mean", "std"),
+        *("adapters", "adapter_layers", "temporal_place", "tune", "mean", "std"),
     )
-    undecayed = frozenset({"class_embedding", "positional_embedding"})
 
     def __init__(
         self,
@@ -83,6 +81,9 @@ class AIMViTCLIP(VideoModel):
         *,
         drop_path_mode: DropPathMode = "position",
         adapters: Collection[AdapterPlace] = ("spatial", "temporal", "joint"),
+        adapter_layers: str | Sequence[int | str] = "all",
+        temporal_place: TemporalPlace = "lowest",
+        tune: Tune = "adapters",
         activation: Activation = "quick_gelu",
         head_dropout: float = 0.5,
         mean: Sequence[float] = CLIP_MEAN,
@@ -90,171 +91,80 @@ class AIMViTCLIP(VideoModel):
         backend: BlockBackend = "fused",
         memory: Memory = "fast",
     ) -> None:
-        super().__init__()
-        check_sizes(img_size=img_size, patch_size=patch_size, embed_dim=embed_dim, depth=depth)
-        check_sizes(num_heads=num_heads, num_frames=num_frames, num_classes=num_classes)
-        if img_size % patch_size:
-            raise ValueError(f"img_size {img_size} is no multiple of patch_size {patch_size}")
-        if not 0.0 <= drop_path < 1.0:
-            raise ValueError(f"drop_path {drop_path} is not in [0, 1)")
-        self.img_size = img_size
-        self.patch_size = patch_size
-        self.embed_dim = embed_dim
-        self.depth = depth
-        self.num_heads = num_heads
-        self.num_frames = num_frames
-        self.num_tadapter = num_tadapter
-        self.adapter_scale = adapter_scale
-        self.adapter_ratio = adapter_ratio
-        self.drop_path = drop_path
-        self.num_classes = num_classes
-        self.drop_path_mode = drop_path_mode
-        self.adapters = tuple(adapters)
-        self.head_dropout = head_dropout
-        self.mean, self.std = check_normalisation(mean, std)
+        check_tune(tune)
+        if temporal_place not in get_args(TemporalPlace):
+            raise ValueError(f"temporal_place {temporal_place!r} is none of {', '.join(get_args(TemporalPlace))}")
+        places = tuple(adapters)
+        layers = resolve_layers(adapter_layers, depth) if places else ()
+        if places and not layers:
+            raise ValueError("adapter_layers names no block: name some, or give no adapters")
 
-        num_tokens = 1 + (img_size // patch_size) ** 2
-        self.conv1 = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size, bias=False)
-        self.class_embedding = nn.Parameter(torch.empty(embed_dim))
-        self.positional_embedding = nn.Parameter(torch.empty(num_tokens, embed_dim))
-        self.temporal_embedding = nn.Parameter(torch.empty(1, num_frames, embed_dim))
-        self.ln_pre = nn.LayerNorm(embed_dim)
-        self.transformer = Transformer(
-            AIMBlock(
+        def block(drop_rate: float, number: int) -> nn.Module:
+            return AIMBlock(
                 embed_dim,
                 num_heads,
                 num_tadapter=num_tadapter,
                 adapter_scale=adapter_scale,
                 adapter_ratio=adapter_ratio,
-                drop_path=drop_path * layer / max(depth - 1, 1),
+                drop_path=drop_rate,
                 drop_path_mode=drop_path_mode,
-                adapters=self.adapters,
+                adapters=places if number in layers else (),
                 activation=activation,
                 backend=backend,
                 memory=memory,
             )
-            for layer in range(depth)
+
+        super().__init__(
+            block,
+            img_size=img_size,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            num_frames=num_frames,
+            num_classes=num_classes,
+            drop_path=drop_path,
+            head_dropout=head_dropout,
+            mean=mean,
+            std=std,
         )
-        self.ln_post = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(head_dropout)
-        self.fc_cls = nn.Linear(embed_dim, num_classes)
+        self.num_tadapter = num_tadapter
+        self.adapter_scale = adapter_scale
+        self.adapter_ratio = adapter_ratio
+        self.drop_path_mode = drop_path_mode
+        self.adapters = places
+        self.adapter_layers = layers
+        self.temporal_place = temporal_place
+        self.tune = tune
         self.reset_parameters()
         self.freeze()
 
-    def reset_parameters(self) -> None:
-        """Initialise everything: the trunk as CLIP does, adapters and head as AIM does, ``temporal_embedding`` to 0."""
-        self.conv1.reset_parameters()
-        nn.init.normal_(self.class_embedding, std=self.embed_dim**-0.5)
-        nn.init.normal_(self.positional_embedding, std=self.embed_dim**-0.5)
-        nn.init.zeros_(self.temporal_embedding)
-        self.ln_pre.reset_parameters()
-        self.ln_post.reset_parameters()
-        for block in self.transformer.resblocks:
-            block.reset_parameters()
-            for adapter in (module for module in block.children() if isinstance(module, Adapter)):
-                adapter.reset_parameters()
-            for residual in (block.attn.out_proj, block.mlp.c_proj):
-                nn.init.normal_(residual.weight, std=(2 * self.embed_dim * self.depth) ** -0.5)
-        nn.init.normal_(self.fc_cls.weight, std=0.01)
-        nn.init.zeros_(self.fc_cls.bias)
-
     def freeze(self) -> None:
-        """Set ``requires_grad`` as published (see the class): called at construction, undone by ``requires_grad_``."""
-        self.requires_grad_(False)
+        """Set ``requires_grad`` as ``tune`` says (see the class): called at construction."""
+        self.requires_grad_(self.tune == "all")
         self.fc_cls.requires_grad_(True)
         if self.adapters:
-            self.temporal_embedding.requires_grad_(True)
             self.ln_post.requires_grad_(True)
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad or "Adapter" in name)
+        self.temporal_embedding.requires_grad_(bool(self.adapters) and self.temporal_place != "frozen")
 
     @property
-    def activation(self) -> Activation:
-        """Of the frozen MLPs: "quick_gelu" or "gelu"; assigning sets it in every block."""
-        return self.transformer.resblocks[0].activation
+    def lowest(self) -> int:
+        if self.tune == "all" or (self.adapters and self.temporal_place == "stem"):
+            return 0
+        return min(self.adapter_layers, default=self.depth)
 
-    @activation.setter
-    def activation(self, activation: Activation) -> None:
-        for block in self.transformer.resblocks:
-            block.activation = activation
+    def forward_top(self, tokens: Tensor) -> Tensor:
+        if self._moved:
+            tokens = tokens + self.temporal_embedding[:, :, None]
+        return super().forward_top(tokens)
 
     @property
-    def backend(self) -> BlockBackend:
-        """Of the stem and the blocks: "fused", or "reference" for plain torch and for blocks that are not AIM's."""
-        first = self.transformer.resblocks[0]
-        return first.backend if isinstance(first, AIMBlock) else "reference"
+    def _moved(self) -> bool:
+        """Whether ``temporal_embedding`` is added to the input of a block instead of by the stem."""
+        return 0 < self.lowest < self.depth and self.temporal_place == "lowest"
 
-    def fit_weights(self, file: WeightsFile, source: str) -> Fit:
-        return clip_weights.fit_weights(self, file, source)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Clips to the normalised CLS feature of each frame, ``[B, T, D]``."""
-        tokens = self.transformer(self.embed(x))
-        return self.ln_post(tokens[:, :, 0])
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Features ``[B, T, D]`` to logits ``[B, num_classes]``: mean over frames, dropout, classifier."""
-        return self.fc_cls(self.dropout(features.mean(1)))
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Clips to the block's first input ``[B, T, N, D]``."""
-        if x.is_cuda and x.dtype == torch.uint8 and self.backend == "fused":  # on a CPU it is slower: bench/NOTES.md
-            self.check_clips(x)
-            return patch_embed(
-                x,
-                self.conv1.weight,
-                self.class_embedding,
-                self.positional_embedding,
-                self.temporal_embedding[0],
-                self.ln_pre.weight,
-                self.ln_pre.bias,
-                self.mean,
-                self.std,
-                self.ln_pre.eps,
-            )
-        patches = self._patch_tokens(x)
-        b, t, _, d = patches.shape
-        cls = self.class_embedding.to(patches.dtype).expand(b, t, 1, d)
-        tokens = torch.cat([cls, patches], dim=2) + self.positional_embedding
-        return self.ln_pre(tokens + self.temporal_embedding[:, :, None])
-
-    def _patch_tokens(self, x: Tensor) -> Tensor:
-        """Patch embedding ``[B, T, N - 1, D]`` as one product over flattened patches, faster than the convolution.
-
-        For uint8 the normalisation is folded into it: W·((x − mean)/std) = (W/std)·(x − 128) + Σ (W/std)·(128 − mean).
-        """
-        b, t = self.check_clips(x), self.num_frames
-        p, grid, weight = self.patch_size, self.img_size // self.patch_size, self.conv1.weight
-        if x.dtype == torch.uint8:
-            weight, bias = self._normalising_patch_weights()
-            patches = x.reshape(b, t, grid, p, grid, p * 3).transpose(3, 4).to(weight.dtype) - _MIDDLE
-            return F.linear(patches.reshape(b, t, grid * grid, p * p * 3), weight.flatten(1), bias)
-        patches = x.to(weight.dtype).reshape(b, 3, t, grid, p, grid, p).permute(0, 2, 3, 5, 1, 4, 6)
-        return F.linear(patches.reshape(b, t, grid * grid, 3 * p * p), weight.flatten(1))
-
-    def _normalising_patch_weights(self) -> tuple[Tensor, Tensor]:
-        """Weight ``[D, p, p, 3]`` and bias ``[D]`` for pixels less ``_MIDDLE``.
-
-        The mean and std stay plain numbers, exact in any dtype; the bias is that of the rounded weight.
-        """
-        dtype = self.conv1.weight.dtype
-        wide = self.conv1.weight.to(torch.promote_types(dtype, torch.float32))
-        weight = torch.stack([wide[:, c] / self.std[c] for c in range(3)], dim=-1).to(dtype)
-        sums = weight.to(wide.dtype).sum((1, 2))  # [D, 3]
-        bias = sum((sums[:, c] * (_MIDDLE - self.mean[c]) for c in range(1, 3)), sums[:, 0] * (_MIDDLE - self.mean[0]))
-        return weight, bias.to(dtype)
-
-
-class Transformer(nn.Module):
-    """The blocks in a row, named ``resblocks`` as in CLIP."""
-
-    resblocks: Sequence[AIMBlock]
-
-    def __init__(self, blocks: Iterator[AIMBlock]) -> None:
-        super().__init__()
-        self.resblocks = nn.ModuleList(blocks)  # type: ignore[assignment]
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.resblocks:
-            x = block(x)
-        return x
+    @property
+    def _stem_embedding(self) -> Tensor:
+        return torch.zeros_like(self.temporal_embedding) if self._moved else self.temporal_embedding

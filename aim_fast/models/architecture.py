@@ -34,9 +34,9 @@ def visual_tower(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]
 def infer_architecture(tensors: Mapping[str, Tensor], where: str = "the state dict") -> dict[str, Any]:
     """Arguments of ``create_model`` that fit a state dict.
 
-    ``embed_dim, depth, patch_size, img_size`` always; ``num_frames, num_tadapter, adapters, adapter_ratio,
-    num_classes`` where the tensors tell. Heads, scale, droppath and activation leave no trace in tensors. Raises
-    WeightsError where there is no CLIP ViT.
+    ``embed_dim, depth, patch_size, img_size`` always; ``num_frames, num_tadapter, adapters,
+    adapter_layers, adapter_ratio, num_classes`` where the tensors tell. Heads, scale, droppath and activation leave no
+    trace in tensors. Raises WeightsError where there is no CLIP ViT.
     """
     tower = visual_tower(tensors, where)
     blocks = [match for match in map(_BLOCK.fullmatch, tower) if match]
@@ -55,7 +55,8 @@ def infer_architecture(tensors: Mapping[str, Tensor], where: str = "the state di
     places = [place for place, kind in ADAPTERS.items() if kind in kinds]
     if places:
         hidden, channels = kinds[ADAPTERS[places[0]]].shape
-        found |= {"adapters": places, "adapter_ratio": hidden / channels}
+        layers = {int(m[1]) for m in blocks if m[2].startswith(tuple(f"{ADAPTERS[place]}.D_fc" for place in places))}
+        found |= {"adapters": places, "adapter_layers": sorted(layers), "adapter_ratio": hidden / channels}
     if "T_Adapter" in kinds:
         found["num_tadapter"] = 2 if "T_Adapter_in" in kinds else 1
     if "temporal_embedding" in tower:

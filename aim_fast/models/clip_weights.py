@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -15,9 +15,10 @@ from aim_fast.models.weight_files import WeightsFile
 
 if TYPE_CHECKING:
     from aim_fast.models.aim_vit_clip import AIMViTCLIP
+    from aim_fast.models.clip_vit import CLIPViT
 
 
-def fit_weights(model: AIMViTCLIP, file: WeightsFile, source: str) -> Fit:
+def fit_weights(model: CLIPViT, file: WeightsFile, source: str) -> Fit:
     """Resize what may be resized and check the rest; the lines say what is not taken as it is.
 
     Raises WeightsError for a file without a CLIP ViT, of another architecture, or with adapters that the model lacks.
@@ -29,6 +30,10 @@ def fit_weights(model: AIMViTCLIP, file: WeightsFile, source: str) -> Fit:
         raise WeightsError(
             f"{source} is of another architecture: it looks like {describe(theirs)}; the model is {describe(ours)}"
         )
+    if "adapters" in theirs and not hasattr(model, "adapters"):
+        raise WeightsError(f"{source} is an AIM checkpoint, with adapters: use an aim_vit model, or plain CLIP weights")
+    if hasattr(model, "adapters") and any(".t_attn." in name for name in tower):
+        raise WeightsError(f"{source} is a TimeSformer: use --model timesformer_b16_clip or its L/14, or plain CLIP")
     lines = []
     adaptation = {name: tensor for name, tensor in tower.items() if model.is_adaptation(name)}
     tensors = {name: tensor for name, tensor in tower.items() if name not in adaptation}
@@ -42,7 +47,7 @@ def fit_weights(model: AIMViTCLIP, file: WeightsFile, source: str) -> Fit:
         )
     if "adapters" in theirs:
         kind = "aim"
-        adaptation_lines, left = _fit_adaptation(model, adaptation, theirs, source)
+        adaptation_lines, left = _fit_adaptation(cast("AIMViTCLIP", model), adaptation, theirs, source)
         lines += adaptation_lines
         tensors |= {name: tensor for name, tensor in adaptation.items() if name not in left}
     else:
@@ -77,7 +82,16 @@ def _fit_adaptation(
     if hidden != int(model.embed_dim * model.adapter_ratio):
         ratio = theirs["adapter_ratio"]
         raise WeightsError(f"{source} has adapters of {hidden} hidden units: make the model with adapter_ratio={ratio}")
+    layers, own_layers = set(theirs["adapter_layers"]), set(model.adapter_layers)
+    if not layers <= own_layers:
+        numbers = ",".join(map(str, sorted(layers)))
+        raise WeightsError(f"{source} has adapters in other blocks: make the model with adapter_layers={numbers}")
     lines, left = [], set()
+    if layers < own_layers:
+        bare = sorted(own_layers - layers)
+        prefixes = tuple(f"transformer.resblocks.{number}." for number in bare)
+        left |= {name for name in model.state_dict() if "_Adapter" in name and name.startswith(prefixes)}
+        lines.append(f"{source} has no adapters in block {', '.join(map(str, bare))}: left at their initialisation")
     frames = theirs.get("num_frames", model.num_frames)
     if frames != model.num_frames:
         tensors["temporal_embedding"] = interpolate_frames(tensors["temporal_embedding"], model.num_frames)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.aim_vit_clip import AIMViTCLIP
+from aim_fast.models.timesformer_clip import TimeSformerCLIP
 from aim_fast.models.video_model import VideoModel
 
 
@@ -23,6 +24,12 @@ MODELS: Mapping[str, Entry] = {
     "aim_vit_l14_clip": Entry(AIMViTCLIP, {"patch_size": 14, "embed_dim": 1024, "depth": 24, "num_heads": 16}),
     "aim_vit_demo": Entry(
         AIMViTCLIP,
+        {"img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 8},
+    ),
+    "timesformer_b16_clip": Entry(TimeSformerCLIP, {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}),
+    "timesformer_l14_clip": Entry(TimeSformerCLIP, {"patch_size": 14, "embed_dim": 1024, "depth": 24, "num_heads": 16}),
+    "timesformer_demo": Entry(
+        TimeSformerCLIP,
         {"img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 8},
     ),
 }

@@ -192,8 +192,8 @@ class AIMBlock(nn.Module):
             over time; without any it is the frozen image block applied frame by frame.
         activation: of the frozen MLP, "quick_gelu" (OpenAI's weights) or "gelu".
         eps: of both layer norms.
-        backend: "fused" runs the sub-blocks of written-out backward, and where the trunk itself trains autograd over the
-            operators (:mod:`aim_kernels.trained_trunk`); "reference" plain torch.
+        backend: "fused" runs the sub-blocks of written-out backward, or where the trunk itself trains, autograd over
+            the operators (:mod:`aim_kernels.trained_trunk`); "reference" runs plain torch.
         memory: what a fused block keeps for backward, "fast", "balanced" or "lean" (its input alone); no value changes.
         attention_backend: of the spatial attention, see :mod:`aim_kernels.spatial_attention`.
 

@@ -438,6 +438,7 @@ def test_architecture_is_inferred_from_whole_and_bare_state_dicts(clip, tmp_path
     assert infer_architecture(clip.visual.state_dict()) == sizes
     aim = published_checkpoint(tmp_path / "aim.pth")
     adaptation = {"num_frames": 4, "num_tadapter": 2, "adapter_ratio": 0.25, "adapters": list(aim.adapters)}
+    adaptation["adapter_layers"] = list(aim.adapter_layers)
     state = aim.state_dict()
     assert infer_architecture(state) == sizes | adaptation | {"num_classes": 5}
     headless = {f"module.backbone.{name}": t for name, t in state.items() if not name.startswith("fc_cls")}
