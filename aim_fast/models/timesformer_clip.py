@@ -16,7 +16,7 @@ You Need for Video Understanding?, ICML 2021, in the form that Yang et al., ICLR
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -178,11 +178,11 @@ class TimeSformerBlock(nn.Module):
         nn.init.zeros_(self.T_Adapter.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        drops = [self.drop_path(x) for _ in range(3)]
+        time, space, mlp = (self.drop_path(x) for _ in range(3))
         if self.memory == "lean" and torch.is_grad_enabled():
             # the drops are drawn outside, so nothing random is run twice
-            return checkpoint(self._forward, x, *drops, "fast", use_reentrant=False, preserve_rng_state=False)
-        return self._forward(x, *drops, self.memory)
+            return checkpoint(self._forward, x, time, space, mlp, "fast", use_reentrant=False, preserve_rng_state=False)
+        return self._forward(x, time, space, mlp, self.memory)
 
     def _forward(
         self, x: Tensor, time: Tensor | None, space: Tensor | None, mlp: Tensor | None, memory: Memory
@@ -193,23 +193,29 @@ class TimeSformerBlock(nn.Module):
         return x + _dropped(self._expand(x, memory), mlp)
 
     def _attend(self, x: Tensor, norm: nn.LayerNorm, attention: TemporalAttention, over_time: bool) -> Tensor:
-        weights: tuple[Any, ...] = (attention.in_proj_weight, attention.in_proj_bias, *attention.out_proj.parameters())
-        if self.backend == "fused":
-            return attention_branch(
-                x, norm.weight, norm.bias, *weights, self.num_heads, "time" if over_time else "space", eps=norm.eps
-            )
-        attend = attention_over_time if over_time else attention_over_space
-        qkv = F.linear(norm(x), *weights[:2])
-        return F.linear(attend(qkv, self.num_heads), *weights[2:])
+        first, second = (attention.in_proj_weight, attention.in_proj_bias), attention.out_proj
+        if self.backend == "reference":
+            attend = attention_over_time if over_time else attention_over_space
+            return second(attend(F.linear(norm(x), *first), self.num_heads))
+        return attention_branch(
+            x,
+            *(norm.weight, norm.bias, *first, second.weight, second.bias),
+            self.num_heads,
+            "time" if over_time else "space",
+            eps=norm.eps,
+        )
 
     def _expand(self, x: Tensor, memory: Memory) -> Tensor:
-        norm = self.ln_2
-        weights: tuple[Any, ...] = (*self.mlp.c_fc.parameters(), *self.mlp.c_proj.parameters())
-        if self.backend == "fused":
-            return mlp_branch(
-                x, norm.weight, norm.bias, *weights, activation=self.activation, eps=norm.eps, memory=memory
-            )
-        return F.linear(activate(F.linear(norm(x), *weights[:2]), self.activation), *weights[2:])
+        norm, first, second = self.ln_2, self.mlp.c_fc, self.mlp.c_proj
+        if self.backend == "reference":
+            return second(activate(first(norm(x)), self.activation))
+        return mlp_branch(
+            x,
+            *(norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias),
+            activation=self.activation,
+            eps=norm.eps,
+            memory=memory,
+        )
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, activation={self.activation!r}"
