@@ -21,8 +21,10 @@ from aim_fast.models.registry import MODELS
 _FILE = Path(__file__).parent / "published_results.yaml"
 # What has no part in the structure, or differs between a recipe and a default without making another model.
 _NO_STRUCTURE = frozenset(
-    ("drop_path", "drop_path_mode", "head_dropout", "activation", "mean", "std", "adapter_scale", "backend", "memory")
-    + ("tune", "temporal_place")
+    {
+        *("drop_path", "drop_path_mode", "head_dropout", "activation", "mean", "std", "adapter_scale"),
+        *("backend", "memory", "tune", "temporal_place"),
+    }
 )
 
 
