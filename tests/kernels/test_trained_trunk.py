@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from bench.saved import saved_bytes
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from aim_kernels import AIMBlock, hold_trunk
-from bench.saved import saved_bytes
 
 
 def trained_block(dim=64, **overrides):
