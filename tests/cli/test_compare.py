@@ -20,7 +20,7 @@ def test_models_runs_and_overrides_are_measured_side_by_side(aim_fast, trained, 
     from aim_fast.training.metrics import read_metrics
 
     models = (
-        "aim_vit_demo,num_frames=4,num_tadapter=2",
+        "aim_vit_demo,num_frames=4,num_tadapter=2,adapter_ratio=0.5",
         "aim_vit_demo,num_frames=4,adapters=none",
         "aim_vit_demo,trains=all",
         trained,
