@@ -48,7 +48,7 @@ def command(
     transformers:timesformer, transformers:vivit, transformers:videomae, transformers:x_clip. RUN is a trained run.
 
     \b
-    aim-fast compare aim_vit_b16_clip aim_vit_b16_clip,trains=all torchvision:mvit_v2_s runs/k400 --plot compare.png
+    aim-fast compare aim_vit_b16_clip aim_vit_b16_clip,tune=all torchvision:mvit_v2_s runs/k400 --plot compare.png
     """
     from aim_fast.training.comparison import count, measure, memory_meaning, to_csv, to_dicts
     from aim_fast.training.contenders import dataset_classes, find_contender

@@ -90,7 +90,7 @@ def model_table(
                 rows.append(_row(name, dataset, arguments, views, chosen, find_published(name, dataset, arguments)))
     for result in published_results():
         wanted = result.model in MODELS and result.dataset in datasets and result.frames in frames and not overrides
-        if wanted and (result.overrides or result.trains == "all"):
+        if wanted and result.overrides:
             rows.append(_row(result.model, result.dataset, result.arguments, views, result.overrides, result))
     return rows
 
@@ -104,8 +104,6 @@ def _row(
     published: PublishedResult | None,
 ) -> dict[str, Any]:
     params, trainable, products = count_costs(name, arguments)
-    if published and published.trains == "all":
-        trainable = params
     return {
         "name": name,
         "dataset": dataset,

@@ -16,14 +16,15 @@ from typing import Any
 import yaml
 
 from aim_fast.errors import UsageError, nearest
+from aim_fast.models.adapter_layers import resolve_layers
 from aim_fast.models.registry import MODELS
 
 _FILE = Path(__file__).parent / "published_results.yaml"
-# What has no part in the structure, or differs between a recipe and a default without making another model.
+# What has no part in what a model is and trains, or differs between recipes without making another model.
 _NO_STRUCTURE = frozenset(
     {
         *("drop_path", "drop_path_mode", "head_dropout", "activation", "mean", "std", "adapter_scale"),
-        *("backend", "memory", "tune", "temporal_place"),
+        *("backend", "memory", "temporal_place"),
     }
 )
 
@@ -39,7 +40,6 @@ class PublishedResult:
     source: str
     views: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    trains: str = "adapters"  # or "all"
     rung: str | None = None
     weights: str | None = None
     data_percent: float = 100.0
@@ -81,15 +81,13 @@ def dataset_arguments(model: str, dataset: str) -> dict[str, Any]:
     return {name: value for name, value in known[dataset].items() if name in taken}
 
 
-def find_published(
-    model: str, dataset: str, arguments: Mapping[str, Any], trains: str = "adapters"
-) -> PublishedResult | None:
+def find_published(model: str, dataset: str, arguments: Mapping[str, Any]) -> PublishedResult | None:
     """The row published for ``create_model(model, **arguments)`` trained on the whole of ``dataset``, if there is one.
 
     Of several, the first: those published as rungs of an ablation have the structure of a model of a main table.
     """
     for row in published_results():
-        if (row.model, row.dataset, row.trains, row.data_percent, row.protocol) != (model, dataset, trains, 100, None):
+        if (row.model, row.dataset, row.data_percent, row.protocol) != (model, dataset, 100, None):
             continue
         if _structure(model, row.arguments) == _structure(model, arguments):
             return row
@@ -97,11 +95,15 @@ def find_published(
 
 
 def _structure(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a model's class that make its structure, defaults filled in, lists and tuples alike."""
+    """All arguments that make a model's structure and choose what trains, defaults filled in, each in one form."""
     entry = MODELS[model]
     parameters = inspect.signature(entry.model).parameters
     values = {name: parameter.default for name, parameter in parameters.items()} | dict(entry.arguments)
     values |= {name: value for name, value in arguments.items() if name in parameters}
+    if "adapter_layers" in values:
+        values["adapter_layers"] = (
+            resolve_layers(values["adapter_layers"], values["depth"]) if values["adapters"] else ()
+        )
     return {name: _plain(value) for name, value in values.items() if name not in _NO_STRUCTURE}
 
 

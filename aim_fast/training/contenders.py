@@ -2,7 +2,7 @@
 
     aim_vit_b16_clip                                     a name of ``aim-fast models``
     aim_vit_b16_clip,adapters=[spatial],num_frames=16    with overrides of ``create_model``
-    aim_vit_b16_clip,trains=all                          everything trained: full fine-tuning
+    aim_vit_b16_clip,tune=all                            everything trained: full fine-tuning
     ssv2_b16_8f                                          a shipped recipe
     runs/ssv2                                            a run or a checkpoint of one: its structure, and its top-1
     torchvision:mvit_v2_s, transformers:timesformer      see :mod:`aim_fast.models.peers`
@@ -45,17 +45,14 @@ class Contender:
     label: str
     name: str
     arguments: dict[str, Any]
-    trains: str = "adapters"  # or "all"
     published: dict[str, Any] = field(default_factory=dict)
     top1: float | None = None
     scored: str | None = None
 
     def build(self) -> VideoModel:
         """The model with random values, on the current default device."""
-        model = (
-            create_peer(self.name, **self.arguments) if ":" in self.name else create_model(self.name, **self.arguments)
-        )
-        return model.requires_grad_(True) if self.trains == "all" else model
+        create = create_peer if ":" in self.name else create_model
+        return create(self.name, **self.arguments)
 
     def build_without_memory(self) -> VideoModel:
         """The model on the meta device: to count with."""
@@ -71,11 +68,8 @@ def find_contender(text: str, dataset: str, frames: int | None, num_classes: int
     """
     name, *settings = re.split(r",(?![^\[]*\])", text)
     overrides = _overrides(text, settings)
-    trains = overrides.pop("trains", "adapters")
-    if trains not in ("adapters", "all"):
-        raise UsageError(f"{text}: trains is {trains!r}, neither adapters nor all")
     if name in MODELS:
-        return _of_model(text, name, overrides, trains, dataset, frames, num_classes)
+        return _of_model(text, name, overrides, dataset, frames, num_classes)
     if name in list_peers() or re.match(r"(torchvision|transformers):", name):
         return _of_library(text, name, overrides, dataset, frames, num_classes)
     if settings and (name in shipped_recipes() or Path(name).exists()):
@@ -105,7 +99,6 @@ def _of_model(
     label: str,
     name: str,
     overrides: dict[str, Any],
-    trains: str,
     dataset: str,
     frames: int | None,
     num_classes: int | None,
@@ -114,7 +107,7 @@ def _of_model(
     asked = {"num_frames": frames, "num_classes": num_classes}
     common = {key: value for key, value in asked.items() if value is not None and key in taken}
     arguments = dataset_arguments(name, dataset) | common | overrides
-    return Contender(label, name, arguments, trains, _published(name, dataset, arguments, trains))
+    return Contender(label, name, arguments, _published(name, dataset, arguments))
 
 
 def _of_library(
@@ -127,7 +120,7 @@ def _of_library(
         create_peer(name)  # says what is wrong with the name
     count = arguments.get("num_frames", default_frames(name))
     published = published_by_library(name, dataset, count)
-    return Contender(label, name, arguments, "all", {**published, "dataset": dataset} if published else {})
+    return Contender(label, name, arguments, {**published, "dataset": dataset} if published else {})
 
 
 def _of_recipe(name: str, dataset: str, num_classes: int | None) -> Contender:
@@ -135,7 +128,7 @@ def _of_recipe(name: str, dataset: str, num_classes: int | None) -> Contender:
     own = recipe.dataset if recipe.dataset in datasets() else name.partition("_")[0]
     dataset = own if own in datasets() else dataset
     arguments = model_options(recipe, num_classes or dataset_classes(dataset))
-    return Contender(name, recipe.model, arguments, "adapters", _published(recipe.model, dataset, arguments))
+    return Contender(name, recipe.model, arguments, _published(recipe.model, dataset, arguments))
 
 
 def _of_run(text: str) -> Contender:
@@ -150,15 +143,14 @@ def _of_run(text: str) -> Contender:
         text,
         description.model,
         description.options,
-        "adapters",
         published,
         round(100 * best["top1"], 2) if best else None,
         f"{best['videos']} validation videos, 1x1 views" if best and "videos" in best else None,
     )
 
 
-def _published(model: str, dataset: str, arguments: dict[str, Any], trains: str = "adapters") -> dict[str, Any]:
-    found = find_published(model, dataset, arguments, trains)
+def _published(model: str, dataset: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    found = find_published(model, dataset, arguments)
     return {**published_figures(found), "dataset": dataset} if found else {}
 
 

@@ -22,7 +22,7 @@ def test_models_runs_and_overrides_are_measured_side_by_side(aim_fast, trained, 
     models = (
         "aim_vit_demo,num_frames=4,num_tadapter=2,adapter_ratio=0.5",
         "aim_vit_demo,num_frames=4,adapters=none",
-        "aim_vit_demo,trains=all",
+        "aim_vit_demo,tune=all",
         trained,
     )
     table, plot = tmp_path / "table.csv", tmp_path / "plot.png"
@@ -73,7 +73,7 @@ def test_published_accuracies_stand_beside_what_is_counted(aim_fast):
         (("torchvision:mvit_v2",), "did you mean 'torchvision:mvit_v2_s'"),
         (("aim_vit_demo,frames=4",), "did you mean 'num_frames'"),
         (("aim_vit_demo,4",), "write NAME,key=value"),
-        (("aim_vit_demo,trains=some",), "neither adapters nor all"),
+        (("aim_vit_demo,tune=some",), "tune 'some' is none of"),
         (("torchvision:mvit_v2_s,num_frames=8",), "num_frames 8 is not 16"),
         (("aim_vit_demo", "--dataset", "k40"), "did you mean 'k400'"),
         (("aim_vit_demo", "--csv", "/none/x.csv"), "cannot be written"),
