@@ -42,6 +42,7 @@ class AIMViTCLIP(CLIPViT):
         adapter_ratio: hidden units of an adapter per channel.
         drop_path: droppath rate of the last block; rates grow linearly from 0 at the first.
         num_classes: outputs of ``fc_cls``.
+        mlp_ratio: hidden units of the frozen MLPs per channel: 4, but for the largest CLIPs.
         drop_path_mode: "position" (published code), "clip" (paper) or "frame", see ``aim_kernels.DropPath``.
         adapters: which of "spatial", "temporal", "joint" a block has (the ablation rungs).
         adapter_layers: which blocks have them: "all", "bottom" or "top" (half), "alternate", or numbers from 0. Blocks
@@ -60,9 +61,9 @@ class AIMViTCLIP(CLIPViT):
     """
 
     arguments = (
-        *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_frames", "num_tadapter", "adapter_scale"),
-        *("adapter_ratio", "drop_path", "num_classes", "drop_path_mode", "activation", "head_dropout"),
-        *("adapters", "adapter_layers", "temporal_place", "tune", "mean", "std"),
+        *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_frames", "num_tadapter"),
+        *("adapter_scale", "adapter_ratio", "drop_path", "num_classes", "drop_path_mode", "activation"),
+        *("head_dropout", "adapters", "adapter_layers", "temporal_place", "tune", "mean", "std"),
     )
 
     def __init__(
@@ -79,6 +80,7 @@ class AIMViTCLIP(CLIPViT):
         drop_path: float = 0.2,
         num_classes: int = 400,
         *,
+        mlp_ratio: float = 4.0,
         drop_path_mode: DropPathMode = "position",
         adapters: Collection[AdapterPlace] = ("spatial", "temporal", "joint"),
         adapter_layers: str | Sequence[int | str] = "all",
@@ -103,6 +105,7 @@ class AIMViTCLIP(CLIPViT):
             return AIMBlock(
                 embed_dim,
                 num_heads,
+                mlp_ratio,
                 num_tadapter=num_tadapter,
                 adapter_scale=adapter_scale,
                 adapter_ratio=adapter_ratio,
@@ -128,6 +131,7 @@ class AIMViTCLIP(CLIPViT):
             mean=mean,
             std=std,
         )
+        self.mlp_ratio = mlp_ratio
         self.num_tadapter = num_tadapter
         self.adapter_scale = adapter_scale
         self.adapter_ratio = adapter_ratio

@@ -34,9 +34,9 @@ def visual_tower(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]
 def infer_architecture(tensors: Mapping[str, Tensor], where: str = "the state dict") -> dict[str, Any]:
     """Arguments of ``create_model`` that fit a state dict.
 
-    ``embed_dim, depth, patch_size, img_size`` always; ``num_frames, num_tadapter, adapters,
-    adapter_layers, adapter_ratio, num_classes`` where the tensors tell. Heads, scale, droppath and activation leave no
-    trace in tensors. Raises WeightsError where there is no CLIP ViT.
+    ``embed_dim, depth, patch_size, img_size`` always; ``mlp_ratio`` where it is not 4; ``num_frames, num_tadapter,
+    adapters, adapter_layers, adapter_ratio, num_classes`` where the tensors tell. Heads, scale, droppath and activation
+    leave no trace in tensors. Raises WeightsError where there is no CLIP ViT.
     """
     tower = visual_tower(tensors, where)
     blocks = [match for match in map(_BLOCK.fullmatch, tower) if match]
@@ -51,12 +51,15 @@ def infer_architecture(tensors: Mapping[str, Tensor], where: str = "the state di
         "patch_size": patch,
         "img_size": grid * patch,
     }
+    hidden = next((len(tower[m[0]]) for m in blocks if m[2] == "mlp.c_fc.weight"), 4 * width)
+    if hidden != 4 * width:
+        found["mlp_ratio"] = _ratio(width, hidden)
     kinds = {m[2].removesuffix(".D_fc1.weight"): tower[m[0]] for m in blocks}
     places = [place for place, kind in ADAPTERS.items() if kind in kinds]
     if places:
         hidden, channels = kinds[ADAPTERS[places[0]]].shape
         layers = {int(m[1]) for m in blocks if m[2].startswith(tuple(f"{ADAPTERS[place]}.D_fc" for place in places))}
-        found |= {"adapters": places, "adapter_layers": sorted(layers), "adapter_ratio": hidden / channels}
+        found |= {"adapters": places, "adapter_layers": sorted(layers), "adapter_ratio": _ratio(channels, hidden)}
     if "T_Adapter" in kinds:
         found["num_tadapter"] = 2 if "T_Adapter_in" in kinds else 1
     if "temporal_embedding" in tower:
@@ -66,18 +69,50 @@ def infer_architecture(tensors: Mapping[str, Tensor], where: str = "the state di
     return found
 
 
+def check_structure(tower: Mapping[str, Tensor], normalised_stem: bool, where: str) -> None:
+    """Raises WeightsError, naming the structure, for a tower that is no plain CLIP ViT.
+
+    ``normalised_stem``: whether the model has CLIP's norm after the stem, which CLIPA has not.
+    """
+    odd = [structure for part, structure in _STRUCTURES.items() if any(part in f".{name}" for name in tower)]
+    if odd:
+        raise WeightsError(f"{where} has {' and '.join(odd)}, which AIM on a CLIP ViT has not")
+    if any(name.startswith("ln_pre.") for name in tower) != normalised_stem:
+        kinds = ("a CLIPA (no norm after the stem)", "a CLIP with a norm after the stem (ln_pre)")
+        theirs, ours = kinds if normalised_stem else kinds[::-1]
+        raise WeightsError(f"{where} is {theirs}, the model {ours}: choose the model that open_clip names for the file")
+
+
+# Parts of names that tell a structure.
+_STRUCTURES = {
+    ".attn_pool": "attention pooling",
+    ".ls_1.": "LayerScale",
+    ".ln_q.": "norms of queries and keys",
+    ".bn1.": "a convolutional stem",
+}
+
+
 def describe(architecture: Mapping[str, Any]) -> str:
     """ "width 768, depth 12, patch 16, 224 px", with CLIP's name for it where it has one."""
-    names = {
-        (768, 12, 32): "ViT-B/32",
-        (768, 12, 16): "ViT-B/16",
-        (1024, 24, 14): "ViT-L/14",
-        (1280, 32, 14): "ViT-H/14",
-    }
     width, depth, patch = (architecture[key] for key in ("embed_dim", "depth", "patch_size"))
-    name = names.get((width, depth, patch))
+    size = {(768, 12): "B", (1024, 24): "L", (1280, 32): "H", (1408, 40): "g", (1664, 48): "bigG"}.get((width, depth))
     text = f"width {width}, depth {depth}, patch {patch}, {architecture['img_size']} px"
-    return f"{name}: {text}" if name else text
+    if (mlp := architecture.get("mlp_ratio", 4.0)) != 4.0:
+        text += f", MLP of {int(width * mlp)}"
+    return f"ViT-{size}/{patch}: {text}" if size else text
+
+
+def usual_heads(width: int) -> int:
+    """The number of heads that CLIPs of a width have, which leaves no trace in tensors: 64 channels a head, but more
+    in the largest (open_clip's configurations of ViT-H, g, bigG and e).
+    """
+    return max(width // {1280: 80, 1408: 88, 1664: 104, 1792: 112}.get(width, 64), 1)
+
+
+def _ratio(width: int, hidden: int) -> float:
+    """The ratio of which ``int(width * ratio)`` is ``hidden``."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _what_else(names: Mapping[str, Tensor]) -> str:

@@ -43,6 +43,7 @@ class CLIPViT(VideoModel):
     """
 
     undecayed = frozenset({"class_embedding", "positional_embedding"})
+    mlp_ratio: float = 4.0
 
     @property
     def lowest(self) -> int:
@@ -140,16 +141,22 @@ class CLIPViT(VideoModel):
         return [self.num_frames, tokens, self.embed_dim]
 
     def forward_bottom(self, x: Tensor) -> Tensor:
-        """Clips to the input of block ``lowest``, [B, T, N, D]; the CLS token alone, N = 1, where no block is left.
+        """Clips to the input of block ``lowest``, [B, T, N, D]; the pooled token alone, N = 1, where no block is left.
 
         Nothing in it trains where ``lowest`` is above 0, so it keeps nothing for backward and can be cached.
         """
         tokens = self.transformer(self.embed(x), 0, self.lowest)
-        return tokens[:, :, :1] if self.lowest == self.depth else tokens
+        return self.pool(tokens)[:, :, None] if self.lowest == self.depth else tokens
 
     def forward_top(self, tokens: Tensor) -> Tensor:
         """The input of block ``lowest`` to the normalised CLS feature of each frame, ``[B, T, D]``."""
-        return self.ln_post(self.transformer(tokens, self.lowest, self.depth)[:, :, 0])
+        if self.lowest == self.depth:
+            return self.ln_post(tokens[:, :, 0])
+        return self.ln_post(self.pool(self.transformer(tokens, self.lowest, self.depth)))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """The last block's output ``[B, T, N, D]`` to one feature a frame, ``[B, T, D]``: its CLS token."""
+        return tokens[:, :, 0]
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Features ``[B, T, D]`` to logits ``[B, num_classes]``: mean over frames, dropout, classifier."""
@@ -157,7 +164,8 @@ class CLIPViT(VideoModel):
 
     def embed(self, x: Tensor) -> Tensor:
         """Clips to the block's first input ``[B, T, N, D]``."""
-        if x.is_cuda and x.dtype == torch.uint8 and self.backend == "fused":  # on a CPU it is slower: bench/NOTES.md
+        # on a CPU the fused stem is slower: bench/NOTES.md
+        if x.is_cuda and x.dtype == torch.uint8 and self.backend == "fused" and isinstance(self.ln_pre, nn.LayerNorm):
             self.check_clips(x)
             return patch_embed(
                 x,

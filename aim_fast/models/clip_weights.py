@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.architecture import describe, infer_architecture, visual_tower
+from aim_fast.models.architecture import check_structure, describe, infer_architecture, visual_tower
 from aim_fast.models.interpolation import interpolate_frames, interpolate_positions
 from aim_fast.models.video_model import Fit
 from aim_fast.models.weight_files import WeightsFile
@@ -24,9 +24,10 @@ def fit_weights(model: CLIPViT, file: WeightsFile, source: str) -> Fit:
     Raises WeightsError for a file without a CLIP ViT, of another architecture, or with adapters that the model lacks.
     """
     tower = visual_tower(file.tensors, source)
-    theirs = infer_architecture(tower, source)
-    ours = {key: getattr(model, key) for key in ("embed_dim", "depth", "patch_size", "img_size")}
-    if any(theirs[key] != ours[key] for key in ("embed_dim", "depth", "patch_size")):
+    theirs = {"mlp_ratio": 4.0} | infer_architecture(tower, source)
+    ours = {key: getattr(model, key) for key in ("embed_dim", "depth", "patch_size", "img_size", "mlp_ratio")}
+    hidden = [int(sizes["embed_dim"] * sizes["mlp_ratio"]) for sizes in (theirs, ours)]
+    if hidden[0] != hidden[1] or any(theirs[key] != ours[key] for key in ("embed_dim", "depth", "patch_size")):
         raise WeightsError(
             f"{source} is of another architecture: it looks like {describe(theirs)}; the model is {describe(ours)}"
         )
@@ -34,6 +35,7 @@ def fit_weights(model: CLIPViT, file: WeightsFile, source: str) -> Fit:
         raise WeightsError(f"{source} is an AIM checkpoint, with adapters: use an aim_vit model, or plain CLIP weights")
     if hasattr(model, "adapters") and any(".t_attn." in name for name in tower):
         raise WeightsError(f"{source} is a TimeSformer: use --model timesformer_b16_clip or its L/14, or plain CLIP")
+    check_structure(tower, "ln_pre.weight" in model.state_dict(), source)
     lines = []
     adaptation = {name: tensor for name, tensor in tower.items() if model.is_adaptation(name)}
     tensors = {name: tensor for name, tensor in tower.items() if name not in adaptation}

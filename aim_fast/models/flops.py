@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import aim_kernels  # noqa: F401 - defines the operators that are counted below
 from aim_fast.models.published import PublishedResult, dataset_arguments, find_published, published_results
-from aim_fast.models.registry import MODELS, create_model, list_models
+from aim_fast.models.registry import MODELS, create_model, find_entry, list_models
 from aim_fast.models.video_model import VideoModel
 
 # Data sets whose models the tables are made for when nothing else is asked.
@@ -60,7 +60,7 @@ def count_costs(name: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]
     Nothing is computed and no memory taken. Where ``depth`` blocks are alike, two shallow models tell every deeper
     one: that is fast enough for a table of all models.
     """
-    depth = overrides.get("depth", MODELS[name].arguments.get("depth"))
+    depth = overrides.get("depth", find_entry(name).arguments.get("depth"))
     if not isinstance(depth, int) or depth <= 2 or not overrides.keys() <= _SAME_IN_EVERY_BLOCK:
         return _count(name, overrides)
     counts = [_count(name, {**overrides, "depth": blocks}) for blocks in (1, 2)]

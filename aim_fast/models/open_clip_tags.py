@@ -38,3 +38,14 @@ def fetch_tag(source: str) -> tuple[Path, Activation]:
     config = open_clip.get_model_config(model) or {}
     quick = pretrained.get("quick_gelu") or config.get("quick_gelu")
     return Path(path), "quick_gelu" if quick else "gelu"
+
+
+def tag_normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the R, G and B channel, on the scale of 0 to 255, with which a tag's weights were trained."""
+    import open_clip
+
+    model, _, tag = source.removeprefix(TAG_PREFIX).partition("/")
+    pretrained = open_clip.get_pretrained_cfg(model, tag)
+    mean = pretrained.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = pretrained.get("std") or open_clip.OPENAI_DATASET_STD
+    return tuple(255.0 * value for value in mean), tuple(255.0 * value for value in std)

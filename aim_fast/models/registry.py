@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.aim_vit_clip import AIMViTCLIP
+from aim_fast.models.entry import Entry
+from aim_fast.models.open_clip_models import OPEN_CLIP, open_clip_entry
 from aim_fast.models.timesformer_clip import TimeSformerCLIP
 from aim_fast.models.video_model import VideoModel
 
 
-class Entry(NamedTuple):
-    """A model's class and the arguments in which it differs from the class's defaults."""
+def _clip(
+    patch_size: int,
+    embed_dim: int,
+    depth: int,
+    num_heads: int,
+    model: Callable[..., VideoModel] = AIMViTCLIP,
+    **others: Any,
+) -> Entry:
+    sizes = {"patch_size": patch_size, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+    return Entry(model, sizes | others)
 
-    model: Callable[..., VideoModel]
-    arguments: Mapping[str, Any]
 
-
+# The largest CLIPs were trained with the exact GELU; OpenAI's with QuickGELU.
 MODELS: Mapping[str, Entry] = {
-    "aim_vit_b16_clip": Entry(AIMViTCLIP, {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}),
-    "aim_vit_l14_clip": Entry(AIMViTCLIP, {"patch_size": 14, "embed_dim": 1024, "depth": 24, "num_heads": 16}),
-    "aim_vit_demo": Entry(
-        AIMViTCLIP,
-        {"img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 8},
-    ),
-    "timesformer_b16_clip": Entry(TimeSformerCLIP, {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}),
-    "timesformer_l14_clip": Entry(TimeSformerCLIP, {"patch_size": 14, "embed_dim": 1024, "depth": 24, "num_heads": 16}),
-    "timesformer_demo": Entry(
-        TimeSformerCLIP,
-        {"img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 8},
-    ),
+    "aim_vit_b16_clip": _clip(16, 768, 12, 12),
+    "aim_vit_b32_clip": _clip(32, 768, 12, 12),
+    "aim_vit_l14_clip": _clip(14, 1024, 24, 16),
+    "aim_vit_l14_336_clip": _clip(14, 1024, 24, 16, img_size=336),
+    "aim_vit_h14_clip": _clip(14, 1280, 32, 16, activation="gelu"),
+    "aim_vit_g14_clip": _clip(14, 1408, 40, 16, activation="gelu", mlp_ratio=4.3637),
+    "aim_vit_bigg14_clip": _clip(14, 1664, 48, 16, activation="gelu", mlp_ratio=4.9231),
+    "aim_vit_demo": _clip(8, 64, 4, 2, img_size=48, num_classes=8),
+    "timesformer_b16_clip": _clip(16, 768, 12, 12, TimeSformerCLIP),
+    "timesformer_l14_clip": _clip(14, 1024, 24, 16, TimeSformerCLIP),
+    "timesformer_demo": _clip(8, 64, 4, 2, TimeSformerCLIP, img_size=48, num_classes=8),
 }
 
 # Argument names of the published configurations.
@@ -43,18 +50,26 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
+def find_entry(name: str) -> Entry:
+    """The class and arguments of a model's name; raises UsageError for an unknown one, with the nearest right one."""
+    if name.startswith(OPEN_CLIP):
+        return open_clip_entry(name)
+    if name not in MODELS:
+        raise UsageError(f"unknown model {name!r}: {nearest(name, MODELS)}")
+    return MODELS[name]
+
+
 def create_model(name: str, **overrides: Any) -> VideoModel:
     """A model by name, with fresh adapters, head and trunk: load weights with ``load_checkpoint`` or ``load_weights``.
 
+    ``open_clip:NAME`` is AIM on the image tower that open_clip knows by that name, such as ``open_clip:ViT-H-14``.
     Any argument of the model's class can be overridden on any name: ``img_size, patch_size, embed_dim, depth,
-    num_heads, num_frames, num_tadapter, adapter_scale, adapter_ratio, drop_path, num_classes, drop_path_mode,
-    adapters, activation, head_dropout, mean, std``; the published configurations' ``input_resolution, width, layers,
-    heads`` are taken as well. Raises UsageError for an unknown name or argument (with the nearest right one), and for
-    values that make no model.
+    num_heads, mlp_ratio, num_frames, num_tadapter, adapter_scale, adapter_ratio, drop_path, num_classes,
+    drop_path_mode, adapters, adapter_layers, activation, head_dropout, mean, std``; the published configurations' ``input_resolution,
+    width, layers, heads`` are taken as well. Raises UsageError for an unknown name or argument (with the nearest right
+    one), and for values that make no model.
     """
-    if name not in MODELS:
-        raise UsageError(f"unknown model {name!r}: {nearest(name, MODELS)}")
-    entry = MODELS[name]
+    entry = find_entry(name)
     known = list(inspect.signature(entry.model).parameters)
     arguments = dict(entry.arguments)
     given: set[str] = set()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.open_clip_tags import TAG_PREFIX, fetch_tag
+from aim_fast.models.open_clip_tags import TAG_PREFIX, fetch_tag, tag_normalisation
 from aim_fast.models.state_dict import load_strictly
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weight_files import WeightsFile, read_weights
@@ -59,7 +59,8 @@ def load_weights(model: VideoModel, source: str | Path | None, *, seed: int = 0)
     load_strictly(model, fit.tensors, source, among=model.state_dict().keys() - fit.left)
     if fit.activation:
         model.activation = fit.activation
-    return WeightsReport(source, fit.kind, trunk_sha256(model), fit.lines)
+    lines = fit.lines + (_set_normalisation(model, source) if source.startswith(TAG_PREFIX) else [])
+    return WeightsReport(source, fit.kind, trunk_sha256(model), lines)
 
 
 def trunk_names(model: VideoModel) -> set[str]:
@@ -82,6 +83,16 @@ def save_trunk(model: VideoModel, path: str | Path) -> None:
     state = model.state_dict()
     tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(trunk_names(model))}
     save_file(tensors, path, metadata={"activation": model.activation})
+
+
+def _set_normalisation(model: VideoModel, tag: str) -> list[str]:
+    """Gives the model the mean and std of a tag where they are not those it has, and says so."""
+    theirs, ours = tag_normalisation(tag), (model.mean, model.std)
+    if all(abs(a - b) < 0.1 for pair in zip(theirs, ours) for a, b in zip(*pair)):
+        return []  # the published recipes have CLIP's own, rounded
+    model.mean, model.std = theirs
+    mean, std = ([round(value, 3) for value in values] for values in theirs)
+    return [f"pixels are normalised with mean {mean} and std {std}, as those that {tag} was trained on"]
 
 
 def _initialise(model: VideoModel, seed: int) -> None:

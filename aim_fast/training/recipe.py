@@ -253,7 +253,8 @@ def read_fields(source: str | Path) -> dict[str, Any]:
 
 def default_recipe(dataset: str | None, model: str | None, frames: int | None) -> str:
     """Name of the shipped recipe that fits what was asked for: the published one where there is one."""
-    trunk = "l14" if model and "l14" in model else "b16"
+    name = (model or "").lower().replace("-", "")
+    trunk = "l14" if any(size in name for size in ("l14", "l16", "h14", "h16", "g14", "vite14")) else "b16"
     if model == "aim_vit_demo":
         return "demo"
     if dataset == "ssv2":

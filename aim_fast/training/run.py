@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from aim_fast.errors import CheckpointError, UsageError
-from aim_fast.models.architecture import infer_architecture
+from aim_fast.models.architecture import infer_architecture, usual_heads
 from aim_fast.models.registry import create_model
 from aim_fast.models.weight_files import read_weights
 from aim_fast.models.weights import WeightsReport, load_weights
@@ -174,7 +174,7 @@ def _open_published(path: Path, overrides: dict[str, Any], place: Place, classes
     if "num_classes" not in sizes or not sizes.get("adapters"):
         raise CheckpointError(f"{path}: holds no adapters or no classifier: no trained model; give a run's folder")
     if "model" not in overrides:
-        sizes["num_heads"] = max(sizes["embed_dim"] // 64, 1)  # CLIP's width of a head
+        sizes["num_heads"] = usual_heads(sizes["embed_dim"])
     recipe = load_recipe(None, {"weights": str(path), **overrides})
     if "frames" in overrides:
         sizes["num_frames"] = recipe.frames

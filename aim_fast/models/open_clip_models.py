@@ -1,0 +1,88 @@
+"""Models by open_clip's names, ``open_clip:ViT-H-14``: the architecture out of open_clip's configurations, no weights.
+
+AIM goes on towers of plain pre-norm blocks with a class token: CLIP's own, and CLIPA's. A tower of another structure is
+refused by the name of the structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aim_fast.errors import UsageError, nearest
+from aim_fast.models.aim_vit_clip import AIMViTCLIP
+from aim_fast.models.aim_vit_clipa import AIMViTCLIPA
+from aim_fast.models.entry import Entry
+
+OPEN_CLIP = "open_clip:"
+
+
+def open_clip_entry(name: str) -> Entry:
+    """The model of ``open_clip:NAME``.
+
+    Raises UsageError for a name that open_clip does not know (with the nearest that it does), and for a tower on which
+    AIM is not built, naming what it has that a plain ViT has not.
+    """
+    import open_clip  # imports timm and torchvision: seconds that nobody with a name of ours should wait
+
+    model, slash, _ = name.removeprefix(OPEN_CLIP).partition("/")
+    known = open_clip.list_models()
+    if model not in known:
+        raise UsageError(f"open_clip has no model {model!r} (in {name!r}): {nearest(model, known)}")
+    if slash:
+        raise UsageError(f"{name!r} is a tag of weights: give the model {OPEN_CLIP}{model} and the weights {name}")
+    config = open_clip.get_model_config(model) or {}
+    vision = config["vision_cfg"]
+    if odd := _odd_structure(vision):
+        raise UsageError(f"{name}: its image tower has {odd}, which AIM on a CLIP ViT has not; choose a plain ViT")
+    clipa = bool(vision.get("no_ln_pre"))
+    width = vision["width"]
+    arguments = {
+        "img_size": vision["image_size"],
+        "patch_size": vision["patch_size"],
+        "embed_dim": width,
+        "depth": vision["layers"],
+        "num_heads": width // vision.get("head_width", 64),
+        "mlp_ratio": vision.get("mlp_ratio", 4.0),
+        "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
+    }
+    return Entry(AIMViTCLIPA if clipa else AIMViTCLIP, arguments)
+
+
+def _odd_structure(vision: Mapping[str, Any]) -> str | None:
+    """What of a tower's configuration (``vision_cfg``) is not built here, in the field's words."""
+    if timm_name := vision.get("timm_model_name"):
+        return _odd_timm_structure(timm_name, vision.get("timm_pool", ""))
+    if isinstance(vision["layers"], (list, tuple)):
+        return "convolutional stages (a ResNet)"
+    clipa = [bool(vision.get("no_ln_pre")), vision.get("pool_type") == "avg", bool(vision.get("final_ln_after_pool"))]
+    if any(clipa) and not all(clipa):
+        return "a pooling or a stem that is neither CLIP's nor CLIPA's"
+    plain = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout", "output_tokens"}
+    plain |= {"no_ln_pre", "pool_type", "final_ln_after_pool"}
+    odd = [key for key, value in vision.items() if key not in plain and value]
+    return _STRUCTURES.get(odd[0], odd[0]) if odd else None
+
+
+def _odd_timm_structure(name: str, pool: str) -> str:
+    for part, structure in _TIMM_STRUCTURES.items():
+        if part in name:
+            return structure
+    return "attention pooling" if pool == "map" else f"timm's structure ({name})"
+
+
+_STRUCTURES = {"attentional_pool": "attention pooling", "ls_init_value": "LayerScale"}
+# By what timm's names of such towers hold, the most telling first.
+_TIMM_STRUCTURES = {
+    "eva02": "rotary position embedding and gated MLPs (EVA-02)",
+    "eva_giant": "separate biases of queries and values (EVA)",
+    "pe_core": "rotary position embedding and attention pooling (PE)",
+    "siglip": "attention pooling and no class token (SigLIP)",
+    "convnext": "convolutional stages (ConvNeXt)",
+    "fastvit": "convolutional stages (FastViT)",
+    "mci": "a convolutional stem (MobileCLIP)",
+    "vitamin": "convolutional stages (ViTamin)",
+    "relpos": "relative position biases",
+    "swin": "windows (Swin): take aim_swin_b",
+    "gap": "average pooling and no class token",
+}
