@@ -17,8 +17,10 @@ class GraphError(Exception):
 
 @dataclass(slots=True)
 class ClipInput:
-    """One clip for a graph: what to do, and the file for DALI to decode or, from PyAV, frames uint8 [U, S, S, 3]."""
+    """One clip for a graph: what to do, and the file for DALI to decode, or its bytes uint8 [n] where it is part of a
+    shard, or from PyAV frames uint8 [U, S, S, 3]."""
 
     plan: ClipPlan
     path: str
     pixels: np.ndarray | None = None
+    encoded: np.ndarray | None = None

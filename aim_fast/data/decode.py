@@ -16,6 +16,8 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
+from aim_fast.data.frame_folder import decode_pictures
+from aim_fast.data.source import file_state, video_source
 from aim_fast.errors import DataError
 
 __all__ = ["decode_frames", "reason", "shown"]
@@ -32,7 +34,7 @@ def decode_frames(
     """uint8 [len(frames), H, W, 3] RGB: the numbered frames of a video.
 
     Args:
-        path: any file that FFmpeg reads.
+        path: any file that FFmpeg reads, a member of a tar shard, or a folder of numbered pictures.
         frames: ascending, without repeats (gather them afterwards: repeats cost nothing then).
         rotate: turn the frames as the file's rotation metadata asks.
         threads: decoding threads within this file; leave at 1 where several files are decoded at once.
@@ -43,7 +45,9 @@ def decode_frames(
     wanted = [int(frame) for frame in frames]
     try:
         out = None
-        if os.path.getsize(path) <= _HELD_IN_MEMORY:
+        if os.path.isdir(path):
+            return decode_pictures(path, wanted, threads=threads)
+        if file_state(path)[0] <= _HELD_IN_MEMORY:
             with _opened(path, threads) as container:
                 if container.format.name in _ORDERED_BY_TIME:
                     out = _by_key_frames(container, wanted, rotate)
@@ -71,7 +75,7 @@ def reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _opened(path: str, threads: int) -> Iterator[av.container.InputContainer]:
-    with av.open(path) as container:
+    with av.open(video_source(path), "r") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = threads
         stream.thread_type = "NONE" if threads == 1 else "AUTO"

@@ -15,6 +15,7 @@ from aim_fast.data.decode import decode_frames
 from aim_fast.data.index import Index, Row
 from aim_fast.data.pipelines import GPU_CODECS, Pipeline, decode_inputs, decoding
 from aim_fast.data.plan import ClipPlan
+from aim_fast.data.source import held_bytes
 from aim_fast.errors import DataError
 
 __all__ = ["trusted_codecs"]
@@ -57,7 +58,10 @@ def _fault(rows: list[Row], device_id: int, threads: int) -> str | None:
 def _difference(pipeline: Pipeline, rows: list[Row]) -> str | None:
     numbers = [np.unique([0, row.frames // 2, row.frames - 1]).astype(np.int32) for row in rows]
     box = (0.0, 0.0, 1.0, 1.0)
-    clips = [ClipInput(ClipPlan(n, np.arange(len(n), dtype=np.int32), box), row.path) for row, n in zip(rows, numbers)]
+    clips = [
+        ClipInput(ClipPlan(n, np.arange(len(n), dtype=np.int32), box), row.path, encoded=held_bytes(row.path))
+        for row, n in zip(rows, numbers)
+    ]
     pipeline.start(decode_inputs(clips))
     for row, frames, wanted in zip(rows, pipeline.wait().as_cpu(), numbers):
         expected = decode_frames(row.path, wanted)

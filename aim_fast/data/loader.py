@@ -32,6 +32,8 @@ from aim_fast.data.resize import resize_box
 from aim_fast.data.route import Router
 from aim_fast.data.sampling import Sampling
 from aim_fast.data.scan import Prober, default_workers
+from aim_fast.data.shard_order import READ_ORDERS, shard_order
+from aim_fast.data.source import held_bytes, tar_member
 from aim_fast.errors import DataError, UsageError
 
 __all__ = ["Batch", "ClipLoader", "DataCounts"]
@@ -93,6 +95,7 @@ class _Place:
     row: Row
     plan: ClipPlan
     pixels: Future[np.ndarray] | None = None
+    encoded: Future[np.ndarray | None] | None = None
 
 
 class ClipLoader:
@@ -111,6 +114,8 @@ class ClipLoader:
         device: where batches are put.
         decoder: "auto", "dali" or "pyav"; auto takes DALI for what it decodes here and PyAV for the rest.
         prefetch: finished batches held ready.
+        read_order: of training; "shuffled" draws every clip from the whole set, "shards" reads whole shards one after
+            another, for disks that are slow at random access (see ``aim_fast.data.shard_order``).
 
     Raises:
         UsageError: sizes or options that cannot be. DataError: no clip has T frames.
@@ -133,6 +138,7 @@ class ClipLoader:
         device: str | torch.device = "cpu",
         decoder: str = "auto",
         prefetch: int = 2,
+        read_order: str = "shuffled",
     ) -> None:
         if sampling is None:
             sampling = Sampling(num_frames or 8)
@@ -143,8 +149,14 @@ class ClipLoader:
                 f"batch size {batch_size}, image size {img_size}, prefetch {prefetch} must be at least 1 and "
                 f"rank {rank} below world {world}"
             )
+        if read_order not in READ_ORDERS:
+            raise UsageError(f"unknown read order {read_order!r}: known are {', '.join(READ_ORDERS)}")
+        if read_order == "shards" and not all(tar_member(row.path) for row in index.rows):
+            raise UsageError(
+                f"read order shards needs tar shards, which {index.dataset} has not: make some by aim-fast shard"
+            )
         self.index, self.train, self.batch_size, self.img_size = index, train, batch_size, img_size
-        self.sampling, self.seed, self.rank, self.world = sampling, seed, rank, world
+        self.sampling, self.seed, self.rank, self.world, self.read_order = sampling, seed, rank, world, read_order
         self.augmentation = (augmentation or Augmentation()) if train else None
         self.device = torch.device(device)
         self.workers = workers or default_workers()
@@ -209,13 +221,24 @@ class ClipLoader:
         short = sum(length < self.sampling.num_frames for length in lengths)
         return DataCounts(len(self.index.broken), len(self.index.missing), short=short)
 
-    def _places(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(row, view) of every counting place of the epoch, in order."""
+    def _places(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(row, view, weight) of every place of the epoch, in order; places beyond repeat them with weight 0."""
+        if self.train and self.read_order == "shards":
+            order, counts = shard_order(self._archives(), self.seed, epoch, self.world, self.batch_size)
+            return order, np.zeros_like(order), counts.astype(np.float32)
         if self.train:
             order = epoch_order(len(self.index), self.seed, epoch)
-            return order, np.zeros_like(order)
-        views = self.sampling.views
-        return np.repeat(self._healthy, views), np.tile(np.arange(views), len(self._healthy))
+            return order, np.zeros_like(order), np.ones(len(order), np.float32)
+        views, count = self.sampling.views, len(self._healthy)
+        return (
+            np.repeat(self._healthy, views),
+            np.tile(np.arange(views), count),
+            np.ones(count * views, np.float32),
+        )
+
+    def _archives(self) -> list[str]:
+        members = (tar_member(row.path) for row in self.index.rows)
+        return [member.archive if member else "" for member in members]
 
     def _prepared(self, epoch: int, start: int) -> Iterator[Batch]:
         """Batches, made anew from the failing one on whenever a file on the way breaks the graph."""
@@ -232,25 +255,23 @@ class ClipLoader:
 
     def _planned(self, epoch: int, start: int, under_way: deque[list[_Place]]) -> Iterator[list[ClipInput]]:
         """Inputs of the graph, batch by batch; PyAV starts on a batch while the one before it is handed over."""
-        rows, views = self._places(epoch)
+        order = self._places(epoch)
         numbers = iter(range(start, self.batches_per_epoch))
         coming: deque[list[_Place]] = deque()
         for number in islice(numbers, 1):
-            coming.append(self._begin(number, epoch, rows, views))
+            coming.append(self._begin(number, epoch, *order))
         while coming:
             places = coming.popleft()
             for number in islice(numbers, 1):
-                coming.append(self._begin(number, epoch, rows, views))
+                coming.append(self._begin(number, epoch, *order))
             clips = [self._input(places, at, epoch) for at in range(len(places))]
             under_way.append(places)
             yield clips
 
-    def _begin(self, number: int, epoch: int, rows: np.ndarray, views: np.ndarray) -> list[_Place]:
-        first = (number * self.world + self.rank) * self.batch_size
-        return [
-            self._filled(int(rows[at % len(rows)]), int(views[at % len(rows)]), float(at < len(rows)), epoch)
-            for at in range(first, first + self.batch_size)
-        ]
+    def _begin(self, number: int, epoch: int, rows: np.ndarray, views: np.ndarray, weights: np.ndarray) -> list[_Place]:
+        first, count = (number * self.world + self.rank) * self.batch_size, len(rows)
+        places = [(at % count, at < count) for at in range(first, first + self.batch_size)]
+        return [self._filled(int(rows[i]), int(views[i]), float(weights[i]) * new, epoch) for i, new in places]
 
     def _filled(self, index: int, view: int, weight: float, epoch: int) -> _Place:
         """The place with its own clip, or where that is broken with the first of its replacements that is not."""
@@ -280,6 +301,8 @@ class ClipLoader:
         place = _Place(index, view, weight, shown, row, plan)
         if self._router.takes_pixels(row):
             place.pixels = self._pool.submit(_decoded_box, row.path, plan, self.img_size)
+        elif tar_member(row.path):
+            place.encoded = self._pool.submit(held_bytes, row.path)
         return place
 
     def _input(self, places: list[_Place], at: int, epoch: int) -> ClipInput:
@@ -288,11 +311,12 @@ class ClipLoader:
             place = places[at]
             try:
                 pixels = place.pixels.result() if place.pixels is not None else None
+                encoded = place.encoded.result() if place.encoded is not None else None
             except DataError as error:
                 self._fails(place.shown, replace(place.row, error=str(error)))
                 places[at] = self._filled(place.index, place.view, place.weight, epoch)
                 continue
-            return ClipInput(place.plan, place.row.path, pixels)
+            return ClipInput(place.plan, place.row.path, pixels, encoded)
 
     def _current(self, index: int) -> Row:
         """The row as its file is now: a file that changed since the scan is scanned again before it is decoded."""

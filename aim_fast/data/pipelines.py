@@ -42,6 +42,7 @@ fn: Any = nvidia.dali.fn  # made at run time, unknown to type checkers
 types: Any = nvidia.dali.types
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_NO_BYTES = np.zeros(1, np.uint8)
 _NO_PIXELS = np.zeros((1, 1, 1, 3), np.uint8)
 
 
@@ -110,9 +111,11 @@ def whole(
 
 
 def decode_inputs(clips: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
-    """Which frames of which files."""
+    """Which frames of which files, or of which bytes where they are held already."""
     return {
         "path": [np.frombuffer(os.fsencode(clip.path), np.uint8) for clip in clips],
+        "encoded": [_NO_BYTES if clip.encoded is None else clip.encoded for clip in clips],
+        "held": [np.array(clip.encoded is not None) for clip in clips],
         "frames": [clip.plan.frames for clip in clips],
     }
 
@@ -158,9 +161,10 @@ def _input(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
     return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
 
 
-@pipeline_def
+@pipeline_def(enable_conditionals=True)
 def _decode_pipeline(decode_device):
-    return _decoded(_input("path", types.UINT8, 1), _input("frames", types.INT32, 1), decode_device)
+    path, frames = _input("path", types.UINT8, 1), _input("frames", types.INT32, 1)
+    return _decoded(path, _input("encoded", types.UINT8, 1), _input("held", types.BOOL, 0), frames, decode_device)
 
 
 @pipeline_def(enable_conditionals=True)
@@ -172,13 +176,14 @@ def _augment_pipeline(img_size, augmentation):
 @pipeline_def(enable_conditionals=True)
 def _whole_pipeline(img_size, augmentation, device, decode_device):
     path, frames, box = _input("path", types.UINT8, 1), _input("frames", types.INT32, 1), _input("box", types.FLOAT, 1)
+    encoded, held = _input("encoded", types.UINT8, 1), _input("held", types.BOOL, 0)
     pixels = _input("pixels", types.UINT8, 4, "FHWC")
     if device == "gpu":
         pixels = pixels.gpu()
     if _input("decoded", types.BOOL, 0):
         video = pixels
     else:
-        video = _decoded(path, frames, decode_device)
+        video = _decoded(path, encoded, held, frames, decode_device)
         if device == "gpu" and decode_device == "cpu":
             video = video.gpu()
         video = fn.resize(
@@ -194,9 +199,13 @@ def _whole_pipeline(img_size, augmentation, device, decode_device):
     return fn.sequence_rearrange(video, new_order=_input("order", types.INT32, 1))
 
 
-def _decoded(path, frames, decode_device):
+def _decoded(path, encoded, held, frames, decode_device):
+    if held:
+        data = encoded
+    else:
+        data = fn.io.file.read(path)
     # Out-of-range frames raise instead of coming out black.
-    return fn.decoders.video(fn.io.file.read(path), frames=frames, pad_mode="none", device=decode_device)
+    return fn.decoders.video(data, frames=frames, pad_mode="none", device=decode_device)
 
 
 def _augmented(video, img_size, augmentation, device):

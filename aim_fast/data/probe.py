@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 
 import av
 
 from aim_fast.data.decode import reason, shown
+from aim_fast.data.frame_folder import CODEC, numbering_gap, picture_names, picture_size
+from aim_fast.data.source import file_state, open_source, tar_member, video_source
 from aim_fast.data.truncation import missing_bytes
 
 __all__ = ["MISSING", "ONE_FRAME", "Probe", "file_state", "probe", "serve"]
 
 MISSING = "missing"
+_SEARCHED = 64 * 2**20  # bytes of a file that are searched for its codec's name
+_AUDIO_TAGS = ("mp4a", "alac", "Opus", "sowt", "twos")
+
 ONE_FRAME = "has only one frame, no video"
 
 
@@ -41,22 +48,15 @@ class Probe:
     error: str | None = None
 
 
-def file_state(path: str) -> tuple[int, int]:
-    """(bytes, modification time in ns), or (-1, 0) for a file that is not there."""
-    try:
-        state = os.stat(path)
-    except OSError:
-        return -1, 0
-    return state.st_size, state.st_mtime_ns
-
-
 def probe(path: str) -> Probe:
     """Decode the whole file and report; never raises for what is in it."""
     found = Probe()
     found.size, found.mtime_ns = file_state(path)
     if found.size < 0:
         found.error = MISSING
-    elif not os.path.isfile(path):
+    elif os.path.isdir(path):
+        _decode_pictures(path, found)
+    elif not os.path.isfile(path) and tar_member(path) is None:
         found.error = "is not a file"
     elif found.size == 0:
         found.error = "is empty (0 bytes)"
@@ -78,8 +78,37 @@ def serve() -> None:
         print(json.dumps(asdict(probe(json.loads(line)))), flush=True)
 
 
+def _decode_pictures(folder: str, found: Probe) -> None:
+    names = picture_names(folder)
+    found.codec, found.pixel_format = CODEC, "rgb24"
+    if not names:
+        found.error = "is a folder without pictures"
+        return
+    for name in names:
+        size = picture_size(os.path.join(folder, name))
+        if found.frames == 0:
+            found.height, found.width = size
+        elif size != (found.height, found.width):
+            found.error = f"has pictures of different sizes ({name} is {size[1]}x{size[0]})"
+            return
+        found.frames += 1
+    if gap := numbering_gap(names):
+        found.error = f"lacks {gap}"
+    elif found.frames == 1:
+        found.error = ONE_FRAME
+
+
+def _codec_tag(path: str) -> str:
+    """How the container names its video's codec: FFmpeg says nothing about one that it does not know."""
+    with open_source(path) as file:
+        data = file.read(_SEARCHED)
+    tags = re.findall(rb"stsd.{12}(\w{4})|(V_[A-Z0-9/]{2,20})|vids(\w{4})", data, re.DOTALL)
+    names = [max(groups, key=len).decode() for groups in tags]
+    return next((name for name in names if name not in _AUDIO_TAGS), "of no known name")
+
+
 def _decode_all(path: str, found: Probe) -> None:
-    with av.open(path) as container:
+    with av.open(video_source(path), "r") as container:
         if not container.streams.video:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no"
             found.error = f"has no video stream ({kinds} streams only)"
@@ -87,7 +116,10 @@ def _decode_all(path: str, found: Probe) -> None:
         stream = container.streams.video[0]
         context = stream.codec_context
         if context is None:
-            found.error = "has a codec that no decoder here reads"
+            found.error = (
+                f"has codec {_codec_tag(path)}, which no decoder here reads; convert it with a program that does: "
+                f"ffmpeg -i {shlex.quote(path)} -c:v libx264 -g 12 -pix_fmt yuv420p OUTPUT.mp4"
+            )
             return
         stream.thread_type = "NONE"
         found.codec, found.height, found.width = context.name, context.height, context.width

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from aim_fast.data.clip_input import ClipInput, GraphError
+from aim_fast.data.frame_folder import CODEC as PICTURES
 from aim_fast.data.graph import DeviceGraph, Graph, HostGraph
 from aim_fast.data.index import Index, Row
 from aim_fast.data.plan import Augmentation
@@ -67,10 +68,11 @@ class Router:
         if decoder == "dali" and any(self.takes_pixels(row) for row in rows):
             row = next(row for row in rows if self.takes_pixels(row))
             raise UsageError(
-                f"DALI does not decode {row.path} here ({row.codec}, {row.pixel_format}): use decoder auto or pyav"
+                f"DALI does not decode {row.path} here ({row.codec}, {row.pixel_format}): use decoder auto or pyav, or "
+                "make VP9 of it by aim-fast transcode"
             )
         shares = Counter(
-            (row.codec, "PyAV" if self.takes_pixels(row) else f"DALI on the {self._decode_on}") for row in rows
+            (row.codec, _outside(row) if self.takes_pixels(row) else f"DALI on the {self._decode_on}") for row in rows
         )
         parts = [f"{count} {codec} by {who}" for (codec, who), count in shares.most_common()]
         self.description = "; ".join([f"decoding {', '.join(parts)}", f"{threads} threads", *remarks])
@@ -106,6 +108,11 @@ class Router:
         if self.device.type != "cuda" or not self._dali:
             return HostGraph(**sizes, augmentation=self.augmentation)
         return DeviceGraph(**sizes, augmentation=self.augmentation, device=self.device, decode_on=self._decode_on)
+
+
+def _outside(row: Row) -> str:
+    """Who decodes what DALI does not."""
+    return "Pillow" if row.codec == PICTURES else "PyAV"
 
 
 def _decoding_of(index: Index, device: torch.device, threads: int) -> tuple[str, frozenset[str], list[str]]:

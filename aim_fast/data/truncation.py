@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
+from aim_fast.data.source import open_source
+
 __all__ = ["missing_bytes"]
 
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
@@ -30,8 +32,9 @@ _MP4_TOP_LEVEL = {
 
 def missing_bytes(path: str) -> int:
     """Bytes between the file's end and the end that its header declares; 0 where none is declared or none missing."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
+    with open_source(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         head = file.read(12)
         if head[:4] == _EBML.to_bytes(4, "big"):
             declared = _matroska_size(file)

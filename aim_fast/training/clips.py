@@ -62,6 +62,7 @@ def open_loader(
         world=place.world,
         workers=place.decoding_threads(recipe.workers),
         device=place.device,
+        read_order=recipe.read_order,
     )
 
 

@@ -50,6 +50,9 @@ class Recipe:
     # what it is trained on
     dataset: str | None = _option(None, "data set, as `aim-fast datasets` lists them")
     data_root: str | None = _option(None, "folder of the data set")
+    read_order: str = _option(
+        "shuffled", "shuffled, or shards: whole tar shards one after another, for disks slow at random access"
+    )
     interval: int = _option(0, "frames between sampled frames; 0 spreads the frames over the whole video")
     random_resized_crop: bool = _option(True, "train on one random box a clip instead of the centre")
     crop_area: tuple[float, ...] = _option((0.08, 1.0), "share of the frame's area that the random box covers")
@@ -124,6 +127,7 @@ _CHOICES = {
     "memory": ("fast", "balanced", "lean"),
     "activation": ("quick_gelu", "gelu"),
     "aug": ("default", "published"),
+    "read_order": ("shuffled", "shards"),
     "precision": PRECISIONS,
     "drop_path_mode": ("position", "clip", "frame"),
 }

@@ -49,9 +49,9 @@ def test_broken_files_say_what_is_wrong(broken, kind, said):
     assert re.search(said, error), error
 
 
-def test_a_file_that_is_not_there_is_missing_and_a_folder_is_no_file(tmp_path):
+def test_a_file_that_is_not_there_is_missing_and_a_folder_without_pictures_is_no_video(tmp_path):
     assert probe(str(tmp_path / "nothing.mp4")).error == MISSING
-    assert probe(str(tmp_path)).error == "is not a file"
+    assert probe(str(tmp_path)).error == "is a folder without pictures"
 
 
 def test_rotation_is_read(rotated):

@@ -44,6 +44,7 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "hmdb51-split3": ("hmdb51", {"number": 3}),
     "folder": ("folder", {}),
     "list": ("list", {}),
+    "webdataset": ("webdataset", {}),
 }
 DATASETS = tuple(_FORMATS)
 SPLITS = ("train", "validation", "test")

@@ -1,0 +1,55 @@
+"""`aim-fast shard`: a data set as tar shards, for many machines or disks that do not like small files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aim_fast.cli.options import recipe_options, typed
+
+
+@click.command("shard")
+@click.option("--output", required=True, metavar="DIR", help="folder of the shards")
+@click.option("--shard-size", default=1024, show_default=True, type=click.IntRange(1), help="MiB a shard, about")
+@click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
+@recipe_options(("dataset", "data_root", "workers"))
+def command(output: str, shard_size: int, splits: tuple[str, ...], **options: Any) -> None:
+    """Write a data set as tar shards in WebDataset's layout; the same command goes on after an interruption.
+
+    \b
+    aim-fast shard --dataset ssv2 --data-root DIR --output SHARDS
+    aim-fast train --dataset webdataset --data-root SHARDS --weights ...
+    """
+    from aim_fast.data import load_or_build_index
+    from aim_fast.data.formats import same_classes
+    from aim_fast.data.shard import write_shards
+    from aim_fast.errors import UsageError
+    from aim_fast.training.progress import RunProgress
+    from aim_fast.training.recipe import load_recipe
+
+    recipe = load_recipe(None, typed(options))
+    if not recipe.dataset or not recipe.data_root:
+        raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) and --data-root DIR")
+    root, folder = Path(recipe.data_root).expanduser(), Path(output).expanduser()
+    if not splits:
+        same_classes(recipe.dataset, root)
+    indices = [
+        load_or_build_index(recipe.dataset, root, split, workers=recipe.workers)
+        for split in dict.fromkeys(splits or ("train", "validation"))
+    ]
+    progress = RunProgress()
+    count = progress.counter("clips", sum(len(index.healthy) for index in indices))
+    try:
+        report = write_shards(
+            indices, folder, shard_bytes=shard_size * 2**20, workers=recipe.workers or 4, progress=count
+        )
+    finally:
+        progress.close()
+    for row in report.left_out:
+        click.echo(f"{row.path}: left out, {row.error}", err=True)
+    for split, shards in report.shards.items():
+        click.echo(f"{split}: {report.clips[split]} clips in {shards} shards")
+    left = f", {len(report.left_out)} clips left out (named above)" if report.left_out else ""
+    click.echo(f"{folder}: {report.bytes / 1e6:.1f} MB{left}; train with --dataset webdataset --data-root {folder}")

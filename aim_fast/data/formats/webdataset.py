@@ -1,0 +1,96 @@
+"""Tar shards in WebDataset's layout, on a local or mounted disk.
+
+``train-000000.tar``, ``train-000001.tar`` and so on, with ``val-`` (or ``validation-``) and ``test-``, or folders of
+these names with tars in them. A sample is a video with a ``.cls`` (a class's number or name) or a ``.json`` with a
+``label``. Class names come from ``classes.txt`` at the root, a name a line, else from the training shards. Every video
+is read at its own offset, so order, resumption and the number of processes mean for shards what they mean for files;
+``--read-order shards`` reads whole shards one after another instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from aim_fast.data.formats import UNLABELLED, Clip, Listing, found
+from aim_fast.data.formats.annotation import read_lines
+from aim_fast.data.shard_index import Sample, read_shard
+from aim_fast.errors import DataError
+
+__all__ = ["LAYOUT", "MANIFEST", "SOURCE", "read", "shard_files"]
+
+LAYOUT = (
+    "train-000000.tar … and val-000000.tar … (or train/*.tar and val/*.tar) with samples <key>.webm or .mp4 and "
+    "<key>.cls or <key>.json, and classes.txt"
+)
+SOURCE = "made from any other data set by aim-fast shard, or by WebDataset's own tools"
+MANIFEST = "shards.json"
+_NAMES = {"train": ("train", "training"), "validation": ("val", "validation", "valid"), "test": ("test",)}
+
+
+def read(root: Path, split: str) -> Listing:
+    """Clips of ``split`` in the order of the shards."""
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; expected {LAYOUT}")
+    shards = shard_files(root, split)
+    samples = [(shard, sample) for shard in shards for sample in read_shard(shard, root)]
+    classes = _classes(root, split, samples)
+    numbers = {name: number for number, name in enumerate(classes)}
+    clips = []
+    for shard, sample in samples:
+        if sample.label.lstrip("-").isdigit():
+            number = int(sample.label)
+        else:
+            number = numbers.get(sample.label, UNLABELLED if not sample.label else UNLABELLED - 1)
+        if not (0 <= number < len(classes) or (number == UNLABELLED and split == "test")):
+            what = f"label {sample.label!r}, none of the {len(classes)} classes" if sample.label else "no .cls or .json"
+            raise DataError(f"{shard}: sample {sample.key} has {what}; write the shard again")
+        clips.append(Clip(sample.path(str(shard)), number, sample.id))
+    return Listing(classes, clips)
+
+
+def shard_files(root: Path, split: str) -> list[Path]:
+    """The shards of a split by name; DataError where there is none or one is missing."""
+    names = _NAMES[split]
+    tars = sorted(path for path in root.glob("*.tar") if re.split(r"[^a-z]", path.name.lower())[0] in names)
+    tars = tars or [path for name in names for path in sorted((root / name).glob("*.tar"))]
+    missing = _missing(root, split, tars)
+    if missing:
+        raise DataError(
+            f"{root}: {len(missing)} {split} shards are missing, the first is {missing[0]}; copy them, or write them "
+            "again by the same aim-fast shard command"
+        )
+    if not tars:
+        raise DataError(f"no shard of the {split} split in {root}; expected {LAYOUT}; {found(root)}")
+    return tars
+
+
+def _missing(root: Path, split: str, tars: list[Path]) -> list[str]:
+    """Shards that the manifest of ``aim-fast shard`` names, or else that are missing between two numbers."""
+    present = {path.name for path in tars}
+    try:
+        manifest = json.loads((root / MANIFEST).read_text())["shards"][split]
+        return [name for name in manifest if name not in present]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    numbered = [match for path in tars if (match := re.fullmatch(r"(.*?)(\d+)(\.tar)", path.name))]
+    missing = []
+    for prefix in sorted({match[1] for match in numbered}):
+        digits = {int(match[2]): len(match[2]) for match in numbered if match[1] == prefix}
+        for number in range(min(1, min(digits)), max(digits)):
+            if number not in digits:
+                missing.append(f"{prefix}{number:0{digits[max(digits)]}d}.tar")
+    return missing
+
+
+def _classes(root: Path, split: str, samples: list[tuple[Path, Sample]]) -> list[str]:
+    if (root / "classes.txt").is_file():
+        return [line.strip() for line in read_lines(root / "classes.txt") if line.strip()]
+    if split != "train":
+        samples = [(shard, sample) for shard in shard_files(root, "train") for sample in read_shard(shard, root)]
+    labels = {sample.label for _, sample in samples if sample.label}
+    if labels and all(label.isdigit() for label in labels):
+        names = {int(sample.label): sample.class_name for _, sample in samples}
+        return [names.get(number) or str(number) for number in range(1 + max(map(int, labels)))]
+    return sorted(labels)
