@@ -26,7 +26,7 @@ def command(recipe: str | None, resume: bool, quiet: bool, **options: Any) -> No
     torchrun --nproc-per-node 8 -m aim_fast train ...
     """
     from aim_fast.training.recipe import load_recipe
-    from aim_fast.training.run import RECIPE, absolute_paths
+    from aim_fast.training.run import RECIPE, absolute_paths, check_model_fields
 
     fields = typed(options)
     output = fields.get("output")
@@ -39,6 +39,7 @@ def command(recipe: str | None, resume: bool, quiet: bool, **options: Any) -> No
 
     from aim_fast.training.loop import train
 
+    check_model_fields(resolved.model, fields)
     result = train(absolute_paths(resolved), resume=resume, quiet=quiet)
     if result.stopped:
         click.echo(

@@ -59,18 +59,22 @@ def find_entry(name: str) -> Entry:
     return MODELS[name]
 
 
+def argument_names(name: str) -> list[str]:
+    """What a model takes as overrides. Raises UsageError for an unknown name."""
+    return list(inspect.signature(find_entry(name).model).parameters)
+
+
 def create_model(name: str, **overrides: Any) -> VideoModel:
     """A model by name, with fresh adapters, head and trunk: load weights with ``load_checkpoint`` or ``load_weights``.
 
     ``open_clip:NAME`` is AIM on the image tower that open_clip knows by that name, such as ``open_clip:ViT-H-14``.
     Any argument of the model's class can be overridden on any name: ``img_size, patch_size, embed_dim, depth,
     num_heads, mlp_ratio, num_frames, num_tadapter, adapter_scale, adapter_ratio, drop_path, num_classes,
-    drop_path_mode, adapters, adapter_layers, activation, head_dropout, mean, std``; the published configurations'
-    ``input_resolution, width, layers, heads`` are taken as well. Raises UsageError for an unknown name or argument
-    (with the nearest right one), and for values that make no model.
+    drop_path_mode, adapters, adapter_layers, temporal_place, tune, activation, head_dropout, mean, std``; the published
+    configurations' ``input_resolution, width, layers, heads`` are taken as well. Raises UsageError for an unknown name or
+    argument (with the nearest right one), and for values that make no model.
     """
-    entry = find_entry(name)
-    known = list(inspect.signature(entry.model).parameters)
+    entry, known = find_entry(name), argument_names(name)
     arguments = dict(entry.arguments)
     given: set[str] = set()
     for key, value in overrides.items():

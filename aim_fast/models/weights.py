@@ -29,9 +29,9 @@ OPTIONS = (
 class WeightsReport:
     """What was loaded.
 
-    ``source`` as given; ``kind`` "clip", "timm", "aim" or "random"; ``sha256`` of the frozen trunk, see
-    :func:`trunk_sha256`; ``lines`` for a reader, one sentence each: what was interpolated, left at its initialisation,
-    or is not known.
+    ``source`` as given; ``kind`` "clip", "timm", "aim", "run" (a checkpoint that holds its trunk) or "random";
+    ``sha256`` of the frozen trunk, see :func:`trunk_sha256`; ``lines`` for a reader, one sentence each: what was
+    interpolated, left at its initialisation, or is not known.
     """
 
     source: str

@@ -40,6 +40,14 @@ class Recipe:
     adapters: tuple[str, ...] = _option(
         ("spatial", "temporal", "joint"), "adapters put on the trunk: any of spatial,temporal,joint, or `none`"
     )
+    adapter_layers: tuple[str, ...] = _option(
+        ("all",), "blocks that have adapters: all, bottom or top (half), alternate, or numbers from 0 such as 8,9,10,11"
+    )
+    temporal_place: str = _option(
+        "lowest",
+        "where the temporal embedding is added: at the lowest block with adapters, at the stem (published), or frozen",
+    )
+    tune: str | None = _option(None, "what trains: adapters, or all for full fine-tuning; the model's own if not given")
     num_tadapter: int = _option(1, "temporal adapters a block: 1, or 2 for one before the temporal attention as well")
     adapter_ratio: float = _option(0.25, "hidden width of an adapter as a share of the model's width")
     adapter_scale: float = _option(0.5, "factor on the joint adapter")
@@ -130,6 +138,8 @@ _CHOICES = {
     "read_order": ("shuffled", "shards"),
     "precision": PRECISIONS,
     "drop_path_mode": ("position", "clip", "frame"),
+    "temporal_place": ("lowest", "stem", "frozen"),
+    "tune": ("adapters", "all"),
 }
 _POSITIVE = ("frames", "num_tadapter", "batch_size", "img_size", "total_batch_size", "accumulate", "log_every")
 _NOT_NEGATIVE = (
@@ -259,7 +269,7 @@ def default_recipe(dataset: str | None, model: str | None, frames: int | None) -
     """Name of the shipped recipe that fits what was asked for: the published one where there is one."""
     name = (model or "").lower().replace("-", "")
     trunk = "l14" if any(size in name for size in ("l14", "l16", "h14", "h16", "g14", "vite14")) else "b16"
-    if model == "aim_vit_demo":
+    if model and model.endswith("_demo"):
         return "demo"
     if dataset == "ssv2":
         return f"ssv2_{trunk}_{frames if frames in (8, 16, 32) else 8}f"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import torch
 
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.models.architecture import infer_architecture, usual_heads
-from aim_fast.models.registry import create_model
+from aim_fast.models.registry import argument_names, create_model
 from aim_fast.models.weight_files import read_weights
-from aim_fast.models.weights import WeightsReport, load_weights
+from aim_fast.models.weights import WeightsReport, load_weights, trunk_names
 from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, copy_values, find_checkpoint, read_checkpoint
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.metrics import METRICS
@@ -22,6 +23,11 @@ from aim_fast.training.run_lock import check_unlocked
 from aim_kernels import hold_trunk
 
 RECIPE = "recipe.yaml"
+# Recipe fields that a model may have an argument for.
+MODEL_FIELDS = (
+    *("num_tadapter", "adapter_scale", "adapter_ratio", "adapters", "adapter_layers", "temporal_place", "tune"),
+    *("drop_path", "drop_path_mode", "head_dropout", "backend", "memory", "img_size", "activation"),
+)
 
 
 @dataclass(frozen=True)
@@ -74,22 +80,19 @@ def absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def model_options(recipe: Recipe, num_classes: int) -> dict[str, Any]:
-    """The overrides that a recipe passes to create_model."""
-    options = {
-        "num_frames": recipe.frames,
-        "num_tadapter": recipe.num_tadapter,
-        "adapter_scale": recipe.adapter_scale,
-        "adapter_ratio": recipe.adapter_ratio,
-        "adapters": recipe.adapters,
-        "drop_path": recipe.drop_path,
-        "drop_path_mode": recipe.drop_path_mode,
-        "head_dropout": recipe.head_dropout,
-        "backend": recipe.backend,
-        "memory": recipe.memory,
-        "num_classes": num_classes,
-    }
-    chosen = {name: getattr(recipe, name) for name in ("img_size", "activation") if getattr(recipe, name)}
-    return options | chosen
+    """The overrides that a recipe passes to create_model: those of its fields that the model takes."""
+    options = {"num_frames": recipe.frames, "num_classes": num_classes}
+    options |= {name: getattr(recipe, name) for name in MODEL_FIELDS if getattr(recipe, name) is not None}
+    known = argument_names(recipe.model)
+    return {name: value for name, value in options.items() if name in known}
+
+
+def check_model_fields(model: str, typed: Iterable[str]) -> None:
+    """Raises UsageError for a recipe field, typed on the command line, that `model` has nothing to do with."""
+    known = argument_names(model)
+    if odd := [name for name in typed if name in MODEL_FIELDS and name not in known]:
+        options = ", ".join("--" + name.replace("_", "-") for name in odd)
+        raise UsageError(f"model {model} takes no {options}: leave it out, or take another --model")
 
 
 def build_model(recipe: Recipe, num_classes: int, place: Place) -> tuple[Any, WeightsReport]:
@@ -156,7 +159,10 @@ def _restore(checkpoint: Checkpoint, weights: str, seed: int) -> tuple[Any, Weig
     description = checkpoint.description
     torch.manual_seed(seed)
     model = create_model(description.model, **description.options)
-    report = load_weights(model, weights, seed=seed)
+    if trunk_names(model) <= checkpoint.tensors.keys():  # the trunk was trained: the checkpoint holds it
+        report = WeightsReport(str(checkpoint.folder), "run", description.trunk_sha256)
+    else:
+        report = load_weights(model, weights, seed=seed)
     if report.sha256 != description.trunk_sha256:
         raise CheckpointError(
             f"{checkpoint.folder / ADAPTERS}: was trained on another trunk than {weights}; give its --weights "
@@ -184,6 +190,7 @@ def _open_published(path: Path, overrides: dict[str, Any], place: Place, classes
         raise CheckpointError(
             f"{path}: has {count} classes, the data set {len(classes)}; evaluate it on the data it was trained on"
         )
-    model = create_model(recipe.model, **sizes, adapter_scale=recipe.adapter_scale)
+    # the published code adds the temporal embedding at the stem, whichever blocks have adapters
+    model = create_model(recipe.model, **sizes, temporal_place="stem", adapter_scale=recipe.adapter_scale)
     report = load_weights(model, str(path))
     return Run(_ready(model, place), classes or [f"class {i}" for i in range(count)], recipe, path, report.lines)

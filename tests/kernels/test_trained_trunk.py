@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from bench.saved import saved_bytes
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from aim_fast.models.saved_bytes import saved_bytes
 from aim_kernels import AIMBlock, hold_trunk
 
 
@@ -43,7 +43,7 @@ def test_every_gradient_is_the_references(overrides, memory):
 
 
 def test_attention_runs_on_the_operators():
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
         gradients(trained_block(), torch.randn(1, 2, 5, 64))
     counts = {row.key: row.count for row in seen.key_averages()}
     for name in ("temporal_attention", "spatial_attention"):
