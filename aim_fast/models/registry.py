@@ -71,8 +71,8 @@ def create_model(name: str, **overrides: Any) -> VideoModel:
     Any argument of the model's class can be overridden on any name: ``img_size, patch_size, embed_dim, depth,
     num_heads, mlp_ratio, num_frames, num_tadapter, adapter_scale, adapter_ratio, drop_path, num_classes,
     drop_path_mode, adapters, adapter_layers, temporal_place, tune, activation, head_dropout, mean, std``; the published
-    configurations' ``input_resolution, width, layers, heads`` are taken as well. Raises UsageError for an unknown name or
-    argument (with the nearest right one), and for values that make no model.
+    configurations' ``input_resolution, width, layers, heads`` are taken as well. Raises UsageError for an unknown name
+    or argument (with the nearest right one), and for values that make no model.
     """
     entry, known = find_entry(name), argument_names(name)
     arguments = dict(entry.arguments)
