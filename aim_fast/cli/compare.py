@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 @click.command("compare")
 @click.argument("models", metavar="MODEL|RUN...", nargs=-1, required=True)
-@click.option("--dataset", default="k400", show_default=True, help="k400, k700, ssv2, diving48, ucf101 or hmdb51: what "
-              "heads and adapters are for, and whose published top-1 stands beside")  # fmt: skip
+@click.option(
+    "--dataset",
+    default="kinetics400",
+    show_default=True,
+    help="what heads and adapters are for, and whose published top-1 stands beside: kinetics400, kinetics700, ssv2, "
+    "diving48, ucf101 or hmdb51",
+)
 @click.option("--frames", type=click.IntRange(1), help="frames a clip of what takes any; each model's own if not given")
 @click.option("--num-classes", type=click.IntRange(1), help="classes of the heads, instead of the data set's")
 @click.option("--no-speed", is_flag=True, help="count only: nothing runs and no memory is taken")

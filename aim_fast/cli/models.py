@@ -12,8 +12,12 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="print JSON, with the published figures where there are some")
 @click.option("--frames", multiple=True, type=click.IntRange(1), help="frames a view; 8, 16 and 32 when not given")
 @click.option("--views", default=3, show_default=True, type=click.IntRange(1), help="views a video")
-@click.option("--dataset", "datasets", multiple=True, help="k400, ssv2, ...: what the head and the adapters are for; "
-              "the first two when not given")  # fmt: skip
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    help="what the head and the adapters are for: kinetics400, ssv2 and so on; these two when not given",
+)
 @click.option("--num-tadapter", type=click.IntRange(1, 2), help="temporal adapters a block, instead of the data set's")
 @click.option("--num-classes", type=click.IntRange(1), help="classes of the head, instead of the data set's")
 def command(as_json: bool, frames: tuple[int, ...], views: int, datasets: tuple[str, ...], **overrides: Any) -> None:
@@ -25,12 +29,12 @@ def command(as_json: bool, frames: tuple[int, ...], views: int, datasets: tuple[
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    head = f"{'dataset':<10}{'frames':>7}{'views':>7}{'parameters':>14}{'trainable':>13}{'GFLOPs':>10}"
+    head = f"{'dataset':<12}{'frames':>7}{'views':>7}{'parameters':>14}{'trainable':>13}{'GFLOPs':>10}"
     click.echo(f"{'model':<22}{head}  {'published GFLOPs, top-1'}")
     for row in rows:
         published = row["published"] or {}
         beside = [str(published.get("gflops", "–")), str(published.get("top1", "–")), published.get("rung", "")]
         click.echo(
-            f"{row['name']:<22}{row['dataset']:<10}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}"
+            f"{row['name']:<22}{row['dataset']:<12}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}"
             f"{row['trainable']:>13,}{row['gflops']:>10.1f}  " + (", ".join(filter(None, beside)) if published else "")
         )

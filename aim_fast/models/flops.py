@@ -22,7 +22,7 @@ from aim_fast.models.registry import MODELS, create_model, find_entry, list_mode
 from aim_fast.models.video_model import VideoModel
 
 # Data sets whose models the tables are made for when nothing else is asked.
-TABLE_DATASETS = ("k400", "ssv2")
+TABLE_DATASETS = ("kinetics400", "ssv2")
 
 
 def multiply_adds(model: VideoModel) -> int:

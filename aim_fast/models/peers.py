@@ -117,7 +117,7 @@ def published_by_library(name: str, dataset: str, frames: int) -> dict[str, Any]
     another number of frames or data set, and for transformers, whose weights are described on a hub.
     """
     library, _, builder = name.partition(":")
-    if library != "torchvision" or dataset != "k400" or frames != default_frames(name):
+    if library != "torchvision" or dataset != "kinetics400" or frames != default_frames(name):
         return None
     from torchvision.models import get_model_weights
 

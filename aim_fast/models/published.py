@@ -36,8 +36,8 @@ class PublishedResult:
 
     model: str
     dataset: str
-    frames: int
     source: str
+    frames: int | None = None  # None where it is not said: such a row stands beside no model
     views: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     rung: str | None = None
@@ -54,7 +54,8 @@ class PublishedResult:
     @property
     def arguments(self) -> dict[str, Any]:
         """The overrides with which ``create_model`` makes the model of this row."""
-        return dataset_arguments(self.model, self.dataset) | {"num_frames": self.frames} | dict(self.overrides)
+        frames = {} if self.frames is None else {"num_frames": self.frames}
+        return dataset_arguments(self.model, self.dataset) | frames | dict(self.overrides)
 
 
 @functools.cache
@@ -65,7 +66,7 @@ def published_results() -> tuple[PublishedResult, ...]:
 
 
 def datasets() -> list[str]:
-    """Names of the data sets whose heads and adapters are known: ``k400, k700, ssv2, …``."""
+    """Names of the data sets whose heads and adapters are known: ``kinetics400, kinetics700, ssv2, …``."""
     return list(_content()["datasets"])
 
 
@@ -89,7 +90,7 @@ def find_published(model: str, dataset: str, arguments: Mapping[str, Any]) -> Pu
     for row in published_results():
         if (row.model, row.dataset, row.data_percent, row.protocol) != (model, dataset, 100, None):
             continue
-        if _structure(model, row.arguments) == _structure(model, arguments):
+        if row.frames and _structure(model, row.arguments) == _structure(model, arguments):
             return row
     return None
 

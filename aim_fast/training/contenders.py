@@ -125,8 +125,7 @@ def _of_library(
 
 def _of_recipe(name: str, dataset: str, num_classes: int | None) -> Contender:
     recipe = load_recipe(name, {})
-    own = recipe.dataset if recipe.dataset in datasets() else name.partition("_")[0]
-    dataset = own if own in datasets() else dataset
+    dataset = recipe.dataset if recipe.dataset in datasets() else dataset
     arguments = model_options(recipe, num_classes or dataset_classes(dataset))
     return Contender(name, recipe.model, arguments, _published(recipe.model, dataset, arguments))
 

@@ -58,10 +58,10 @@ def test_published_accuracies_stand_beside_what_is_counted(aim_fast):
     status, out, _ = aim_fast("compare", *models, "torchvision:mvit_v2_s", "--no-speed")
     assert status == 0
     lines = {line.split()[0]: line for line in out.splitlines()}
-    assert "83.9 (k400 3x1)" in lines["aim_vit_b16_clip"]
+    assert "83.9 (kinetics400 3x1)" in lines["aim_vit_b16_clip"]
     assert "66.4 (ssv2 1x3)" in lines["ssv2_b16_8f"]
-    assert "83.4 (k400 3x1)" in lines["aim_vit_b16_clip,adapter_ratio=0.125"]
-    assert "k400" not in lines["aim_vit_b16_clip,num_frames=4"]
+    assert "83.4 (kinetics400 3x1)" in lines["aim_vit_b16_clip,adapter_ratio=0.125"]
+    assert "kinetics400" not in lines["aim_vit_b16_clip,num_frames=4"]
     assert "clips/s" not in out
     assert "MViT_V2_S_Weights" in out
 
@@ -75,7 +75,7 @@ def test_published_accuracies_stand_beside_what_is_counted(aim_fast):
         (("aim_vit_demo,4",), "write NAME,key=value"),
         (("aim_vit_demo,tune=some",), "tune 'some' is none of"),
         (("torchvision:mvit_v2_s,num_frames=8",), "num_frames 8 is not 16"),
-        (("aim_vit_demo", "--dataset", "k40"), "did you mean 'k400'"),
+        (("aim_vit_demo", "--dataset", "kinetics40"), "did you mean 'kinetics400'"),
         (("aim_vit_demo", "--csv", "/none/x.csv"), "cannot be written"),
     ],
 )

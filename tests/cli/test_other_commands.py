@@ -53,13 +53,13 @@ def test_models_prints_the_published_costs(aim_fast):
             assert row["views"] == 3
         assert row["published"]["source"]
     options = ("--frames", 4, "--views", 1, "--num-tadapter", 2, "--num-classes", 5)
-    status, out, _ = aim_fast("models", "--dataset", "k400", *options)
+    status, out, _ = aim_fast("models", "--dataset", "kinetics400", *options)
     assert status == 0
     (row,) = [line.split() for line in out.splitlines() if line.startswith("aim_vit_b16_clip")]
-    assert row[1:4] == ["k400", "4", "1"]
-    status, _, err = aim_fast("models", "--dataset", "k40")
+    assert row[1:4] == ["kinetics400", "4", "1"]
+    status, _, err = aim_fast("models", "--dataset", "kinetics40")
     assert status == 2
-    assert "did you mean 'k400'" in err
+    assert "did you mean 'kinetics400'" in err
 
 
 def test_doctor_says_what_there_is(aim_fast):

@@ -51,10 +51,10 @@ def test_uint8_clips_and_normalised_ones_give_the_same_logits():
 
 
 def test_the_library_says_its_best_weights_for_the_clips_they_were_scored_on():
-    best = published_by_library("torchvision:swin3d_b", "k400", 32)
-    assert best["top1"] > published_by_library("torchvision:swin3d_s", "k400", 32)["top1"] > 79
+    best = published_by_library("torchvision:swin3d_b", "kinetics400", 32)
+    assert best["top1"] > published_by_library("torchvision:swin3d_s", "kinetics400", 32)["top1"] > 79
     assert "IMAGENET22K" in best["source"]
     assert best["views"] == "12x1"
-    assert published_by_library("torchvision:swin3d_b", "k400", 8) is None
+    assert published_by_library("torchvision:swin3d_b", "kinetics400", 8) is None
     assert published_by_library("torchvision:swin3d_b", "ssv2", 32) is None
-    assert published_by_library("transformers:vivit", "k400", 32) is None
+    assert published_by_library("transformers:vivit", "kinetics400", 32) is None
