@@ -57,12 +57,12 @@ def decode_pictures(folder: str, frames: Sequence[int], *, threads: int = 1) -> 
         else:
             pictures = [_picture(path) for path in paths]
         return np.stack(pictures)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{folder} cannot be decoded: {error}") from None
 
 
 def picture_size(path: str) -> tuple[int, int]:
-    """(height, width) of a picture that is decoded whole; OSError or ValueError where it cannot be."""
+    """(height, width) of a picture that is decoded whole; OSError where it cannot be."""
     return _picture(path).shape[:2]
 
 
@@ -72,7 +72,7 @@ def _picture(path: str) -> np.ndarray:
             return np.asarray(picture.convert("RGB"))
     except UnidentifiedImageError:
         raise OSError(f"{os.path.basename(path)} is no picture") from None
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"{os.path.basename(path)}: {error}") from None
 
 

@@ -85,7 +85,11 @@ def _decode_pictures(folder: str, found: Probe) -> None:
         found.error = "is a folder without pictures"
         return
     for name in names:
-        size = picture_size(os.path.join(folder, name))
+        try:
+            size = picture_size(os.path.join(folder, name))
+        except OSError as error:
+            found.error = f"cannot be decoded ({error})"
+            return
         if found.frames == 0:
             found.height, found.width = size
         elif size != (found.height, found.width):

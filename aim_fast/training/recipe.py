@@ -271,7 +271,7 @@ def default_recipe(dataset: str | None, model: str | None, frames: int | None) -
     trunk = "l14" if any(size in name for size in ("l14", "l16", "h14", "h16", "g14", "vite14")) else "b16"
     if model and model.endswith("_demo"):
         return "demo"
-    if dataset == "ssv2":
+    if dataset in ("ssv1", "ssv2"):
         return f"ssv2_{trunk}_{frames if frames in (8, 16, 32) else 8}f"
     if dataset in ("kinetics400", "kinetics600"):
         return f"k400_{trunk}_{frames if frames in (8, 16, 32) else 8}f"

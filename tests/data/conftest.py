@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 SHARED_VIDEOS = Path(__file__).parents[3] / "shared" / "videos"
 
@@ -257,4 +258,38 @@ def _hmdb(root: Path, videos: dict[str, Path], lists: str = "testTrainMulti_7030
             (root / lists / f"{name}_test_split{split}.txt").write_text("\n".join(lines) + "\n")
 
 
-_LAYOUTS = {"kinetics": _kinetics, "diving": _diving, "ucf": _ucf, "hmdb": _hmdb}
+def write_pictures(folder: Path, frames: int = 12, width: int = 132, height: int = 100, seed: int = 0) -> Path:
+    """A folder of numbered JPEGs in which every picture differs."""
+    folder.mkdir(parents=True)
+    texture = np.random.default_rng(seed).integers(0, 256, (height // 4 + 8, width // 4 + 8, 3), dtype=np.uint8)
+    for i in range(frames):
+        image = texture.repeat(4, 0).repeat(4, 1)[i : i + height, 2 * i : 2 * i + width]
+        Image.fromarray(image).save(folder / f"{i + 1:05d}.jpg", quality=90)
+    return folder
+
+
+def _twentybn(root: Path, prefix: str, videos: str, labels: list[str], newer: bool) -> None:
+    splits = {"train": range(4), "validation": range(4, 6), "test": range(6, 7)}
+    for number in range(7):
+        write_pictures(root / videos / str(number + 1), seed=number)
+    for split, numbers in splits.items():
+        rows = [f"{n + 1}" + (f";{labels[n % 2]}" if split != "test" else "") for n in numbers]
+        if newer:
+            rows = ["video_id,label,frames,label_id,shape,format"] + [
+                f'{n + 1},{labels[n % 2] if split != "test" else ""},12,{n % 2},"(100, 132)",jpg' for n in numbers
+            ]
+        name = f"{split.capitalize()}.csv" if newer else f"{prefix}-{split}.csv"
+        (root / name).write_text("\n".join(rows) + "\n")
+    (root / ("labels.csv" if newer else f"{prefix}-labels.csv")).write_text("\n".join(labels) + "\n")
+
+
+def _ssv(root: Path, _videos: dict[str, Path]) -> None:
+    labels = ["Holding something next to something", "Turning something upside down, slowly"]
+    _twentybn(root, "something-something-v1", "20bn-something-something-v1", labels, newer=False)
+
+
+def _jester(root: Path, _videos: dict[str, Path], newer: bool = False) -> None:
+    _twentybn(root, "jester-v1", "20bn-jester-v1", ["Swiping Left", "Stop Sign"], newer)
+
+
+_LAYOUTS = {"kinetics": _kinetics, "diving": _diving, "ucf": _ucf, "hmdb": _hmdb, "ssv": _ssv, "jester": _jester}

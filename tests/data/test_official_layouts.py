@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aim_fast.data.formats import DATASETS, layout, read_dataset, same_classes, source
+from aim_fast.data.formats import DATASETS, UNLABELLED, layout, read_dataset, same_classes, source
 from aim_fast.data.formats.annotation import files_read
+from aim_fast.data.indexing import load_or_build_index
 from aim_fast.errors import DataError, UsageError
 
 
@@ -19,6 +20,10 @@ def labels(listing) -> list[int]:
 
 def on_disk(listing) -> bool:
     return all(Path(clip.path).is_file() for clip in listing.clips)
+
+
+def remove(path: str) -> None:
+    shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
 
 
 @pytest.mark.parametrize("folders", ["spaces", "underscores", "flat"])
@@ -215,6 +220,43 @@ def test_hmdb51_says_which_line_is_wrong_and_that_archives_want_unpacking(offici
         read_dataset("hmdb51", root, "train")
 
 
+@pytest.mark.parametrize(("name", "options"), [("ssv1", {}), ("jester", {}), ("jester", {"newer": True})])
+def test_folders_of_pictures_with_both_kinds_of_lists(official, name, options):
+    root = official(name, **options)
+    train, validation, test = (read_dataset(name, root, split) for split in ("train", "validation", "test"))
+    assert len(train.classes) == 2
+    assert train.classes[0] in ("Swiping Left", "Holding something next to something")
+    assert (labels(train), labels(validation), labels(test)) == ([0, 1, 0, 1], [0, 1], [UNLABELLED])
+    assert all(Path(clip.path, "00012.jpg").is_file() for clip in train.clips)
+    assert same_classes(name, root) == train.classes
+
+
+def test_jester_as_video_files(official, videos):
+    root = official("jester")
+    for number, kind in ((1, "vp9"), (2, "h264")):
+        shutil.rmtree(root / "20bn-jester-v1" / str(number))
+        shutil.copy(videos[kind], root / "20bn-jester-v1" / f"{number}{videos[kind].suffix}")
+    index = load_or_build_index("jester", root, "train")
+    assert [row.codec for row in index.rows] == ["vp9", "h264", "pictures", "pictures"]
+    assert [row.frames for row in index.rows] == [30, 60, 12, 12]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("train", "1;Juggling\n", r"line 1 has label 'Juggling', which is not in .*labels\.csv"),
+        ("train", "1\n", r"line 1 is not 'id;label'"),
+        ("train", "99;Swiping Left\n", r"none of the 1 videos .*found: 20bn-jester-v1/"),
+        ("labels", "Swiping Left\nSwiping Left\n", r"has a class twice"),
+    ],
+)
+def test_jester_files_that_are_nearly_right(official, file, content, said):
+    root = official("jester")
+    (root / f"jester-v1-{file}.csv").write_text(content)
+    with pytest.raises(DataError, match=said):
+        read_dataset("jester", root, "train")
+
+
 def test_splits_that_share_videos_are_refused_by_name(official):
     root = official("diving48")
     train = json.loads((root / "Diving48_V2_train.json").read_text())
@@ -243,11 +285,11 @@ def test_a_name_that_is_nearly_right(tmp_path):
             read_dataset(wrong, tmp_path, "train")
 
 
-@pytest.mark.parametrize("name", ["kinetics400", "diving48", "ucf101-split2", "hmdb51"])
+@pytest.mark.parametrize("name", ["kinetics400", "diving48", "ucf101-split2", "hmdb51", "jester"])
 def test_the_index_command_takes_each_and_counts_what_is_missing(aim_fast, official, name):
     root = official(name)
     gone = read_dataset(name, root, "train").clips[0].path
-    Path(gone).unlink()
+    remove(gone)
     status, out, err = aim_fast("index", "--dataset", name, "--data-root", root)
     assert status == 0, err
     assert f"{name} train: 3 of 4 clips can be used, 2 classes" in out
@@ -255,7 +297,7 @@ def test_the_index_command_takes_each_and_counts_what_is_missing(aim_fast, offic
     assert gone in err
     for clip in read_dataset(name, root, "validation").clips:
         if clip.label == 0:
-            Path(clip.path).unlink()
+            remove(clip.path)
     out = aim_fast("index", "--dataset", name, "--data-root", root)[1]
     assert "classes without a clip: 1 of 2" in out
 

@@ -97,3 +97,14 @@ def test_a_worker_that_hangs_or_dies_costs_its_file_alone(videos, monkeypatch):
         assert prober.probe(whole).error is None
     finally:
         prober.stop()
+
+
+@pytest.mark.parametrize("kind", ["h264", "vp9", "mpeg4"])
+def test_a_codec_that_nothing_here_decodes_is_named_with_what_converts_it(videos, tmp_path, kind):
+    known, unknown = {"h264": (b"avc1", b"zzz1"), "vp9": (b"V_VP9", b"V_ZZ9"), "mpeg4": (b"FMP4", b"ZZZ4")}[kind]
+    path = tmp_path / f"odd one{videos[kind].suffix}"
+    path.write_bytes(videos[kind].read_bytes().replace(known, unknown))
+    error = probe(str(path)).error
+    assert error is not None
+    assert f"has codec {unknown.decode()}, which no decoder here reads" in error
+    assert f"ffmpeg -i '{path}'" in error

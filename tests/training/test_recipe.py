@@ -58,6 +58,7 @@ def test_kinetics700_and_diving48_recipes_hold_the_published_values(name, frames
 @pytest.mark.parametrize(
     ("dataset", "model", "frames", "name"),
     [
+        ("ssv1", None, 16, "ssv2_b16_16f"),
         ("kinetics400", None, 16, "k400_b16_16f"),
         ("kinetics600", "aim_vit_l14_clip", None, "k400_l14_8f"),
         ("kinetics700", None, 32, "k700_b16_32f"),
