@@ -10,6 +10,7 @@ from aim_fast.errors import UsageError, nearest
 from aim_fast.models.aim_vit_clip import AIMViTCLIP
 from aim_fast.models.entry import Entry
 from aim_fast.models.open_clip_models import OPEN_CLIP, open_clip_entry
+from aim_fast.models.promptclip import PromptCLIP
 from aim_fast.models.timesformer_clip import TimeSformerCLIP
 from aim_fast.models.video_model import VideoModel
 
@@ -39,6 +40,12 @@ MODELS: Mapping[str, Entry] = {
     "timesformer_b16_clip": _clip(16, 768, 12, 12, TimeSformerCLIP),
     "timesformer_l14_clip": _clip(14, 1024, 24, 16, TimeSformerCLIP),
     "timesformer_demo": _clip(8, 64, 4, 2, TimeSformerCLIP, img_size=48, num_classes=8),
+    "promptclip_b16": _clip(16, 768, 12, 12, PromptCLIP),
+    "promptclip_b32": _clip(32, 768, 12, 12, PromptCLIP),
+    "promptclip_l14": _clip(14, 1024, 24, 16, PromptCLIP, output_dim=768, text_width=768),
+    "promptclip_demo": _clip(
+        8, 64, 2, 1, PromptCLIP, img_size=48, output_dim=64, text_width=64, text_depth=2, num_classes=8
+    ),
 }
 
 # Argument names of the published configurations.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -39,8 +40,8 @@ def tokenize(texts: Sequence[str], context_length: int = 77, vocab_size: int = 4
         )
     if not texts:
         raise UsageError("no texts to tokenise: a text tower needs the name of at least one class")
-    ids = torch.zeros(len(texts), context_length, dtype=torch.int64)
-    ends = torch.empty(len(texts), dtype=torch.int64)
+    ids = torch.zeros(len(texts), context_length, dtype=torch.int64, device="cpu")  # whatever the default device is
+    ends = torch.empty(len(texts), dtype=torch.int64, device="cpu")
     for row, text in enumerate(texts):
         words = encoder.encode(text)
         if not words:
@@ -51,9 +52,14 @@ def tokenize(texts: Sequence[str], context_length: int = 77, vocab_size: int = 4
                 f"prompt {text!r} is too long: {len(words)} tokens, and the text tower has room for "
                 f"{max(context_length - 2 - spare, 0)}{around}: shorten it"
             )
-        ids[row, : len(words) + 2] = torch.tensor([encoder.sot_token_id, *words, encoder.eot_token_id])
+        ids[row, : len(words) + 2] = torch.tensor([encoder.sot_token_id, *words, encoder.eot_token_id], device="cpu")
         ends[row] = len(words) + 1
     return TextTokens(ids, ends)
+
+
+def spoken(name: str) -> str:
+    """A class name as a text: "ApplyEyeMakeup" to "Apply Eye Makeup", "brush_hair" to "brush hair"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.replace("_", " ")).strip()
 
 
 @cache

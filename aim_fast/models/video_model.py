@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from aim_fast.errors import UsageError
 from aim_fast.models.weight_files import WeightsFile
 from aim_kernels.adaptation import Activation
 
@@ -58,6 +59,8 @@ class VideoModel(nn.Module):
 
     # Arguments of the constructor that make the same model again, kept under their own names.
     arguments: ClassVar[tuple[str, ...]] = ()
+    # Whether the logits come from class names, given as ``class_names`` or by ``set_classes``: any classes then.
+    takes_class_names: ClassVar[bool] = False
     # Tensors beside layer norms that take no weight decay.
     undecayed: ClassVar[frozenset[str]] = frozenset()
 
@@ -110,6 +113,24 @@ class VideoModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Clips to logits ``[B, num_classes]``."""
         return self.forward_head(self.forward_features(x))
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Score these classes from now on, where the model ``takes_class_names``."""
+        raise UsageError(f"{type(self).__name__} has a classifier of {self.num_classes} classes and reads no names")
+
+    def candidates(self, labels: Tensor, seed: int) -> Tensor | None:
+        """The classes that a training step scores, ids ascending ``[K]``; None, as here, for all.
+
+        ``forward`` takes them as its second argument and then gives logits ``[B, K]``.
+        """
+        return None
+
+    def frozen_features(self, x: Tensor) -> Tensor:
+        """What nothing trained comes before, ``[B, ...]``: can be stored, and given to ``forward`` in place of clips.
+
+        Raises UsageError where the model trains from its first layer on.
+        """
+        raise UsageError(f"{type(self).__name__} has no frozen features to store: it trains from its first layer on")
 
     def normalize(self, frames: Tensor) -> Tensor:
         """uint8 clips ``[B, T, H, W, 3]`` to normalised fp32 ``[B, 3, T, H, W]``."""
