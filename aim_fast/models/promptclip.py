@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.aim_vit_clip import Transformer
 from aim_fast.models.architecture import describe, infer_architecture, visual_tower
 from aim_fast.models.clip_image_tower import CLIPImageTower
+from aim_fast.models.clip_vit import Transformer
 from aim_fast.models.interpolation import interpolate_positions
 from aim_fast.models.state_dict import strip_prefixes
 from aim_fast.models.text_tower import TextTower, infer_text_architecture, text_tensors
@@ -276,7 +276,7 @@ class PromptCLIP(VideoModel):
         if not self.temporal_layers:
             return features.mean(1)
         tokens = features + self.temporalEmbedding.weight
-        return self.temporalModelling(tokens[:, None])[:, 0].mean(1)
+        return self.temporalModelling(tokens[:, None], 0, self.temporal_layers)[:, 0].mean(1)
 
     def class_features(self, classes: Tensor | None = None) -> Tensor:
         """Text features ``[C, De]`` of all classes, or ``[K, De]`` of those in ``classes``, not normalised.
