@@ -32,8 +32,11 @@ class TrainingError(AimFastError):
     """A run that cannot go on: a loss that is not finite, or memory that does not suffice."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the nearest known one, or all of them."""
+def nearest(word: str, known: Iterable[str], most: int = 1) -> str:
+    """The end of a message about an unknown word: the nearest known ones, at most ``most``, or all of them."""
     known = list(known)
-    near = difflib.get_close_matches(word, known, 1, cutoff=0.4)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    plain = {name.lower(): name for name in reversed(known)}
+    near = [repr(plain[match]) for match in difflib.get_close_matches(word.lower(), list(plain), most, cutoff=0.4)]
+    if near:
+        return f"did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?"
+    return f"known: {', '.join(known)}"

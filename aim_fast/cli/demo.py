@@ -21,7 +21,7 @@ MADE = ("data", "trunk.safetensors", "aim", "frozen", "summary.json", "curves.pn
 @click.option("--clips", default=1280, show_default=True, type=click.IntRange(16), help="training clips to make")
 @click.option("--stills", default=8000, show_default=True, type=click.IntRange(64), help="still images to make")
 @click.option("--still-steps", default=1000, show_default=True, type=click.IntRange(1), help="training steps on stills")
-@recipe_options(("epochs", "seed", "device", "precision", "workers"))
+@recipe_options(("epochs", "seed", "device", "precision", "workers"), defaults="demo")
 def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: int, **options: Any) -> None:
     """Show what this project does, without data, weights or a GPU.
 
@@ -95,7 +95,7 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     progress.say("5/5 predicting one held-out file")
     entry = json.loads((folder / "data" / "validation.json").read_text())[0]
     video = folder / "data" / "20bn-something-something-v2" / f"{entry['id']}.webm"
-    (prediction,), _ = predict_files(str(folder / "aim"), [str(video)], 3, False, fields)
+    (prediction,) = predict_files(str(folder / "aim"), [str(video)], 3, False, fields)
     click.echo(f"{video}: {entry['label']}")
     for row in prediction["predictions"]:
         click.echo(f"  {100 * row['probability']:5.1f} %  {row['label']}")

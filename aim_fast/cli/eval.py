@@ -20,7 +20,7 @@ FIELDS = ("dataset", "data_root", "views", "weights", "model", "frames", "interv
 @click.option(
     "--confusion", metavar="PNG", help="file of the confusion matrix; beside the JSON or the run if not given"
 )
-@recipe_options((*FIELDS, *RUN_FIELDS))
+@recipe_options((*FIELDS, *RUN_FIELDS), defaults="run")
 def command(run: str, split: str, json_file: str | None, confusion: str | None, **options: Any) -> None:
     """Top-1, top-5, mean-class accuracy and loss of RUN over the views of each video.
 

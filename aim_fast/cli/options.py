@@ -2,39 +2,83 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from aim_fast.training.recipe import FIELDS, Recipe
+from aim_fast.training.recipe import FIELDS, Recipe, read_fields, shipped_recipes
 
 RUN_FIELDS = ("device", "precision", "workers")
 _TYPES = typing.get_type_hints(Recipe)
 
 
-def recipe_options(names: Iterable[str] = tuple(FIELDS)) -> Callable[[Callable], Callable]:
-    """A decorator that adds one option for each of these recipe fields; an option that is not typed is None."""
+def recipe_options(
+    names: Iterable[str] = tuple(FIELDS), defaults: Literal["recipe", "run", "demo"] = "recipe"
+) -> Callable[[Callable], Callable]:
+    """A decorator that adds one option for each of these recipe fields; an option that is not typed is None.
+
+    ``defaults`` says where its value comes from then, for the help: a recipe that is chosen, the run at hand, or the
+    shipped recipe ``demo``.
+    """
 
     def add(function: Callable) -> Callable:
         for name in reversed(list(names)):
-            function = _option(name)(function)
+            function = _option(name, defaults)(function)
         return function
 
     return add
 
 
-def _option(name: str) -> Callable[[Callable], Callable]:
+class _RecipeOption(click.Option):
+    """An option whose help ends with the value that its field has when it is not typed."""
+
+    def __init__(self, *arguments: Any, defaults: str, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.defaults = defaults
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        if text := _default_text(str(self.name), self.defaults):
+            extra["default"] = text
+        return extra
+
+
+def _default_text(name: str, defaults: str) -> str:
+    fixed = name in ("device", "precision", "output")  # never those of a recipe
+    if defaults == "run" and not fixed:
+        return "the run's"
+    default = FIELDS[name].default
+    if defaults == "demo":
+        default = read_fields("demo").get(name, default)
+    text = "" if default is None else str(default)
+    if isinstance(default, tuple):
+        text = ",".join(map(str, default)) or "none"
+    elif isinstance(default, bool):
+        text = "yes" if default else "no"
+    if defaults == "recipe" and not fixed and name in _set_by_shipped_recipes():
+        return f"chosen by recipe, else {text}" if text else "chosen by recipe"
+    return text
+
+
+@functools.cache
+def _set_by_shipped_recipes() -> frozenset[str]:
+    return frozenset().union(*(read_fields(name) for name in shipped_recipes() if name != "demo"))
+
+
+def _option(name: str, defaults: str) -> Callable[[Callable], Callable]:
     flag, text = "--" + name.replace("_", "-"), FIELDS[name].metadata["help"]
     kind = _TYPES[name]
     if isinstance(kind, types.UnionType):
         kind = typing.get_args(kind)[0]
+    fixed: dict[str, Any] = {"cls": _RecipeOption, "defaults": defaults, "default": None, "help": text}
     if kind is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+        return click.option(f"{flag}/--no-{flag[2:]}", name, **fixed)
     metavar = "LIST" if typing.get_origin(kind) is tuple else {str: "TEXT", int: "N", float: "X"}[kind]
-    return click.option(flag, name, default=None, metavar=metavar, help=text)
+    return click.option(flag, name, metavar=metavar, **fixed)
 
 
 def typed(options: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ packed qkv, whose operators are opaque, has its formula here: two products of LÂ
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import aim_kernels  # noqa: F401 - defines the operators that are counted below
 from aim_fast.models.published import PublishedResult, dataset_arguments, find_published, published_results
-from aim_fast.models.registry import MODELS, create_model, find_entry, list_models
+from aim_fast.models.registry import MODELS, argument_names, create_model, find_entry, list_models
 from aim_fast.models.video_model import VideoModel
 
 # Data sets whose models the tables are made for when nothing else is asked.
@@ -82,7 +81,7 @@ def model_table(
     """
     rows = []
     for name in list_models():
-        taken = inspect.signature(MODELS[name].model).parameters
+        taken = argument_names(name)
         chosen = {key: value for key, value in overrides.items() if key in taken}
         for dataset in datasets:
             for num_frames in frames:

@@ -6,7 +6,7 @@ refused by the name of the structure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aim_fast.errors import UsageError, nearest
@@ -28,7 +28,7 @@ def open_clip_entry(name: str) -> Entry:
     model, slash, _ = name.removeprefix(OPEN_CLIP).partition("/")
     known = open_clip.list_models()
     if model not in known:
-        raise UsageError(f"open_clip has no model {model!r} (in {name!r}): {nearest(model, known)}")
+        raise UsageError(f"open_clip has no model {model!r} (in {name!r}): {nearest(model, fitting(known), 3)}")
     if slash:
         raise UsageError(f"{name!r} is a tag of weights: give the model {OPEN_CLIP}{model} and the weights {name}")
     config = open_clip.get_model_config(model) or {}
@@ -47,6 +47,13 @@ def open_clip_entry(name: str) -> Entry:
         "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
     }
     return Entry(AIMViTCLIPA if clipa else AIMViTCLIP, arguments)
+
+
+def fitting(names: Iterable[str]) -> list[str]:
+    """Those of open_clip's ``names`` on whose image tower AIM can be put."""
+    import open_clip
+
+    return [name for name in names if not _odd_structure((open_clip.get_model_config(name) or {})["vision_cfg"])]
 
 
 def _odd_structure(vision: Mapping[str, Any]) -> str | None:

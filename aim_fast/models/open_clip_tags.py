@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aim_fast.errors import WeightsError, nearest
+from aim_fast.models.open_clip_models import fitting
 from aim_kernels.adaptation import Activation
 
 TAG_PREFIX = "open_clip:"
@@ -22,7 +23,8 @@ def fetch_tag(source: str) -> tuple[Path, Activation]:
     model, _, tag = source.removeprefix(TAG_PREFIX).partition("/")
     known = dict.fromkeys(name for name, _ in open_clip.list_pretrained())
     if model not in known:
-        raise WeightsError(f"open_clip has no pretrained model {model!r} (in {source!r}): {nearest(model, known)}")
+        right = nearest(model, fitting(known), 3)
+        raise WeightsError(f"open_clip has no pretrained model {model!r} (in {source!r}): {right}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag not in tags:
         raise WeightsError(f"open_clip's {model} has no tag {tag!r}: {nearest(tag, tags)}")

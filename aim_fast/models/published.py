@@ -17,7 +17,7 @@ import yaml
 
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.adapter_layers import resolve_layers
-from aim_fast.models.registry import MODELS
+from aim_fast.models.registry import argument_names, find_entry
 
 _FILE = Path(__file__).parent / "published_results.yaml"
 # What has no part in what a model is and trains, or differs between recipes without making another model.
@@ -78,7 +78,7 @@ def dataset_arguments(model: str, dataset: str) -> dict[str, Any]:
     known = _content()["datasets"]
     if dataset not in known:
         raise UsageError(f"no settings for data set {dataset!r}: {nearest(dataset, known)}")
-    taken = inspect.signature(MODELS[model].model).parameters
+    taken = argument_names(model)
     return {name: value for name, value in known[dataset].items() if name in taken}
 
 
@@ -97,7 +97,7 @@ def find_published(model: str, dataset: str, arguments: Mapping[str, Any]) -> Pu
 
 def _structure(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments that make a model's structure and choose what trains, defaults filled in, each in one form."""
-    entry = MODELS[model]
+    entry = find_entry(model)
     parameters = inspect.signature(entry.model).parameters
     values = {name: parameter.default for name, parameter in parameters.items()} | dict(entry.arguments)
     values |= {name: value for name, value in arguments.items() if name in parameters}

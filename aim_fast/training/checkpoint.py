@@ -188,10 +188,18 @@ def read_checkpoint(folder: Path, with_state: bool = False) -> Checkpoint:
     )
     state = None
     if with_state:
-        try:
-            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(
-                f"{folder / STATE}: cannot be read ({str(error).splitlines()[0]}); it cannot be resumed from"
-            ) from None
+        state = _read_state(folder / STATE)
     return Checkpoint(folder, tensors, description, state)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    what = "damaged, so training cannot go on from it; train again with another --output"
+    if not path.is_file():
+        what = "missing, so training cannot go on from it; train again with another --output"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # of any kind: zip, pickle and torch each have their own, with pages of advice
+        raise CheckpointError(f"{path}: {what}") from None
+    if not isinstance(state, dict) or "step" not in state:
+        raise CheckpointError(f"{path}: {what}")
+    return state

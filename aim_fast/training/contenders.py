@@ -1,6 +1,6 @@
 """What is compared: a name of this project with any overrides, a shipped recipe, a trained run, or another library's.
 
-    aim_vit_b16_clip                                     a name of ``aim-fast models``
+    aim_vit_b16_clip, open_clip:ViT-H-14                 a name of ``aim-fast models``, or any that create_model takes
     aim_vit_b16_clip,adapters=[spatial],num_frames=16    with overrides of ``create_model``
     aim_vit_b16_clip,tune=all                            everything trained: full fine-tuning
     ssv2_b16_8f                                          a shipped recipe
@@ -12,7 +12,6 @@ A contender is known before it is built, so that counting costs neither memory n
 
 from __future__ import annotations
 
-import inspect
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +24,14 @@ from aim_fast.errors import UsageError, nearest
 from aim_fast.models.flops import published_figures
 from aim_fast.models.peers import create_peer, default_frames, list_peers, published_by_library, takes_frames
 from aim_fast.models.published import dataset_arguments, datasets, find_published
-from aim_fast.models.registry import MODELS, create_model
+from aim_fast.models.registry import MODELS, argument_names, create_model
 from aim_fast.models.video_model import VideoModel
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from aim_fast.training.metrics import METRICS, read_metrics
 from aim_fast.training.recipe import load_recipe, shipped_recipes
 from aim_fast.training.run import model_options, saved_recipe
+
+_LIBRARIES = re.compile("|".join(sorted({name.partition(":")[0] + ":" for name in list_peers()})))
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Contender:
 
     def build(self) -> VideoModel:
         """The model with random values, on the current default device."""
-        create = create_peer if ":" in self.name else create_model
+        create = create_peer if _LIBRARIES.match(self.name) else create_model
         return create(self.name, **self.arguments)
 
     def build_without_memory(self) -> VideoModel:
@@ -68,10 +69,10 @@ def find_contender(text: str, dataset: str, frames: int | None, num_classes: int
     """
     name, *settings = re.split(r",(?![^\[]*\])", text)
     overrides = _overrides(text, settings)
-    if name in MODELS:
-        return _of_model(text, name, overrides, dataset, frames, num_classes)
-    if name in list_peers() or re.match(r"(torchvision|transformers):", name):
+    if _LIBRARIES.match(name):
         return _of_library(text, name, overrides, dataset, frames, num_classes)
+    if name in MODELS or re.match(r"\w+:", name):
+        return _of_model(text, name, overrides, dataset, frames, num_classes)
     if settings and (name in shipped_recipes() or Path(name).exists()):
         raise UsageError(f"{text}: a run or recipe says itself what its model is: leave out {', '.join(settings)}")
     if name in shipped_recipes():
@@ -103,7 +104,7 @@ def _of_model(
     frames: int | None,
     num_classes: int | None,
 ) -> Contender:
-    taken = inspect.signature(MODELS[name].model).parameters
+    taken = argument_names(name)
     asked = {"num_frames": frames, "num_classes": num_classes}
     common = {key: value for key, value in asked.items() if value is not None and key in taken}
     arguments = dataset_arguments(name, dataset) | common | overrides

@@ -18,10 +18,10 @@ from aim_fast.training.run import open_run
 @torch.inference_mode()
 def predict_files(
     path: str, videos: list[str], top_k: int, repeat_frames: bool, fields: dict[str, Any]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Predictions for each video, `{"video", "predictions": [{"label", "probability"}]}`, and the lines of errors.
+) -> list[dict[str, Any]]:
+    """For each video in order `{"video", "predictions": [{"label", "probability"}]}`, or `{"video", "error"}`.
 
-    A file that cannot be read gives a line in errors and no prediction; the others are not affected. Frames come from
+    A file that cannot be read has the reason, one line, for its error; the others are not affected. Frames come from
     PyAV, so that neither DALI nor a GPU is needed.
     """
     place = single_place(fields.get("device", "auto"), fields.get("precision", "auto"))
@@ -29,12 +29,12 @@ def predict_files(
     for line in run.lines:
         RunProgress().say(line)
     sampling = sampling_of(run.recipe)
-    results, errors = [], []
+    results: list[dict[str, Any]] = []
     for video in videos:
         try:
             views = load_views(Path(video), sampling, run.model.img_size, allow_short=repeat_frames)
         except AimFastError as error:
-            errors.append(str(error))
+            results.append({"video": video, "error": " ".join(str(error).split())})
             continue
         with place.autocast():
             logits = run.model(torch.as_tensor(views).to(place.device))
@@ -45,4 +45,4 @@ def predict_files(
             for value, index in zip(best.values.tolist(), best.indices.tolist())
         ]
         results.append({"video": video, "predictions": rows})
-    return results, errors
+    return results

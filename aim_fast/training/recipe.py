@@ -249,20 +249,47 @@ def read_fields(source: str | Path) -> dict[str, Any]:
             f"recipe {str(source)!r} is neither shipped nor a file; {nearest(path.name, shipped_recipes())}"
         )
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text()
     except OSError as error:
         raise UsageError(
             f"recipe {path}: {error.strerror}; give a readable YAML file or one of the shipped names"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise UsageError(f"recipe {path}: not valid YAML{line}; write one `field: value` a line") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"recipe {path}: holds no fields; write one `field: value` a line")
-    parent = content.pop("extends", None)
+    except UnicodeDecodeError:
+        raise UsageError(f"recipe {path}: not text; write one `field: value` a line") from None
+    content = _read_mapping(text, f"recipe {path}")
+    parent, _ = content.pop("extends", (None, 0))
     fields = read_fields(parent) if parent else {}
-    return fields | {name: coerce(name, value, f"recipe {path}") for name, value in content.items()}
+    return fields | {
+        name: coerce(name, value, f"recipe {path}, line {line}") for name, (value, line) in content.items()
+    }
+
+
+def _read_mapping(text: str, where: str) -> dict[str, tuple[Any, int]]:
+    """Each field of a YAML file with its value and its line, from 1. Raises UsageError with the line to be mended."""
+    try:
+        content = yaml.safe_load(text)
+        node = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        line = f" at line {line}" if (line := _line_of(error)) else ""
+        raise UsageError(f"{where}: not valid YAML{line}; write one `field: value` a line") from None
+    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"{where}: holds no fields; write one `field: value` a line")
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise UsageError(f"{where}: {key.value} is given at line {lines[key.value]} and at line {line}; keep one")
+        lines[key.value] = line
+    return {str(name): (value, lines.get(str(name), 1)) for name, value in content.items()}
+
+
+def _line_of(error: yaml.YAMLError) -> int | None:
+    """The line, from 1, that a reader has to mend: where a quote or bracket was opened that is not closed, and where
+    parsing stopped otherwise (a mapping as a whole begins at the first line, which tells nothing)."""
+    problem, context = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    opened = context if "block mapping" not in (getattr(error, "context", None) or "") else None
+    mark = opened or problem or context
+    return mark.line + 1 if mark else None
 
 
 def default_recipe(dataset: str | None, model: str | None, frames: int | None) -> str:

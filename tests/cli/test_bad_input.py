@@ -213,8 +213,12 @@ def test_one_bad_file_does_not_lose_the_others(aim_fast, trained, motion_set, tm
     bad.write_text("no video")
     status, out, err = aim_fast("predict", trained, bad, good, "--json")
     assert status == 2
-    assert [row["video"] for row in json.loads(out)] == [str(good)]
-    assert "bad.webm" in err
+    unread, predicted = json.loads(out)
+    assert (unread["video"], predicted["video"]) == (str(bad), str(good))
+    assert "predictions" not in unread
+    assert err.splitlines()[-1] == f"aim-fast: error: {unread['error']}"
+    assert "bad.webm" in unread["error"]
+    assert len(predicted["predictions"]) == 5
 
 
 def test_evaluating_on_other_classes_is_refused(refused, trained, dataset):

@@ -1,6 +1,7 @@
 """`aim-fast --help`, `models`, `doctor`, `index`, and the whole of the demo."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -40,6 +41,29 @@ def test_the_same_names_in_every_command(aim_fast):
     for option in ("--model", "--frames", "--weights", "--epochs", "--batch-size", "--lr", "--seed", "--device",
                    "--precision", "--workers", "--output", "--resume", "--recipe"):  # fmt: skip
         assert f"{option} " in out
+
+
+def test_help_tells_what_an_option_is_when_it_is_not_typed(aim_fast):
+    def default(command, option):
+        text = " ".join(aim_fast(command, "--help")[1].partition("Options:")[2].split())
+        entry = re.split(r" (?=--[a-z])", text[text.index(f" {option} ") + 1 :])[0]
+        found = re.search(r"\[default: (.*?)\]", entry)
+        return found and found[1]
+
+    by_recipe = {
+        "--epochs": "50",
+        "--drop-path": "0.2",
+        "--adapters": "spatial,temporal,joint",
+        "--randaugment": "none",
+    }
+    for option, text in by_recipe.items():
+        assert default("train", option) == f"chosen by recipe, else {text}"
+    fixed = {"--mixup": "0.0", "--no-compile": "no", "--memory": "fast", "--betas": "0.9,0.999", "--weights": None}
+    for option, text in fixed.items():
+        assert default("train", option) == text
+    assert default("eval", "--views") == "the run's"
+    assert default("eval", "--device") == "auto"
+    assert default("demo", "--epochs") == "9"
 
 
 def test_models_prints_the_published_costs(aim_fast):

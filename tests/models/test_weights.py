@@ -379,7 +379,9 @@ def test_bad_files_are_one_line_and_run_no_code(kind, message, clip, tmp_path, c
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("open_clip:ViT-B16/openai", "no pretrained model 'ViT-B16'.*did you mean 'ViT-B-16'"),
+        ("open_clip:ViT-B16/openai", "no pretrained model 'ViT-B16'.*did you mean 'ViT-B-16', '.*' or '.*'"),
+        ("open_clip:vit-h14/x", "did you mean 'ViT-H-14'"),
+        ("open_clip:RN50x3/openai", "did you mean 'ViT|known: (?!.*RN50)"),
         ("open_clip:ViT-B-16/opnai", "no tag 'opnai': did you mean 'openai'"),
         ("open_clip:ViT-B-16", "no tag ''"),
     ],

@@ -152,6 +152,25 @@ def test_state_that_is_a_plain_pickle_is_not_run(tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "other", "gone"])
+def test_a_damaged_state_is_told_in_a_short_line(tmp_path, damage):
+    save(tmp_path, 1)
+    path = tmp_path / "last" / "state.pt"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "other":
+        torch.save([1, 2], path)
+    else:
+        path.write_bytes({"cut": path.read_bytes()[:-200], "empty": b"", "text": b"hello"}[damage])
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "last", with_state=True)
+    line = str(caught.value).replace(str(path), "state.pt")
+    assert line.startswith("state.pt: missing" if damage == "gone" else "state.pt: damaged")
+    assert "--output" in line
+    assert len(line) < 120
+    assert read_checkpoint(tmp_path / "last").tensors
+
+
 def test_a_run_its_links_and_its_file_all_name_a_checkpoint(tmp_path):
     save(tmp_path / "checkpoints", 1, ("last", "best"))
     for path in ("", "checkpoints/last", "checkpoints/best/adapters.safetensors"):

@@ -104,6 +104,13 @@ def test_a_saved_recipe_reads_back_equal(tmp_path):
         ("precision: fp8\n", "one of auto, bf16, fp16, fp32"),
         ("compile: perhaps\n", "not a bool"),
         ("extends: ssv2_b16_9f\n", "did you mean"),
+        ("epochs: 3\n\n# rates\nlr: high\n", "mine.yaml, line 4: lr is 'high'"),
+        ("epochs: 3\nlr 1e-3\nseed: 1\n", "not valid YAML at line 2"),
+        ("epochs: 3\n  lr: 1e-3\nseed: 1\n", "not valid YAML at line 2"),
+        ("epochs: 3\nbetas: [0.9, 0.98\nseed: 1\n", "not valid YAML at line 2"),
+        ("epochs: 3\nmodel: 'aim\nseed: 1\n", "not valid YAML at line 2"),
+        ("epochs: 3\n\tlr: 1e-3\n", "not valid YAML at line 2"),
+        ("epochs: 3\nseed: 1\nepochs: 4\n", "epochs is given at line 1 and at line 3"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path, content, says):
