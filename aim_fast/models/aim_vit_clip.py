@@ -8,13 +8,14 @@ its public implementation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Literal, get_args
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from aim_fast.models.adapter_layers import resolve_layers
+from aim_fast.models.architecture import infer_architecture, usual_heads
 from aim_fast.models.clip_vit import CLIPViT
 from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Tune, check_tune
 from aim_kernels.adaptation import Activation
@@ -142,6 +143,23 @@ class AIMViTCLIP(CLIPViT):
         self.tune = tune
         self.reset_parameters()
         self.freeze()
+
+    @classmethod
+    def infer_arguments(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
+        adapted = any(".S_Adapter." in name or ".T_Adapter." in name or ".MLP_Adapter." in name for name in tensors)
+        if not adapted or "conv1.weight" not in tensors or not cls.has_stem_of(tensors):
+            return None
+        if any(".t_attn." in name for name in tensors):  # TimeSformer
+            return None
+        found = infer_architecture(tensors, where)
+        # The published code adds the temporal embedding in the stem, wherever the adapters are.
+        place = {} if 0 in found["adapter_layers"] else {"temporal_place": "stem"}
+        return found | place | {"num_heads": usual_heads(found["embed_dim"])}
+
+    @staticmethod
+    def has_stem_of(tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a tower's stem is this model's: ends in a norm."""
+        return "ln_pre.weight" in tensors
 
     def freeze(self) -> None:
         """Set ``requires_grad`` as ``tune`` says (see the class): called at construction."""

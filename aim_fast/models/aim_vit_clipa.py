@@ -10,6 +10,8 @@ Source: Li et al., An Inverse Scaling Law for CLIP Training, NeurIPS 2023, as in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from aim_fast.models.aim_vit_clip import AIMViTCLIP
@@ -21,6 +23,10 @@ class AIMViTCLIPA(AIMViTCLIP):
     def reset_parameters(self) -> None:
         self.ln_pre = _NoNorm()  # type: ignore[assignment] # at construction too, which ends with this
         super().reset_parameters()
+
+    @staticmethod
+    def has_stem_of(tensors: Mapping[str, Tensor]) -> bool:
+        return "ln_pre.weight" not in tensors
 
     def pool(self, tokens: Tensor) -> Tensor:
         """The last block's output ``[B, T, N, D]`` to one feature a frame, ``[B, T, D]``: the mean of its patches."""

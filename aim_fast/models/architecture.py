@@ -27,7 +27,7 @@ def visual_tower(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]
         tensors = {name.removeprefix("visual."): t for name, t in tensors.items() if name.startswith("visual.")}
     tower = {name: tensor for name, tensor in tensors.items() if name != "proj"}
     if "conv1.weight" not in tower or not any(_BLOCK.match(name) for name in tower):
-        raise WeightsError(f"{where} holds no CLIP ViT image tower: {_what_else(tower)}")
+        raise WeightsError(f"{where} holds no CLIP ViT image tower: {what_else(tower)}")
     return tower
 
 
@@ -115,7 +115,8 @@ def _ratio(width: int, hidden: int) -> float:
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
-def _what_else(names: Mapping[str, Tensor]) -> str:
+def what_else(names: Mapping[str, Tensor]) -> str:
+    """What tensors are that were none of what was looked for, by their names."""
     hints = {
         r".*_Adapter\.D_fc1\.weight": "it holds adapters without their trunk (a run's adapters: use the run itself)",
         r"(.*\.)?layer1\.0\.conv1\.": "it looks like a ResNet",

@@ -8,11 +8,12 @@ from typing import Any
 
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.aim_vit_clip import AIMViTCLIP
+from aim_fast.models.aim_vit_clipa import AIMViTCLIPA
 from aim_fast.models.entry import Entry
 from aim_fast.models.open_clip_models import OPEN_CLIP, open_clip_entry
 from aim_fast.models.promptclip import PromptCLIP
 from aim_fast.models.timesformer_clip import TimeSformerCLIP
-from aim_fast.models.video_model import VideoModel
+from aim_fast.models.video_model import IMAGENET_MEAN, IMAGENET_STD, VideoModel
 
 
 def _clip(
@@ -36,6 +37,7 @@ MODELS: Mapping[str, Entry] = {
     "aim_vit_h14_clip": _clip(14, 1280, 32, 16, activation="gelu"),
     "aim_vit_g14_clip": _clip(14, 1408, 40, 16, activation="gelu", mlp_ratio=4.3637),
     "aim_vit_bigg14_clip": _clip(14, 1664, 48, 16, activation="gelu", mlp_ratio=4.9231),
+    "aim_vit_h14_clipa": _clip(14, 1280, 32, 16, AIMViTCLIPA, activation="gelu", mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "aim_vit_demo": _clip(8, 64, 4, 2, img_size=48, num_classes=8),
     "timesformer_b16_clip": _clip(16, 768, 12, 12, TimeSformerCLIP),
     "timesformer_l14_clip": _clip(14, 1024, 24, 16, TimeSformerCLIP),

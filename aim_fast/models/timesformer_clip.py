@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from aim_fast.models import clip_weights
-from aim_fast.models.architecture import visual_tower
+from aim_fast.models.architecture import infer_architecture, usual_heads, visual_tower
 from aim_fast.models.clip_vit import CLIPViT
 from aim_fast.models.interpolation import interpolate_frames
 from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit, Tune, check_tune
@@ -102,6 +102,13 @@ class TimeSformerCLIP(CLIPViT):
         for name, parameter in self.named_parameters():
             if "T_Adapter" in name or name.split(".")[0] in ("temporal_embedding", "ln_post", "fc_cls"):
                 parameter.requires_grad_(True)
+
+    @classmethod
+    def infer_arguments(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
+        if "conv1.weight" not in tensors or not any(".t_attn." in name for name in tensors):
+            return None
+        taken = {name: value for name, value in infer_architecture(tensors, where).items() if name in cls.arguments}
+        return taken | {"num_heads": usual_heads(taken["embed_dim"])}
 
     def is_adaptation(self, name: str) -> bool:
         return super().is_adaptation(name) or ".t_attn." in name or ".t_norm." in name

@@ -7,7 +7,7 @@ A model derives from :class:`VideoModel` and gives ``forward_features``, ``forwa
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -92,6 +92,14 @@ class VideoModel(nn.Module):
     @abstractmethod
     def forward_head(self, features: Tensor) -> Tensor:
         """Features to logits ``[B, num_classes]``."""
+
+    @classmethod
+    def infer_arguments(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
+        """Constructor arguments of which a trained model's tensors (bare published names) tell; None for another model.
+
+        Numbers of heads are guessed from widths, as usual for the trunk.
+        """
+        return None
 
     def is_adaptation(self, name: str) -> bool:
         """Whether a tensor is what adaptation added to the image trunk: adapters, temporal parts, head."""

@@ -6,6 +6,7 @@ that a file can hold no code. Everything that can be wrong with a file is a Weig
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import warnings
@@ -22,14 +23,19 @@ from torch import Tensor
 from aim_fast.errors import WeightsError
 from aim_kernels.adaptation import Activation
 
+DESCRIPTION = "aim_fast"  # the key of an export's description, JSON, in its metadata
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # bytes, as the format's own reader has it
 
 
 class WeightsFile(NamedTuple):
-    """The tensors of a file by name, and the activation of its MLPs where the file tells ("quick_gelu" or "gelu")."""
+    """The tensors of a file by name, and the activation of its MLPs where the file tells ("quick_gelu" or "gelu").
+
+    ``description``: of a model that this project exported, its ``model`` (a name), ``options`` and ``classes``.
+    """
 
     tensors: dict[str, Tensor]
     activation: Activation | None = None
+    description: dict[str, Any] | None = None
 
 
 def read_weights(path: str | Path) -> WeightsFile:
@@ -52,10 +58,11 @@ def read_weights(path: str | Path) -> WeightsFile:
         raise WeightsError(f"weights file {path} is empty (0 bytes): copy or download it again")
     if head.startswith(b"PK\x03\x04"):
         return _read_archive(path)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_SAFETENSORS_HEADER:
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= DESCRIPTION = "aim_fast"  # the key of an export's description, JSON, in its metadata
+_LARGEST_SAFETENSORS_HEADER:
         return _read_safetensors(path)
     if head.startswith(b"\x80"):
-        return WeightsFile(_state_dict(path, _unpickle(path, mmap=False)))
+        return _pickled(path, _unpickle(path, mmap=False))
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"weights file {path} is a Git LFS pointer, not the weights: run `git lfs pull` beside it")
     raise WeightsError(f"{path} is not a weights file: expected a torch, TorchScript or safetensors file")
@@ -69,7 +76,8 @@ def _read_safetensors(path: Path) -> WeightsFile:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights file {path} is a truncated or damaged safetensors file: get it again") from error
     activation = metadata.get("activation")
-    return WeightsFile(tensors, activation if activation in get_args(Activation) else None)
+    description = _description(metadata.get(DESCRIPTION))
+    return WeightsFile(tensors, activation if activation in get_args(Activation) else None, description)
 
 
 def _read_archive(path: Path) -> WeightsFile:
@@ -82,7 +90,7 @@ def _read_archive(path: Path) -> WeightsFile:
     if any(name.endswith("/constants.pkl") for name in names):
         return _read_torchscript(path)
     if any(name.endswith("data.pkl") for name in names):
-        return WeightsFile(_state_dict(path, _unpickle(path, mmap=True)))
+        return _pickled(path, _unpickle(path, mmap=True))
     raise WeightsError(f"{path} is not a weights file: a zip archive without tensors")
 
 
@@ -96,6 +104,21 @@ def _read_torchscript(path: Path) -> WeightsFile:
     kinds = {child.original_name for name, child in module.named_modules() if name.startswith("visual.")}
     activation: Activation | None = "quick_gelu" if "QuickGELU" in kinds else "gelu" if "GELU" in kinds else None
     return WeightsFile(dict(module.state_dict()), activation)
+
+
+def _pickled(path: Path, content: Any) -> WeightsFile:
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    description = _description(meta.get(DESCRIPTION)) if isinstance(meta, Mapping) else None
+    return WeightsFile(_state_dict(path, content), (description or {}).get("options", {}).get("activation"), description)
+
+
+def _description(text: Any) -> dict[str, Any] | None:
+    """What an export says of its model; None for anything else, as others may use the name too."""
+    try:
+        description = json.loads(text)
+        return description if description.keys() >= {"model", "options", "classes"} else None
+    except (TypeError, ValueError, AttributeError):
+        return None
 
 
 def _unpickle(path: Path, mmap: bool) -> Any:

@@ -1,0 +1,87 @@
+"""Which model a trained checkpoint is of: its name and arguments for ``create_model``, from names and shapes alone.
+
+Each model's class says what it recognises (``VideoModel.infer_arguments``). What leaves no trace in tensors, adapter
+scale, activation and number of heads, is the published default, or is told by a file that this project wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from aim_fast.errors import WeightsError
+from aim_fast.models.architecture import what_else
+from aim_fast.models.registry import MODELS, find_entry
+from aim_fast.models.state_dict import strip_prefixes
+from aim_fast.models.weight_files import WeightsFile
+
+# What names a tower that a model of the table would have as its own.
+_SIZES = ("embed_dim", "depth", "depths", "patch_size", "window_size")
+
+
+class Identified(NamedTuple):
+    """``create_model(model, **arguments)`` takes the file; ``classes`` where the file names them."""
+
+    model: str
+    arguments: dict[str, Any]
+    classes: list[str] | None = None
+
+
+def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identified:
+    """The model that a trained checkpoint is of; ``asked``: a model's name that it has to be.
+
+    Raises WeightsError for a file without a trained model in it, and for one of another variant than asked, saying
+    which it is.
+    """
+    tensors = strip_prefixes(file.tensors, where)
+    tensors.pop("proj", None)
+    told = file.description or {}
+    variant, found = _recognise(tensors, where)
+    if "fc_cls.weight" not in tensors:
+        raise WeightsError(f"{where}: holds no classifier (fc_cls): no trained model; give it as --weights instead")
+    found["num_classes"] = len(tensors["fc_cls.weight"])
+    if asked is None and told:
+        return Identified(told["model"], dict(told["options"]), told.get("classes"))
+    name = asked or _name(variant, found)
+    entry = find_entry(name)
+    if entry.model is not variant:
+        raise WeightsError(
+            f"{where}: is {_article(_name(variant, found))} checkpoint, not {name}: give --model {_name(variant, found)}"
+        )
+    if asked or _fits(entry.arguments, found, _SIZES):
+        found.pop("num_heads", None)  # the table knows
+    return Identified(name, found, told.get("classes"))
+
+
+def _recognise(tensors: Mapping[str, Tensor], where: str) -> tuple[Any, dict[str, Any]]:
+    for variant in _variants():
+        if (found := variant.infer_arguments(tensors, where)) is not None:
+            return variant, found
+    if any("_Adapter" in name for name in tensors):
+        raise WeightsError(f"{where}: holds adapters of no model known here: {what_else(tensors)}")
+    raise WeightsError(f"{where}: holds no adapters: no trained model; give a run's folder")
+
+
+def _variants() -> list[Any]:
+    """The classes of the table, each once."""
+    return list(dict.fromkeys(entry.model for entry in MODELS.values()))
+
+
+def _name(variant: Any, found: Mapping[str, Any]) -> str:
+    """The table's name whose trunk has the sizes found, else the class's first."""
+    names = [name for name, entry in MODELS.items() if entry.model is variant]
+    for keys in ((*_SIZES, "img_size"), _SIZES):
+        for name in names:
+            if _fits(MODELS[name].arguments, found, keys):
+                return name
+    return names[0]
+
+
+def _fits(arguments: Mapping[str, Any], found: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
+    return all(arguments[key] == found[key] for key in keys if key in arguments and key in found)
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name.startswith("aim") else f"a {name}"
