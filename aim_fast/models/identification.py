@@ -47,9 +47,9 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identif
     name = asked or _name(variant, found)
     entry = find_entry(name)
     if entry.model is not variant:
-        raise WeightsError(
-            f"{where}: is {_article(_name(variant, found))} checkpoint, not {name}: give --model {_name(variant, found)}"
-        )
+        right = _name(variant, found)
+        article = "an" if right.startswith("aim") else "a"
+        raise WeightsError(f"{where}: is {article} {right} checkpoint, not {name}: give --model {right}")
     if asked or _fits(entry.arguments, found, _SIZES):
         found.pop("num_heads", None)  # the table knows
     return Identified(name, found, told.get("classes"))
@@ -74,14 +74,10 @@ def _name(variant: Any, found: Mapping[str, Any]) -> str:
     names = [name for name, entry in MODELS.items() if entry.model is variant]
     for keys in ((*_SIZES, "img_size"), _SIZES):
         for name in names:
-            if _fits(MODELS[name].arguments, found, keys):
+            if _fits({"img_size": 224, **MODELS[name].arguments}, found, keys):
                 return name
     return names[0]
 
 
 def _fits(arguments: Mapping[str, Any], found: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
     return all(arguments[key] == found[key] for key in keys if key in arguments and key in found)
-
-
-def _article(name: str) -> str:
-    return f"an {name}" if name.startswith("aim") else f"a {name}"

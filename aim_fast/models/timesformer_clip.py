@@ -15,8 +15,8 @@ You Need for Video Understanding?, ICML 2021, in the form that Yang et al., ICLR
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F

@@ -58,8 +58,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         raise WeightsError(f"weights file {path} is empty (0 bytes): copy or download it again")
     if head.startswith(b"PK\x03\x04"):
         return _read_archive(path)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= DESCRIPTION = "aim_fast"  # the key of an export's description, JSON, in its metadata
-_LARGEST_SAFETENSORS_HEADER:
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_SAFETENSORS_HEADER:
         return _read_safetensors(path)
     if head.startswith(b"\x80"):
         return _pickled(path, _unpickle(path, mmap=False))
@@ -109,7 +108,8 @@ def _read_torchscript(path: Path) -> WeightsFile:
 def _pickled(path: Path, content: Any) -> WeightsFile:
     meta = content.get("meta") if isinstance(content, Mapping) else None
     description = _description(meta.get(DESCRIPTION)) if isinstance(meta, Mapping) else None
-    return WeightsFile(_state_dict(path, content), (description or {}).get("options", {}).get("activation"), description)
+    activation = description["options"].get("activation") if description else None
+    return WeightsFile(_state_dict(path, content), activation, description)
 
 
 def _description(text: Any) -> dict[str, Any] | None:

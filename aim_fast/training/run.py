@@ -11,15 +11,21 @@ from typing import Any
 import torch
 
 from aim_fast.errors import CheckpointError, UsageError
-from aim_fast.models.architecture import infer_architecture, usual_heads
 from aim_fast.models.registry import argument_names, create_model
-from aim_fast.models.weight_files import read_weights
 from aim_fast.models.weights import WeightsReport, load_weights, trunk_names
-from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, copy_values, find_checkpoint, read_checkpoint
+from aim_fast.training.checkpoint import (
+    ADAPTERS,
+    Checkpoint,
+    Description,
+    copy_values,
+    find_checkpoint,
+    read_checkpoint,
+)
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.metrics import METRICS
 from aim_fast.training.recipe import Recipe, coerce, load_recipe, recipe_differences
 from aim_fast.training.run_lock import check_unlocked
+from aim_fast.training.trained_file import read_trained
 from aim_kernels import hold_trunk
 
 RECIPE = "recipe.yaml"
@@ -123,14 +129,26 @@ def open_run(path: str | Path, overrides: dict[str, Any], place: Place, classes:
     """
     path = Path(path)
     if path.is_file() and path.name != ADAPTERS:
-        return _open_published(path, overrides, place, classes)
+        return _open_file(path, overrides, place, classes)
+    model, description, report = restore_run(path, overrides)
+    recipe = saved_recipe(path) or load_recipe(None, {"model": description.model})
+    recipe = recipe.replace(**{name: coerce(name, value, "command line") for name, value in overrides.items()})
+    return Run(_ready(model, place), description.classes, recipe, find_checkpoint(path, "best"), report.lines)
+
+
+def restore_run(path: str | Path, overrides: dict[str, Any]) -> tuple[Any, Description, WeightsReport]:
+    """The model of a run's best checkpoint, or of a checkpoint folder, on the CPU in fp32, and what it is.
+
+    `overrides`: recipe fields as typed; `weights` names the trunk where it has moved.
+    """
+    path = Path(path)
     folder = find_checkpoint(path, "best")
     checkpoint = read_checkpoint(folder)
     _refuse_other_structure(path, checkpoint, overrides)
-    recipe = saved_recipe(folder) or load_recipe(None, {"model": checkpoint.description.model})
-    recipe = recipe.replace(**{name: coerce(name, value, "command line") for name, value in overrides.items()})
-    model, report = _restore(checkpoint, recipe.weights or checkpoint.description.weights, recipe.seed)
-    return Run(_ready(model, place), checkpoint.description.classes, recipe, folder, report.lines)
+    recipe = saved_recipe(folder)
+    weights = overrides.get("weights") or (recipe and recipe.weights) or checkpoint.description.weights
+    model, report = _restore(checkpoint, weights, recipe.seed if recipe else 0)
+    return model, checkpoint.description, report
 
 
 def load_run(path: str | Path, device: str = "auto", precision: str = "auto", **overrides: Any) -> Run:
@@ -175,22 +193,11 @@ def _restore(checkpoint: Checkpoint, weights: str, seed: int) -> tuple[Any, Weig
     return model, report
 
 
-def _open_published(path: Path, overrides: dict[str, Any], place: Place, classes: list[str] | None) -> Run:
-    sizes = infer_architecture(read_weights(path).tensors, str(path))
-    if "num_classes" not in sizes or not sizes.get("adapters"):
-        raise CheckpointError(f"{path}: holds no adapters or no classifier: no trained model; give a run's folder")
-    if "model" not in overrides:
-        sizes["num_heads"] = usual_heads(sizes["embed_dim"])
-    recipe = load_recipe(None, {"weights": str(path), **overrides})
-    if "frames" in overrides:
-        sizes["num_frames"] = recipe.frames
-    recipe = recipe.replace(frames=sizes.get("num_frames", recipe.frames), num_tadapter=sizes.get("num_tadapter", 1))
-    count = sizes["num_classes"]
-    if classes is not None and len(classes) != count:
-        raise CheckpointError(
-            f"{path}: has {count} classes, the data set {len(classes)}; evaluate it on the data it was trained on"
-        )
-    # the published code adds the temporal embedding at the stem, whichever blocks have adapters
-    model = create_model(recipe.model, **sizes, temporal_place="stem", adapter_scale=recipe.adapter_scale)
-    report = load_weights(model, str(path))
-    return Run(_ready(model, place), classes or [f"class {i}" for i in range(count)], recipe, path, report.lines)
+def _open_file(path: Path, overrides: dict[str, Any], place: Place, classes: list[str] | None) -> Run:
+    model, description, report = read_trained(path, overrides, classes)
+    recipe = load_recipe(None, {"weights": str(path), **overrides, "model": description.model})
+    taken = {
+        name: description.options[name] for name in ("num_tadapter", "adapter_scale") if name in description.options
+    }
+    recipe = recipe.replace(frames=model.num_frames, **taken)
+    return Run(_ready(model, place), description.classes, recipe, path, report.lines)

@@ -1,0 +1,30 @@
+"""`aim-fast convert`: published checkpoints into runs or single files, and runs into published checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from aim_fast.cli.options import recipe_options, typed
+
+
+@click.command("convert")
+@click.argument("source", metavar="RUN|CHECKPOINT")
+@click.argument("destination", metavar="FOLDER|FILE")
+@click.option("--classes", metavar="FILE", help="class names of a checkpoint without: one a line, or JSON")
+@recipe_options(("model", "adapter_scale", "activation", "weights"))
+def command(source: str, destination: str, classes: str | None, **options: Any) -> None:
+    """Turn a trained model into another form; every tensor keeps its bits.
+
+    Which model a checkpoint is of is read from its tensors. FILE ending in .pth or .pt has the published names
+    (backbone., cls_head., below state_dict), in .safetensors bare ones; FOLDER becomes a run.
+
+    \b
+    aim-fast convert vit_b_clip_32frame_k400.pth runs/published --classes k400_classes.txt
+    aim-fast convert runs/ssv2 aim_ssv2.pth
+    """
+    from aim_fast.training.conversion import convert
+
+    for line in convert(source, destination, typed(options), classes):
+        click.echo(line)

@@ -1,0 +1,154 @@
+"""`aim-fast convert`: published checkpoints in and out of runs, every bit kept, every variant told from its tensors."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from aim_fast import create_model
+from aim_fast.models.identification import identify
+from aim_fast.models.weight_files import WeightsFile, read_weights
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+VARIANTS = {"aim_vit_clip_1t": "aim_vit", "aim_vit_clip_2t": "aim_vit", "timesformer_clip": "timesformer"}
+
+
+def published(case, folder):
+    """A golden case's model as the published code saves it, and its configuration."""
+    with safe_open(GOLDEN / f"{case}.safetensors", "pt") as file:
+        names = [name for name in file.keys() if name.startswith("state/")]  # noqa: SIM118
+        state = {name.removeprefix("state/"): file.get_tensor(name) for name in names}
+        golden = {name: file.get_tensor(name) for name in ("input", "logits")}
+        config = json.loads(file.metadata()["config"])
+    path = folder / f"{case}.pth"
+    torch.save({"meta": {"epoch": 30, "mmaction_version": "0.20"}, "state_dict": state, "optimizer": {}}, path)
+    return path, state, config, golden
+
+
+@pytest.mark.parametrize("case", VARIANTS)
+def test_published_checkpoints_pass_through_runs_and_files_bit_for_bit(case, aim_fast, tmp_path):
+    path, state, config, _ = published(case, tmp_path)
+    scale = ("--adapter-scale", config["adapter_scale"]) if "adapter_scale" in config else ()
+    for source, target in (
+        (path, "run"),
+        ("run", "again.pth"),
+        ("again.pth", "bare.safetensors"),
+        ("bare.safetensors", "b.pth"),
+    ):
+        options = scale if source is path else ()
+        status, out, err = aim_fast("convert", tmp_path / source, tmp_path / target, *options)
+        assert status == 0, err
+        assert f"{VARIANTS[case]}" in out
+    for name in ("again.pth", "b.pth"):
+        content = torch.load(tmp_path / name, weights_only=True)
+        assert content["state_dict"].keys() == state.keys()
+        assert all(torch.equal(content["state_dict"][key], tensor) for key, tensor in state.items())
+    bare = load_file(tmp_path / "bare.safetensors")
+    assert bare.keys() == {key.removeprefix("backbone.").removeprefix("cls_head.") for key in state}
+
+
+@pytest.mark.parametrize("case", VARIANTS)
+def test_identified_models_compute_the_golden_logits(case, tmp_path):
+    path, state, config, golden = published(case, tmp_path)
+    found = identify(read_weights(path), str(path))
+    heads = config["heads"]  # these tiny models have heads that no CLIP has
+    scale = {"adapter_scale": config["adapter_scale"]} if "adapter_scale" in config else {}
+    model = create_model(found.model, **{**found.arguments, "num_heads": heads, **scale}).double().eval()
+    model.load_state_dict({name.split(".", 1)[1]: tensor for name, tensor in state.items()})
+    torch.testing.assert_close(model(golden["input"].double()), golden["logits"].double(), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "name", ["aim_vit_b16_clip", "aim_vit_b32_clip", "aim_vit_l14_336_clip", "aim_vit_h14_clip", "aim_vit_bigg14_clip",
+             "aim_vit_h14_clipa", "timesformer_l14_clip"]
+)  # fmt: skip
+def test_sizes_name_the_registered_model(name):
+    with torch.device("meta"):
+        state = create_model(name, num_frames=16, num_classes=174).state_dict()
+    found = identify(WeightsFile({f"backbone.{key}": tensor for key, tensor in state.items()}), "it")
+    assert found.model == name
+    assert found.arguments["num_frames"] == 16
+    with torch.device("meta"):
+        again = create_model(found.model, **found.arguments)
+    assert {key: t.shape for key, t in again.state_dict().items()} == {key: t.shape for key, t in state.items()}
+
+
+def test_a_converted_run_predicts_as_the_checkpoint_and_knows_its_classes(aim_fast, motion_set, tmp_path, trained):
+    video = next((motion_set / "20bn-something-something-v2").glob("*.webm"))
+    assert aim_fast("convert", trained, tmp_path / "aim.pth")[0] == 0
+    assert aim_fast("convert", tmp_path / "aim.pth", tmp_path / "run")[0] == 0
+    answers = [
+        aim_fast("predict", model, video, "--json") for model in (trained, tmp_path / "aim.pth", tmp_path / "run")
+    ]
+    assert [status for status, _, _ in answers] == [0, 0, 0]
+    assert answers[0][1] == answers[1][1] == answers[2][1]
+    status, out, err = aim_fast("eval", tmp_path / "run", "--dataset", "ssv2", "--data-root", motion_set, "--json", "-")
+    assert status == 0, err
+    assert json.loads(out)["videos"] == 16
+    status, _, err = aim_fast(
+        "train", "--output", tmp_path / "run", "--resume", "--dataset", "ssv2", "--data-root", motion_set
+    )
+    assert status == 2
+    assert "was converted and holds no optimiser" in err
+
+
+def test_class_names_are_given_as_a_file(aim_fast, tmp_path):
+    path, *_ = published("aim_vit_clip_1t", tmp_path)
+    for text, name in (
+        ("walk\nrun\nsit\njump\nfall\n", "lines.txt"),
+        ('{"run": 1, "walk": "0", "sit": 2, "jump": 3, "fall": 4}', "o.json"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert aim_fast("convert", path, tmp_path / f"{name}.pth", "--classes", tmp_path / name)[0] == 0
+        assert read_weights(tmp_path / f"{name}.pth").description["classes"] == ["walk", "run", "sit", "jump", "fall"]
+    status, out, _ = aim_fast("convert", path, tmp_path / "numbered.pth")
+    assert status == 0
+    assert "names no classes" in out
+
+
+def bad(kind, folder):
+    path, state, *_ = published("aim_vit_clip_1t", folder)
+    if kind == "trunk":
+        state = {name: tensor for name, tensor in state.items() if "Adapter" not in name}
+    elif kind == "headless":
+        state = {name: tensor for name, tensor in state.items() if "fc_cls" not in name}
+    elif kind == "alien":
+        state = {"blocks.0.Q_Adapter.D_fc1.weight": torch.zeros(2, 2), "blocks.0.attn.k": torch.zeros(2)}
+    elif kind == "holes":
+        del state["backbone.transformer.resblocks.1.attn.out_proj.weight"]
+    torch.save({"state_dict": state}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("whole", ("--model", "timesformer_b16_clip"), "is an aim_vit_b16_clip checkpoint, not timesformer_b16_clip"),
+        ("whole", ("--model", "aim_vit_b17_clip"), "did you mean 'aim_vit_b1"),
+        ("whole", ("--classes", "missing.txt"), "missing.txt: cannot be read as class names"),
+        ("trunk", (), "holds no adapters"),
+        ("headless", (), "holds no classifier"),
+        ("alien", (), "adapters of no model known here"),
+        ("holes", (), "missing transformer.resblocks.1.attn.out_proj.weight"),
+    ],
+)
+def test_what_cannot_be_converted_is_one_line_and_writes_nothing(kind, options, message, aim_fast, tmp_path):
+    status, _, err = aim_fast("convert", bad(kind, tmp_path), tmp_path / "out", *options)
+    assert (status, err.count("\n")) == (2, 1)
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_destinations_are_not_overwritten(aim_fast, tmp_path):
+    path, *_ = published("aim_vit_clip_1t", tmp_path)
+    before = path.read_bytes()
+    status, _, err = aim_fast("convert", path, path)
+    assert status == 2
+    assert "is there already" in err
+    assert path.read_bytes() == before
+    status, _, err = aim_fast("convert", path, tmp_path / "no" / "folder.pth")
+    assert status == 2
+    assert "there is no folder" in err
