@@ -202,6 +202,4 @@ def _read_state(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {what}") from None
     if not isinstance(state, dict) or "step" not in state:
         raise CheckpointError(f"{path}: {what}")
-    if "optimizer" not in state:
-        raise CheckpointError(f"{path}: was converted and holds no optimiser, so it cannot be resumed")
     return state

@@ -169,6 +169,8 @@ class Trainer:
             return
         checkpoint = read_checkpoint(find_checkpoint(self.folder, "last"), with_state=True)
         state, saved = checkpoint.state or {}, checkpoint.description
+        if "optimizer" not in state:
+            raise CheckpointError(f"{self.folder}: was converted and holds no optimiser, so it cannot be resumed")
         if saved.trunk_sha256 != self.description.trunk_sha256:
             raise CheckpointError(
                 f"{self.folder}: was trained on the trunk of {saved.weights}; give the same --weights"
