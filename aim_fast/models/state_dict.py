@@ -47,7 +47,7 @@ def strip_prefixes(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tenso
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str, among: set[str] | None = None) -> None:
     """Copy ``tensors`` into the model's of the same names; ``among``: the names to fill (default: all of the model's).
 
-    Raises WeightsError naming everything missing, unexpected or of another shape, before anything is copied.
+    Raises WeightsError naming everything missing, unexpected, of another shape or not finite; nothing is copied then.
     """
     own = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if among is None or name in among}
     problems = []
@@ -62,6 +62,9 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str, a
     ]
     if shapes:
         problems.append("of another shape " + ", ".join(shapes))
+    odd = [name for name in sorted(own.keys() & tensors.keys()) if not tensors[name].isfinite().all()]
+    if odd:
+        problems.append("not finite " + ", ".join(odd))
     if problems:
         raise WeightsError(f"{where} does not fit the model: {'; '.join(problems)}")
     with torch.no_grad():

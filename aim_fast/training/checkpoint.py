@@ -13,6 +13,7 @@ no link names any more is removed.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -77,7 +78,10 @@ def save_checkpoint(
         }
         saved = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
         (temporary / ADAPTERS).write_bytes(save(saved, metadata))
-        torch.save(state, temporary / STATE)
+        # written from memory: torch.save to a disk that is full raises what says nothing of the disk
+        packed = io.BytesIO()
+        torch.save(state, packed)
+        (temporary / STATE).write_bytes(packed.getbuffer())
         for path in (temporary / ADAPTERS, temporary / STATE, temporary):
             _sync(path)
         _replace_folder(temporary, target)

@@ -7,6 +7,7 @@ to 1, that training waited for frames.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,22 @@ class MetricsLog:
             raise CheckpointError(f"{folder}: cannot be written ({error.strerror}); give another --output") from None
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and name != "epoch":
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+        try:
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            for name, value in values.items():
+                if isinstance(value, (int, float)) and name != "epoch":
+                    self._events.add_scalar(f"{kind}/{name}", value, step)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: metrics not written ({error.strerror}); make room, then --resume"
+            ) from None
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        """Ends both files; what a full disk does not take any more of the events is dropped."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._events.close()
 
 
 def draw_curves(folder: Path, chance: float | None = None) -> Path:

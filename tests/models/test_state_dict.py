@@ -81,3 +81,12 @@ def test_tensors_take_the_dtype_of_the_model():
     aim_fast.load_checkpoint(model, {name: tensor.bfloat16() for name, tensor in theirs.state_dict().items()})
     assert model.conv1.weight.dtype == torch.float64
     torch.testing.assert_close(model.conv1.weight, theirs.conv1.weight.bfloat16().double())
+
+
+def test_values_that_are_not_finite_are_refused_by_name():
+    model, state = small(), small().state_dict()
+    state["ln_post.weight"][3] = float("nan")
+    before = model.ln_post.weight.clone()
+    with pytest.raises(WeightsError, match=r"not finite ln_post\.weight$"):
+        aim_fast.load_checkpoint(model, state)
+    assert torch.equal(model.ln_post.weight, before)
