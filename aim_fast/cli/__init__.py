@@ -10,7 +10,10 @@ import click
 
 from aim_fast.errors import AimFastError, nearest
 
-COMMANDS = ("train", "eval", "predict", "index", "datasets", "shard", "demo", "models", "compare", "convert", "doctor")
+COMMANDS = (
+    *("train", "eval", "predict", "index", "datasets", "shard"),
+    *("demo", "ablate", "models", "compare", "convert", "doctor"),
+)
 
 
 class _Commands(click.Group):

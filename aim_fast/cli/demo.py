@@ -39,7 +39,8 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     for path in earlier:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    from aim_fast.data.motion import MOTIONS, write_demo_set
+    from aim_fast.data.motion import MOTIONS
+    from aim_fast.training.demo_set import DATA, TRUNK, held_out_clips, make_clips, make_trunk
     from aim_fast.training.devices import join_processes
     from aim_fast.training.loop import train
     from aim_fast.training.prediction import predict_files
@@ -47,7 +48,6 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     from aim_fast.training.recipe import load_recipe
     from aim_fast.training.report import evaluate_run
     from aim_fast.training.run import absolute_paths
-    from aim_fast.training.stills import train_stills
 
     progress = RunProgress()
     fields = typed(options)
@@ -55,23 +55,15 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be made ({error.strerror}); give another --output") from None
-    held_out = max(clips // 4, len(MOTIONS))
-    recipe = load_recipe(
-        "demo", {"data_root": str(folder / "data"), "weights": str(folder / "trunk.safetensors"), **fields}
-    )
+    held_out = held_out_clips(clips)
+    recipe = load_recipe("demo", {"data_root": str(folder / DATA), "weights": str(folder / TRUNK), **fields})
 
     progress.say(f"1/5 writing {clips} + {held_out} clips of moving objects to {folder / 'data'}")
-    count = progress.counter("clips", clips + held_out)
-    write_demo_set(folder / "data", clips, held_out, recipe.seed, progress=count)
-    progress.close()
+    make_clips(folder, clips, recipe.seed, progress)
 
     progress.say(f"2/5 training an image Transformer on {stills} still objects")
-    count = progress.counter("stills", still_steps * 64)
     with join_processes(recipe.device, recipe.precision) as place:
-        scores = train_stills(
-            recipe.model, folder / "trunk.safetensors", place, stills, still_steps, seed=recipe.seed, progress=count
-        )
-    progress.close()
+        scores = make_trunk(folder, recipe.model, place, stills, still_steps, recipe.seed, progress)
     progress.say(
         f"    it names {100 * scores['colour']:.0f} % of colours, {100 * scores['shape']:.0f} % of shapes right"
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_build_index
 from aim_fast.data.formats import same_classes
+from aim_fast.data.share import share_of_classes
 from aim_fast.errors import UsageError
 from aim_fast.training.devices import Place, first_process_first
 from aim_fast.training.progress import RunProgress
@@ -37,6 +38,9 @@ def open_split(recipe: Recipe, split: str, place: Place, progress: RunProgress) 
         index = load_or_build_index(dataset, root, split, workers=recipe.workers, progress=progress.shown)
     for line in index.summary():
         progress.say(line)
+    if split == "train" and recipe.data_share < 1:
+        whole, index = len(index), share_of_classes(index, recipe.data_share, recipe.seed)
+        progress.say(f"{len(index)} of {whole} training clips are used, {100 * recipe.data_share:g} % of each class")
     return index
 
 

@@ -58,6 +58,7 @@ class Recipe:
     # what it is trained on
     dataset: str | None = _option(None, "data set, as `aim-fast datasets` lists them")
     data_root: str | None = _option(None, "folder of the data set")
+    data_share: float = _option(1.0, "share of each class's training clips that is used, drawn by seed")
     read_order: str = _option(
         "shuffled", "shuffled, or shards: whole tar shards one after another, for disks slow at random access"
     )
@@ -171,6 +172,8 @@ def _check(recipe: Recipe) -> None:
         pair = getattr(recipe, name)
         if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
             refuse(name, "two numbers, the smaller first")
+    if not 0 < recipe.data_share <= 1:
+        refuse("data_share", "above 0 and at most 1")
     if len(recipe.betas) != 2 or not all(0 <= beta < 1 for beta in recipe.betas):
         refuse("betas", "two numbers from 0 to 1")
     if len(recipe.randaugment) not in (0, 2):
