@@ -11,8 +11,21 @@ import click
 from aim_fast.errors import AimFastError, nearest
 
 COMMANDS = (
-    *("train", "eval", "predict", "index", "datasets", "shard"),
-    *("demo", "ablate", "models", "compare", "convert", "doctor"),
+COMMANDS = (
+    "train",
+    "eval",
+    "predict",
+    "index",
+    "datasets",
+    "transcode",
+    "shard",
+    "demo",
+    "ablate",
+    "models",
+    "compare",
+    "convert",
+    "doctor",
+)
 )
 
 

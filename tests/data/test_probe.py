@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from aim_fast.data import scan as scanning
 from aim_fast.data.probe import MISSING, probe
 from aim_fast.data.scan import Prober, scan
 from aim_fast.data.truncation import missing_bytes
@@ -89,9 +88,9 @@ def test_a_worker_that_hangs_or_dies_costs_its_file_alone(videos, monkeypatch):
     whole = str(videos["vp9"])
     prober = Prober()
     try:
-        monkeypatch.setattr(scanning, "_SERVE", "import time; time.sleep(60)")
+        monkeypatch.setattr(prober.worker, "program", "import time; time.sleep(60)")
         assert "hangs the decoder" in prober.probe(whole, seconds=0.5).error
-        monkeypatch.setattr(scanning, "_SERVE", "import os; os.abort()")
+        monkeypatch.setattr(prober.worker, "program", "import os; os.abort()")
         assert "crashes the decoder" in prober.probe(whole).error
         monkeypatch.undo()
         assert prober.probe(whole).error is None

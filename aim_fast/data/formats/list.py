@@ -20,10 +20,11 @@ from aim_fast.data.formats import Clip, Listing
 from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, read_lines
 from aim_fast.errors import DataError
 
-__all__ = ["LAYOUT", "SOURCE", "list_file", "read"]
+__all__ = ["LAYOUT", "SOURCE", "list_file", "read", "rewrite_list"]
 
 LAYOUT = "train.txt and val.txt with lines 'path label' (space or comma; integers or class names), or such a file"
 SOURCE = "your own videos"
+_CLASS_FILES = ("classes.txt", "labels.txt")
 _SPLIT_NAMES = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
 _ENTRY = re.compile(rf"^(?P<path>.*(?:{_EXTENSION}))\"?(?:\s*,\s*|\s+)(?P<label>\S.*)$", re.IGNORECASE)
@@ -50,6 +51,22 @@ def read(root: Path, split: str) -> Listing:
             )
         clips.append(Clip(_located(path, file.parent, folder), number, path))
     return Listing(classes, clips)
+
+
+def rewrite_list(file: Path, root: Path, targets: dict[str, str], extension: str) -> str:
+    """The text of a list whose clips are elsewhere, in order and with their labels.
+
+    A file that is no list, such as ``classes.txt``, is given back as it is. ``targets`` holds the new path of every
+    clip's old one; a clip that has none keeps its line under the new extension.
+    """
+    if file.name in _CLASS_FILES:
+        return "\n".join(read_lines(file)) + "\n"
+    folder = root if root.is_dir() else root.parent
+    lines = []
+    for _, path, label in _entries(file):
+        old = _located(path, file.parent, folder)
+        lines.append(f"{targets.get(old, os.path.splitext(path)[0] + extension)} {label}")
+    return "\n".join(lines) + "\n"
 
 
 def list_file(root: Path, split: str) -> Path:
@@ -98,7 +115,7 @@ def _integers(entries: list[tuple[int, str, str]]) -> bool:
 
 
 def _named_classes(file: Path) -> list[str]:
-    for name in ("classes.txt", "labels.txt"):
+    for name in _CLASS_FILES:
         if (file.parent / name).is_file() and (file.parent / name) != file:
             return [line.strip() for line in read_lines(file.parent / name) if line.strip()]
     return []
