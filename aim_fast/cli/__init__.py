@@ -11,21 +11,8 @@ import click
 from aim_fast.errors import AimFastError, nearest
 
 COMMANDS = (
-COMMANDS = (
-    "train",
-    "eval",
-    "predict",
-    "index",
-    "datasets",
-    "transcode",
-    "shard",
-    "demo",
-    "ablate",
-    "models",
-    "compare",
-    "convert",
-    "doctor",
-)
+    *("train", "eval", "predict", "index", "datasets", "transcode", "shard"),
+    *("demo", "ablate", "models", "compare", "convert", "doctor"),
 )
 
 
