@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from aim_kernels import (
+    group_attention_triton,
     layer_norm,
     patch_embed_triton,
     residual,
@@ -96,6 +97,20 @@ def kernels(architecture: int) -> Iterator[Kernel]:
             )
 
         yield from _stem(model, width, architecture)
+    yield from _swin(architecture)
+
+
+def _swin(architecture: int) -> Iterator[Kernel]:
+    """Swin's attention in windows of 7 × 7, and in time over the 16 steps of 32 frames; heads of 32 channels."""
+    for place, length in (("windows", 49), ("time", 16)):
+        for direction, extra in (("forward", {}), ("backward", {"SPAN": 64, "NEEDS_BIAS": True})):
+            constants, options = group_attention_triton.launch_shape(direction, length, 32, architecture)
+            function = getattr(group_attention_triton, f"_{direction}_kernel")
+            constants |= {"PRECISION": "tf32", **extra}
+            types = {"table_ptr": "*i32", "bias_ptr": "*fp32", "dbias_ptr": "*fp32"}
+            signature = signature_of(function, constants, **types)
+            name = f"group_attention {direction}"
+            yield Kernel(name, f"Swin {place}", function, signature, constants, options, tensor_cores=True)
 
 
 def _stem(model: str, width: int, architecture: int) -> Iterator[Kernel]:

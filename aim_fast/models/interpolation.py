@@ -28,3 +28,21 @@ def interpolate_frames(embedding: Tensor, num_frames: int) -> Tensor:
     """
     resampled = F.interpolate(embedding.float().transpose(1, 2), size=num_frames, mode="linear", align_corners=False)
     return resampled.transpose(1, 2)
+
+
+def interpolate_bias_table(table: Tensor, window: int) -> Tensor:
+    """Swin's table of relative position biases ``[(2v − 1)², h]`` for windows of another size, ``[(2w − 1)², h]``.
+
+    Bicubic over the offsets in rows and columns, as Swin and Video Swin do; fp32.
+    """
+    old, new = math.isqrt(len(table)), 2 * window - 1
+    grid = table.float().T.reshape(1, -1, old, old)
+    return F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False).flatten(2)[0].T
+
+
+def interpolate_offsets(table: Tensor, rows: int) -> Tensor:
+    """A table of biases by offset in time ``[2T − 1, h]`` for another number of steps, ``[rows, h]`` in fp32.
+
+    Linear, the largest offsets staying the largest: they stand for the ends of the clip.
+    """
+    return F.interpolate(table.float().T[None], size=rows, mode="linear", align_corners=True)[0].T

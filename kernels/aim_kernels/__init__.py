@@ -1,6 +1,6 @@
 """aim_kernels: the operators of AIM, and the modules made of them, for any model.
 
-``AIMBlock``, ``Adapter`` and ``TemporalAttention`` are drop-in ``torch.nn`` modules with the published parameter names;
+``AIMBlock``, ``AIMSwinBlock``, ``Adapter`` and ``TemporalAttention`` are drop-in ``torch.nn`` modules with the published parameter names;
 the ``*_adaptation_reference`` functions are the same mathematics on explicit tensors, in plain torch.
 """
 
@@ -12,9 +12,11 @@ from aim_kernels.adaptation import (
 )
 from aim_kernels.modules import Adapter, AIMBlock, DropPath, TemporalAttention
 from aim_kernels.precision import hold_trunk
+from aim_kernels.swin_block import AIMSwinBlock
 
 __all__ = [
     "AIMBlock",
+    "AIMSwinBlock",
     "Adapter",
     "AdapterWeights",
     "DropPath",

@@ -1,9 +1,10 @@
 """Block shapes of every Triton kernel: one committed table, so that no user's first step is spent on autotuning.
 
 ``block_shape(kernel, size, architecture)`` gives the launch parameters of ``kernel`` for a size class (the head
-dimension for attention, the row width for norms and adapters). Entries were chosen so that no kernel spills registers
-and every one fits the shared memory of sm_80, 86, 89, 90 and 100 (tests/kernels/test_ahead_of_time.py compiles them
-all); `python -m bench kernels` on a GPU is what should replace them by measured ones.
+dimension for attention, the length of a group for attention within groups, the row width for norms and adapters).
+Entries were chosen so that no kernel spills registers and every one fits the shared memory of sm_80, 86, 89, 90 and 100
+(tests/kernels/test_ahead_of_time.py compiles them all); `python -m bench kernels` on a GPU is what should replace them
+by measured ones.
 """
 
 from __future__ import annotations
@@ -27,6 +28,17 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
     "spatial_attention_forward": [(64, BlockShape(128, 64, 4, 2)), (128, BlockShape(64, 64, 4, 2))],
     "spatial_attention_backward_queries": [(64, BlockShape(64, 64, 4, 2)), (128, BlockShape(64, 32, 4, 2))],
     "spatial_attention_backward_keys": [(64, BlockShape(32, 64, 4, 2)), (128, BlockShape(32, 64, 4, 2))],
+    # by the tokens of a group, padded to a power of two
+    "group_attention_forward": [
+        (16, BlockShape(16, 16, 1, 1)),
+        (32, BlockShape(32, 32, 2, 1)),
+        (64, BlockShape(64, 64, 4, 1)),
+    ],
+    "group_attention_backward": [
+        (16, BlockShape(16, 16, 1, 1)),
+        (32, BlockShape(32, 32, 2, 1)),
+        (64, BlockShape(64, 64, 8, 1)),
+    ],
     "layer_norm": [
         (1024, BlockShape(4, 1024, 4, 1)),
         (2048, BlockShape(2, 2048, 4, 1)),

@@ -11,17 +11,22 @@ import torch
 from torch import nn
 
 from aim_kernels.modules import AIMBlock
+from aim_kernels.swin_block import AIMSwinBlock
 
 
 def hold_trunk(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Casts, in place, the frozen attention and MLP weights of every :class:`AIMBlock` in ``model`` to ``dtype``.
+    """Casts, in place, the frozen projections of every :class:`AIMBlock` and :class:`AIMSwinBlock` to ``dtype``.
 
-    Weights that require a gradient are left alone. Returns ``model``.
+    Weights that require a gradient are left alone, and so are Swin's small tables of biases. Returns ``model``.
     """
     for block in model.modules():
+        parts: tuple[nn.Module, ...] = ()
         if isinstance(block, AIMBlock):
-            for part in (block.attn, block.mlp):
-                for parameter in part.parameters():
-                    if not parameter.requires_grad:
-                        parameter.data = parameter.data.to(dtype)
+            parts = (block.attn, block.mlp)
+        elif isinstance(block, AIMSwinBlock):
+            parts = (block.attn.qkv, block.attn.proj, block.mlp)
+        for part in parts:
+            for parameter in part.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
     return model

@@ -1,0 +1,272 @@
+"""AIM on a Swin Transformer: a frozen hierarchical image trunk with temporal, spatial and joint adapters.
+
+Shapes: B clips, T steps of time = num_frames / 2, a frame of side × side tokens, D the stage's width.
+
+    stem    patches of 2 frames × 4 × 4 pixels -> norm                       [B, T, N, D], N = (img_size / 4)²
+    stages  depths[i] × aim_kernels.AIMSwinBlock, every other one shifted, the temporal adaptation in the others;
+            between stages, 2 × 2 tokens become one of width 2D               [B, T, N / 4, 2D]
+    tail    norm -> mean over time and space -> dropout -> fc_cls             [B, num_classes]
+
+Parameter names are those of the published checkpoints without ``backbone.`` and ``cls_head.``. Sources: Liu et al.,
+Swin Transformer, ICCV 2021; Yang et al., AIM, ICLR 2023, and its public implementation (the configuration on Swin).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aim_fast.models import swin_weights
+from aim_fast.models.video_model import IMAGENET_MEAN, IMAGENET_STD, Fit, VideoModel, check_normalisation, check_sizes
+from aim_fast.models.weight_files import WeightsFile
+from aim_kernels.modules import Adapter, AdapterPlace, BlockBackend, DropPathMode
+from aim_kernels.spatial_attention import Backend as AttentionBackend
+from aim_kernels.swin_block import AIMSwinBlock, Memory
+
+# The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
+_MIDDLE = 128.0
+
+
+class AIMSwin(VideoModel):
+    """A Swin Transformer adapted to video by AIM: clips in, class logits out.
+
+    What trains is set at construction: every adapter, the temporal bias tables and ``fc_cls``; with ``adapters=()``
+    only ``fc_cls``. ``published_freeze`` is the published rule, which leaves the temporal bias tables, new tensors that
+    no checkpoint fills, at their random initialisation. ``model.requires_grad_(True)`` is full fine-tuning.
+
+    Args:
+        img_size, embed_dim, depths, num_heads, window_size: the image Transformer; width, depth and heads by stage.
+        patch_size: frames, rows and columns of a patch.
+        num_frames: frames of a clip, a multiple of the patch's.
+        adapter_scale: factor of the joint adapter, 0.5 as published.
+        adapter_ratio, adapters, head_dropout, num_classes: as in :class:`~aim_fast.models.aim_vit_clip.AIMViTCLIP`.
+        drop_path: droppath rate of the last block; rates grow linearly from 0 at the first block of the first stage.
+        drop_path_mode: what droppath drops of the temporal and the joint branch: "clip" (paper), "frame" (a step of
+            time) or "position".
+        published_freeze: whether the temporal bias tables stay frozen.
+        mean, std: of the R, G and B channel, on the scale of 0 to 255.
+        backend: of the blocks, "fused" or "reference" (plain torch); memory: what they keep for backward, "fast",
+            "balanced" or "lean"; attention_backend: see ``aim_kernels.group_attention``. No value changes with them.
+
+    Raises ValueError for sizes that cannot be, and in ``forward`` for a clip of another layout or size.
+    """
+
+    arguments = (
+        *("img_size", "patch_size", "embed_dim", "depths", "num_heads", "window_size", "num_frames", "adapter_scale"),
+        *("adapter_ratio", "drop_path", "num_classes", "drop_path_mode", "head_dropout", "adapters"),
+        *("published_freeze", "mean", "std"),
+    )
+    activation = "gelu"
+
+    def __init__(
+        self,
+        img_size: int = 224,
+        patch_size: Sequence[int] = (2, 4, 4),
+        embed_dim: int = 128,
+        depths: Sequence[int] = (2, 2, 18, 2),
+        num_heads: Sequence[int] = (4, 8, 16, 32),
+        window_size: int = 7,
+        num_frames: int = 32,
+        adapter_scale: float = 0.5,
+        adapter_ratio: float = 0.25,
+        drop_path: float = 0.2,
+        num_classes: int = 400,
+        *,
+        drop_path_mode: DropPathMode = "clip",
+        adapters: Collection[AdapterPlace] = ("spatial", "temporal", "joint"),
+        head_dropout: float = 0.5,
+        published_freeze: bool = False,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        backend: BlockBackend = "fused",
+        memory: Memory = "fast",
+        attention_backend: AttentionBackend = "auto",
+    ) -> None:
+        super().__init__()
+        check_sizes(img_size=img_size, embed_dim=embed_dim, window_size=window_size)
+        check_sizes(num_frames=num_frames, num_classes=num_classes)
+        if len(patch_size) != 3 or len(depths) != len(num_heads) or not depths:
+            raise ValueError(
+                f"patch_size takes frames, rows and columns, depths and num_heads one number a stage, not {patch_size}, "
+                f"{depths} and {num_heads}"
+            )
+        for number in (*patch_size, *depths, *num_heads):
+            check_sizes(**{"each of patch_size, depths and num_heads": number})
+        if patch_size[1] != patch_size[2]:
+            raise ValueError(f"patch_size {tuple(patch_size)} is not square in space")
+        if num_frames % patch_size[0]:
+            raise ValueError(f"num_frames {num_frames} is no multiple of the {patch_size[0]} frames of a patch")
+        if not 0.0 <= drop_path < 1.0:
+            raise ValueError(f"drop_path {drop_path} is not in [0, 1)")
+        _check_grid(img_size, patch_size[1], len(depths), window_size)
+        self.img_size = img_size
+        self.patch_size = tuple(patch_size)
+        self.embed_dim = embed_dim
+        self.depths = tuple(depths)
+        self.num_heads = tuple(num_heads)
+        self.window_size = window_size
+        self.num_frames = num_frames
+        self.adapter_scale = adapter_scale
+        self.adapter_ratio = adapter_ratio
+        self.drop_path = drop_path
+        self.num_classes = num_classes
+        self.drop_path_mode = drop_path_mode
+        self.adapters = tuple(adapters)
+        self.head_dropout = head_dropout
+        self.published_freeze = published_freeze
+        self.mean, self.std = check_normalisation(mean, std)
+
+        self.patch_embed = PatchEmbed(self.patch_size, embed_dim)
+        last, stages, before = max(sum(depths) - 1, 1), [], 0
+        for stage, (depth, heads) in enumerate(zip(depths, num_heads)):
+            width, side = embed_dim * 2**stage, img_size // patch_size[1] // 2**stage
+            blocks = [
+                AIMSwinBlock(
+                    width,
+                    heads,
+                    side,
+                    num_frames // patch_size[0],
+                    window_size,
+                    shifted=layer % 2 == 1,
+                    adapts_time=layer % 2 == 0,
+                    adapter_scale=adapter_scale,
+                    adapter_ratio=adapter_ratio,
+                    drop_path=drop_path * (before + layer) / last,
+                    drop_path_mode=drop_path_mode,
+                    adapters=self.adapters,
+                    backend=backend,
+                    memory=memory,
+                    attention_backend=attention_backend,
+                )
+                for layer in range(depth)
+            ]
+            before += depth
+            stages.append(Stage(blocks, PatchMerging(width) if stage + 1 < len(depths) else None))
+        self.layers = nn.ModuleList(stages)
+        width = embed_dim * 2 ** (len(depths) - 1)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(head_dropout)
+        self.fc_cls = nn.Linear(width, num_classes)
+        self.reset_parameters()
+        self.freeze()
+
+    def reset_parameters(self) -> None:
+        """Initialise everything: the trunk and the temporal bias as Swin does, adapters and head as AIM does."""
+        self.patch_embed.proj.reset_parameters()
+        self.patch_embed.norm.reset_parameters()
+        for stage in self.layers:
+            for block in stage.blocks:
+                block.reset_parameters()
+                for adapter in (module for module in block.children() if isinstance(module, Adapter)):
+                    adapter.reset_parameters()
+            if stage.downsample is not None:
+                stage.downsample.norm.reset_parameters()
+                nn.init.trunc_normal_(stage.downsample.reduction.weight, std=0.02)
+        self.norm.reset_parameters()
+        nn.init.normal_(self.fc_cls.weight, std=0.01)
+        nn.init.zeros_(self.fc_cls.bias)
+
+    def freeze(self) -> None:
+        """Set ``requires_grad`` as the class says: called at construction, undone by ``requires_grad_``."""
+        for name, parameter in self.named_parameters():
+            over_time = "temporal_position_bias_table" in name and not self.published_freeze
+            parameter.requires_grad_("Adapter" in name or name.startswith("fc_cls.") or over_time)
+
+    def is_adaptation(self, name: str) -> bool:
+        """Whether a tensor is what adaptation added: adapters, what the attention over time has of its own, head."""
+        over_time = name.endswith(("temporal_position_bias_table", "t_relative_coords"))
+        return over_time or super().is_adaptation(name)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names that take no weight decay: all layer norms and the tables of position biases, as for Swin on video."""
+        tables = {name for name, _ in self.named_parameters() if name.endswith("position_bias_table")}
+        return super().no_weight_decay() | tables
+
+    def fit_weights(self, file: WeightsFile, source: str) -> Fit:
+        return swin_weights.fit_weights(self, file, source)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Clips to the normalised tokens of the last stage, ``[B, T, N, D]``."""
+        tokens = self.embed(x)
+        for stage in self.layers:
+            tokens = stage(tokens)
+        return self.norm(tokens)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Features to logits ``[B, num_classes]``: mean over time and space, dropout, classifier."""
+        return self.fc_cls(self.dropout(features.mean((1, 2))))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Clips to the first block's input ``[B, T, N, D]``, as one product over flattened patches.
+
+        For uint8 the normalisation is folded into it: W·((x − mean)/std) + b = (W/std)·(x − 128) + Σ (W/std)·(128 −
+        mean) + b. Mean and std stay plain numbers, exact in any dtype; the bias is that of the rounded weight.
+        """
+        b, (steps, side, _), grid = self.check_clips(x), self.patch_size, self.img_size // self.patch_size[1]
+        t, weight, bias = self.num_frames // steps, self.patch_embed.proj.weight, self.patch_embed.proj.bias
+        if x.dtype == torch.uint8:
+            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            scaled = torch.stack([wide[:, c] / self.std[c] for c in range(3)], dim=-1).to(weight.dtype)  # [D, 2, p, p, 3]
+            for c, sums in enumerate(scaled.to(wide.dtype).sum((1, 2, 3)).unbind(-1)):
+                bias = bias + (sums * (_MIDDLE - self.mean[c])).to(bias.dtype)
+            patches = x.reshape(b, t, steps, grid, side, grid, side, 3).permute(0, 1, 3, 5, 2, 4, 6, 7)
+            patches, weight = patches.to(weight.dtype) - _MIDDLE, scaled
+        else:
+            patches = x.to(weight.dtype).reshape(b, 3, t, steps, grid, side, grid, side)
+            patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7)
+        patches = patches.reshape(b, t, grid * grid, 3 * steps * side * side)
+        return self.patch_embed.norm(F.linear(patches, weight.flatten(1), bias))
+
+
+class PatchEmbed(nn.Module):
+    """The parameters of the stem; the model applies them."""
+
+    def __init__(self, patch_size: tuple[int, ...], embed_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(3, embed_dim, patch_size, stride=patch_size)  # type: ignore[arg-type]
+        self.norm = nn.LayerNorm(embed_dim)
+
+
+class Stage(nn.Module):
+    """Blocks of one width in a row, and the merging of patches after them where there is another stage."""
+
+    def __init__(self, blocks: Sequence[AIMSwinBlock], downsample: PatchMerging | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class PatchMerging(nn.Module):
+    """``[B, T, N, D]`` to ``[B, T, N / 4, 2D]``: 2 × 2 tokens of a frame side by side, norm, projection."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, n, d = x.shape
+        half = int(n**0.5 + 0.5) // 2
+        x = x.reshape(b, t, half, 2, half, 2, d).permute(0, 1, 2, 4, 5, 3, 6)  # rows vary fastest within the four
+        return self.reduction(self.norm(x.reshape(b, t, half * half, 4 * d)))
+
+
+def _check_grid(img_size: int, patch: int, stages: int, window: int) -> None:
+    """Raises ValueError where a stage's tokens do not fall into whole windows."""
+    if img_size % (patch * 2 ** (stages - 1)):
+        raise ValueError(f"img_size {img_size} is no multiple of {patch * 2 ** (stages - 1)}, as {stages} stages need")
+    for stage in range(stages):
+        side = img_size // patch // 2**stage
+        if side > window and side % window:
+            raise ValueError(
+                f"stage {stage + 1} of img_size {img_size} has {side} × {side} tokens, no whole number of windows of "
+                f"{window} × {window}: take img_size {patch * window * 2 ** (stages - 1)} or another window_size"
+            )
