@@ -20,7 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.models import swin_weights
-from aim_fast.models.video_model import IMAGENET_MEAN, IMAGENET_STD, Fit, VideoModel, check_normalisation, check_sizes
+from aim_fast.models.video_model import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Fit,
+    Tune,
+    VideoModel,
+    check_normalisation,
+    check_sizes,
+    check_tune,
+)
 from aim_fast.models.weight_files import WeightsFile
 from aim_kernels.modules import Adapter, AdapterPlace, BlockBackend, DropPathMode
 from aim_kernels.spatial_attention import Backend as AttentionBackend
@@ -35,7 +44,7 @@ class AIMSwin(VideoModel):
 
     What trains is set at construction: every adapter, the temporal bias tables and ``fc_cls``; with ``adapters=()``
     only ``fc_cls``. ``published_freeze`` is the published rule, which leaves the temporal bias tables, new tensors that
-    no checkpoint fills, at their random initialisation. ``model.requires_grad_(True)`` is full fine-tuning.
+    no checkpoint fills, at their random initialisation. With ``tune="all"`` everything trains.
 
     Args:
         img_size, embed_dim, depths, num_heads, window_size: the image Transformer; width, depth and heads by stage.
@@ -46,7 +55,7 @@ class AIMSwin(VideoModel):
         drop_path: droppath rate of the last block; rates grow linearly from 0 at the first block of the first stage.
         drop_path_mode: what droppath drops of the temporal and the joint branch: "clip" (paper), "frame" (a step of
             time) or "position".
-        published_freeze: whether the temporal bias tables stay frozen.
+        published_freeze: whether the temporal bias tables stay frozen. tune: "adapters", or "all" for full fine-tuning.
         mean, std: of the R, G and B channel, on the scale of 0 to 255.
         backend: of the blocks, "fused" or "reference" (plain torch); memory: what they keep for backward, "fast",
             "balanced" or "lean"; attention_backend: see ``aim_kernels.group_attention``. No value changes with them.
@@ -57,7 +66,7 @@ class AIMSwin(VideoModel):
     arguments = (
         *("img_size", "patch_size", "embed_dim", "depths", "num_heads", "window_size", "num_frames", "adapter_scale"),
         *("adapter_ratio", "drop_path", "num_classes", "drop_path_mode", "head_dropout", "adapters"),
-        *("published_freeze", "mean", "std"),
+        *("published_freeze", "tune", "mean", "std"),
     )
     activation = "gelu"
 
@@ -69,7 +78,7 @@ class AIMSwin(VideoModel):
         depths: Sequence[int] = (2, 2, 18, 2),
         num_heads: Sequence[int] = (4, 8, 16, 32),
         window_size: int = 7,
-        num_frames: int = 32,
+        num_frames: int = 8,
         adapter_scale: float = 0.5,
         adapter_ratio: float = 0.25,
         drop_path: float = 0.2,
@@ -79,6 +88,7 @@ class AIMSwin(VideoModel):
         adapters: Collection[AdapterPlace] = ("spatial", "temporal", "joint"),
         head_dropout: float = 0.5,
         published_freeze: bool = False,
+        tune: Tune = "adapters",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         backend: BlockBackend = "fused",
@@ -101,6 +111,7 @@ class AIMSwin(VideoModel):
             raise ValueError(f"num_frames {num_frames} is no multiple of the {patch_size[0]} frames of a patch")
         if not 0.0 <= drop_path < 1.0:
             raise ValueError(f"drop_path {drop_path} is not in [0, 1)")
+        check_tune(tune)
         _check_grid(img_size, patch_size[1], len(depths), window_size)
         self.img_size = img_size
         self.patch_size = tuple(patch_size)
@@ -117,6 +128,7 @@ class AIMSwin(VideoModel):
         self.adapters = tuple(adapters)
         self.head_dropout = head_dropout
         self.published_freeze = published_freeze
+        self.tune = tune
         self.mean, self.std = check_normalisation(mean, std)
 
         self.patch_embed = PatchEmbed(self.patch_size, embed_dim)
@@ -170,10 +182,11 @@ class AIMSwin(VideoModel):
         nn.init.zeros_(self.fc_cls.bias)
 
     def freeze(self) -> None:
-        """Set ``requires_grad`` as the class says: called at construction, undone by ``requires_grad_``."""
+        """Set ``requires_grad`` as the class says: called at construction."""
         for name, parameter in self.named_parameters():
             over_time = "temporal_position_bias_table" in name and not self.published_freeze
-            parameter.requires_grad_("Adapter" in name or name.startswith("fc_cls.") or over_time)
+            trains = "Adapter" in name or name.startswith("fc_cls.") or over_time
+            parameter.requires_grad_(trains or self.tune == "all")
 
     def is_adaptation(self, name: str) -> bool:
         """Whether a tensor is what adaptation added: adapters, what the attention over time has of its own, head."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aim_fast.errors import UsageError, nearest
+from aim_fast.models.aim_swin import AIMSwin
 from aim_fast.models.aim_vit_clip import AIMViTCLIP
 from aim_fast.models.aim_vit_clipa import AIMViTCLIPA
 from aim_fast.models.entry import Entry
@@ -28,6 +29,10 @@ def _clip(
     return Entry(model, sizes | others)
 
 
+def _swin(embed_dim: int, depths: tuple[int, ...], num_heads: tuple[int, ...], **others: Any) -> Entry:
+    return Entry(AIMSwin, {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads} | others)
+
+
 # The largest CLIPs were trained with the exact GELU; OpenAI's with QuickGELU.
 MODELS: Mapping[str, Entry] = {
     "aim_vit_b16_clip": _clip(16, 768, 12, 12),
@@ -39,6 +44,10 @@ MODELS: Mapping[str, Entry] = {
     "aim_vit_bigg14_clip": _clip(14, 1664, 48, 16, activation="gelu", mlp_ratio=4.9231),
     "aim_vit_h14_clipa": _clip(14, 1280, 32, 16, AIMViTCLIPA, activation="gelu", mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "aim_vit_demo": _clip(8, 64, 4, 2, img_size=48, num_classes=8),
+    "aim_swin_t": _swin(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "aim_swin_s": _swin(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "aim_swin_b": _swin(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "aim_swin_demo": _swin(32, (2, 2), (2, 4), img_size=48, window_size=6, num_classes=8),
     "timesformer_b16_clip": _clip(16, 768, 12, 12, TimeSformerCLIP),
     "timesformer_l14_clip": _clip(14, 1024, 24, 16, TimeSformerCLIP),
     "timesformer_demo": _clip(8, 64, 4, 2, TimeSformerCLIP, img_size=48, num_classes=8),

@@ -53,6 +53,7 @@ class Recipe:
     adapter_scale: float = _option(0.5, "factor on the joint adapter")
     drop_path: float = _option(0.2, "droppath rate of the last block; rates grow linearly from 0")
     drop_path_mode: str = _option("position", "what droppath drops: position (published), clip, or frame")
+    published_freeze: bool = _option(False, "Swin: leave the temporal bias at its random start, as published")
     head_dropout: float = _option(0.5, "dropout before the classifier")
 
     # what it is trained on
@@ -300,7 +301,10 @@ def default_recipe(dataset: str | None, model: str | None, frames: int | None) -
     name = (model or "").lower().replace("-", "")
     trunk = "l14" if any(size in name for size in ("l14", "l16", "h14", "h16", "g14", "vite14")) else "b16"
     if model and model.endswith("_demo"):
-        return "demo"
+        return "demo_swin" if model == "aim_swin_demo" else "demo"
+    if model and model.startswith("aim_swin"):
+        published = {"ssv1": "ssv2", "ssv2": "ssv2", "kinetics400": "k400", "kinetics600": "k400"}
+        return f"{published.get(dataset or '', 'finetune')}_swin_b"
     if dataset in ("ssv1", "ssv2"):
         return f"ssv2_{trunk}_{frames if frames in (8, 16, 32) else 8}f"
     if dataset in ("kinetics400", "kinetics600"):

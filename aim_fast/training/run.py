@@ -33,6 +33,7 @@ RECIPE = "recipe.yaml"
 MODEL_FIELDS = (
     *("num_tadapter", "adapter_scale", "adapter_ratio", "adapters", "adapter_layers", "temporal_place", "tune"),
     *("drop_path", "drop_path_mode", "head_dropout", "backend", "memory", "img_size", "activation"),
+    "published_freeze",
 )
 
 

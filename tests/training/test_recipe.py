@@ -55,6 +55,17 @@ def test_kinetics700_and_diving48_recipes_hold_the_published_values(name, frames
     assert recipe.dataset == ("kinetics700" if name.startswith("k700") else "diving48")
 
 
+def test_swin_recipes_hold_the_published_values():
+    k400, ssv2 = (load_recipe(f"{data}_swin_b", {}) for data in ("k400", "ssv2"))
+    assert (k400.frames, k400.interval, k400.epochs, k400.views, k400.drop_path) == (32, 2, 30, "4x3", 0.2)
+    assert (ssv2.frames, ssv2.interval, ssv2.epochs, ssv2.views, ssv2.drop_path) == (32, 0, 60, "1x3", 0.4)
+    assert (k400.lr, ssv2.lr, k400.flip, ssv2.flip) == (1e-3, 3e-4, 0.5, 0.0)
+    assert (ssv2.randaugment, ssv2.random_erasing, ssv2.label_smoothing) == ((4, 7), 0.25, 0.1)
+    for recipe, accumulation in ((k400, 2), (ssv2, 4)):
+        assert (recipe.model, recipe.backbone_lr_factor, recipe.adapter_scale) == ("aim_swin_b", 0.1, 0.5)
+        assert Steps.of(recipe, 1000, world=8).accumulate == accumulation
+
+
 @pytest.mark.parametrize(
     ("dataset", "model", "frames", "name"),
     [
@@ -69,6 +80,10 @@ def test_kinetics700_and_diving48_recipes_hold_the_published_values(name, frames
         ("ssv2", "aim_vit_l14_clip", 32, "ssv2_l14_32f"),
         ("folder", "aim_vit_l14_clip", 8, "finetune_l14"),
         ("ssv2", "aim_vit_demo", 8, "demo"),
+        ("ssv2", "aim_swin_b", 8, "ssv2_swin_b"),
+        ("kinetics400", "aim_swin_t", None, "k400_swin_b"),
+        ("ucf101", "aim_swin_s", None, "finetune_swin_b"),
+        ("ssv2", "aim_swin_demo", 8, "demo_swin"),
     ],
 )
 def test_the_recipe_is_chosen_by_data_set_model_and_frames(dataset, model, frames, name):
