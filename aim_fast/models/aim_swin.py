@@ -69,6 +69,7 @@ class AIMSwin(VideoModel):
         *("published_freeze", "tune", "mean", "std"),
     )
     activation = "gelu"
+    layers: Sequence[Stage]
 
     def __init__(
         self,
@@ -100,8 +101,8 @@ class AIMSwin(VideoModel):
         check_sizes(num_frames=num_frames, num_classes=num_classes)
         if len(patch_size) != 3 or len(depths) != len(num_heads) or not depths:
             raise ValueError(
-                f"patch_size takes frames, rows and columns, depths and num_heads one number a stage, not {patch_size}, "
-                f"{depths} and {num_heads}"
+                "patch_size takes frames, rows and columns, depths and num_heads one number a stage, not "
+                f"{patch_size}, {depths} and {num_heads}"
             )
         for number in (*patch_size, *depths, *num_heads):
             check_sizes(**{"each of patch_size, depths and num_heads": number})
@@ -157,7 +158,7 @@ class AIMSwin(VideoModel):
             ]
             before += depth
             stages.append(Stage(blocks, PatchMerging(width) if stage + 1 < len(depths) else None))
-        self.layers = nn.ModuleList(stages)
+        self.layers = nn.ModuleList(stages)  # type: ignore[assignment]
         width = embed_dim * 2 ** (len(depths) - 1)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(head_dropout)
@@ -176,7 +177,7 @@ class AIMSwin(VideoModel):
                     adapter.reset_parameters()
             if stage.downsample is not None:
                 stage.downsample.norm.reset_parameters()
-                nn.init.trunc_normal_(stage.downsample.reduction.weight, std=0.02)
+                nn.init.normal_(stage.downsample.reduction.weight, std=0.02)
         self.norm.reset_parameters()
         nn.init.normal_(self.fc_cls.weight, std=0.01)
         nn.init.zeros_(self.fc_cls.bias)
@@ -219,10 +220,12 @@ class AIMSwin(VideoModel):
         mean) + b. Mean and std stay plain numbers, exact in any dtype; the bias is that of the rounded weight.
         """
         b, (steps, side, _), grid = self.check_clips(x), self.patch_size, self.img_size // self.patch_size[1]
-        t, weight, bias = self.num_frames // steps, self.patch_embed.proj.weight, self.patch_embed.proj.bias
+        t, weight, bias = self.num_frames // steps, self.patch_embed.proj.weight, self.patch_embed.bias
         if x.dtype == torch.uint8:
             wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-            scaled = torch.stack([wide[:, c] / self.std[c] for c in range(3)], dim=-1).to(weight.dtype)  # [D, 2, p, p, 3]
+            scaled = torch.stack([wide[:, c] / self.std[c] for c in range(3)], dim=-1).to(
+                weight.dtype
+            )  # [D, 2, p, p, 3]
             for c, sums in enumerate(scaled.to(wide.dtype).sum((1, 2, 3)).unbind(-1)):
                 bias = bias + (sums * (_MIDDLE - self.mean[c])).to(bias.dtype)
             patches = x.reshape(b, t, steps, grid, side, grid, side, 3).permute(0, 1, 3, 5, 2, 4, 6, 7)
@@ -242,13 +245,19 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(3, embed_dim, patch_size, stride=patch_size)  # type: ignore[arg-type]
         self.norm = nn.LayerNorm(embed_dim)
 
+    @property
+    def bias(self) -> Tensor:
+        return self.proj.bias  # type: ignore[return-value]  # never without
+
 
 class Stage(nn.Module):
     """Blocks of one width in a row, and the merging of patches after them where there is another stage."""
 
+    blocks: Sequence[AIMSwinBlock]
+
     def __init__(self, blocks: Sequence[AIMSwinBlock], downsample: PatchMerging | None) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:

@@ -70,7 +70,9 @@ def swin_tower(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         raise WeightsError(f"{where} holds no Swin Transformer: {_what_else(tensors)}")
     for name in tensors:
         if re.search(r"\.(logit_scale|cpb_mlp|q_bias)", name):
-            raise WeightsError(f"{where} is a Swin V2 ({name}): this model takes Swin, such as swin_base_patch4_window7")
+            raise WeightsError(
+                f"{where} is a Swin V2 ({name}): this model takes Swin, such as swin_base_patch4_window7"
+            )
     first = "layers.0.downsample.reduction.weight"
     late = first not in tensors and any(".downsample." in name for name in tensors)
     tower = {}
@@ -195,7 +197,7 @@ def _what_else(tensors: Mapping[str, Tensor]) -> str:
         r"(.*\.)?transformer\.resblocks\.": "its names are those of a CLIP ViT: take a model aim_vit_*_clip",
         r"blocks\.0\.(attn|norm1)\.": "its names are those of timm's ViT: take timm's swin_base_patch4_window7_224",
         r"features\.\d": "its names are those of torchvision: take timm's or Microsoft's file",
-        r"(.*\.)?encoder\.layers?\.": "its names are those of Hugging Face transformers: take timm's or Microsoft's file",
+        r"(.*\.)?encoder\.layers?\.": "its names are those of Hugging Face transformers: take timm's file",
     }
     for pattern, hint in hints.items():
         if any(re.match(pattern, name) for name in tensors):

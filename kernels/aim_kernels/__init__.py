@@ -1,7 +1,8 @@
 """aim_kernels: the operators of AIM, and the modules made of them, for any model.
 
-``AIMBlock``, ``AIMSwinBlock``, ``Adapter`` and ``TemporalAttention`` are drop-in ``torch.nn`` modules with the published parameter names;
-the ``*_adaptation_reference`` functions are the same mathematics on explicit tensors, in plain torch.
+``AIMBlock``, ``AIMSwinBlock``, ``Adapter`` and ``TemporalAttention`` are drop-in ``torch.nn`` modules with the
+published parameter names; the ``*_adaptation_reference`` functions are the same mathematics on explicit tensors, in
+plain torch.
 """
 
 from aim_kernels.adaptation import (

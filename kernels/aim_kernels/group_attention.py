@@ -1,6 +1,6 @@
-"""Attention within groups of tokens that a table names, with an additive bias: windows of Swin, and its attention in time.
+"""Attention within groups of tokens that a table names, with an additive bias: Swin's windows, and time.
 
-    out[f, table[g, i], head] = sum_j softmax_j(q[i] · k[j] / √d + bias[g, head, i, j]) v[j],  q[i] = q[f, table[g, i]] …
+    out[f, table[g, i], head] = sum_j softmax_j(q[i] · k[j] / √d + bias[g, head, i, j]) v[j],  q[i] = q[f, table[g, i]]
 
 ``qkv`` [F, N, 3D] as the projection wrote it, F frames (or clips) of N tokens; ``table`` [G, L] int32: G groups of L
 tokens, every token in exactly one of them, so G·L = N; ``bias`` [1 or G, h, L, L] float32: relative positions, and a

@@ -104,7 +104,7 @@ def _backward_kernel(
     b_bias = tl.load(bias_ptr + i_table * L * L + o_score, mask=m_score, other=0.0)
     b_dbias = tl.zeros([ROWS, ROWS], tl.float32)
     sharing = groups // bias_groups  # groups of a frame with this bias: all of them, or the one
-    for i_step in range(0, SPAN):
+    for i_step in range(SPAN):
         i_sequence = i_chunk * SPAN + i_step
         i_frame = (i_sequence // sharing).to(tl.int64)
         i_group = i_bias + i_sequence % sharing
@@ -168,7 +168,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """``dqkv`` [F, N, 3D] and ``dbias`` in the shape of ``bias``, or [0] where it is not needed; contiguous."""
     qkv, dout = _packed(qkv), dout.contiguous()
-    frames, tokens, packed = qkv.shape
+    frames, _, packed = qkv.shape
     groups, length = table.shape
     span = SPAN if needs_bias else 1
     chunks = triton.cdiv(frames * groups // bias.shape[0], span)

@@ -123,12 +123,12 @@ class AIMSwinBlock(nn.Module):
         self.drop_path = DropPath(drop_path, drop_path_mode)
 
     def reset_parameters(self) -> None:
-        """Swin's initialisation of the trunk: truncated normal of std 0.02, zero biases, unit norms."""
+        """Swin's initialisation of the trunk: normal of std 0.02 (it cuts at ±2, no draw), zero biases, unit norms."""
         self.norm1.reset_parameters()
         self.norm2.reset_parameters()
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         self.attn.reset_tables()
 
@@ -241,7 +241,7 @@ class WindowAttention(nn.Module):
     def reset_tables(self) -> None:
         for table in (self.relative_position_bias_table, self.temporal_position_bias_table):
             if table is not None:
-                nn.init.trunc_normal_(table, std=0.02)
+                nn.init.normal_(table, std=0.02)
 
     def window_bias(self) -> Tensor:
         """[1, h, w², w²]"""

@@ -69,7 +69,9 @@ def test_every_tensor_of_the_trunk_is_taken(image_model, tmp_path):
     model = ours()
     load_weights(model, write(tmp_path / "timm.safetensors", image_model.state_dict()))
     state = image_model.state_dict()
-    torch.testing.assert_close(model.layers[0].downsample.reduction.weight, state["layers.1.downsample.reduction.weight"])
+    torch.testing.assert_close(
+        model.layers[0].downsample.reduction.weight, state["layers.1.downsample.reduction.weight"]
+    )
     torch.testing.assert_close(model.patch_embed.proj.weight.sum(2), state["patch_embed.proj.weight"])
 
 
@@ -101,7 +103,9 @@ def test_trunk_and_whole_checkpoint_round_trips(tmp_path):
     save_trunk(model, tmp_path / "trunk.safetensors")
     again = ours(num_frames=8)
     assert load_weights(again, tmp_path / "trunk.safetensors").sha256 == trunk_sha256(model)
-    published = {f"cls_head.{n}" if n.startswith("fc_cls") else f"backbone.{n}": t for n, t in model.state_dict().items()}
+    published = {
+        f"cls_head.{n}" if n.startswith("fc_cls") else f"backbone.{n}": t for n, t in model.state_dict().items()
+    }
     torch.save({"state_dict": published}, tmp_path / "aim.pth")
     x = torch.randn(1, 3, 8, 32, 32)
     for load in (load_checkpoint, load_weights):
@@ -128,7 +132,10 @@ def test_published_freeze_is_a_function_of_the_seed():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"embed_dim": 32}, "another architecture: it looks like width 16, depths 2-1-1, heads 1-2-4, window 4; the model"),
+        (
+            {"embed_dim": 32},
+            "another architecture: it looks like width 16, depths 2-1-1, heads 1-2-4, window 4; the model",
+        ),
         ({"depths": (2, 2, 1)}, "depths 2-1-1.*the model is.*2-2-1"),
         ({"num_heads": (2, 2, 4)}, "heads 1-2-4"),
     ],
@@ -160,6 +167,9 @@ def test_what_does_not_fit_is_refused_in_one_line(change, message, image_model, 
 
 def test_adapters_that_the_model_lacks_are_refused(tmp_path):
     torch.save(ours().state_dict(), tmp_path / "aim.pth")
-    for overrides, message in (({"adapters": ("joint",)}, "make the model with adapters="), ({"adapter_ratio": 0.5}, "0.25")):
+    for overrides, message in (
+        ({"adapters": ("joint",)}, "make the model with adapters="),
+        ({"adapter_ratio": 0.5}, "0.25"),
+    ):
         with pytest.raises(WeightsError, match=message):
             load_weights(ours(**overrides), tmp_path / "aim.pth")

@@ -12,6 +12,7 @@ from aim_fast.training.recipe import (
     recipe_differences,
     shipped_recipes,
 )
+from aim_fast.training.steps import Steps
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
