@@ -124,6 +124,8 @@ class AIMSwinBlock(nn.Module):
 
     def reset_parameters(self) -> None:
         """Swin's initialisation of the trunk: normal of std 0.02 (it cuts at ±2, no draw), zero biases, unit norms."""
+        if self.norm1.weight.is_meta:
+            return
         self.norm1.reset_parameters()
         self.norm2.reset_parameters()
         for module in self.modules():
