@@ -73,7 +73,7 @@ def command(
     if not no_speed:
         measure(contenders, rows, place, batch_size, rounds, RunProgress().say)
         dtype = str(place.dtype).removeprefix("torch.")
-        measured = f"{_device_name(place.device)}, {dtype}, {batch_size} clips a pass, median of {rounds} rounds"
+        measured = f"{_device_name(place.device)}, {dtype}, batches of {batch_size}, median of {rounds} rounds"
     if as_json:
         meaning = {"device": measured, "memory": None if no_speed else memory_meaning(place), "dataset": dataset}
         click.echo(json.dumps({**meaning, "rows": to_dicts(rows)}, indent=2))
@@ -124,6 +124,10 @@ def _table(rows: list[Row], speed: bool) -> str:
         )
         for line in lines
     )
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _rate(value: float | None, spread: float | None) -> str:

@@ -15,6 +15,7 @@ import gc
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,6 +97,7 @@ def measure(
         say(f"{contender.label}: memory of a step")
         if runner := _ready(contender, row, place, batch_size):
             runners[str(number)] = runner
+    _check_memory(rows, place, batch_size)
     try:
         say(f"forward passes, {rounds} rounds")
         forward = take_turns({key: r.forward for key, r in _mode(runners, False)}, rounds, place.device.type, warm=1)
@@ -136,7 +138,10 @@ class _Runner:
     def __init__(self, contender: Contender, place: Place, batch_size: int) -> None:
         torch.manual_seed(0)
         self.place = place
-        self.model: VideoModel = hold_trunk(contender.build().to(place.device), place.dtype)  # type: ignore[assignment]
+        model = contender.build()
+        if model.takes_class_names:  # as many as there would be; what they say costs nothing
+            model.set_classes([f"action {number}" for number in range(model.num_classes)])
+        self.model: VideoModel = hold_trunk(model.to(place.device), place.dtype)  # type: ignore[assignment]
         side, frames = self.model.img_size, self.model.num_frames
         shape = (batch_size, frames, side, side, 3)
         self.clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=place.device)
@@ -149,8 +154,12 @@ class _Runner:
             self.model(self.clips)
 
     def loss(self) -> torch.Tensor:
+        scored = self.model.candidates(self.labels, 0)
         with self.place.autocast():
-            return F.cross_entropy(self.model(self.clips).float(), self.labels)
+            if scored is None:
+                return F.cross_entropy(self.model(self.clips).float(), self.labels)
+            logits = self.model(self.clips, scored)
+            return F.cross_entropy(logits.float(), torch.searchsorted(scored, self.labels))
 
     def train(self) -> None:
         self.loss().backward()
@@ -176,7 +185,7 @@ def _ready(contender: Contender, row: Row, place: Place, batch_size: int) -> _Ru
     before = torch.cuda.memory_allocated(place.device) if on_gpu else 0
     try:
         runner = _Runner(contender, place, batch_size)
-        row.memory_mib = round(runner.memory(before) / _MIB, 1)
+        row.memory_mib = round(runner.memory(before) / _MIB, 3)
         return runner
     except torch.OutOfMemoryError:
         row.note = f"out of memory with {batch_size} clips"
@@ -184,6 +193,33 @@ def _ready(contender: Contender, row: Row, place: Place, batch_size: int) -> _Ru
     finally:
         if on_gpu:
             torch.cuda.empty_cache()
+
+
+def _check_memory(rows: Sequence[Row], place: Place, batch_size: int) -> None:
+    """On a CPU, where too much memory is a process killed without a word: refuse what will not fit.
+
+    To come are the optimisers' states (fp32, two a parameter), and of one model at a time the gradients and what is
+    kept for backward.
+    """
+    if place.device.type == "cuda":
+        return
+    step = max((4 * row.trainable + (row.memory_mib or 0) * _MIB for row in rows), default=0.0)
+    needed, free = sum(8 * row.trainable for row in rows) + step, _free_memory()
+    if free is not None and needed > free:
+        raise TrainingError(
+            f"{len(rows)} models side by side need {needed / 2**30:.1f} GiB more, {free / 2**30:.1f} are free: compare "
+            f"fewer at a time, with fewer classes" + (", or use --batch-size 1" if batch_size > 1 else "")
+        )
+
+
+def _free_memory() -> int | None:
+    """Bytes that this machine can still give, where it says so."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
 
 
 def _mode(runners: dict[str, _Runner], training: bool) -> Iterator[tuple[str, _Runner]]:

@@ -48,7 +48,8 @@ def draw_comparison(rows: Sequence[Row], title: str, path: Path) -> None:
             ]
             panel.text(best + 1, place, ", ".join(filter(None, words)), va="center", fontsize=7)
         panel.set_xlabel("top-1 (%)", fontsize=8)
-        panel.set_xlim(0, 135)
+        panel.set_xlim(0, 150)
+        panel.set_xticks(range(0, 101, 25))
     axes[0].set_yticks(places, [f"{row.model}, {row.frames} frames" for row in rows], fontsize=8)
     axes[0].invert_yaxis()
     for panel in axes:

@@ -42,6 +42,21 @@ def test_models_runs_and_overrides_are_measured_side_by_side(aim_fast, trained, 
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_model_that_reads_class_names_is_measured_with_as_many(aim_fast):
+    (row,) = rows_of(aim_fast, "promptclip_demo,num_frames=2,max_names=4", *SPEED)
+    assert row["train"] > 0
+    assert row["trainable"] < row["params"]
+
+
+def test_what_does_not_fit_into_memory_together_is_refused(aim_fast, monkeypatch):
+    from aim_fast.training import comparison
+
+    monkeypatch.setattr(comparison, "_free_memory", lambda: 2**20)
+    status, out, err = aim_fast("compare", "aim_vit_demo,tune=all", "aim_vit_demo", *SPEED)
+    assert (status, out) == (2, "")
+    assert "compare fewer at a time" in err.splitlines()[-1]
+
+
 def test_a_checkpoint_of_a_run_compares_as_the_run(aim_fast, trained):
     file = trained / "checkpoints" / "last" / "adapters.safetensors"
     by_run, by_file = rows_of(aim_fast, trained, file, "--no-speed")
