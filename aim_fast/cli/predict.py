@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,14 @@ from aim_fast.cli.options import recipe_options, typed
 @click.argument("videos", metavar="VIDEO...", nargs=-1, required=True)
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="classes to name for each video")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.option(
+    "--timeline",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="slide a window over each video instead, and write its class probabilities over time to DIR: JSON and a plot",
+)
+@click.option("--window", metavar="SECONDS", type=float, help="length of the timeline's window; 4 when not given")
+@click.option("--stride", metavar="SECONDS", type=float, help="time between windows; half a window when not given")
 @click.option("--repeat-frames", is_flag=True, help="take videos with fewer frames than the model, repeating frames")
 @recipe_options(("views", "weights", "model", "adapter_scale", "device", "precision"), defaults="run")
 @click.pass_context
@@ -25,6 +34,9 @@ def command(
     top_k: int,
     as_json: bool,
     repeat_frames: bool,
+    timeline: str | None,
+    window: float | None,
+    stride: float | None,
     **options: Any,
 ) -> int:
     """The most probable classes of each VIDEO, by the model of RUN.
@@ -32,6 +44,11 @@ def command(
     A file that cannot be read is named on stderr and in the JSON, with its reason; the others are predicted, and the
     exit status is 2.
     """
+    if timeline is not None:
+        return _timelines(run, list(videos), timeline, top_k, as_json, window, stride, typed(options))
+    for name, value in (("--window", window), ("--stride", stride)):
+        if value is not None:
+            raise click.UsageError(f"{name} is of a timeline: give --timeline DIR too", ctx)
     from aim_fast.training.prediction import predict_files
 
     results = predict_files(run, list(videos), top_k, repeat_frames, typed(options))
@@ -45,3 +62,32 @@ def command(
             for row in result["predictions"]:
                 click.echo(f"  {100 * row['probability']:5.1f} %  {row['label']}")
     return 2 if any("error" in result for result in results) else 0
+
+
+def _timelines(
+    run: str,
+    videos: list[str],
+    folder: str,
+    top_k: int,
+    as_json: bool,
+    window: float | None,
+    stride: float | None,
+    fields: dict[str, Any],
+) -> int:
+    from aim_fast.training.timeline import Timeline, write_timelines
+
+    failed, printed = False, []
+    for result in write_timelines(run, videos, Path(folder), top_k, window, stride, fields):
+        if not isinstance(result, Timeline):
+            click.echo(f"aim-fast: error: {result['error']}", err=True)
+            failed = True
+            printed.append(result)
+        elif as_json:
+            printed.append(json.loads(result.to_json()))
+        else:
+            click.echo(f"{result.video}: {len(result.windows)} windows, {Path(folder) / Path(result.video).name}.json")
+            for start, end, label, share in result.segments():
+                click.echo(f"  {start:7.1f} to {end:7.1f} s  {100 * share:5.1f} %  {label}")
+    if as_json:
+        click.echo(json.dumps(printed, indent=1))
+    return 2 if failed else 0

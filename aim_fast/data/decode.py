@@ -20,7 +20,7 @@ from aim_fast.data.frame_folder import decode_pictures
 from aim_fast.data.source import file_state, video_source
 from aim_fast.errors import DataError
 
-__all__ = ["decode_frames", "reason", "shown"]
+__all__ = ["decode_frames", "reason", "shown", "stream_frames"]
 
 _CONVERSION = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 # An AVI has no timestamps of its own: with B-frames the ones made up for it are not in the order of showing.
@@ -59,6 +59,23 @@ def decode_frames(
     if out is None:
         raise DataError(f"{path} has no frame {wanted[-1]}; index the data set again")
     return out
+
+
+def stream_frames(path: str, *, threads: int = 1) -> Iterator[tuple[float | None, float, np.ndarray]]:
+    """Every shown frame from the first to the last: (time in seconds or None, frames a second, uint8 [H, W, 3] RGB).
+
+    Frames are turned as the file's rotation metadata asks, and valid until the next is asked for. Raises DataError
+    where the file cannot be opened or decoded any further.
+    """
+    converter = _Converter(rotate=True)
+    try:
+        with _opened(path, threads) as container:
+            rate = container.streams.video[0].average_rate or container.streams.video[0].guessed_rate or 25
+            for frame in container.decode(video=0):
+                if shown(frame):
+                    yield frame.time, float(rate), converter.rgb(frame)
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise DataError(f"{path} cannot be decoded: {reason(error)}") from None
 
 
 def shown(item: av.Packet | av.VideoFrame) -> bool:
@@ -137,21 +154,16 @@ def _from_start(container, wanted: list[int], rotate: bool) -> np.ndarray | None
     return None
 
 
-class _Sink:
-    """Converts frames to RGB into one array, all at the size of the first."""
+class _Converter:
+    """Frames to RGB, all at the size of the first."""
 
-    def __init__(self, count: int, rotate: bool) -> None:
-        self.missing = set(range(count))
-        self.count, self.rotate = count, rotate
-        self.out: np.ndarray | None = None
+    def __init__(self, rotate: bool) -> None:
+        self.rotate = rotate
         self.converter = VideoReformatter()
         self.size: tuple[int, int] | None = None
 
-    @property
-    def full(self) -> bool:
-        return not self.missing
-
-    def put(self, place: int, frame: av.VideoFrame) -> None:
+    def rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        """uint8 [H, W, 3]; a view of memory that the next call may overwrite."""
         width, height = self.size = self.size or (frame.width, frame.height)
         rgb = self.converter.reformat(
             frame, width, height, "rgb24", src_colorspace=Colorspace.ITU601, interpolation=_CONVERSION, threads=1
@@ -159,8 +171,24 @@ class _Sink:
         plane = rgb.planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
         pixels = rows[:, : 3 * width].reshape(height, width, 3)
-        if self.rotate and frame.rotation:
-            pixels = np.rot90(pixels, round(frame.rotation / 90))
+        return np.rot90(pixels, round(frame.rotation / 90)) if self.rotate and frame.rotation else pixels
+
+
+class _Sink:
+    """Collects converted frames in one array."""
+
+    def __init__(self, count: int, rotate: bool) -> None:
+        self.missing = set(range(count))
+        self.count = count
+        self.out: np.ndarray | None = None
+        self.converter = _Converter(rotate)
+
+    @property
+    def full(self) -> bool:
+        return not self.missing
+
+    def put(self, place: int, frame: av.VideoFrame) -> None:
+        pixels = self.converter.rgb(frame)
         if self.out is None:
             self.out = np.empty((self.count, *pixels.shape), np.uint8)
         self.out[place] = pixels
