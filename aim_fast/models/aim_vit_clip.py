@@ -9,7 +9,7 @@ its public implementation.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class AIMViTCLIP(CLIPViT):
     Raises ValueError for sizes that cannot be, and in ``forward`` for a clip of another layout or size.
     """
 
-    arguments = (
+    arguments: ClassVar[tuple[str, ...]] = (
         *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_frames", "num_tadapter"),
         *("adapter_scale", "adapter_ratio", "drop_path", "num_classes", "drop_path_mode", "activation"),
         *("head_dropout", "adapters", "adapter_layers", "temporal_place", "tune", "mean", "std"),

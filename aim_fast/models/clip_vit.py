@@ -109,8 +109,9 @@ class CLIPViT(VideoModel):
                 adapter.reset_parameters()
             for residual in (block.attn.out_proj, block.mlp.c_proj):
                 nn.init.normal_(residual.weight, std=(2 * self.embed_dim * self.depth) ** -0.5)
-        nn.init.normal_(self.fc_cls.weight, std=0.01)
-        nn.init.zeros_(self.fc_cls.bias)
+        if isinstance(self.fc_cls, nn.Linear):
+            nn.init.normal_(self.fc_cls.weight, std=0.01)
+            nn.init.zeros_(self.fc_cls.bias)
 
     @property
     def activation(self) -> Activation:

@@ -13,6 +13,7 @@ from aim_fast.models.aim_vit_clipa import AIMViTCLIPA
 from aim_fast.models.entry import Entry
 from aim_fast.models.open_clip_models import OPEN_CLIP, open_clip_entry
 from aim_fast.models.promptclip import PromptCLIP
+from aim_fast.models.text_models import text_entry
 from aim_fast.models.timesformer_clip import TimeSformerCLIP
 from aim_fast.models.video_model import IMAGENET_MEAN, IMAGENET_STD, VideoModel
 
@@ -68,8 +69,15 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
-def find_entry(name: str) -> Entry:
-    """The class and arguments of a model's name; raises UsageError for an unknown one, with the nearest right one."""
+def find_entry(name: str, head: str = "linear") -> Entry:
+    """The class and arguments of a model's name, with a classifier ("linear") or CLIP's own head ("text").
+
+    Raises UsageError for an unknown name, with the nearest right one, and for a model that has no such head.
+    """
+    if head == "text":
+        return text_entry(name, find_entry(name))
+    if head != "linear":
+        raise UsageError(f"head {head!r} is neither linear nor text")
     if name.startswith(OPEN_CLIP):
         return open_clip_entry(name)
     if name not in MODELS:
@@ -77,14 +85,27 @@ def find_entry(name: str) -> Entry:
     return MODELS[name]
 
 
-def argument_names(name: str) -> list[str]:
-    """What a model takes as overrides. Raises UsageError for an unknown name."""
-    return list(inspect.signature(find_entry(name).model).parameters)
+def argument_names(name: str, head: str = "linear") -> list[str]:
+    """What a model takes as overrides. Raises UsageError for an unknown name, and for a head that it has not."""
+    return _parameters(find_entry(name, head).model)
+
+
+def _parameters(model: Callable[..., VideoModel]) -> list[str]:
+    """Of the constructor, and of those that it passes its other arguments on to."""
+    names: list[str] = []
+    for cls in inspect.getmro(model):  # type: ignore[arg-type]
+        if constructor := vars(cls).get("__init__"):
+            own = inspect.signature(constructor).parameters
+            names += [key for key, one in own.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+            if all(one.kind != one.VAR_KEYWORD for one in own.values()):
+                break
+    return [name for name in dict.fromkeys(names) if name != "self"]
 
 
 def create_model(name: str, **overrides: Any) -> VideoModel:
     """A model by name, with fresh adapters, head and trunk: load weights with ``load_checkpoint`` or ``load_weights``.
 
+    ``head="text"`` scores class names by CLIP's own head, which the AIM models on CLIP keep.
     ``open_clip:NAME`` is AIM on the image tower that open_clip knows by that name, such as ``open_clip:ViT-H-14``.
     Any argument of the model's class can be overridden on any name: ``img_size, patch_size, embed_dim, depth,
     num_heads, mlp_ratio, num_frames, num_tadapter, adapter_scale, adapter_ratio, drop_path, num_classes,
@@ -92,7 +113,10 @@ def create_model(name: str, **overrides: Any) -> VideoModel:
     configurations' ``input_resolution, width, layers, heads`` are taken as well. Raises UsageError for an unknown name
     or argument (with the nearest right one), and for values that make no model.
     """
-    entry, known = find_entry(name), argument_names(name)
+    head = overrides.get("head", "linear")
+    if head == "linear":
+        overrides.pop("head", None)
+    entry, known = find_entry(name, head), argument_names(name, head)
     arguments = dict(entry.arguments)
     given: set[str] = set()
     for key, value in overrides.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aim_fast.errors import WeightsError
+from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weight_files import read_weights
 
 # In the order in which wrappers put them on: data parallel outermost, then the published model's two halves.
@@ -70,3 +71,5 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str, a
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+    if isinstance(model, VideoModel):
+        model.weights_loaded()

@@ -122,6 +122,9 @@ class VideoModel(nn.Module):
         """Clips to logits ``[B, num_classes]``."""
         return self.forward_head(self.forward_features(x))
 
+    def weights_loaded(self) -> None:
+        """Called when tensors were loaded: what the model keeps that follows from them is out of date."""
+
     def set_classes(self, names: Sequence[str]) -> None:
         """Score these classes from now on, where the model ``takes_class_names``."""
         raise UsageError(f"{type(self).__name__} has a classifier of {self.num_classes} classes and reads no names")

@@ -1,0 +1,54 @@
+"""The text head of a model by name: which models can have one, and the sizes of the text tower that comes with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aim_fast.errors import UsageError
+from aim_fast.models.aim_vit_clip import AIMViTCLIP
+from aim_fast.models.aim_vit_clip_text import AIMViTCLIPText
+from aim_fast.models.entry import Entry
+from aim_fast.models.open_clip_models import OPEN_CLIP
+
+# Of CLIP's text towers (width, depth, output), by the width of the image tower. Heads have 64 channels in all of them.
+_SIZES = {
+    64: (64, 2, 64),  # of the demo
+    768: (512, 12, 512),
+    1024: (768, 12, 768),
+    1280: (1024, 24, 1024),
+    1408: (1024, 24, 1024),
+    1664: (1280, 32, 1280),
+}
+
+
+def text_entry(name: str, entry: Entry) -> Entry:
+    """``entry`` with CLIP's own head. Raises UsageError for a model that did not come with a CLIP text tower."""
+    if entry.model is not AIMViTCLIP:
+        raise UsageError(f"model {name} has no text head, only AIM on a CLIP ViT has: take --head linear")
+    if name.startswith(OPEN_CLIP):
+        sizes = _open_clip_sizes(name)
+    else:
+        width, depth, output = _SIZES[entry.arguments["embed_dim"]]
+        sizes = {"text_width": width, "text_depth": depth, "output_dim": output}
+    return Entry(AIMViTCLIPText, {**entry.arguments, **sizes})
+
+
+def _open_clip_sizes(name: str) -> dict[str, Any]:
+    import open_clip
+
+    config = open_clip.get_model_config(name.removeprefix(OPEN_CLIP)) or {}
+    text = config["text_cfg"]
+    if "hf_model_name" in text:
+        raise UsageError(f"{name}: its text tower is {text['hf_model_name']}, not CLIP's: take --head linear")
+    plain = {"context_length", "vocab_size", "width", "heads", "layers"}
+    if odd := [key for key, value in text.items() if key not in plain and value]:
+        raise UsageError(f"{name}: its text tower is not CLIP's ({', '.join(odd)}): take --head linear")
+    if text["width"] != 64 * text["heads"]:
+        raise UsageError(f"{name}: its text tower has heads of another width than CLIP's 64: take --head linear")
+    return {
+        "text_width": text["width"],
+        "text_depth": text["layers"],
+        "output_dim": config["embed_dim"],
+        "context_length": text.get("context_length", 77),
+        "vocab_size": text.get("vocab_size", 49408),
+    }
