@@ -1,8 +1,8 @@
 """aim_kernels: the operators of AIM, and the modules made of them, for any model.
 
-``AIMBlock``, ``AIMSwinBlock``, ``Adapter`` and ``TemporalAttention`` are drop-in ``torch.nn`` modules with the
-published parameter names; the ``*_adaptation_reference`` functions are the same mathematics on explicit tensors, in
-plain torch.
+``AIMBlock``, ``AIMViTBlock``, ``AIMSwinBlock``, ``Adapter`` and ``TemporalAttention`` are drop-in ``torch.nn`` modules
+with the published parameter names; the ``*_adaptation_reference`` functions are the same mathematics on explicit
+tensors, in plain torch.
 """
 
 from aim_kernels.adaptation import (
@@ -14,10 +14,12 @@ from aim_kernels.adaptation import (
 from aim_kernels.modules import Adapter, AIMBlock, DropPath, TemporalAttention
 from aim_kernels.precision import hold_trunk
 from aim_kernels.swin_block import AIMSwinBlock
+from aim_kernels.vit_block import AIMViTBlock
 
 __all__ = [
     "AIMBlock",
     "AIMSwinBlock",
+    "AIMViTBlock",
     "Adapter",
     "AdapterWeights",
     "DropPath",

@@ -238,10 +238,8 @@ class AIMBlock(nn.Module):
         self.backend = backend
         self.memory = memory
         self.attention_backend = attention_backend
-        self.ln_1 = nn.LayerNorm(dim, eps=eps)
-        self.attn = TemporalAttention(dim, num_heads)
-        self.ln_2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = MLP(dim, int(dim * mlp_ratio))
+        self.eps = eps
+        self._make_trunk(int(dim * mlp_ratio))
         self.reset_parameters()
         self.requires_grad_(False)
         self.S_Adapter = Adapter(dim, adapter_ratio, skip=True) if "spatial" in adapters else None
@@ -250,6 +248,13 @@ class AIMBlock(nn.Module):
         self.T_Adapter_in = Adapter(dim, adapter_ratio, skip=True) if second else None
         self.MLP_Adapter = Adapter(dim, adapter_ratio, skip=False) if "joint" in adapters else None
         self.drop_path = DropPath(drop_path, drop_path_mode)
+
+    def _make_trunk(self, hidden: int) -> None:
+        """The frozen part, under the trunk's own names; ``_attention`` and ``_mlp`` hand its tensors on."""
+        self.ln_1 = nn.LayerNorm(self.dim, eps=self.eps)
+        self.attn = TemporalAttention(self.dim, self.num_heads)
+        self.ln_2 = nn.LayerNorm(self.dim, eps=self.eps)
+        self.mlp = MLP(self.dim, hidden)
 
     def reset_parameters(self) -> None:
         """CLIP's initialisation of the frozen part: normal with std D^-1/2 and (2D)^-1/2, zero biases, unit norms."""
@@ -281,14 +286,14 @@ class AIMBlock(nn.Module):
                 adapter=self.T_Adapter.weights,
                 adapter_in=None if self.T_Adapter_in is None else self.T_Adapter_in.weights,
                 drop=temporal_drop,
-                eps=self.ln_1.eps,
+                eps=self.eps,
                 memory=memory,
             )
         x = spatial_adaptation(
             x,
             *self._attention,
             adapter=None if self.S_Adapter is None else self.S_Adapter.weights,
-            eps=self.ln_1.eps,
+            eps=self.eps,
             memory=memory,
             attention_backend=self.attention_backend,
         )
@@ -299,7 +304,7 @@ class AIMBlock(nn.Module):
             drop=joint_drop,
             scale=self.adapter_scale,
             activation=self.activation,
-            eps=self.ln_2.eps,
+            eps=self.eps,
             memory=memory,
         )
 
@@ -311,10 +316,10 @@ class AIMBlock(nn.Module):
                 adapter=self.T_Adapter.weights,
                 adapter_in=None if self.T_Adapter_in is None else self.T_Adapter_in.weights,
                 drop=temporal_drop,
-                eps=self.ln_1.eps,
+                eps=self.eps,
             )
         x = spatial_adaptation_reference(
-            x, *self._attention, adapter=None if self.S_Adapter is None else self.S_Adapter.weights, eps=self.ln_1.eps
+            x, *self._attention, adapter=None if self.S_Adapter is None else self.S_Adapter.weights, eps=self.eps
         )
         return joint_adaptation_reference(
             x,
@@ -323,7 +328,7 @@ class AIMBlock(nn.Module):
             drop=joint_drop,
             scale=self.adapter_scale,
             activation=self.activation,
-            eps=self.ln_2.eps,
+            eps=self.eps,
         )
 
     @property
