@@ -43,3 +43,17 @@ def aim_fast(capsys):
         return int(caught.value.code or 0), out, err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory) -> Path:
+    """A whole CLIP of small random towers in open_clip's names, with OpenAI's vocabulary: for `promptclip_demo`."""
+    import torch
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    torch.manual_seed(0)
+    vision = CLIPVisionCfg(layers=2, width=64, head_width=64, patch_size=8, image_size=48)
+    text = CLIPTextCfg(vocab_size=49408, width=64, heads=1, layers=2)
+    path = tmp_path_factory.mktemp("clip") / "clip.pt"
+    torch.save(CLIP(64, vision, text, quick_gelu=True).state_dict(), path)
+    return path

@@ -11,7 +11,7 @@ import click
 from aim_fast.errors import AimFastError, nearest
 
 COMMANDS = (
-    *("train", "eval", "predict", "index", "datasets", "transcode", "shard"),
+    *("train", "eval", "predict", "index", "datasets", "transcode", "shard", "features"),
     *("demo", "ablate", "models", "compare", "convert", "doctor"),
 )
 

@@ -10,7 +10,19 @@ import click
 
 from aim_fast.cli.options import RUN_FIELDS, recipe_options, typed
 
-FIELDS = ("dataset", "data_root", "views", "weights", "model", "frames", "interval", "adapter_scale", "batch_size")
+FIELDS = (
+    "dataset",
+    "data_root",
+    "views",
+    "weights",
+    "model",
+    "frames",
+    "interval",
+    "adapter_scale",
+    "batch_size",
+    "random_views",
+    "features",
+)
 
 
 @click.command("eval")
@@ -19,6 +31,9 @@ FIELDS = ("dataset", "data_root", "views", "weights", "model", "frames", "interv
 @click.option("--json", "json_file", metavar="FILE", help="write the scores as JSON; FILE - is standard output")
 @click.option(
     "--confusion", metavar="PNG", help="file of the confusion matrix; beside the JSON or the run if not given"
+)
+@click.option(
+    "--classes", metavar="seen|unseen|all|FILE", help="classes to score; FILE names them, others need a text head"
 )
 @recipe_options((*FIELDS, *RUN_FIELDS), defaults="run")
 def command(run: str, split: str, json_file: str | None, confusion: str | None, **options: Any) -> None:

@@ -22,11 +22,11 @@ from aim_fast.data.randaugment import OPERATIONS, RandAugmentPlan, plan_randaugm
 from aim_fast.data.sampling import Sampling, frame_indices
 from aim_fast.errors import UsageError
 
-__all__ = ["Augmentation", "ClipPlan", "epoch_order", "plan_clip", "replacement_draw", "view_box"]
+__all__ = ["Augmentation", "ClipPlan", "epoch_order", "plan_clip", "replacement_draw", "stored_view_draw", "view_box"]
 
 Box = tuple[float, float, float, float]
 
-_CLIP, _ORDER, _REPLACEMENT = 0, 1, 2  # streams of a seed
+_CLIP, _ORDER, _REPLACEMENT, _VIEW, _STORED = 0, 1, 2, 3, 4  # streams of a seed
 _TRIES = 10
 _EIGENVALUES = np.array([55.4625, 4.7940, 1.1475])  # of RGB over ImageNet (Krizhevsky et al., 2012)
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
@@ -114,11 +114,14 @@ def plan_clip(
     """Plan one clip of a video of ``num_frames`` frames of ``height`` × ``width`` pixels (as displayed).
 
     With ``augmentation`` the clip is a training clip, drawn from (seed, epoch, index, view). With None it is
-    evaluation view ``view`` of ``sampling``, the same whatever the seed and epoch.
+    evaluation view ``view`` of ``sampling``, the same whatever the epoch, and the seed unless the sampling is random.
     """
     if augmentation is None:
         clip, crop = divmod(view, sampling.crops)
-        indices = frame_indices(sampling, num_frames, clip=clip)
+        drawn = None
+        if sampling.random:  # the crops of one clip show the same frames
+            drawn = _uniform_numbers(seed, _VIEW, clip, index, 0, sampling.num_frames).tolist()
+        indices = frame_indices(sampling, num_frames, clip=clip, draws=drawn)
         short_side = sampling.short_side or img_size
         return ClipPlan(*_unique(indices), view_box(height, width, img_size, short_side, crop, sampling.crops))
 
@@ -166,6 +169,11 @@ def epoch_order(num_clips: int, seed: int, epoch: int) -> np.ndarray:
 def replacement_draw(num_choices: int, *, seed: int, epoch: int, index: int, attempt: int = 0) -> int:
     """Which of ``num_choices`` healthy clips stands in for broken clip ``index`` in this epoch."""
     return int(_uniform_numbers(seed, _REPLACEMENT, attempt, index, epoch, 1)[0] * num_choices)
+
+
+def stored_view_draw(num_views: int, *, seed: int, epoch: int, index: int) -> int:
+    """Which of the ``num_views`` stored views of clip ``index`` is trained on in this epoch."""
+    return int(_uniform_numbers(seed, _STORED, 0, index, epoch, 1)[0] * num_views)
 
 
 def _unique(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

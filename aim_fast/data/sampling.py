@@ -30,6 +30,8 @@ class Sampling:
         crops: evaluation views along the long side: 1 (centre) or 3 (left, right, middle, or top, bottom, middle).
         short_side: pixels that the short side has before an evaluation crop of the model's image size, or None for
             the image size itself (the published test view; validation crops 224 from 256).
+        random: draw the frames of each evaluation clip as training does, by (seed, view, index), instead of dividing
+            the video evenly among them.
     """
 
     num_frames: int
@@ -37,6 +39,7 @@ class Sampling:
     clips: int = 1
     crops: int = 1
     short_side: int | None = None
+    random: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "clips"):
@@ -54,7 +57,7 @@ class Sampling:
 
     def validation(self, img_size: int) -> Sampling:
         """The published validation view: one centre clip, short side 256 for a crop of 224, in proportion else."""
-        return replace(self, clips=1, crops=1, short_side=round(img_size * 256 / 224))
+        return replace(self, clips=1, crops=1, short_side=round(img_size * 256 / 224), random=False)
 
 
 def frame_indices(

@@ -61,6 +61,8 @@ class VideoModel(nn.Module):
     arguments: ClassVar[tuple[str, ...]] = ()
     # Whether the logits come from class names, given as ``class_names`` or by ``set_classes``: any classes then.
     takes_class_names: ClassVar[bool] = False
+    # Which of the model's values ``frozen_features`` gives: features stored of another part do not fit.
+    frozen_part: str = "frame features"
     # Tensors beside layer norms that take no weight decay.
     undecayed: ClassVar[frozenset[str]] = frozenset()
 

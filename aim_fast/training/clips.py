@@ -6,21 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_build_index
+from aim_fast.data.feature_loader import FeatureLoader
+from aim_fast.data.feature_store import FeatureSource, FeatureStore
 from aim_fast.data.formats import same_classes
+from aim_fast.data.selection import choose_classes, draw_shots, keep_classes, keep_listed
 from aim_fast.data.share import share_of_classes
-from aim_fast.errors import UsageError
+from aim_fast.errors import DataError, UsageError
 from aim_fast.training.devices import Place, first_process_first
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe, parse_views
 
 
 def data_classes(recipe: Recipe) -> list[str]:
-    """The class names of the recipe's data set, read from the annotations of both splits and no video.
+    """The class names that the recipe trains on, read from the annotations of both splits and no video.
 
     Raises DataError when the splits do not have the same classes in the same order, or share a video.
     """
     dataset, root = _source(recipe)
-    return same_classes(dataset, root)
+    classes = same_classes(dataset, root)
+    return choose_classes(classes, recipe.classes, recipe.seed) if recipe.classes else classes
 
 
 def _source(recipe: Recipe) -> tuple[str, Path]:
@@ -31,16 +35,29 @@ def _source(recipe: Recipe) -> tuple[str, Path]:
     return recipe.dataset, Path(recipe.data_root)
 
 
-def open_split(recipe: Recipe, split: str, place: Place, progress: RunProgress) -> Index:
-    """The index of a split of the recipe's data set, scanned by rank 0 where it is new, with its summary said."""
+def open_split(
+    recipe: Recipe, split: str, place: Place, progress: RunProgress, classes: list[str] | None = None
+) -> Index:
+    """The index of a split of the recipe's data set, scanned by rank 0 where it is new, with its summary said.
+
+    The clips of `classes` alone where they are given, and of the training split those that few-shot learning takes.
+    """
     dataset, root = _source(recipe)
     with first_process_first(place):
         index = load_or_build_index(dataset, root, split, workers=recipe.workers, progress=progress.shown)
+    total = len(index)
     for line in index.summary():
         progress.say(line)
-    if split == "train" and recipe.data_share < 1:
-        whole, index = len(index), share_of_classes(index, recipe.data_share, recipe.seed)
-        progress.say(f"{len(index)} of {whole} training clips are used, {100 * recipe.data_share:g} % of each class")
+    if classes is not None and classes != index.classes:
+        index = keep_classes(index, classes)
+    if split == "train" and recipe.shot_list:
+        index = keep_listed(index, recipe.shot_list)
+    elif split == "train" and recipe.shots:
+        index = draw_shots(index, recipe.shots, recipe.seed)
+    elif split == "train" and recipe.data_share < 1:
+        index = share_of_classes(index, recipe.data_share, recipe.seed)
+    if len(index) < total:
+        progress.say(f"{split}: {len(index)} of its {total} clips are taken, {len(index.classes)} classes")
     return index
 
 
@@ -70,10 +87,64 @@ def open_loader(
     )
 
 
+def open_training(
+    recipe: Recipe, place: Place, index: Index, img_size: int, source: FeatureSource
+) -> ClipLoader | FeatureLoader:
+    """Training clips of an index, or their stored features where the recipe names some."""
+    if recipe.features:
+        return open_features(recipe, place, index, True, source)
+    return open_loader(recipe, place, index, img_size, sampling_of(recipe), augmentation_of(recipe))
+
+
+def open_validation(
+    recipe: Recipe, place: Place, index: Index, img_size: int, source: FeatureSource
+) -> ClipLoader | FeatureLoader:
+    """The published validation view of an index, or all stored views of its features."""
+    if recipe.features:
+        return open_features(recipe, place, index, False, source)
+    return open_loader(recipe, place, index, img_size, sampling_of(recipe).validation(img_size))
+
+
+def feature_source(recipe: Recipe, model: Any, trunk_sha256: str) -> FeatureSource:
+    """What features of this model, at the recipe's frames, are computed from."""
+    return FeatureSource(
+        model.frozen_part,
+        trunk_sha256,
+        model.num_frames,
+        recipe.interval,
+        model.img_size,
+        model.activation,
+        model.mean,
+        model.std,
+    )
+
+
+def open_features(recipe: Recipe, place: Place, index: Index, train: bool, source: FeatureSource) -> FeatureLoader:
+    """This process's stored features of an index, from `recipe.features`, in place of its videos.
+
+    Raises DataError where there are none, of all clips, or where they are of another source.
+    """
+    store = FeatureStore(Path(recipe.features or "") / index.split)
+    if odd := store.source.differences(source):
+        raise DataError(f"{store.folder}: holds features of another trunk or other clips: {'; '.join(odd)}")
+    return FeatureLoader(
+        index,
+        store,
+        train=train,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        rank=place.rank,
+        world=place.world,
+        device=place.device,
+    )
+
+
 def sampling_of(recipe: Recipe) -> Sampling:
     """How frames and views are taken from a video."""
     clips, crops = parse_views(recipe.views)
-    return Sampling(num_frames=recipe.frames, interval=recipe.interval or None, clips=clips, crops=crops)
+    return Sampling(
+        recipe.frames, recipe.interval or None, clips=clips, crops=crops, random=recipe.random_views and clips > 1
+    )
 
 
 def augmentation_of(recipe: Recipe) -> Augmentation:

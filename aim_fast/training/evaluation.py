@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from aim_fast.data.feature_loader import FeatureLoader
 from aim_fast.data.loader import ClipLoader
 
 
@@ -69,7 +70,7 @@ class Evaluation:
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    loader: ClipLoader,
+    loader: ClipLoader | FeatureLoader,
     num_classes: int,
     device: torch.device,
     autocast: Callable[[], torch.autocast],

@@ -31,13 +31,7 @@ from aim_fast.training.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
-from aim_fast.training.clips import (
-    augmentation_of,
-    data_classes,
-    open_loader,
-    open_split,
-    sampling_of,
-)
+from aim_fast.training.clips import data_classes, feature_source, open_split, open_training, open_validation
 from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import GraphedStep, check_cuda_graph, set_capturable
 from aim_fast.training.devices import Place, join_processes
@@ -83,10 +77,10 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
         progress = RunProgress(quiet or not place.first)
         # a scan of a large data set takes long: what can be known before it is found out before it
         classes = data_classes(recipe)
-        model, weights = build_model(recipe, len(classes), place)
+        model, weights = build_model(recipe, classes, place)
         for line in weights.lines:
             progress.say(line)
-        splits = {split: open_split(recipe, split, place, progress) for split in ("train", "validation")}
+        splits = {split: open_split(recipe, split, place, progress, classes) for split in ("train", "validation")}
         description = Description(recipe.model, model.config, classes, weights.sha256, weights.source)
         trainer = Trainer(recipe, folder, place, progress, model, description, splits["train"], splits["validation"])
         if resume:
@@ -132,9 +126,9 @@ class Trainer:
         if recipe.cuda_graph:
             parameters = list(self.trainable.values())
             self.graphed = GraphedStep(lambda *x: self._losses(*x).sum(), self.optimizer, parameters, recipe.clip_norm)
-        sampling = sampling_of(recipe)
-        self.loader = open_loader(recipe, place, index, model.img_size, sampling, augmentation_of(recipe))
-        self.validation = open_loader(recipe, place, validation, model.img_size, sampling.validation(model.img_size))
+        source = feature_source(recipe, model, description.trunk_sha256)
+        self.loader = open_training(recipe, place, index, model.img_size, source)
+        self.validation = open_validation(recipe, place, validation, model.img_size, source)
         self.step = 0
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
@@ -263,15 +257,15 @@ class Trainer:
                 batch = next(batches)
             seed = step_seed(self.recipe.seed, self.step, number, self.place.rank)
             torch.manual_seed(seed)
-            frames, labels, weights = self._inputs(batch, seed)
+            frames, labels, weights, *classes = self._inputs(batch, seed)
             rows += batch.indices.tolist()
             if self.graphed:
-                total += self.graphed(frames, labels, weights / clips)
+                total += self.graphed(frames, labels, weights / clips, *classes)
                 continue
             alone = isinstance(self.replica, DistributedDataParallel) and number < count - 1
             with self.replica.no_sync() if alone else contextlib.nullcontext():
                 # a mean over the clips of the step; DistributedDataParallel divides by the number of processes
-                loss = self._losses(frames, labels, weights).sum() / clips
+                loss = self._losses(frames, labels, weights, *classes).sum() / clips
                 self.scaler.scale(loss * self.place.world).backward()
             total += loss.detach()
         if not self.graphed:
@@ -289,8 +283,11 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _inputs(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames, labels and weights on the device, mixed where the recipe mixes clips."""
+    def _inputs(self, batch: Batch, seed: int) -> list[Tensor]:
+        """Frames, labels and weights on the device, mixed where the recipe mixes clips.
+
+        Where a step scores some of the classes alone, they are the fourth, and labels are places among them.
+        """
         frames, labels, weights = (
             t.to(self.place.device, non_blocking=True) for t in (batch.frames, batch.labels, batch.weights)
         )
@@ -299,13 +296,15 @@ class Trainer:
             frames = self.model.normalize(frames)  # [B, 3, T, H, W]
             images, labels = self.mixup(frames.flatten(1, 2), labels)
             frames = images.view_as(frames)
-        return frames, labels, weights
+        elif (classes := self.model.candidates(labels, seed)) is not None:
+            return [frames, torch.searchsorted(classes, labels), weights, classes]
+        return [frames, labels, weights]
 
-    def _losses(self, frames: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def _losses(self, frames: Tensor, labels: Tensor, weights: Tensor, *classes: Tensor) -> Tensor:
         """Weighted cross-entropy of each clip [B]: zero for the clips that only fill a batch up."""
         smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
         with self.place.autocast():
-            logits = self.replica(frames)
+            logits = self.replica(frames, *classes)
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing) * weights
 
     def _log_step(self, epoch: int, loss: float, rate: float, clock: Clock) -> None:
@@ -416,6 +415,8 @@ def _replicate(model: nn.Module, recipe: Recipe, place: Place) -> nn.Module:
 def _mixup(recipe: Recipe, num_classes: int) -> Any:
     if not recipe.mixup and not recipe.cutmix:
         return None
+    if recipe.features:
+        raise UsageError("mixup and cutmix mix pixels, and --features has none: leave one of them out")
     if recipe.batch_size % 2:
         raise UsageError(f"mixup and cutmix pair the clips of a batch: batch_size {recipe.batch_size} must be even")
     from timm.data import Mixup

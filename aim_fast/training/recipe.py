@@ -51,6 +51,9 @@ class Recipe:
     num_tadapter: int = _option(1, "temporal adapters a block: 1, or 2 for one before the temporal attention as well")
     adapter_ratio: float = _option(0.25, "hidden width of an adapter as a share of the model's width")
     adapter_scale: float = _option(0.5, "factor on the joint adapter")
+    prompt_prefix: int | None = _option(None, "PromptCLIP: learned positions before a class name; 16 if not given")
+    prompt_postfix: int | None = _option(None, "PromptCLIP: learned positions after a class name; 16 if not given")
+    temporal_layers: int | None = _option(None, "PromptCLIP: blocks over frame features; 0 for their mean")
     drop_path: float = _option(0.2, "droppath rate of the last block; rates grow linearly from 0")
     drop_path_mode: str = _option("position", "what droppath drops: position (published), clip, or frame")
     published_freeze: bool = _option(False, "Swin: leave the temporal bias at its random start, as published")
@@ -62,6 +65,12 @@ class Recipe:
     data_share: float = _option(1.0, "share of each class's training clips that is used, drawn by seed")
     read_order: str = _option(
         "shuffled", "shuffled, or shards: whole tar shards one after another, for disks slow at random access"
+    )
+    classes: str | None = _option(None, "these classes alone: a file of names, or how many to draw by the seed")
+    shots: int = _option(0, "few-shot: training clips a class, drawn by the seed; 0 for all")
+    shot_list: str | None = _option(None, "few-shot: file of the training clips, an id or path a line")
+    features: str | None = _option(
+        None, "folder of frozen features, written by `aim-fast features`, to read in place of videos"
     )
     interval: int = _option(0, "frames between sampled frames; 0 spreads the frames over the whole video")
     random_resized_crop: bool = _option(True, "train on one random box a clip instead of the centre")
@@ -97,6 +106,8 @@ class Recipe:
 
     # evaluation
     views: str = _option("1x1", "clips x crops of each video in `eval`; validation during training takes 1x1")
+
+    random_views: bool = _option(False, "draw the frames of each view in `eval` at random, by the seed")
 
     # what does not change the result
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", incidental=True)
@@ -147,6 +158,7 @@ _POSITIVE = ("frames", "num_tadapter", "batch_size", "img_size", "total_batch_si
 _NOT_NEGATIVE = (
     "interval", "epochs", "lr", "weight_decay", "warmup_epochs", "clip_norm", "workers", "eval_every",
     "checkpoint_every", "mixup", "cutmix", "color_jitter", "backbone_lr_factor", "warmup_factor", "seed",
+    "shots",
 )  # fmt: skip
 _SHARE = ("drop_path", "head_dropout", "flip", "random_erasing", "label_smoothing", "ema")
 
@@ -175,6 +187,8 @@ def _check(recipe: Recipe) -> None:
             refuse(name, "two numbers, the smaller first")
     if not 0 < recipe.data_share <= 1:
         refuse("data_share", "above 0 and at most 1")
+    if recipe.shots and recipe.shot_list:
+        refuse("shots", "left out where shot_list names the clips")
     if len(recipe.betas) != 2 or not all(0 <= beta < 1 for beta in recipe.betas):
         refuse("betas", "two numbers from 0 to 1")
     if len(recipe.randaugment) not in (0, 2):
@@ -300,6 +314,8 @@ def default_recipe(dataset: str | None, model: str | None, frames: int | None) -
     """Name of the shipped recipe that fits what was asked for: the published one where there is one."""
     name = (model or "").lower().replace("-", "")
     trunk = "l14" if any(size in name for size in ("l14", "l16", "h14", "h16", "g14", "vite14")) else "b16"
+    if name.startswith("promptclip"):
+        return "promptclip"
     if model and model.endswith("_demo"):
         return "demo_swin" if model == "aim_swin_demo" else "demo"
     if model and model.startswith("aim_swin"):

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aim_fast.data import read_dataset
+from aim_fast.data import ClipLoader, read_dataset
+from aim_fast.data.feature_loader import FeatureLoader
+from aim_fast.data.selection import choose_classes
 from aim_fast.errors import DataError, UsageError
 from aim_fast.training.checkpoint import find_checkpoint, write_atomically
-from aim_fast.training.clips import open_loader, open_split, sampling_of
+from aim_fast.training.clips import feature_source, open_features, open_loader, open_split, sampling_of
 from aim_fast.training.devices import join_processes
 from aim_fast.training.evaluation import Evaluation, draw_confusion, evaluate
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import parse_views
-from aim_fast.training.run import absolute_paths, open_run, saved_recipe
+from aim_fast.training.run import Run, absolute_paths, open_run, saved_recipe
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,27 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path}: cannot be written; name a file in a folder that is there and yours")
 
 
+def scored_classes(run: Run, listed: list[str], wanted: str | None, what: str) -> list[str]:
+    """The classes that a run is scored on, of the `listed` ones of a data set.
+
+    `wanted` is "seen" (trained on), "unseen", "all", or a file of names; without it those that the run was trained on
+    where all of them are listed, else all. Raises DataError where the run can score its own classes alone.
+    """
+    own = set(run.classes)
+    if wanted in ("seen", "unseen", "all"):
+        chosen = [name for name in listed if wanted == "all" or (name in own) == (wanted == "seen")]
+    elif wanted is not None:
+        chosen = choose_classes(listed, wanted, run.recipe.seed)
+    else:
+        chosen = [name for name in listed if name in own] if own <= set(listed) else listed
+    if not chosen:
+        raise DataError(f"{what} are none of those asked for ({wanted}): all {len(listed)} were trained on, or none")
+    if chosen != run.classes and not run.model.takes_class_names:
+        odd = sorted(own ^ set(chosen)) or ["the same names in another order"]
+        raise DataError(f"{what} are not the {len(own)} that {run.source} was trained on: {', '.join(odd[:5])}")
+    return chosen
+
+
 def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None:
     """Scores the run at `path`, with recipe fields typed on the command line; None in all but the first process.
 
@@ -95,22 +118,30 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         dataset, root = (fields.get(name) or getattr(saved, name, None) for name in ("dataset", "data_root"))
         if not dataset or not root:
             raise UsageError(f"{path} names no data set: give --dataset NAME and --data-root DIR")
-        classes = read_dataset(dataset, Path(root), split).classes
-        run = open_run(path, fields, place, classes)
-        recipe = absolute_paths(run.recipe.replace(dataset=dataset, data_root=str(root)))
-        if run.classes != classes:
-            odd = sorted(set(run.classes) ^ set(classes)) or ["the same names in another order"]
-            raise DataError(
-                f"{root}: its classes are not the {len(run.classes)} that {path} was trained on: {', '.join(odd[:5])}"
-            )
+        listed = read_dataset(dataset, Path(root), split).classes
+        wanted = fields.pop("classes", None)
+        run = open_run(path, fields, place, listed)
+        chosen = {"dataset": dataset, "data_root": str(root), "features": fields.get("features")}
+        recipe = absolute_paths(run.recipe.replace(**chosen, classes=None, shots=0, shot_list=None))
+        classes = scored_classes(run, listed, wanted, f"{root}: its classes")
+        if classes != run.classes:
+            run.model.set_classes(classes)
         for line in run.lines:
             progress.say(line)
-        index = open_split(recipe, split, place, progress)
+        if unseen := len(set(classes) - set(run.classes)):
+            progress.say(f"zero-shot: {unseen} of {len(classes)} classes were not trained on")
+        index = open_split(recipe, split, place, progress, classes)
         if any(row.label < 0 for row in index.rows):
             raise DataError(f"{root}: its {split} split has no labels to score against; use --split validation")
-        loader = open_loader(recipe, place, index, run.model.img_size, sampling_of(recipe))
-        clips, crops = parse_views(recipe.views)
-        count = progress.counter(f"{split} {clips}x{crops}", len(index.rows) * clips * crops)
+        loader: ClipLoader | FeatureLoader
+        if recipe.features:
+            loader = open_features(recipe, place, index, False, feature_source(recipe, run.model, run.trunk_sha256))
+            views = f"{loader.store.views} stored views"
+        else:
+            loader = open_loader(recipe, place, index, run.model.img_size, sampling_of(recipe))
+            clips, crops = parse_views(recipe.views)
+            views = f"{clips} clips x {crops} crops"
+        count = progress.counter(f"{split}, {views}", loader.clips_per_epoch)
         scores = evaluate(run.model, loader, len(classes), place.device, place.autocast, count)
         progress.close()
         loader.close()
@@ -119,8 +150,10 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         frames = f"{recipe.frames} frames " + (
             f"at interval {recipe.interval}" if recipe.interval else "spread over the video"
         )
+        if recipe.random_views and not recipe.features:
+            frames += ", drawn at random"
         protocol = (
-            f"{dataset} {split}, {clips} clips x {crops} crops of {run.model.img_size} px, {frames}, "
+            f"{dataset} {split}, {views} of {run.model.img_size} px, {frames}, "
             f"softmax averaged over views, {str(place.dtype).removeprefix('torch.')}"
         )
         return Report(Path(path), protocol, classes, scores)

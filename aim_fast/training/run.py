@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ MODEL_FIELDS = (
     *("num_tadapter", "adapter_scale", "adapter_ratio", "adapters", "adapter_layers", "temporal_place", "tune"),
     *("drop_path", "drop_path_mode", "head_dropout", "backend", "memory", "img_size", "activation"),
     "published_freeze",
+    *("prompt_prefix", "prompt_postfix", "temporal_layers"),
 )
 
 
@@ -46,6 +47,7 @@ class Run:
     recipe: Recipe
     source: Path  # the checkpoint folder, or the published checkpoint
     lines: list[str]  # what is worth saying about its weights
+    trunk_sha256: str  # of the frozen trunk
 
 
 def check_output(recipe: Recipe, resume: bool) -> Path:
@@ -82,13 +84,15 @@ def absolute_paths(recipe: Recipe) -> Recipe:
     weights = recipe.weights
     if weights and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())
-    root = recipe.data_root and str(Path(recipe.data_root).expanduser().absolute())
-    return recipe.replace(weights=weights, data_root=root)
+    paths = {name: getattr(recipe, name) for name in ("data_root", "features", "shot_list", "classes")}
+    paths = {name: value for name, value in paths.items() if value and not (name == "classes" and value.isdigit())}
+    absolute = {name: str(Path(value).expanduser().absolute()) for name, value in paths.items()}
+    return recipe.replace(weights=weights, **absolute)
 
 
-def model_options(recipe: Recipe, num_classes: int) -> dict[str, Any]:
+def model_options(recipe: Recipe, num_classes: int, class_names: Sequence[str] = ()) -> dict[str, Any]:
     """The overrides that a recipe passes to create_model: those of its fields that the model takes."""
-    options = {"num_frames": recipe.frames, "num_classes": num_classes}
+    options = {"num_frames": recipe.frames, "num_classes": num_classes, "class_names": list(class_names)}
     options |= {name: getattr(recipe, name) for name in MODEL_FIELDS if getattr(recipe, name) is not None}
     known = argument_names(recipe.model)
     return {name: value for name, value in options.items() if name in known}
@@ -102,13 +106,15 @@ def check_model_fields(model: str, typed: Iterable[str]) -> None:
         raise UsageError(f"model {model} takes no {options}: leave it out, or take another --model")
 
 
-def build_model(recipe: Recipe, num_classes: int, place: Place) -> tuple[Any, WeightsReport]:
+def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> tuple[Any, WeightsReport]:
     """The recipe's model with its trunk's weights, on the place's device and its trunk in the place's precision.
+
+    ``classes`` are the names of the data set's classes.
 
     Initial values are a function of the recipe's seed.
     """
     torch.manual_seed(recipe.seed)
-    model = create_model(recipe.model, **model_options(recipe, num_classes))
+    model = create_model(recipe.model, **model_options(recipe, len(classes), classes))
     report = load_weights(model, recipe.weights, seed=recipe.seed)
     return hold_trunk(model.to(place.device), place.dtype), report
 
@@ -134,7 +140,8 @@ def open_run(path: str | Path, overrides: dict[str, Any], place: Place, classes:
     model, description, report = restore_run(path, overrides)
     recipe = saved_recipe(path) or load_recipe(None, {"model": description.model})
     recipe = recipe.replace(**{name: coerce(name, value, "command line") for name, value in overrides.items()})
-    return Run(_ready(model, place), description.classes, recipe, find_checkpoint(path, "best"), report.lines)
+    folder = find_checkpoint(path, "best")
+    return Run(_ready(model, place), description.classes, recipe, folder, report.lines, report.sha256)
 
 
 def restore_run(path: str | Path, overrides: dict[str, Any]) -> tuple[Any, Description, WeightsReport]:
@@ -201,4 +208,4 @@ def _open_file(path: Path, overrides: dict[str, Any], place: Place, classes: lis
         name: description.options[name] for name in ("num_tadapter", "adapter_scale") if name in description.options
     }
     recipe = recipe.replace(frames=model.num_frames, **taken)
-    return Run(_ready(model, place), description.classes, recipe, path, report.lines)
+    return Run(_ready(model, place), description.classes, recipe, path, report.lines, report.sha256)

@@ -1,0 +1,39 @@
+"""`aim-fast features`: frozen features of a data set, written once, to train from in place of its videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aim_fast.cli.options import RUN_FIELDS, recipe_options, typed
+
+FIELDS = (
+    *("model", "weights", "activation", "img_size", "dataset", "data_root", "frames", "interval", "views"),
+    *("random_views", "batch_size", "backend", "seed"),
+)
+
+
+@click.command("features")
+@click.option("--recipe", metavar="NAME|FILE", help="a shipped recipe or a YAML file; chosen by --model when not given")
+@click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
+@click.option("--output", metavar="DIR", required=True, help="folder of the features; one below it for each split")
+@click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), default="float16", show_default=True)
+@click.option("--quiet", is_flag=True, help="no progress on stderr")
+@recipe_options((*FIELDS, *RUN_FIELDS))
+def command(recipe: str | None, splits: tuple[str, ...], output: str, dtype: str, quiet: bool, **options: Any) -> None:
+    """Write what a model's frozen trunk makes of every clip, once; `train --features DIR` then reads no video.
+
+    \b
+    aim-fast features --model promptclip_b16 --weights ViT-B-16.pt --dataset hmdb51 --data-root DIR --output FEATURES
+
+    Every clip has the recipe's views (PromptCLIP's: five random samplings). An interrupted command goes on where it
+    stopped.
+    """
+    from aim_fast.training.features import extract_features
+    from aim_fast.training.recipe import load_recipe
+
+    resolved = load_recipe(recipe, typed(options) | ({} if recipe else {"model": options["model"] or "promptclip_b16"}))
+    for line in extract_features(resolved, splits or ("train", "validation"), Path(output), dtype, quiet):
+        click.echo(line)
