@@ -53,7 +53,11 @@ class Contender:
     def build(self) -> VideoModel:
         """The model with random values, on the current default device."""
         create = create_peer if _LIBRARIES.match(self.name) else create_model
-        return create(self.name, **self.arguments)
+        model = create(self.name, **self.arguments)
+        unnamed = getattr(model, "takes_class_names", False) and not model.class_names
+        if unnamed and not next(model.parameters()).is_meta:
+            model.set_classes([f"class {number}" for number in range(model.num_classes)])
+        return model
 
     def build_without_memory(self) -> VideoModel:
         """The model on the meta device: to count with."""

@@ -86,7 +86,7 @@ def scored_classes(run: Run, listed: list[str], wanted: str | None, what: str) -
     """The classes that a run is scored on, of the `listed` ones of a data set.
 
     `wanted` is "seen" (trained on), "unseen", "all", or a file of names; without it those that the run was trained on
-    where all of them are listed, else all. Raises DataError where the run can score its own classes alone.
+    where that was a part of them, else all. Raises DataError where the run can score its own classes alone.
     """
     own = set(run.classes)
     if wanted in ("seen", "unseen", "all"):
@@ -94,7 +94,8 @@ def scored_classes(run: Run, listed: list[str], wanted: str | None, what: str) -
     elif wanted is not None:
         chosen = choose_classes(listed, wanted, run.recipe.seed)
     else:
-        chosen = [name for name in listed if name in own] if own <= set(listed) else listed
+        part = run.recipe.classes and own <= set(listed)
+        chosen = [name for name in listed if name in own] if part else listed
     if not chosen:
         raise DataError(f"{what} are none of those asked for ({wanted}): all {len(listed)} were trained on, or none")
     if chosen != run.classes and not run.model.takes_class_names:
