@@ -13,7 +13,9 @@ Swin Transformer, ICCV 2021; Yang et al., AIM, ICLR 2023, and its public impleme
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -165,6 +167,16 @@ class AIMSwin(VideoModel):
         self.fc_cls = nn.Linear(width, num_classes)
         self.reset_parameters()
         self.freeze()
+
+    @classmethod
+    def infer_arguments(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
+        swin = any(name.startswith("layers.0.blocks.0.attn.") for name in tensors)
+        if not swin or not any("_Adapter" in name for name in tensors):
+            return None
+        found = swin_weights.infer_swin(swin_weights.swin_tower(tensors, where), where)
+        if (mask := tensors.get("layers.0.blocks.1.attn_mask")) is not None:  # one row a window of the first stage
+            found["img_size"] = math.isqrt(len(mask)) * found["window_size"] * found["patch_size"][-1]
+        return found
 
     def reset_parameters(self) -> None:
         """Initialise everything: the trunk and the temporal bias as Swin does, adapters and head as AIM does."""
