@@ -9,22 +9,19 @@ its public implementation.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from aim_fast.models.adapter_layers import resolve_layers
+from aim_fast.models.aim_adaptation import AIMAdaptation, TemporalPlace
 from aim_fast.models.architecture import infer_architecture, usual_heads
 from aim_fast.models.clip_vit import CLIPViT
-from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Tune, check_tune
+from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Tune
 from aim_kernels.adaptation import Activation
 from aim_kernels.modules import AdapterPlace, AIMBlock, BlockBackend, DropPathMode, Memory
 
-TemporalPlace = Literal["lowest", "stem", "frozen"]
 
-
-class AIMViTCLIP(CLIPViT):
+class AIMViTCLIP(AIMAdaptation, CLIPViT):
     """A CLIP ViT adapted to video by AIM: clips in, class logits out.
 
     Input: uint8 ``[B, T, H, W, 3]`` RGB (normalised inside), or floating ``[B, 3, T, H, W]`` already normalised with
@@ -94,13 +91,7 @@ class AIMViTCLIP(CLIPViT):
         backend: BlockBackend = "fused",
         memory: Memory = "fast",
     ) -> None:
-        check_tune(tune)
-        if temporal_place not in get_args(TemporalPlace):
-            raise ValueError(f"temporal_place {temporal_place!r} is none of {', '.join(get_args(TemporalPlace))}")
-        places = tuple(adapters)
-        layers = resolve_layers(adapter_layers, depth) if places else ()
-        if places and not layers:
-            raise ValueError("adapter_layers names no block: name some, or give no adapters")
+        places, layers = self.check_adaptation(adapters, adapter_layers, temporal_place, tune, depth)
 
         def block(drop_rate: float, number: int) -> nn.Module:
             return AIMBlock(
@@ -160,33 +151,3 @@ class AIMViTCLIP(CLIPViT):
     def has_stem_of(tensors: Mapping[str, Tensor]) -> bool:
         """Whether a tower's stem is this model's: ends in a norm."""
         return "ln_pre.weight" in tensors
-
-    def freeze(self) -> None:
-        """Set ``requires_grad`` as ``tune`` says (see the class): called at construction."""
-        self.requires_grad_(self.tune == "all")
-        self.fc_cls.requires_grad_(True)
-        if self.adapters:
-            self.ln_post.requires_grad_(True)
-            for name, parameter in self.named_parameters():
-                parameter.requires_grad_(parameter.requires_grad or "Adapter" in name)
-        self.temporal_embedding.requires_grad_(bool(self.adapters) and self.temporal_place != "frozen")
-
-    @property
-    def lowest(self) -> int:
-        if self.tune == "all" or (self.adapters and self.temporal_place == "stem"):
-            return 0
-        return min(self.adapter_layers, default=self.depth)
-
-    def forward_top(self, tokens: Tensor) -> Tensor:
-        if self._moved:
-            tokens = tokens + self.temporal_embedding[:, :, None]
-        return super().forward_top(tokens)
-
-    @property
-    def _moved(self) -> bool:
-        """Whether ``temporal_embedding`` is added to the input of a block instead of by the stem."""
-        return 0 < self.lowest < self.depth and self.temporal_place == "lowest"
-
-    @property
-    def _stem_embedding(self) -> Tensor:
-        return torch.zeros_like(self.temporal_embedding) if self._moved else self.temporal_embedding
