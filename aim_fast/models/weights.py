@@ -16,12 +16,14 @@ from safetensors.torch import save_file
 from aim_fast.errors import WeightsError
 from aim_fast.models.open_clip_tags import TAG_PREFIX, fetch_tag, tag_normalisation
 from aim_fast.models.state_dict import load_strictly
+from aim_fast.models.timm_tags import TIMM_PREFIX, fetch_timm_tag
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weight_files import WeightsFile, read_weights
 
 OPTIONS = (
-    "an OpenAI CLIP .pt file, an open_clip tag (open_clip:ViT-B-16/openai) or file, a safetensors or state-dict file "
-    "of a CLIP visual tower, a published AIM checkpoint, or the word random"
+    "an OpenAI CLIP .pt file, an open_clip tag (open_clip:ViT-B-16/openai) or file, a timm tag "
+    "(timm:swin_base_patch4_window7_224.ms_in22k) or file, a safetensors or state-dict file of an image trunk, a "
+    "published AIM checkpoint, or the word random"
 )
 
 
@@ -104,6 +106,8 @@ def _initialise(model: VideoModel, seed: int) -> None:
 
 
 def _open(source: str) -> WeightsFile:
+    if source.startswith(TIMM_PREFIX):
+        return read_weights(fetch_timm_tag(source))
     if not source.startswith(TAG_PREFIX):
         return read_weights(source)
     path, activation = fetch_tag(source)

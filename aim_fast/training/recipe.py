@@ -33,7 +33,9 @@ class Recipe:
 
     # what is trained
     model: str = _option("aim_vit_b16_clip", "model name, as `aim-fast models` lists them")
-    weights: str | None = _option(None, "weights of the frozen trunk: a file, an open_clip tag, or the word `random`")
+    weights: str | None = _option(
+        None, "weights of the frozen trunk: a file, an open_clip or timm tag, or the word `random`"
+    )
     activation: str | None = _option(None, "quick_gelu or gelu, for weights that do not say theirs")
     frames: int = _option(8, "frames a clip, T")
     img_size: int | None = _option(None, "side of the square input, pixels; the model's own when not given")

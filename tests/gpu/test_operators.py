@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from aim_kernels.group_attention import backend_missing as group_backend_missing
+from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.spatial_attention import backend_missing, spatial_attention, spatial_attention_reference
@@ -58,6 +60,40 @@ def test_spatial_attention(n, h, d, dtype, backend):
         pytest.skip(missing)
     qkv = torch.randn(1, 4, n, 3 * h * d, device="cuda", dtype=dtype)
     check(lambda x: spatial_attention(x, h, backend), lambda x: attend(x, h, over_time=False), qkv)
+
+
+@pytest.mark.parametrize("backend", ["triton", "sdpa", "xformers"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("frames", "groups", "length", "own", "h"),
+    [(16, 64, 49, True, 4), (16, 64, 49, False, 4), (2, 3136, 16, False, 4), (8, 1, 49, False, 32)],
+)
+def test_group_attention(frames, groups, length, own, h, dtype, backend):
+    """Swin-B's windows of the first stage, shifted and not, its time over 32 frames, and its last stage."""
+    missing = group_backend_missing(backend, torch.device("cuda"))
+    if missing:
+        pytest.skip(missing)
+    qkv = torch.randn(frames, groups * length, 3 * h * 32, device="cuda", dtype=dtype)
+    table = torch.randperm(groups * length, device="cuda").view(groups, length).int()
+    bias = torch.randn(groups if own else 1, h, length, length, device="cuda")
+
+    def plain(x):
+        q, k, v = x[:, table.flatten()].view(frames, groups, length, 3, h, 32).permute(3, 0, 1, 4, 2, 5)
+        out = ((q @ k.transpose(-1, -2)) * 32**-0.5 + bias.to(x.dtype)).softmax(-1) @ v
+        return out.transpose(2, 3).reshape(frames, groups * length, h * 32)[:, table.flatten().argsort()]
+
+    check(lambda x: group_attention(x, table, bias, h, backend), plain, qkv)
+
+
+def test_group_attention_gives_the_bias_its_gradient():
+    qkv = torch.randn(2, 3136 * 16, 3 * 64, device="cuda", dtype=torch.bfloat16)
+    table = torch.arange(3136 * 16, device="cuda").view(16, 3136).T.contiguous().int()
+    bias = torch.randn(1, 2, 16, 16, device="cuda")
+
+    def plain(b):
+        return group_attention_reference(qkv.double() if b.dtype == torch.float64 else qkv, table, b, 2)
+
+    check(lambda b: group_attention(qkv, table, b, 2), plain, bias)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -165,6 +165,25 @@ def test_what_does_not_fit_is_refused_in_one_line(change, message, image_model, 
     assert "\n" not in str(caught.value)
 
 
+def test_a_timm_tag_is_taken_from_the_hubs_cache(image_model, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    tag = "timm:swin_tiny_patch4_window7_224.ms_in22k"
+    with pytest.raises(WeightsError, match="not in the cache and cannot be fetched.*of timm/swin_tiny") as caught:
+        load_weights(ours(), tag)
+    assert "\n" not in str(caught.value)
+    folder = tmp_path / "models--timm--swin_tiny_patch4_window7_224.ms_in22k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    write(folder / "snapshots" / ("0" * 40) / "model.safetensors", image_model.state_dict())
+    assert load_weights(ours(), tag).kind == "timm"
+    with pytest.raises(WeightsError, match="did you mean 'swin_tiny_patch4_window7_224"):
+        load_weights(ours(), "timm:swin_tiny_patch4_window7_242")
+
+
 def test_adapters_that_the_model_lacks_are_refused(tmp_path):
     torch.save(ours().state_dict(), tmp_path / "aim.pth")
     for overrides, message in (
