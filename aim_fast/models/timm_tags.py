@@ -1,4 +1,4 @@
-"""timm's pretrained weights by tag, ``timm:MODEL.TAG`` (or ``timm:MODEL`` for its usual one): fetched or in the cache."""
+"""timm's pretrained weights by tag, ``timm:MODEL.TAG`` or ``timm:MODEL`` for its usual one: fetched or cached."""
 
 from __future__ import annotations
 
