@@ -9,8 +9,14 @@ import click
 
 
 @click.command("models")
+@click.argument("names", metavar="[NAME...]", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="print JSON, with the published figures where there are some")
-@click.option("--frames", multiple=True, type=click.IntRange(1), help="frames a view; 8, 16 and 32 when not given")
+@click.option(
+    "--frames",
+    multiple=True,
+    type=click.IntRange(1),
+    help="frames a view; the published ones, or the model's own, when not given",
+)
 @click.option("--views", default=3, show_default=True, type=click.IntRange(1), help="views a video")
 @click.option(
     "--dataset",
@@ -20,21 +26,35 @@ import click
 )
 @click.option("--num-tadapter", type=click.IntRange(1, 2), help="temporal adapters a block, instead of the data set's")
 @click.option("--num-classes", type=click.IntRange(1), help="classes of the head, instead of the data set's")
-def command(as_json: bool, frames: tuple[int, ...], views: int, datasets: tuple[str, ...], **overrides: Any) -> None:
-    """Names, parameters, and multiply-adds of a video in billions (GFLOPs, as the literature counts them)."""
+def command(
+    names: tuple[str, ...],
+    as_json: bool,
+    frames: tuple[int, ...],
+    views: int,
+    datasets: tuple[str, ...],
+    **overrides: Any,
+) -> None:
+    """Names, parameters, and multiply-adds of a video in billions (GFLOPs, as the literature counts them).
+
+    All models without NAME; open_clip:NAME is one too.
+    """
     from aim_fast.models.flops import TABLE_DATASETS, model_table
 
     chosen = {name: value for name, value in overrides.items() if value is not None}
-    rows = model_table(frames or (8, 16, 32), views, datasets or TABLE_DATASETS, **chosen)
+    rows = model_table(frames, views, datasets or TABLE_DATASETS, names, **chosen)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
+    width = 22 if chosen else 42
     head = f"{'dataset':<12}{'frames':>7}{'views':>7}{'parameters':>14}{'trainable':>13}{'GFLOPs':>10}"
-    click.echo(f"{'model':<22}{head}  {'published GFLOPs, top-1'}")
+    click.echo(f"{'model':<{width}}{head}  {'published GFLOPs, top-1'}")
     for row in rows:
         published = row["published"] or {}
-        beside = [str(published.get("gflops", "–")), str(published.get("top1", "–")), published.get("rung", "")]
+        words = (published.get(key) for key in ("rung", "weights"))
+        beside = [str(published.get("gflops", "–")), str(published.get("top1", "–")), *filter(None, words)]
+        changed = () if chosen else row["overrides"].items()
+        name = ",".join([row["name"], *(f"{key}={value}".replace(" ", "") for key, value in changed)])
         click.echo(
-            f"{row['name']:<22}{row['dataset']:<12}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}"
-            f"{row['trainable']:>13,}{row['gflops']:>10.1f}  " + (", ".join(filter(None, beside)) if published else "")
+            f"{name:<{width}}{row['dataset']:<12}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}"
+            f"{row['trainable']:>13,}{row['gflops']:>10.1f}  " + (", ".join(beside) if published else "")
         )

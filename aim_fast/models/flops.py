@@ -7,6 +7,7 @@ packed qkv, whose operators are opaque, has its formula here: two products of LÂ
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import aim_kernels  # noqa: F401 - defines the operators that are counted below
+import aim_kernels.group_attention
+import aim_kernels.spatial_attention
+import aim_kernels.temporal_attention  # noqa: F401 - these define the operators that are counted below
+from aim_fast.errors import UsageError
 from aim_fast.models.published import PublishedResult, dataset_arguments, find_published, published_results
 from aim_fast.models.registry import MODELS, argument_names, create_model, find_entry, list_models
 from aim_fast.models.video_model import VideoModel
@@ -68,30 +72,50 @@ def count_costs(name: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]
 
 
 def model_table(
-    frames: Sequence[int] = (8, 16, 32),
+    frames: Sequence[int] = (),
     views: int = 3,
     datasets: Sequence[str] = TABLE_DATASETS,
+    names: Sequence[str] = (),
     **overrides: Any,
 ) -> list[dict[str, Any]]:
     """One row per model, data set and number of frames, then one per published row of another structure.
 
+    ``names`` are all models when not given. Without ``frames`` a model has those that something was published for, else its own; with them, models that cannot
+    take so many are left out.
     Keys: ``name, dataset, frames, views, overrides, params, trainable, gflops, published``. ``gflops`` are 10â¹
     multiply-adds of all ``views`` of one clip together, as published tables give them; ``published`` is what was
     published for this structure, or None. ``overrides`` go to every model that takes them, over the data set's.
     """
     rows = []
-    for name in list_models():
+    for name in names or list_models():
         taken = argument_names(name)
         chosen = {key: value for key, value in overrides.items() if key in taken}
         for dataset in datasets:
-            for num_frames in frames:
+            for num_frames in frames or _own_frames(name, dataset):
                 arguments = dataset_arguments(name, dataset) | {"num_frames": num_frames} | chosen
-                rows.append(_row(name, dataset, arguments, views, chosen, find_published(name, dataset, arguments)))
+                published = find_published(name, dataset, arguments)
+                try:
+                    rows.append(_row(name, dataset, arguments, views, chosen, published))
+                except UsageError:
+                    if not frames:
+                        raise
     for result in published_results():
-        wanted = result.model in MODELS and result.dataset in datasets and result.frames in frames and not overrides
-        if wanted and result.overrides:
+        wanted = result.model in (names or MODELS) and result.dataset in datasets and not overrides
+        if wanted and result.overrides and (not frames or result.frames in frames):
             rows.append(_row(result.model, result.dataset, result.arguments, views, result.overrides, result))
     return rows
+
+
+def _own_frames(name: str, dataset: str) -> list[int]:
+    """Frames of the rows of the main tables, or what the model is made for when nothing is said."""
+    published = {
+        result.frames
+        for result in published_results()
+        if (result.model, result.dataset) == (name, dataset) and result.frames and not result.overrides
+    }
+    entry = find_entry(name)
+    default = inspect.signature(entry.model).parameters["num_frames"].default
+    return sorted(published) or [entry.arguments.get("num_frames", default)]
 
 
 def _row(
@@ -136,6 +160,11 @@ _SAME_IN_EVERY_BLOCK = {
 }
 
 
+def _group_products(qkv: Sequence[int], table: Sequence[int], *_: Any, out_shape: Any = None, **__: Any) -> int:
+    frames, n, packed = qkv
+    return 4 * frames * n * table[1] * (packed // 3)
+
+
 def _temporal_products(qkv: Sequence[int], *_: Any, out_shape: Any = None, **__: Any) -> int:
     b, t, n, packed = qkv
     return 4 * b * n * t * t * (packed // 3)
@@ -149,4 +178,5 @@ def _spatial_products(qkv: Sequence[int], *_: Any, out_shape: Any = None, **__: 
 _ATTENTION = {
     torch.ops.aim.temporal_attention: _temporal_products,
     torch.ops.aim.spatial_attention: _spatial_products,
+    torch.ops.aim.group_attention: _group_products,
 }
