@@ -80,8 +80,9 @@ def model_table(
 ) -> list[dict[str, Any]]:
     """One row per model, data set and number of frames, then one per published row of another structure.
 
-    ``names`` are all models when not given. Without ``frames`` a model has those that something was published for, else its own; with them, models that cannot
-    take so many are left out.
+    ``names`` are all models when not given. Without ``frames`` a model has those that something was published for,
+    else its own; with them, models that cannot take so many are left out.
+
     Keys: ``name, dataset, frames, views, overrides, params, trainable, gflops, published``. ``gflops`` are 10⁹
     multiply-adds of all ``views`` of one clip together, as published tables give them; ``published`` is what was
     published for this structure, or None. ``overrides`` go to every model that takes them, over the data set's.
