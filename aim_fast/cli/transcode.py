@@ -15,7 +15,7 @@ from aim_fast.cli.options import recipe_options, typed
 @click.option("--short-side", default=256, show_default=True, type=click.IntRange(32), help="pixels; never enlarges")
 @click.option("--gop", default=12, show_default=True, type=click.IntRange(1, 250), help="frames between key frames")
 @click.option("--codec", default="h264", show_default=True, help="h264 in mp4, or vp9 in webm")
-@click.option("--quality", type=click.IntRange(0, 63), help="CRF, lower is better and larger; 22 (h264) or 31 (vp9)")
+@click.option("--quality", type=click.IntRange(0, 63), help="CRF, lower is better and larger; 23 (h264) or 31 (vp9)")
 @recipe_options(("dataset", "data_root", "workers"))
 def command(output: str, short_side: int, gop: int, codec: str, quality: int | None, **options: Any) -> None:
     """Encode every video anew with a short side, close key frames and plain timestamps; labels are carried over.

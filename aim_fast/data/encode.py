@@ -2,7 +2,8 @@
 
 Every frame that is shown in the source becomes one frame of the target, upright, at its time counted from 0. Key frames
 come every ``gop`` frames and nowhere else, no frame refers to a later one, so frames are decoded in the order of
-showing. The YUV values pass unchanged but for the scaling: both files decode to the same colours by the same matrix.
+showing. H.264 goes without CABAC and deblocking: a sixth more bytes for half the time to decode. The YUV values pass
+unchanged but for the scaling: both files decode to the same colours by the same matrix.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ CODECS = {
     "h264": _Codec(
         "libx264",
         "mp4",
-        22,
-        {"preset": "fast", "bf": "0", "sc_threshold": "0", "x264-params": "open-gop=0"},
+        23,
+        {"preset": "fast", "tune": "fastdecode", "bf": "0", "sc_threshold": "0", "x264-params": "open-gop=0"},
     ),
     "vp9": _Codec(
         "libvpx-vp9",
@@ -71,7 +72,7 @@ class Encoding:
     short_side: int = 256
     gop: int = 12
     codec: str = "h264"
-    quality: int = 22
+    quality: int = 23
 
     @property
     def extension(self) -> str:
