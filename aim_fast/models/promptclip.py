@@ -289,7 +289,8 @@ class PromptCLIP(VideoModel):
             if weight.is_meta:  # a clip's cost is counted, and names are no part of it
                 return weight.new_empty(self.num_classes, self.output_dim)
             raise UsageError("no class names: give create_model(..., class_names=[...]), or call model.set_classes")
-        if classes is not None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        kept = classes is None and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if not kept or weight.is_inference():  # what is made in inference mode does not tell its changes
             return self._read_prompts(classes)
         autocast = torch.is_autocast_enabled(weight.device.type)
         state = (weight._version, weight.device, weight.dtype, autocast, self.activation)

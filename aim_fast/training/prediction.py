@@ -15,7 +15,6 @@ from aim_fast.training.progress import RunProgress
 from aim_fast.training.run import open_run
 
 
-@torch.inference_mode()
 def predict_files(
     path: str, videos: list[str], top_k: int, repeat_frames: bool, fields: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -36,7 +35,7 @@ def predict_files(
         except AimFastError as error:
             results.append({"video": video, "error": " ".join(str(error).split())})
             continue
-        with place.autocast():
+        with torch.inference_mode(), place.autocast():
             logits = run.model(torch.as_tensor(views).to(place.device))
         probabilities = logits.float().softmax(-1).mean(0)
         best = probabilities.topk(min(top_k, len(run.classes)))

@@ -56,6 +56,7 @@ class Recipe:
     prompt_prefix: int | None = _option(None, "PromptCLIP: learned positions before a class name; 16 if not given")
     prompt_postfix: int | None = _option(None, "PromptCLIP: learned positions after a class name; 16 if not given")
     temporal_layers: int | None = _option(None, "PromptCLIP: blocks over frame features; 0 for their mean")
+    max_names: int | None = _option(None, "PromptCLIP: names that a training step scores at most; 400 if not given")
     drop_path: float = _option(0.2, "droppath rate of the last block; rates grow linearly from 0")
     drop_path_mode: str = _option("position", "what droppath drops: position (published), clip, or frame")
     published_freeze: bool = _option(False, "Swin: leave the temporal bias at its random start, as published")

@@ -120,7 +120,8 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         if not dataset or not root:
             raise UsageError(f"{path} names no data set: give --dataset NAME and --data-root DIR")
         listed = read_dataset(dataset, Path(root), split).classes
-        wanted = fields.pop("classes", None)
+        wanted = fields.get("classes")
+        fields = {name: value for name, value in fields.items() if name != "classes"}
         run = open_run(path, fields, place, listed)
         chosen = {"dataset": dataset, "data_root": str(root), "features": fields.get("features")}
         recipe = absolute_paths(run.recipe.replace(**chosen, classes=None, shots=0, shot_list=None))

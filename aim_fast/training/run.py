@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from aim_fast.data.selection import read_lines
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.models.registry import argument_names, create_model
 from aim_fast.models.weights import WeightsReport, load_weights, trunk_names
@@ -34,7 +36,7 @@ MODEL_FIELDS = (
     *("num_tadapter", "adapter_scale", "adapter_ratio", "adapters", "adapter_layers", "temporal_place", "tune"),
     *("drop_path", "drop_path_mode", "head_dropout", "backend", "memory", "img_size", "activation"),
     "published_freeze",
-    *("prompt_prefix", "prompt_postfix", "temporal_layers"),
+    *("prompt_prefix", "prompt_postfix", "temporal_layers", "max_names"),
 )
 
 
@@ -132,9 +134,15 @@ def open_run(path: str | Path, overrides: dict[str, Any], place: Place, classes:
     """Opens a run's folder (its best checkpoint), a checkpoint folder, or a published AIM checkpoint file.
 
     `overrides` are recipe fields typed on the command line; `--weights` names the frozen trunk where it has moved.
-    `classes` are the names for a published checkpoint, which holds none.
+    `classes` are the names for a published checkpoint, which holds none. An override `class_names` is a file of other
+    classes to score, one a line, by a model that reads names.
     """
     path = Path(path)
+    if names := overrides.get("class_names"):
+        others = read_lines(names, "class names")
+        run = open_run(path, {k: v for k, v in overrides.items() if k != "class_names"}, place, classes)
+        run.model.set_classes(others)
+        return dataclasses.replace(run, classes=others)
     if path.is_file() and path.name != ADAPTERS:
         return _open_file(path, overrides, place, classes)
     model, description, report = restore_run(path, overrides)
