@@ -11,7 +11,7 @@ from aim_fast.cli.options import recipe_options, typed
 from aim_fast.training.recipe import FIELDS
 
 # what a study's cells set themselves, or the study does
-_OWN = ("output", "seed")
+_OWN = ("output", "seed", "features", "cache_features", "cache_dtype")
 SCENE_BIAS = 0.4
 
 

@@ -49,6 +49,7 @@ class Augmentation:
         erasing_scale: range of that box's area. erasing_ratio: range of its aspect.
         fill: RGB that erased pixels take, 0 to 255: the rounded mean of the model's normalisation, because frames
             stay uint8 and 0 after normalisation is the mean before it.
+        none: [False] nothing is drawn at random: a training clip is the sampling's first evaluation view.
     """
 
     random_resized_crop: bool = True
@@ -62,6 +63,7 @@ class Augmentation:
     erasing_scale: tuple[float, float] = (0.02, 1 / 3)
     erasing_ratio: tuple[float, float] = (0.3, 3.33)
     fill: tuple[int, int, int] = (123, 117, 104)
+    none: bool = False
 
     def __post_init__(self) -> None:
         for name in ("flip", "erasing"):
@@ -116,7 +118,7 @@ def plan_clip(
     With ``augmentation`` the clip is a training clip, drawn from (seed, epoch, index, view). With None it is
     evaluation view ``view`` of ``sampling``, the same whatever the epoch, and the seed unless the sampling is random.
     """
-    if augmentation is None:
+    if augmentation is None or augmentation.none:
         clip, crop = divmod(view, sampling.crops)
         drawn = None
         if sampling.random:  # the crops of one clip show the same frames

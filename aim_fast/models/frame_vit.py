@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aim_fast.errors import UsageError
 from aim_fast.models.video_model import VideoModel, check_normalisation, check_sizes
 from aim_kernels.adaptation import Activation
 from aim_kernels.modules import BlockBackend
@@ -117,7 +118,9 @@ class FrameViT(VideoModel):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips, or what :meth:`forward_bottom` made of them, to the normalised feature of a frame, [B, T, D]."""
-        return self.forward_top(x if list(x.shape[1:]) == self.bottom_shape else self.forward_bottom(x))
+        if list(x.shape[1:]) == self.bottom_shape:  # stored, perhaps in half precision
+            return self.forward_top(x.to(self.ln_post.weight.dtype))
+        return self.forward_top(self.forward_bottom(x))
 
     @property
     def bottom_shape(self) -> list[int]:
@@ -132,6 +135,20 @@ class FrameViT(VideoModel):
         """
         tokens = self.run(self.embed(x), 0, self.lowest)
         return self.pool(tokens)[:, :, None] if self.lowest == self.depth else tokens
+
+    def frozen_features(self, x: Tensor) -> Tensor:
+        """:meth:`forward_bottom`, where nothing in it trains; else UsageError."""
+        if self.lowest == 0:
+            raise UsageError(
+                "nothing below the first trained block can be stored: use --adapters none, or --adapter-layers top or "
+                "a list without block 0, and not --temporal-place stem"
+            )
+        return self.forward_bottom(x)
+
+    @property
+    def frozen_part(self) -> str:  # type: ignore[override]
+        """What :meth:`frozen_features` are."""
+        return f"input of block {self.lowest} of {self.depth}"
 
     def forward_top(self, tokens: Tensor) -> Tensor:
         """The input of block ``lowest`` to the normalised feature of each frame, ``[B, T, D]``."""

@@ -91,16 +91,19 @@ def open_training(
     recipe: Recipe, place: Place, index: Index, img_size: int, source: FeatureSource
 ) -> ClipLoader | FeatureLoader:
     """Training clips of an index, or their stored features where the recipe names some."""
-    if recipe.features:
+    if recipe.features or recipe.cache_features:
         return open_features(recipe, place, index, True, source)
-    return open_loader(recipe, place, index, img_size, sampling_of(recipe), augmentation_of(recipe))
+    sampling = sampling_of(recipe)
+    if recipe.train_view == "validation":
+        sampling = sampling.validation(img_size)
+    return open_loader(recipe, place, index, img_size, sampling, augmentation_of(recipe))
 
 
 def open_validation(
     recipe: Recipe, place: Place, index: Index, img_size: int, source: FeatureSource
 ) -> ClipLoader | FeatureLoader:
     """The published validation view of an index, or all stored views of its features."""
-    if recipe.features:
+    if recipe.features or recipe.cache_features:
         return open_features(recipe, place, index, False, source)
     return open_loader(recipe, place, index, img_size, sampling_of(recipe).validation(img_size))
 
@@ -108,7 +111,7 @@ def open_validation(
 def feature_source(recipe: Recipe, model: Any, trunk_sha256: str) -> FeatureSource:
     """What features of this model, at the recipe's frames, are computed from."""
     return FeatureSource(
-        model.frozen_part,
+        model.frozen_part + (", validation view" if recipe.cache_features else ""),
         trunk_sha256,
         model.num_frames,
         recipe.interval,
@@ -120,11 +123,11 @@ def feature_source(recipe: Recipe, model: Any, trunk_sha256: str) -> FeatureSour
 
 
 def open_features(recipe: Recipe, place: Place, index: Index, train: bool, source: FeatureSource) -> FeatureLoader:
-    """This process's stored features of an index, from `recipe.features`, in place of its videos.
+    """This process's stored features of an index, from `recipe.features` or the cache, in place of its videos.
 
     Raises DataError where there are none, of all clips, or where they are of another source.
     """
-    store = FeatureStore(Path(recipe.features or "") / index.split)
+    store = FeatureStore(Path(recipe.features or recipe.cache_features or "") / index.split)
     if odd := store.source.differences(source):
         raise DataError(f"{store.folder}: holds features of another trunk or other clips: {'; '.join(odd)}")
     return FeatureLoader(
@@ -149,6 +152,8 @@ def sampling_of(recipe: Recipe) -> Sampling:
 
 def augmentation_of(recipe: Recipe) -> Augmentation:
     """How training clips are augmented; `published` adds the flip and crop that imgaug's RandAugment hides."""
+    if recipe.train_view == "validation":
+        return Augmentation(none=True)
     published = recipe.aug == "published" and bool(recipe.randaugment)
     fields: dict[str, Any] = {
         "random_resized_crop": recipe.random_resized_crop,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from aim_fast.data import read_dataset
-from aim_fast.data.feature_store import FeatureStore, write_features
+from aim_fast.data import Index, Sampling, read_dataset
+from aim_fast.data.feature_store import FeatureSource, FeatureStore, write_features
 from aim_fast.errors import UsageError
 from aim_fast.training.clips import feature_source, open_loader, open_split, sampling_of
-from aim_fast.training.devices import single_place
+from aim_fast.training.devices import Place, first_process_first, single_place
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.run import build_model
@@ -30,24 +32,11 @@ def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype:
     model, report = build_model(recipe, classes, place)
     for line in report.lines:
         progress.say(line)
-    model.eval()
     source = feature_source(recipe, model, report.sha256)
-
-    @torch.inference_mode()
-    def extract(frames: Tensor) -> Tensor:
-        with place.autocast():
-            return model.frozen_features(frames.to(place.device, non_blocking=True))
-
     lines = []
     for split in splits:
         index = open_split(recipe, split, place, progress)
-        loader = open_loader(recipe, place, index, model.img_size, sampling_of(recipe))
-        try:
-            count = progress.counter(f"{split} views", loader.clips_per_epoch)
-            done = write_features(folder / split, source, loader, extract, dtype=dtype, progress=count)
-        finally:
-            progress.close()
-            loader.close()
+        done = _write_split(recipe, model, place, index, sampling_of(recipe), source, folder, dtype, progress)
         store, clips = FeatureStore(folder / split), len(index.healthy)
         resumed = f", {done} of them found done" if done else ""
         lines.append(
@@ -55,3 +44,55 @@ def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype:
             f"{store.bytes / 2**20:.1f} MiB"
         )
     return lines
+
+
+def cache_features(
+    recipe: Recipe, model: Any, place: Place, indices: Iterable[Index], source: FeatureSource, progress: RunProgress
+) -> None:
+    """Keeps the frozen bottom's output for the validation view of every clip below `recipe.cache_features`.
+
+    The first process writes what is not there yet. Raises UsageError, before anything is written, for a model that
+    trains from its first layer on, and where the folder holds features of another trunk, depth or number of frames.
+    """
+    folder = Path(recipe.cache_features or "")
+    with torch.inference_mode(), place.autocast():  # one clip shows whether there is something to keep
+        model.frozen_features(
+            torch.zeros((1, model.num_frames, *(model.img_size,) * 2, 3), dtype=torch.uint8).to(place.device)
+        )
+    with first_process_first(place):
+        if place.first:
+            sampling, alone = sampling_of(recipe).validation(model.img_size), replace(place, world=1)
+            for index in indices:
+                _write_split(recipe, model, alone, index, sampling, source, folder, recipe.cache_dtype, progress)
+                store = FeatureStore(folder / index.split)
+                progress.say(f"{store.folder}: {source.part} of {len(index)} clips, {store.bytes / 2**20:.1f} MiB")
+
+
+def _write_split(
+    recipe: Recipe,
+    model: Any,
+    place: Place,
+    index: Index,
+    sampling: Sampling,
+    source: FeatureSource,
+    folder: Path,
+    dtype: str,
+    progress: RunProgress,
+) -> int:
+    """Writes `folder/SPLIT`; returns how many clips were found done."""
+    training = model.training
+    model.eval()
+
+    @torch.inference_mode()
+    def extract(frames: Tensor) -> Tensor:
+        with place.autocast():
+            return model.frozen_features(frames.to(place.device, non_blocking=True))
+
+    loader = open_loader(recipe, place, index, model.img_size, sampling)
+    try:
+        count = progress.counter(f"{index.split} views", loader.clips_per_epoch)
+        return write_features(folder / index.split, source, loader, extract, dtype=dtype, progress=count)
+    finally:
+        progress.close()
+        loader.close()
+        model.train(training)

@@ -36,6 +36,7 @@ from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import GraphedStep, check_cuda_graph, set_capturable
 from aim_fast.training.devices import Place, join_processes
 from aim_fast.training.evaluation import evaluate
+from aim_fast.training.features import cache_features
 from aim_fast.training.metrics import MetricsLog, draw_curves
 from aim_fast.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from aim_fast.training.progress import RunProgress
@@ -82,6 +83,9 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
             progress.say(line)
         splits = {split: open_split(recipe, split, place, progress, classes) for split in ("train", "validation")}
         description = Description(recipe.model, model.config, classes, weights.sha256, weights.source)
+        if recipe.cache_features:
+            source = feature_source(recipe, model, weights.sha256)
+            cache_features(recipe, model, place, splits.values(), source, progress)
         trainer = Trainer(recipe, folder, place, progress, model, description, splits["train"], splits["validation"])
         if resume:
             trainer.restore()

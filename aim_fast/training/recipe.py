@@ -75,7 +75,15 @@ class Recipe:
     features: str | None = _option(
         None, "folder of frozen features, written by `aim-fast features`, to read in place of videos"
     )
+    cache_features: str | None = _option(
+        None,
+        "folder in which the frozen bottom's output is kept for every clip, to train from; needs train_view validation",
+    )
+    cache_dtype: str = _option("float16", "what cached features are kept in: float16, bfloat16 or float32")
     interval: int = _option(0, "frames between sampled frames; 0 spreads the frames over the whole video")
+    train_view: str = _option(
+        "augmented", "what is trained on: augmented, or validation: the validation view, with nothing drawn at random"
+    )
     random_resized_crop: bool = _option(True, "train on one random box a clip instead of the centre")
     crop_area: tuple[float, ...] = _option((0.08, 1.0), "share of the frame's area that the random box covers")
     crop_aspect: tuple[float, ...] = _option((0.75, 1.3333333333333333), "aspect ratio of the random box")
@@ -151,6 +159,8 @@ _CHOICES = {
     "memory": ("fast", "balanced", "lean"),
     "activation": ("quick_gelu", "gelu"),
     "aug": ("default", "published"),
+    "train_view": ("augmented", "validation"),
+    "cache_dtype": ("float16", "bfloat16", "float32"),
     "read_order": ("shuffled", "shards"),
     "precision": PRECISIONS,
     "drop_path_mode": ("position", "clip", "frame"),
@@ -190,6 +200,10 @@ def _check(recipe: Recipe) -> None:
             refuse(name, "two numbers, the smaller first")
     if not 0 < recipe.data_share <= 1:
         refuse("data_share", "above 0 and at most 1")
+    if recipe.cache_features and recipe.train_view != "validation":
+        refuse("cache_features", "left out, or train_view validation: one view of a clip is kept, none drawn at random")
+    if recipe.cache_features and (recipe.features or recipe.mixup or recipe.cutmix):
+        refuse("cache_features", "without features, mixup and cutmix: a cache has neither pixels nor other features")
     if recipe.shots and recipe.shot_list:
         refuse("shots", "left out where shot_list names the clips")
     if len(recipe.betas) != 2 or not all(0 <= beta < 1 for beta in recipe.betas):

@@ -86,7 +86,9 @@ def absolute_paths(recipe: Recipe) -> Recipe:
     weights = recipe.weights
     if weights and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())
-    paths = {name: getattr(recipe, name) for name in ("data_root", "features", "shot_list", "classes")}
+    paths = {
+        name: getattr(recipe, name) for name in ("data_root", "features", "cache_features", "shot_list", "classes")
+    }
     paths = {name: value for name, value in paths.items() if value and not (name == "classes" and value.isdigit())}
     absolute = {name: str(Path(value).expanduser().absolute()) for name, value in paths.items()}
     return recipe.replace(weights=weights, **absolute)
