@@ -12,6 +12,7 @@ from safetensors import safe_open
 from aim_fast.errors import UsageError
 from aim_fast.models.flops import multiply_adds
 from aim_fast.models.registry import create_model
+from aim_kernels import hold_trunk
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "aim_swin2d.safetensors"
 TINY = {"img_size": 32, "window_size": 4, "embed_dim": 16, "num_heads": (1, 2), "num_frames": 4, "num_classes": 5}
@@ -190,6 +191,24 @@ def test_autocast_bf16_trains_within_the_precision_of_bf16():
         gradients.append(torch.cat([p.grad.flatten() for _, p in model.trainable_parameters()]))
     assert gradients[1].dtype == torch.float32
     assert (gradients[1] - gradients[0]).norm() <= 0.05 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_trunk_held_in_bf16_trains_within_its_precision(autocast):
+    x, gradients = torch.randn(4, 3, 4, 32, 32), []
+    for held in (False, True):
+        model = tiny(drop_path=0.0, head_dropout=0.0)
+        if held:
+            hold_trunk(model, torch.bfloat16)
+            block = model.layers[0].blocks[0]
+            assert block.attn.qkv.weight.dtype == block.mlp.fc2.weight.dtype == torch.bfloat16
+            assert block.attn.relative_position_bias_table.dtype == block.norm1.weight.dtype == torch.float32
+        with torch.autocast("cpu", torch.bfloat16, enabled=held and autocast):
+            loss = F.cross_entropy(model(x), torch.arange(4))
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for _, p in model.trainable_parameters()]))
+    assert gradients[1].dtype == torch.float32
+    assert 0 < (gradients[1] - gradients[0]).norm() <= 0.05 * gradients[0].norm()
 
 
 def test_compiled_without_graph_breaks_equals_eager():
