@@ -75,7 +75,7 @@ def command(
     else:
         demo, resolved = False, load_recipe(recipe, fields)
         folder = Path(output or f"runs/ablate-{study}-{resolved.dataset}")
-    check_model_fields(resolved.model, fields)
+    check_model_fields(resolved.model, fields, resolved.head)
     chosen = _seeds(seeds, resolved.seed)
 
     from aim_fast.training.ablation import Study

@@ -35,6 +35,7 @@ FIELDS = (
 @click.option(
     "--classes", metavar="seen|unseen|all|FILE", help="classes to score; FILE names them, others need a text head"
 )
+@click.option("--wise-ft", metavar="X", type=float, help="text head: X of the trained weights + 1 - X of the frozen")
 @recipe_options((*FIELDS, *RUN_FIELDS), defaults="run")
 def command(run: str, split: str, json_file: str | None, confusion: str | None, **options: Any) -> None:
     """Top-1, top-5, mean-class accuracy and loss of RUN over the views of each video.

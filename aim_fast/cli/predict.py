@@ -26,6 +26,7 @@ from aim_fast.cli.options import recipe_options, typed
 @click.option("--stride", metavar="SECONDS", type=float, help="time between windows; half a window when not given")
 @click.option("--class-names", metavar="FILE", help="classes to tell apart, one a line, by a model that reads names")
 @click.option("--repeat-frames", is_flag=True, help="take videos with fewer frames than the model, repeating frames")
+@click.option("--wise-ft", metavar="X", type=float, help="text head: X of the trained weights + 1 - X of the frozen")
 @recipe_options(("views", "weights", "model", "adapter_scale", "device", "precision"), defaults="run")
 @click.pass_context
 def command(

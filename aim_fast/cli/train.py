@@ -39,7 +39,7 @@ def command(recipe: str | None, resume: bool, quiet: bool, **options: Any) -> No
 
     from aim_fast.training.loop import train
 
-    check_model_fields(resolved.model, fields)
+    check_model_fields(resolved.model, fields, resolved.head)
     result = train(absolute_paths(resolved), resume=resume, quiet=quiet)
     if result.stopped:
         click.echo(

@@ -116,9 +116,11 @@ class AIMViTCLIPText(AIMViTCLIP):
         """What follows from the text tower is computed again."""
         self._stale = True
 
+    @torch.compiler.disable
     def _embed(self) -> None:
         if self.class_names:
-            self.class_embeddings = embed_classes(self.text, self.class_names, self.templates)
+            with torch.inference_mode(False):  # training goes on with what a validation made
+                self.class_embeddings = embed_classes(self.text, self.class_names, self.templates)
         self._stale = False
 
     def fit_weights(self, file: WeightsFile, source: str) -> Fit:

@@ -39,6 +39,8 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identif
     tensors.pop("proj", None)
     told = file.description or {}
     variant, found = _recognise(tensors, where)
+    if asked is None and told.get("options", {}).get("head") == "text":
+        return Identified(told["model"], dict(told["options"]), told.get("classes"))
     if "fc_cls.weight" not in tensors:
         raise WeightsError(f"{where}: holds no classifier (fc_cls): no trained model; give it as --weights instead")
     found["num_classes"] = len(tensors["fc_cls.weight"])

@@ -56,7 +56,7 @@ class Contender:
         model = create(self.name, **self.arguments)
         unnamed = getattr(model, "takes_class_names", False) and not model.class_names
         if unnamed and not next(model.parameters()).is_meta:
-            model.set_classes([f"class {number}" for number in range(model.num_classes)])
+            model.set_classes([f"action {number}" for number in range(model.num_classes)])
         return model
 
     def build_without_memory(self) -> VideoModel:

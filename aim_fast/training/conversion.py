@@ -16,7 +16,7 @@ from aim_fast.models.weights import save_trunk
 from aim_fast.training.checkpoint import ADAPTERS, Description, save_checkpoint, write_atomically
 from aim_fast.training.recipe import FIELDS, load_recipe
 from aim_fast.training.run import RECIPE, restore_run
-from aim_fast.training.trained_file import read_trained, write_trained
+from aim_fast.training.trained_file import is_numbered, read_trained, write_trained
 
 TRUNK = "trunk.safetensors"
 
@@ -38,7 +38,7 @@ def convert(source: str, destination: str, fields: dict[str, Any], classes: str 
     if path.is_file() and path.name != ADAPTERS:
         model, description, report = read_trained(path, fields, names)
         source_lines = report.lines
-        if names is None and description.classes[0] == "class 0":
+        if names is None and is_numbered(description.classes):
             source_lines = [*source_lines, f"{path} names no classes: they are numbered; --classes FILE gives names"]
     else:
         if names is not None:
@@ -82,7 +82,7 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def _write_run(model: VideoModel, description: Description, folder: Path) -> None:
-    told = {**description.options, "frames": model.num_frames, "model": description.model}
+    told = {**description.options, "frames": model.num_frames, "model": description.model, "templates": None}
     known = {name: value for name, value in told.items() if name in FIELDS and value is not None}
     recipe = load_recipe(None, {"model": description.model})
     recipe = recipe.replace(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})

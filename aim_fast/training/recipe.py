@@ -60,6 +60,8 @@ class Recipe:
     drop_path: float = _option(0.2, "droppath rate of the last block; rates grow linearly from 0")
     drop_path_mode: str = _option("position", "what droppath drops: position (published), clip, or frame")
     published_freeze: bool = _option(False, "Swin: leave the temporal bias at its random start, as published")
+    head: str = _option("linear", "linear: a classifier; text: class names scored by CLIP's own towers (AIM on CLIP)")
+    templates: str | None = _option(None, "text head: file of prompts, one a line, {} for the class; ours if not given")
     head_dropout: float = _option(0.5, "dropout before the classifier")
 
     # what it is trained on
@@ -166,6 +168,7 @@ _CHOICES = {
     "drop_path_mode": ("position", "clip", "frame"),
     "temporal_place": ("lowest", "stem", "frozen"),
     "tune": ("adapters", "all"),
+    "head": ("linear", "text"),
 }
 _POSITIVE = ("frames", "num_tadapter", "batch_size", "img_size", "total_batch_size", "accumulate", "log_every")
 _NOT_NEGATIVE = (

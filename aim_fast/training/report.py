@@ -154,6 +154,8 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         )
         if recipe.random_views and not recipe.features:
             frames += ", drawn at random"
+        if (share := fields.get("wise_ft")) is not None:
+            frames += f", weights {share:g} adapted + {1 - share:g} frozen"
         protocol = (
             f"{dataset} {split}, {views} of {run.model.img_size} px, {frames}, "
             f"softmax averaged over views, {str(place.dtype).removeprefix('torch.')}"

@@ -13,6 +13,7 @@ import torch
 
 from aim_fast.data.selection import read_lines
 from aim_fast.errors import CheckpointError, UsageError
+from aim_fast.models.class_embeddings import read_templates
 from aim_fast.models.registry import argument_names, create_model
 from aim_fast.models.weights import WeightsReport, load_weights, trunk_names
 from aim_fast.training.checkpoint import (
@@ -27,7 +28,8 @@ from aim_fast.training.devices import Place, single_place
 from aim_fast.training.metrics import METRICS
 from aim_fast.training.recipe import Recipe, coerce, load_recipe, recipe_differences
 from aim_fast.training.run_lock import check_unlocked
-from aim_fast.training.trained_file import read_trained
+from aim_fast.training.trained_file import is_numbered, name_classes, read_trained
+from aim_fast.training.wise_ft import check_wise_ft, interpolate_weights
 from aim_kernels import hold_trunk
 
 RECIPE = "recipe.yaml"
@@ -36,6 +38,7 @@ MODEL_FIELDS = (
     *("num_tadapter", "adapter_scale", "adapter_ratio", "adapters", "adapter_layers", "temporal_place", "tune"),
     *("drop_path", "drop_path_mode", "head_dropout", "backend", "memory", "img_size", "activation"),
     "published_freeze",
+    "templates",
     *("prompt_prefix", "prompt_postfix", "temporal_layers", "max_names"),
 )
 
@@ -86,9 +89,8 @@ def absolute_paths(recipe: Recipe) -> Recipe:
     weights = recipe.weights
     if weights and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())
-    paths = {
-        name: getattr(recipe, name) for name in ("data_root", "features", "cache_features", "shot_list", "classes")
-    }
+    fields = ("data_root", "features", "cache_features", "shot_list", "classes", "templates")
+    paths = {name: getattr(recipe, name) for name in fields}
     paths = {name: value for name, value in paths.items() if value and not (name == "classes" and value.isdigit())}
     absolute = {name: str(Path(value).expanduser().absolute()) for name, value in paths.items()}
     return recipe.replace(weights=weights, **absolute)
@@ -98,13 +100,16 @@ def model_options(recipe: Recipe, num_classes: int, class_names: Sequence[str] =
     """The overrides that a recipe passes to create_model: those of its fields that the model takes."""
     options = {"num_frames": recipe.frames, "num_classes": num_classes, "class_names": list(class_names)}
     options |= {name: getattr(recipe, name) for name in MODEL_FIELDS if getattr(recipe, name) is not None}
-    known = argument_names(recipe.model)
+    options["head"] = recipe.head
+    if recipe.head == "text":
+        options["templates"] = read_templates(recipe.templates)
+    known = argument_names(recipe.model, recipe.head)
     return {name: value for name, value in options.items() if name in known}
 
 
-def check_model_fields(model: str, typed: Iterable[str]) -> None:
+def check_model_fields(model: str, typed: Iterable[str], head: str = "linear") -> None:
     """Raises UsageError for a recipe field, typed on the command line, that `model` has nothing to do with."""
-    known = argument_names(model)
+    known = argument_names(model, head)
     if odd := [name for name in typed if name in MODEL_FIELDS and name not in known]:
         options = ", ".join("--" + name.replace("_", "-") for name in odd)
         raise UsageError(f"model {model} takes no {options}: leave it out, or take another --model")
@@ -120,7 +125,7 @@ def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> tuple[A
     torch.manual_seed(recipe.seed)
     model = create_model(recipe.model, **model_options(recipe, len(classes), classes))
     report = load_weights(model, recipe.weights, seed=recipe.seed)
-    return hold_trunk(model.to(place.device), place.dtype), report
+    return _on_device(model, place), report
 
 
 def saved_recipe(path: str | Path) -> Recipe | None:
@@ -139,25 +144,33 @@ def open_run(path: str | Path, overrides: dict[str, Any], place: Place, classes:
     `classes` are the names for a published checkpoint, which holds none. An override `class_names` is a file of other
     classes to score, one a line, by a model that reads names.
     """
-    path = Path(path)
+    path, overrides = Path(path), dict(overrides)
     if names := overrides.get("class_names"):
         others = read_lines(names, "class names")
         run = open_run(path, {k: v for k, v in overrides.items() if k != "class_names"}, place, classes)
         run.model.set_classes(others)
         return dataclasses.replace(run, classes=others)
+    share = overrides.pop("wise_ft", None)
     if path.is_file() and path.name != ADAPTERS:
+        if share is not None:
+            raise UsageError(
+                f"{path}: --wise-ft needs the frozen weights, which a file does not hold; give a run's folder"
+            )
         return _open_file(path, overrides, place, classes)
-    model, description, report = restore_run(path, overrides)
+    model, description, report = restore_run(path, overrides, share)
     recipe = saved_recipe(path) or load_recipe(None, {"model": description.model})
     recipe = recipe.replace(**{name: coerce(name, value, "command line") for name, value in overrides.items()})
     folder = find_checkpoint(path, "best")
     return Run(_ready(model, place), description.classes, recipe, folder, report.lines, report.sha256)
 
 
-def restore_run(path: str | Path, overrides: dict[str, Any]) -> tuple[Any, Description, WeightsReport]:
+def restore_run(
+    path: str | Path, overrides: dict[str, Any], wise_ft: float | None = None
+) -> tuple[Any, Description, WeightsReport]:
     """The model of a run's best checkpoint, or of a checkpoint folder, on the CPU in fp32, and what it is.
 
-    `overrides`: recipe fields as typed; `weights` names the trunk where it has moved.
+    `overrides`: recipe fields as typed; `weights` names the trunk where it has moved. `wise_ft`: share of the trained
+    tensors in a mean with their frozen values, see training/wise_ft.py.
     """
     path = Path(path)
     folder = find_checkpoint(path, "best")
@@ -165,7 +178,7 @@ def restore_run(path: str | Path, overrides: dict[str, Any]) -> tuple[Any, Descr
     _refuse_other_structure(path, checkpoint, overrides)
     recipe = saved_recipe(folder)
     weights = overrides.get("weights") or (recipe and recipe.weights) or checkpoint.description.weights
-    model, report = _restore(checkpoint, weights, recipe.seed if recipe else 0)
+    model, report = _restore(checkpoint, weights, recipe.seed if recipe else 0, wise_ft)
     return model, checkpoint.description, report
 
 
@@ -188,10 +201,20 @@ def _refuse_other_structure(path: Path, checkpoint: Checkpoint, overrides: dict[
 
 def _ready(model: Any, place: Place) -> Any:
     """The model on its device for evaluation, its trunk in the precision that it is computed in."""
-    return hold_trunk(model.to(place.device), place.dtype).eval()
+    return _on_device(model, place).eval()
 
 
-def _restore(checkpoint: Checkpoint, weights: str, seed: int) -> tuple[Any, WeightsReport]:
+def _on_device(model: Any, place: Place) -> Any:
+    """The model on its device, its trunk in the precision that it is computed in, its classes read there."""
+    model = hold_trunk(model.to(place.device), place.dtype)
+    if model.takes_class_names and model.class_names:
+        model.set_classes(model.class_names)
+    return model
+
+
+def _restore(
+    checkpoint: Checkpoint, weights: str, seed: int, wise_ft: float | None = None
+) -> tuple[Any, WeightsReport]:
     description = checkpoint.description
     torch.manual_seed(seed)
     model = create_model(description.model, **description.options)
@@ -207,12 +230,19 @@ def _restore(checkpoint: Checkpoint, weights: str, seed: int) -> tuple[Any, Weig
     trainable = dict(model.trainable_parameters())
     if odd := sorted(set(trainable) ^ set(checkpoint.tensors)):
         raise CheckpointError(f"{checkpoint.folder / ADAPTERS}: does not fit {description.model}: {', '.join(odd)}")
-    copy_values(trainable, checkpoint.tensors)
+    tensors = checkpoint.tensors
+    if wise_ft is not None:
+        check_wise_ft(model, wise_ft, checkpoint.folder)
+        tensors = interpolate_weights(trainable, tensors, wise_ft)
+        report.lines.append(f"weights are {wise_ft:g} adapted + {1 - wise_ft:g} frozen (WiSE-FT)")
+    copy_values(trainable, tensors)
     return model, report
 
 
 def _open_file(path: Path, overrides: dict[str, Any], place: Place, classes: list[str] | None) -> Run:
-    model, description, report = read_trained(path, overrides, classes)
+    model, description, report = read_trained(path, overrides)
+    if classes is not None and is_numbered(description.classes):
+        description = name_classes(description, classes, path)
     recipe = load_recipe(None, {"weights": str(path), **overrides, "model": description.model})
     taken = {
         name: description.options[name] for name in ("num_tadapter", "adapter_scale") if name in description.options

@@ -9,6 +9,7 @@ over it, and files that lack it, the published ones, are taken with the publishe
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -42,16 +43,26 @@ def read_trained(
     for field, option in (("frames", "num_frames"), ("adapter_scale",) * 2, ("activation",) * 2):
         if fields.get(field) is not None:
             options[option] = coerce(field, fields[field], "command line")
-    names, count = classes or found.classes, options["num_classes"]
-    if names is not None and len(names) != count:
-        what = "names" if found.classes is None else "data set"
-        raise CheckpointError(
-            f"{path}: has {count} classes, the {what} {len(names)}; take the classes of the data it was trained on"
-        )
     model = create_model(found.model, **options)
     report = load_weights(model, str(path))
-    names = names or [f"class {number}" for number in range(count)]
-    return model, Description(found.model, model.config, list(names), report.sha256, str(path)), report
+    names = found.classes or [f"class {number}" for number in range(model.num_classes)]
+    description = Description(found.model, model.config, list(names), report.sha256, str(path))
+    return model, name_classes(description, classes, path) if classes else description, report
+
+
+def is_numbered(classes: list[str]) -> bool:
+    """Whether nobody named the classes."""
+    return classes == [f"class {number}" for number in range(len(classes))]
+
+
+def name_classes(description: Description, classes: list[str], path: Path) -> Description:
+    """The description with these names; raises CheckpointError for another number of them."""
+    if len(classes) != len(description.classes):
+        raise CheckpointError(
+            f"{path}: has {len(description.classes)} classes, the data set {len(classes)}; take the classes of the "
+            "data it was trained on"
+        )
+    return dataclasses.replace(description, classes=list(classes))
 
 
 def write_trained(model: VideoModel, description: Description, path: Path) -> None:
@@ -59,6 +70,8 @@ def write_trained(model: VideoModel, description: Description, path: Path) -> No
 
     Tensors keep their dtype and every bit. Raises UsageError for another ending and where the disk refuses.
     """
+    if description.options.get("head") == "text" and path.suffix != ".safetensors":
+        raise UsageError(f"{path}: the published names know no text head; name a .safetensors file or a folder")
     told = {"model": description.model, "options": description.options, "classes": description.classes}
     meta = {DESCRIPTION: json.dumps(told)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,163 @@
+"""`--head text` from end to end: trained on one data set, scored on another, interpolated with the frozen weights."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors import safe_open
+
+from aim_fast.training.run import load_run
+
+TRAIN = ("--model", "aim_vit_demo", "--head", "text", "--frames", 4, "--batch-size", 8, "--quiet")
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory):
+    """A small CLIP of both towers in open_clip's format, of the sizes of the demo."""
+    torch.manual_seed(0)
+    vision = CLIPVisionCfg(layers=4, width=64, head_width=32, patch_size=8, image_size=48)
+    clip = CLIP(64, vision, CLIPTextCfg(width=64, heads=1, layers=2), quick_gelu=True)
+    path = tmp_path_factory.mktemp("clip") / "clip.pt"
+    torch.save(clip.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_set(tmp_path_factory, motion_set):
+    """Six of the clips as class folders, under names that no training has seen."""
+    root = tmp_path_factory.mktemp("other")
+    videos = sorted((motion_set / "20bn-something-something-v2").glob("*.webm"))[:12]
+    for number, video in enumerate(videos):
+        name = ("swimming", "RidingABike", "eating soup")[number % 3]
+        folder = root / ("train" if number < 6 else "val") / name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, folder)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, motion_set, clip_file):
+    from aim_fast.cli import main
+
+    folder = tmp_path_factory.mktemp("text") / "run"
+    options = ("train", "--dataset", "ssv2", "--data-root", motion_set, "--weights", clip_file, *TRAIN)
+    with pytest.raises(SystemExit) as caught:
+        main(
+            [
+                str(option)
+                for option in (*options, "--lr", 0.01, "--epochs", 1, "--warmup-epochs", 0, "--output", folder)
+            ]
+        )
+    assert not caught.value.code
+    return folder
+
+
+def scores(aim_fast, run, *options):
+    status, out, err = aim_fast("eval", run, *options, "--json", "-")
+    assert status == 0, err
+    return json.loads(out)
+
+
+def test_a_run_keeps_adapters_alone_and_opens_again(run, motion_set, aim_fast):
+    with safe_open(run / "checkpoints" / "best" / "adapters.safetensors", "pt") as file:
+        names = set(file.keys())
+        options = json.loads(file.metadata()["options"])
+    assert not any(name.startswith(("text.", "proj", "fc_cls")) for name in names)
+    assert options["head"] == "text"
+    assert options["templates"][0] == "a video of a person {}."
+    assert scores(aim_fast, run)["videos"] == 16
+
+
+def test_other_classes_are_scored_and_predicted(run, other_set, aim_fast):
+    status, out, err = aim_fast("eval", run, "--dataset", "folder", "--data-root", other_set, "--json", "-")
+    assert status == 0, err
+    assert "zero-shot: 3 of 3 classes were not trained on" in err
+    report = json.loads(out)
+    assert [row["class"] for row in report["classes"]] == ["RidingABike", "eating soup", "swimming"]
+    assert report["videos"] == 6
+
+
+def test_interpolation_goes_from_frozen_clip_to_the_trained_weights(
+    run, motion_set, other_set, clip_file, aim_fast, tmp_path
+):
+    """Share 0 is CLIP as it was before any training, share 1 the run itself; between them every branch is scaled."""
+    where = ("--dataset", "folder", "--data-root", other_set)
+    options = ("train", "--dataset", "ssv2", "--data-root", motion_set, "--weights", clip_file, *TRAIN)
+    assert aim_fast(*options, "--epochs", 0, "--seed", 7, "--output", tmp_path / "frozen")[0] == 0
+    frozen, trained = (scores(aim_fast, folder, *where) for folder in (tmp_path / "frozen", run))
+    ends = [scores(aim_fast, run, *where, "--wise-ft", share) for share in (0, 1)]
+    assert "weights 0 adapted + 1 frozen" in ends[0]["protocol"]
+    assert ends[0]["loss"] == pytest.approx(frozen["loss"], rel=1e-6)
+    assert ends[1]["loss"] == trained["loss"] != pytest.approx(frozen["loss"], rel=1e-3)
+    half, whole = (dict(load_run(run, "cpu", wise_ft=share).model.named_parameters()) for share in (0.5, 1.0))
+    for name in ("temporal_embedding", "transformer.resblocks.0.T_Adapter.D_fc2.weight"):
+        torch.testing.assert_close(half[name], whole[name] / 2)
+    hidden = "transformer.resblocks.0.S_Adapter.D_fc1.weight"
+    assert torch.equal(half[hidden], whole[hidden])
+    torch.testing.assert_close(half["ln_post.weight"], (1 + whole["ln_post.weight"]) / 2)
+
+
+def test_a_text_head_passes_through_a_single_file(run, other_set, aim_fast, tmp_path):
+    where = ("--dataset", "folder", "--data-root", other_set)
+    assert aim_fast("convert", run, tmp_path / "one.safetensors")[0] == 0
+    assert aim_fast("convert", tmp_path / "one.safetensors", tmp_path / "again")[0] == 0
+    losses = [
+        scores(aim_fast, model, *where)["loss"] for model in (run, tmp_path / "one.safetensors", tmp_path / "again")
+    ]
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-6)
+
+
+@pytest.fixture
+def bad(motion_set, clip_file, tmp_path, other_set):
+    """Options of a training run, and of what is wrong with it by name."""
+    tower = {name: tensor for name, tensor in torch.load(clip_file).items() if name.startswith("visual.")}
+    torch.save(tower, tmp_path / "tower.pt")
+    (tmp_path / "long.txt").write_text("a {} " + "far " * 90)
+    numbered = tmp_path / "numbered"
+    numbered.mkdir()
+    for number, video in enumerate(sorted((motion_set / "20bn-something-something-v2").glob("*.webm"))[:4]):
+        with (numbered / ("train.csv" if number < 2 else "val.csv")).open("a") as file:
+            file.write(f"{video} {number % 2}\n")
+    return {
+        "numbers": ("--dataset", "list", "--data-root", numbered),
+        "tower": ("--weights", tmp_path / "tower.pt"),
+        "long": ("--templates", tmp_path / "long.txt"),
+        "model": ("--model", "timesformer_demo"),
+        "linear": ("--head", "linear", "--templates", tmp_path / "long.txt"),
+        "head": ("--head", "txt"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("numbers", "a text head reads the names of classes, and 2 of 2 have none: 0, 1"),
+        ("tower", "holds no CLIP text tower"),
+        ("long", "is too long"),
+        ("model", "has no text head, only AIM on a CLIP ViT has: take --head linear"),
+        ("linear", "takes no --templates"),
+        ("head", "'txt' must be one of linear, text"),
+    ],
+)
+def test_what_a_text_head_cannot_do_is_one_line(kind, message, bad, motion_set, clip_file, aim_fast, tmp_path):
+    options = ("train", "--dataset", "ssv2", "--data-root", motion_set, "--weights", clip_file, *TRAIN)
+    status, _, err = aim_fast(*options, *bad[kind], "--output", tmp_path / "run")
+    assert status == 2
+    assert message in err
+    assert err.count("error:") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_wise_ft_is_refused_without_frozen_weights(run, trained, aim_fast, tmp_path):
+    for arguments, message in (
+        ((trained, "--wise-ft", 0.5), "--wise-ft needs a text head"),
+        ((run, "--wise-ft", 1.5), "--wise-ft 1.5 must be from 0"),
+    ):
+        status, _, err = aim_fast("eval", *arguments)
+        assert status == 2
+        assert message in err
+    status, _, err = aim_fast("convert", run, tmp_path / "text.pth")
+    assert status == 2
+    assert "the published names know no text head" in err
