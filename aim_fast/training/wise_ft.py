@@ -3,7 +3,7 @@
     θ(α) = (1 − α)·θ_frozen + α·θ_trained
 
 θ_frozen is the model before training, whose features are those of the frozen image Transformer: in it
-``temporal_embedding`` and every adapter's ``D_fc2`` are 0, ``ln_post`` and a fine-tuned trunk are CLIP's. With ``D_fc2``
+``temporal_embedding`` and every adapter's ``D_fc2`` are 0, ``ln_post`` and a tuned trunk are CLIP's. With ``D_fc2``
 at 0 an adapter adds nothing whatever its ``D_fc1`` is, so the frozen model's ``D_fc1`` may be taken to be the trained
 one: it stays as it is, and the output of every adapter is scaled by α. At α = 0 the model is frozen CLIP on the mean of
 frames, at α = 1 the trained one.
