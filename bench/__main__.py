@@ -1,4 +1,4 @@
-"""``python -m bench [step|kernels|memory|decode|all] [options]``: run one measuring program, or all of them.
+"""``python -m bench [step|kernels|memory|decode|features|all] [options]``: run one measuring program, or all of them.
 
 Each program is the module of its name here, with ``run(options) -> dict``. Results are printed as tables; ``--json``
 writes the dictionary of one program, ``--out`` one file a program, both with device, versions and date. `all` measures
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from bench import goals
 
-PROGRAMS = ("step", "kernels", "memory", "decode")
+PROGRAMS = ("step", "kernels", "memory", "decode", "features")
 _VERSIONS_OF = ("torch", "triton", "xformers", "nvidia-dali-cuda130", "av")
 
 
