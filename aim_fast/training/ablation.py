@@ -28,7 +28,7 @@ from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint, write
 from aim_fast.training.loop import train
 from aim_fast.training.recipe import Recipe, recipe_differences
 from aim_fast.training.report import evaluate_run
-from aim_fast.training.run import RECIPE, absolute_paths
+from aim_fast.training.run import RECIPE, absolute_paths, check_model_fields
 from aim_fast.training.studies import PUBLISHED_ON, Cell, cells_of
 
 STUDY = "study.json"
@@ -62,8 +62,8 @@ class Row:
 class Study:
     """The runs of one study below `folder`.
 
-    Raises UsageError and CheckpointError before any work: an unknown study, a recipe that cannot be, a folder that
-    holds another study.
+    Raises UsageError and CheckpointError before any work: a model that lacks what the cells change, a recipe that cannot
+    be, a folder that holds another study.
     """
 
     def __init__(
@@ -73,6 +73,8 @@ class Study:
         self.recipe = absolute_paths(recipe.replace(output=None))
         self.seeds = tuple(seeds)
         self.cells = cells_of(name, recipe, finetune_lr_factor)
+        for cell in self.cells:
+            check_model_fields(cell.changes.get("model", recipe.model), cell.changes)
         self.runs = [(cell, seed, self._recipe_of(cell, seed)) for cell in self.cells for seed in self.seeds]
         self.results: dict[tuple[str, int], CellResult] = {}
         self._read()
