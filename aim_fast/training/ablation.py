@@ -62,8 +62,8 @@ class Row:
 class Study:
     """The runs of one study below `folder`.
 
-    Raises UsageError and CheckpointError before any work: a model that lacks what the cells change, a recipe that cannot
-    be, a folder that holds another study.
+    Raises UsageError and CheckpointError before any work: a model that lacks what the cells change, a recipe that
+    cannot be, a folder that holds another study.
     """
 
     def __init__(
