@@ -81,6 +81,7 @@ def _odd_timm_structure(name: str, pool: str) -> str:
 _STRUCTURES = {"attentional_pool": "attention pooling", "ls_init_value": "LayerScale"}
 # By what timm's names of such towers hold, the most telling first.
 _TIMM_STRUCTURES = {
+    "eva02_enormous": "norms after attention and MLP instead of before (EVA-02 E)",
     "eva02": "rotary position embedding and gated MLPs (EVA-02)",
     "eva_giant": "separate biases of queries and values (EVA)",
     "pe_core": "rotary position embedding and attention pooling (PE)",

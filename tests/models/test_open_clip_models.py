@@ -93,6 +93,7 @@ def test_other_towers_are_refused_in_one_line(name):
     ("name", "structure"),
     [
         ("EVA02-L-14-336", "rotary position embedding"),
+        ("EVA02-E-14-plus", "norms after attention"),
         ("ViT-SO400M-14-SigLIP", "attention pooling"),
         ("coca_ViT-L-14", "attention pooling"),
         ("RN50x4", "a ResNet"),
