@@ -43,3 +43,18 @@ def test_groups_are_the_published_ones():
     assert seen["fc_cls.weight"] == (0.05, 1.0)
     set_learning_rate(optimizer, 2e-4)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([2e-5, 2e-4])
+
+
+@pytest.mark.parametrize(
+    ("model", "options"), [("aim_vit_demo", {"tune": "all", "adapters": ()}), ("timesformer_demo", {})]
+)
+def test_full_fine_tuning_decays_everything_but_norms_and_image_embeddings(model, options):
+    model = create_model(model, **options)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = build_optimizer(model, load_recipe("demo", {"backbone_lr_factor": 0.1})).param_groups
+    decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays.keys() == {name for name, _ in model.trainable_parameters()}
+    bare = {name for name, decay in decays.items() if decay == 0}
+    assert {name.split(".")[-2] for name in bare if "." in name} <= {"ln_pre", "ln_post", "ln_1", "ln_2", "t_norm"}
+    assert {name for name in bare if "." not in name} == {"class_embedding", "positional_embedding"}
+    assert all(f"transformer.resblocks.3.{norm}.weight" in bare for norm in ("ln_1", "ln_2"))
