@@ -9,16 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def interpolate_positions(embedding: Tensor, num_tokens: int) -> Tensor:
-    """Positional embedding ``[1 + g², D]`` for another square grid, ``[num_tokens, D]`` in fp32.
+def interpolate_positions(embedding: Tensor, num_tokens: int, num_prefix_tokens: int = 1) -> Tensor:
+    """Positional embedding ``[P + g², D]`` for another square grid, ``[num_tokens, D]`` in fp32.
 
-    The class token's row is kept; the grid is resampled bicubically with antialiasing, as open_clip and timm do.
+    The rows of the P prefix tokens (the class token) are kept; the grid is resampled bicubically with antialiasing, as
+    open_clip and timm do.
     """
-    old, new = math.isqrt(len(embedding) - 1), math.isqrt(num_tokens - 1)
-    cls, grid = embedding[:1].float(), embedding[1:].float()
+    old, new = (math.isqrt(length - num_prefix_tokens) for length in (len(embedding), num_tokens))
+    prefix, grid = embedding[:num_prefix_tokens].float(), embedding[num_prefix_tokens:].float()
     grid = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([cls, grid.flatten(2)[0].T])
+    return torch.cat([prefix, grid.flatten(2)[0].T])
 
 
 def interpolate_frames(embedding: Tensor, num_frames: int) -> Tensor:

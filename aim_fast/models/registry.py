@@ -10,11 +10,14 @@ from aim_fast.errors import UsageError, nearest
 from aim_fast.models.aim_swin import AIMSwin
 from aim_fast.models.aim_vit_clip import AIMViTCLIP
 from aim_fast.models.aim_vit_clipa import AIMViTCLIPA
+from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
 from aim_fast.models.entry import Entry
 from aim_fast.models.open_clip_models import OPEN_CLIP, open_clip_entry
 from aim_fast.models.promptclip import PromptCLIP
 from aim_fast.models.text_models import text_entry
 from aim_fast.models.timesformer_clip import TimeSformerCLIP
+from aim_fast.models.timm_models import timm_entry
+from aim_fast.models.timm_tags import TIMM_PREFIX
 from aim_fast.models.video_model import IMAGENET_MEAN, IMAGENET_STD, VideoModel
 
 
@@ -45,6 +48,11 @@ MODELS: Mapping[str, Entry] = {
     "aim_vit_bigg14_clip": _clip(14, 1664, 48, 16, activation="gelu", mlp_ratio=4.9231),
     "aim_vit_h14_clipa": _clip(14, 1280, 32, 16, AIMViTCLIPA, activation="gelu", mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "aim_vit_demo": _clip(8, 64, 4, 2, img_size=48, num_classes=8),
+    "aim_vit_s16_in21k": _clip(16, 384, 12, 6, AIMViTImageNet),
+    "aim_vit_b16_in21k": _clip(16, 768, 12, 12, AIMViTImageNet),
+    "aim_vit_b32_in21k": _clip(32, 768, 12, 12, AIMViTImageNet),
+    "aim_vit_l16_in21k": _clip(16, 1024, 24, 16, AIMViTImageNet),
+    "aim_vit_imagenet_demo": _clip(8, 64, 4, 2, AIMViTImageNet, img_size=48, num_classes=8),
     "aim_swin_t": _swin(96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "aim_swin_s": _swin(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "aim_swin_b": _swin(128, (2, 2, 18, 2), (4, 8, 16, 32)),
@@ -78,6 +86,8 @@ def find_entry(name: str, head: str = "linear") -> Entry:
         return text_entry(name, find_entry(name))
     if head != "linear":
         raise UsageError(f"head {head!r} is neither linear nor text")
+    if name.startswith(TIMM_PREFIX):
+        return timm_entry(name)
     if name.startswith(OPEN_CLIP):
         return open_clip_entry(name)
     if name not in MODELS:
@@ -106,7 +116,8 @@ def create_model(name: str, **overrides: Any) -> VideoModel:
     """A model by name, with fresh adapters, head and trunk: load weights with ``load_checkpoint`` or ``load_weights``.
 
     ``head="text"`` scores class names by CLIP's own head, which the AIM models on CLIP keep.
-    ``open_clip:NAME`` is AIM on the image tower that open_clip knows by that name, such as ``open_clip:ViT-H-14``.
+    ``open_clip:NAME`` is AIM on the image tower that open_clip knows by that name, such as ``open_clip:ViT-H-14``, and
+    ``timm:NAME`` AIM on a plain ViT of timm's, such as ``timm:vit_small_patch14_reg4_dinov2``.
     Any argument of the model's class can be overridden on any name: ``img_size, patch_size, embed_dim, depth,
     num_heads, mlp_ratio, num_frames, num_tadapter, adapter_scale, adapter_ratio, drop_path, num_classes,
     drop_path_mode, adapters, adapter_layers, temporal_place, tune, activation, head_dropout, mean, std``; the published

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aim_fast.errors import WeightsError, nearest
+from aim_fast.models.video_model import IMAGENET_MEAN, IMAGENET_STD
 
 TIMM_PREFIX = "timm:"
 
@@ -33,3 +34,16 @@ def fetch_timm_tag(source: str) -> Path:
             f"{source} is not in the cache and cannot be fetched ({type(error).__name__}; offline?): download "
             f"model.safetensors of {pretrained.hf_hub_id} elsewhere and pass the file instead"
         ) from error
+
+
+def timm_normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the R, G and B channel, on the scale of 0 to 255, with which a tag's weights were trained.
+
+    ImageNet's where timm says none.
+    """
+    import timm
+
+    pretrained = timm.get_pretrained_cfg(source.removeprefix(TIMM_PREFIX))
+    if pretrained is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return tuple(255.0 * value for value in pretrained.mean), tuple(255.0 * value for value in pretrained.std)

@@ -1,7 +1,8 @@
 """Image weights into a model: what ``--weights`` takes, and the hash that ties adapters to their trunk.
 
 Sources: an OpenAI CLIP ``.pt`` (TorchScript archive or state dict), an open_clip tag (``open_clip:ViT-B-16/openai``) or
-file, a safetensors or state-dict file of a visual tower, a published AIM checkpoint, or the word ``random``.
+file, a timm tag (``timm:vit_base_patch16_224.augreg_in21k``) or file, a safetensors or state-dict file of a visual
+tower, a published AIM checkpoint, or the word ``random``.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from safetensors.torch import save_file
 from aim_fast.errors import WeightsError
 from aim_fast.models.open_clip_tags import TAG_PREFIX, fetch_tag, tag_normalisation
 from aim_fast.models.state_dict import load_strictly
-from aim_fast.models.timm_tags import TIMM_PREFIX, fetch_timm_tag
+from aim_fast.models.timm_tags import TIMM_PREFIX, fetch_timm_tag, timm_normalisation
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weight_files import WeightsFile, read_weights
 
 OPTIONS = (
     "an OpenAI CLIP .pt file, an open_clip tag (open_clip:ViT-B-16/openai) or file, a timm tag "
-    "(timm:swin_base_patch4_window7_224.ms_in22k) or file, a safetensors or state-dict file of an image trunk, a "
-    "published AIM checkpoint, or the word random"
+    "(timm:vit_base_patch16_224.augreg_in21k) or file, a safetensors or state-dict file of an image trunk, a published "
+    "AIM checkpoint, or the word random"
 )
 
 
@@ -61,7 +62,7 @@ def load_weights(model: VideoModel, source: str | Path | None, *, seed: int = 0)
     load_strictly(model, fit.tensors, source, among=model.state_dict().keys() - fit.left)
     if fit.activation:
         model.activation = fit.activation
-    lines = fit.lines + (_set_normalisation(model, source) if source.startswith(TAG_PREFIX) else [])
+    lines = fit.lines + (_set_normalisation(model, source) if source.startswith((TAG_PREFIX, TIMM_PREFIX)) else [])
     return WeightsReport(source, fit.kind, trunk_sha256(model), lines)
 
 
@@ -89,7 +90,8 @@ def save_trunk(model: VideoModel, path: str | Path) -> None:
 
 def _set_normalisation(model: VideoModel, tag: str) -> list[str]:
     """Gives the model the mean and std of a tag where they are not those it has, and says so."""
-    theirs, ours = tag_normalisation(tag), (model.mean, model.std)
+    theirs = timm_normalisation(tag) if tag.startswith(TIMM_PREFIX) else tag_normalisation(tag)
+    ours = (model.mean, model.std)
     if all(abs(a - b) < 0.1 for pair in zip(theirs, ours) for a, b in zip(*pair)):
         return []  # the published recipes have CLIP's own, rounded
     model.mean, model.std = theirs

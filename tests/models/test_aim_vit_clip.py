@@ -1,4 +1,4 @@
-"""The AIM CLIP ViT: published numbers, freezing, inputs, and what it must survive (copying, compiling, autocast)."""
+"""The AIM ViTs: published numbers; on CLIP also freezing, inputs, and what it must survive (copying, compiling)."""
 
 import copy
 import json
@@ -38,13 +38,21 @@ def assert_relative(got, truth, tolerance=1e-8):
     assert (got - truth).norm() <= tolerance * truth.norm()
 
 
-@pytest.fixture(scope="module", params=["aim_vit_clip_1t", "aim_vit_clip_2t"])
+GOLDEN_MODELS = {
+    "aim_vit_clip_1t": "aim_vit_b16_clip",
+    "aim_vit_clip_2t": "aim_vit_b16_clip",
+    "aim_vit_imagenet_1t": "aim_vit_b16_in21k",
+    "aim_vit_imagenet_2t": "aim_vit_b16_in21k",
+}
+
+
+@pytest.fixture(scope="module", params=GOLDEN_MODELS)
 def golden(request):
     with safe_open(GOLDEN / f"{request.param}.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
     config = json.loads(metadata["config"])
-    model = create_model("aim_vit_b16_clip", **config).double().eval()
+    model = create_model(GOLDEN_MODELS[request.param], **config).double().eval()
     state = {name.removeprefix("state/"): t for name, t in tensors.items() if name.startswith("state/")}
     model.load_state_dict({name: state[published_name(name)] for name in model.state_dict()})
     assert len(state) == len(model.state_dict())
@@ -77,6 +85,8 @@ def test_golden_outputs_and_every_gradient(golden):
     [
         ("aim_vit_b16_clip", {"num_classes": 400, "num_tadapter": 1}, None, 10_966_672),
         ("aim_vit_b16_clip", {"num_classes": 174, "num_tadapter": 2}, None, 14_343_342),
+        ("aim_vit_b16_in21k", {"num_classes": 400, "num_tadapter": 1}, None, 10_966_672),
+        ("aim_vit_b16_in21k", {"num_classes": 174, "num_tadapter": 2}, None, 14_343_342),
         ("aim_vit_l14_clip", {"num_classes": 400, "num_tadapter": 1}, 37.84e6, None),
         ("aim_vit_l14_clip", {"num_classes": 174, "num_tadapter": 2}, 50.45e6, None),
     ],
