@@ -202,6 +202,8 @@ class PromptCLIP(VideoModel):
             placed[row, 0] = ids[0]
             placed[row, prefix + 1 : prefix + end] = ids[1:end]
             placed[row, ends[row]] = ids[end]
+        same = (placed == placed[0]).all(0).long().cumprod(0).sum()  # first positions, equal in all classes
+        self._shared = min(int(same), int(ends.min()))
         device = self.embedding.weight.device
         self.register_buffer("_placed", placed.to(device), persistent=False)
         self.register_buffer("_ends", ends.to(device), persistent=False)
@@ -314,4 +316,4 @@ class PromptCLIP(VideoModel):
         placed, ends = (t if classes is None else t[classes] for t in (self._placed, self._ends))
         names = self.clipmodel.token_embedding(placed.clamp_min(0))  # [C, L, Wt]
         prompts = torch.where(placed[..., None] >= 0, names, self.embedding.weight[: placed.shape[1]])
-        return self.clipmodel.encode(prompts, ends)
+        return self.clipmodel.encode(prompts, ends, self._shared)

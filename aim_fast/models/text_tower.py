@@ -6,7 +6,8 @@ Shapes: C texts, L ≤ context_length positions, W = width, De = output_dim.
     -> depth × (x + attn(ln_1(x)), causal; x + mlp(ln_2(x))) -> ln_final at the end-of-text position [C, W]
     -> text_projection [W, De] -> [C, De]
 
-Attention is causal, so nothing after the end-of-text position reaches the feature: texts are cut to the longest.
+Attention is causal, so nothing after the end-of-text position reaches the feature: texts are cut to the longest; and a
+beginning that all texts share, such as a learned prompt, is computed once.
 Parameter names are CLIP's: ``token_embedding.weight, positional_embedding, transformer.resblocks.N.{ln_1, attn, ln_2,
 mlp}.*, ln_final.*, text_projection, logit_scale``. Source: Radford et al., Learning Transferable Visual Models From
 Natural Language Supervision, ICML 2021.
@@ -105,12 +106,18 @@ class TextTower(nn.Module):
         tokens = texts.ids[:, : texts.longest].to(self.positional_embedding.device)
         return self.encode(self.token_embedding(tokens), texts.ends.to(tokens.device))
 
-    def encode(self, embeddings: Tensor, ends: Tensor) -> Tensor:
-        """Input embeddings ``[C, L, W]``, before positions are added, to features ``[C, De]`` read at ``ends`` [C]."""
+    def encode(self, embeddings: Tensor, ends: Tensor, shared: int = 0) -> Tensor:
+        """Input embeddings ``[C, L, W]``, before positions are added, to features ``[C, De]`` read at ``ends`` [C].
+
+        ``shared`` first positions hold the same in every text, and none of them is an end: attention is causal, so they
+        go through the tower once for all.
+        """
+        texts, width = embeddings.shape[0], embeddings.shape[2]
         x = embeddings + self.positional_embedding[: embeddings.shape[1]]
+        tokens = torch.cat([x[0, :shared], x[:, shared:].reshape(-1, width)])  # [shared + C·(L - shared), W]
         for block in self.transformer.resblocks:
-            x = block(x, self.activation)
-        x = x[torch.arange(len(x), device=x.device), ends]
+            tokens = block(tokens, texts, shared, self.activation)
+        x = tokens[shared:].unflatten(0, (texts, -1))[torch.arange(texts, device=x.device), ends - shared]
         return self.ln_final(x) @ self.text_projection.to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -170,7 +177,7 @@ class _Transformer(nn.Module):
 
 
 class _TextBlock(nn.Module):
-    """Pre-norm block with causal attention over ``[C, L, W]``."""
+    """Pre-norm block with causal attention over C texts whose first P positions are the same, ``[P + C·R, W]``."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -186,14 +193,26 @@ class _TextBlock(nn.Module):
         for residual in (self.attn.out_proj, self.mlp.c_proj):
             nn.init.normal_(residual.weight, std=(2 * self.attn.dim * depth) ** -0.5)
 
-    def forward(self, x: Tensor, activation: Activation) -> Tensor:
+    def forward(self, x: Tensor, texts: int, shared: int, activation: Activation) -> Tensor:
         qkv = F.linear(self.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias)
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each [C, h, L, d]
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.attn.out_proj(attended.transpose(1, 2).flatten(2))
+        x = x + self.attn.out_proj(self._attend(qkv, texts, shared))
         hidden = self.mlp.c_fc(self.ln_2(x))
         hidden = hidden * torch.sigmoid(1.702 * hidden) if activation == "quick_gelu" else F.gelu(hidden)
         return x + self.mlp.c_proj(hidden)
+
+    def _attend(self, qkv: Tensor, texts: int, shared: int) -> Tensor:
+        """Packed qkv ``[P + C·R, 3W]`` to ``[P + C·R, W]``: the rest of each text sees the shared part and itself."""
+        packed = qkv.unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = packed[shared:].unflatten(0, (texts, -1)).permute(2, 0, 3, 1, 4)  # each [C, h, R, d]
+        if not shared:
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return attended.transpose(1, 2).flatten(0, 1).flatten(1)
+        q0, k0, v0 = packed[:shared].permute(1, 2, 0, 3)[:, None]  # each [1, h, P, d]
+        alone = F.scaled_dot_product_attention(q0, k0, v0, is_causal=True)[0]
+        k, v = (torch.cat([s.expand(texts, -1, -1, -1), own], dim=2) for s, own in ((k0, k), (v0, v)))
+        seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(shared)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return torch.cat([alone.transpose(0, 1).flatten(1), attended.transpose(1, 2).flatten(0, 1).flatten(1)])
 
 
 def _instead(names: Mapping[str, Any]) -> str:

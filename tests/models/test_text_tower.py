@@ -75,6 +75,22 @@ def test_gradients_reach_embeddings_and_no_weight_of_the_tower(clip):
     assert moved[1].tolist() == [True] * 5 + [False] * 4  # attention is causal: nothing after the end is read
 
 
+@pytest.mark.parametrize("shared", [1, 4])
+def test_a_shared_beginning_gives_the_same_features_and_gradients(clip, shared):
+    tower = TextTower.from_weights(WeightsFile(clip.state_dict()), "clip").double()
+    rest = torch.randn(3, 9, 128, dtype=torch.float64)
+    begin = torch.randn(4, 128, dtype=torch.float64)
+    ends = torch.tensor([8, 4, 6])
+    found = []
+    for count in (0, shared):
+        begin_, rest_ = (x.clone().requires_grad_(True) for x in (begin, rest))
+        features = tower.encode(torch.cat([begin_.expand(3, -1, -1), rest_[:, 4:]], dim=1), ends, count)
+        (features * torch.arange(1.0, 4)[:, None]).sum().backward()
+        found.append((features, begin_.grad, rest_.grad))
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 def test_a_prompt_longer_than_the_context_is_named():
     long = "very " * 80
     with pytest.raises(UsageError, match="very very.*80 tokens.*room for 75"):
