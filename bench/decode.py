@@ -26,9 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from aim_fast.data.encode import CODECS, Encoding
+from aim_fast.data.frame_cache import KINDS, load_or_build_frame_cache
 from aim_fast.data.index import Index
 from aim_fast.data.indexing import load_or_build_index
 from aim_fast.data.loader import ClipLoader
+from aim_fast.data.motion import write_demo_set
 from aim_fast.data.plan import Augmentation, epoch_order, plan_clip
 from aim_fast.data.sampling import Sampling
 from aim_fast.data.scan import default_workers
@@ -67,6 +69,14 @@ def run(options: argparse.Namespace) -> dict:
             table.add_row(name, *(f"{c:.1f}" for c in cells), ratio, f"{min(ratios):.2f} to {max(ratios):.2f}")
         dense = Sampling(frames, interval=16)
         results |= _transcoding(Path(folder), dense, batch, device)
+        cached = Table(
+            "set", "decoding, clips/s", *(f"{kind} cache" for kind in KINDS), title="epochs from cached frames"
+        )
+        for name, index, sampling, size in _cached_sets(Path(folder), frames):
+            rates, ratios = _cached(index, sampling, batch, device, size, Path(folder) / "cache" / name)
+            results |= {f"clips_per_s_{kind}_cache_{name}": round(rates[kind], 2) for kind in KINDS}
+            results |= {f"ratio_{kind}_cache_vs_decoding_{name}": round(ratios[kind], 3) for kind in KINDS}
+            cached.add_row(name, f"{rates['none']:.1f}", *(f"{rates[k]:.1f} ({ratios[k]:.2f} x)" for k in KINDS))
     results["clips_per_s"] = results["clips_per_s_vp9"]
     results["planning_us"] = round(_planning_us(frames), 1)
     console = Console()
@@ -77,6 +87,7 @@ def run(options: argparse.Namespace) -> dict:
             f"transcoded to {codec}, GOP 12, against H.264 of GOP 250, both by our loader: "
             f"{results[f'ratio_transcoded_{codec}_vs_gop250']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
+    console.print(cached)
     console.print(f"planning: {results['planning_us']} µs a clip")
     return results
 
@@ -142,6 +153,48 @@ def _transcoding(folder: Path, sampling: Sampling, batch: int, device: str) -> d
     return results
 
 
+def _cached_sets(folder: Path, frames: int) -> Iterator[tuple[str, Index, Sampling, int]]:
+    """The SSv2-like files that are there already, and the clips of `aim-fast demo` at the demo's own size."""
+    made = load_or_build_index("folder", folder / "vp9", "train")
+    yield "vp9", replace(made, rows=[made.rows[i % _FILES] for i in range(_CLIPS)]), Sampling(frames), _SIZE
+    write_demo_set(folder / "demo", train=4 * _CLIPS, validation=8)
+    yield "demo", load_or_build_index("ssv2", folder / "demo", "train"), Sampling(frames), 48
+
+
+def _cached(
+    index: Index, sampling: Sampling, batch: int, device: str, size: int, folder: Path
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Clips a second without and with each kind of cache, and the medians of the rounds' ratios to decoding."""
+    caches = {"none": None, **{kind: load_or_build_frame_cache(index, folder, kind=kind) for kind in KINDS}}
+    loaders = {
+        kind: ClipLoader(
+            index,
+            train=True,
+            batch_size=batch,
+            img_size=size,
+            sampling=sampling,
+            augmentation=_AUGMENTATION,
+            device=device,
+            cache=cache,
+        )
+        for kind, cache in caches.items()
+    }
+    seconds: dict[str, list[float]] = {kind: [] for kind in loaders}
+    for epoch in range(_ROUNDS + 1):
+        for kind, loader in loaders.items():
+            start = time.perf_counter()
+            _pass_of(loader, epoch)
+            seconds[kind].append(time.perf_counter() - start)
+    for loader in loaders.values():
+        loader.close()
+    rates = {kind: len(index) / statistics.median(spent[1:]) for kind, spent in seconds.items()}
+    ratios = {
+        kind: statistics.median(a / b for a, b in zip(seconds["none"][1:], spent[1:]))
+        for kind, spent in seconds.items()
+    }
+    return rates, ratios
+
+
 def _rate(work: Callable, *arguments) -> _Rate:
     start, used = time.perf_counter(), time.process_time()
     work(*arguments)
@@ -161,7 +214,7 @@ def _planning_us(frames: int, clips: int = 2000) -> float:
 
 def _pass_of(loader: ClipLoader, epoch: int) -> None:
     for batch in loader.batches(epoch):
-        assert batch.frames.shape[-2] == _SIZE
+        assert len(batch) == loader.batch_size
     if loader.device.type == "cuda":
         torch.cuda.synchronize()
 

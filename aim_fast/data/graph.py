@@ -104,8 +104,12 @@ class HostGraph(Graph):
         if self._augmenting is None:
             length, size = len(clips[0].plan.order), self.img_size
             out = torch.empty(len(clips), length, size, size, 3, dtype=torch.uint8)
-            for job in [self._threads.submit(_fill, *work, size) for work in zip(out, clips, sources)]:
-                job.result()
+            if decoder is None:  # resized already: handing the copies to threads would cost more than they do
+                for work in zip(out, clips, sources):
+                    _fill(*work, size)
+            else:
+                for job in [self._threads.submit(_fill, *work, size) for work in zip(out, clips, sources)]:
+                    job.result()
         else:
             from aim_fast.data.pipelines import augment_inputs
 

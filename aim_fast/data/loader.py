@@ -24,6 +24,7 @@ import torch
 
 from aim_fast.data.clip_input import ClipInput, GraphError
 from aim_fast.data.decode import decode_frames
+from aim_fast.data.frame_cache import FrameCache
 from aim_fast.data.index import Index, Row
 from aim_fast.data.plan import Augmentation, ClipPlan, epoch_order, plan_clip, replacement_draw
 from aim_fast.data.prefetch import Prefetcher
@@ -114,6 +115,7 @@ class ClipLoader:
         device: where batches are put.
         decoder: "auto", "dali" or "pyav"; auto takes DALI for what it decodes here and PyAV for the rest.
         prefetch: finished batches held ready.
+        cache: decoded frames of this index, which are taken instead of the videos of the clips that it holds.
         read_order: of training; "shuffled" draws every clip from the whole set, "shards" reads whole shards one after
             another, for disks that are slow at random access (see ``aim_fast.data.shard_order``).
 
@@ -139,6 +141,7 @@ class ClipLoader:
         decoder: str = "auto",
         prefetch: int = 2,
         read_order: str = "shuffled",
+        cache: FrameCache | None = None,
     ) -> None:
         if sampling is None:
             sampling = Sampling(num_frames or 8)
@@ -156,6 +159,7 @@ class ClipLoader:
                 f"read order shards needs tar shards, which {index.dataset} has not: make some by aim-fast shard"
             )
         self.index, self.train, self.batch_size, self.img_size = index, train, batch_size, img_size
+        self.cache = cache
         self.sampling, self.seed, self.rank, self.world, self.read_order = sampling, seed, rank, world, read_order
         self.augmentation = (augmentation or Augmentation()) if train else None
         self.device = torch.device(device)
@@ -189,7 +193,7 @@ class ClipLoader:
     @property
     def decoding(self) -> str:
         """Who decodes what, in one line to print."""
-        return self._router.description
+        return "; ".join([self._router.description, *([self.cache.description] if self.cache else [])])
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` from number ``start`` on; preparing begins with the call.
@@ -299,7 +303,9 @@ class ClipLoader:
             view=view,
         )
         place = _Place(index, view, weight, shown, row, plan)
-        if self._router.takes_pixels(row):
+        if self.cache is not None and shown in self.cache and row is self.index.rows[shown]:
+            place.pixels = self._pool.submit(self.cache.box, shown, plan, self.img_size)
+        elif self._router.takes_pixels(row):
             place.pixels = self._pool.submit(_decoded_box, row.path, plan, self.img_size)
         elif tar_member(row.path):
             place.encoded = self._pool.submit(held_bytes, row.path)

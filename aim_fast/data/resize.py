@@ -12,16 +12,26 @@ import torch
 
 from aim_fast.data.plan import ClipPlan
 
-__all__ = ["resize_box"]
+__all__ = ["box_slices", "resize_box", "resize_whole"]
 
 
 def resize_box(frames: np.ndarray | torch.Tensor, plan: ClipPlan, img_size: int) -> np.ndarray:
     """uint8 [U, S, S, 3]: the plan's box of frames uint8 [U, H, W, 3], mirrored where the plan says so."""
     frames = torch.as_tensor(frames)
-    _, height, width, _ = frames.shape
+    rows, columns = box_slices(plan, *frames.shape[1:3])
+    return resize_whole(frames[:, rows, columns], plan.flip, img_size)
+
+
+def box_slices(plan: ClipPlan, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the plan's box, of at least one pixel each."""
     y0, x0, y1, x1 = (round(part * side) for part, side in zip(plan.box, (height, width, height, width)))
-    box = frames[:, y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)].permute(0, 3, 1, 2)
-    out = torch.nn.functional.interpolate(box, (img_size, img_size), mode="bilinear", antialias=True)
-    if plan.flip:
+    return slice(y0, max(y1, y0 + 1)), slice(x0, max(x1, x0 + 1))
+
+
+def resize_whole(frames: np.ndarray | torch.Tensor, flip: bool, img_size: int) -> np.ndarray:
+    """uint8 [U, S, S, 3] of frames uint8 [U, H, W, 3], mirrored with ``flip``."""
+    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2)
+    out = torch.nn.functional.interpolate(pixels, (img_size, img_size), mode="bilinear", antialias=True)
+    if flip:
         out = out.flip(-1)
     return out.permute(0, 2, 3, 1).contiguous().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_bui
 from aim_fast.data.feature_loader import FeatureLoader
 from aim_fast.data.feature_store import FeatureSource, FeatureStore
 from aim_fast.data.formats import same_classes
+from aim_fast.data.frame_cache import FrameCache, load_or_build_frame_cache
 from aim_fast.data.selection import choose_classes, draw_shots, keep_classes, keep_listed
 from aim_fast.data.share import share_of_classes
 from aim_fast.errors import DataError, UsageError
@@ -68,8 +70,13 @@ def open_loader(
     img_size: int,
     sampling: Sampling,
     augmentation: Augmentation | None = None,
+    progress: RunProgress | None = None,
 ) -> ClipLoader:
-    """This process's clips of an index: training clips where there is an augmentation, else the views of `sampling`."""
+    """This process's clips of an index: training clips where there is an augmentation, else the views of `sampling`.
+
+    Where the recipe caches frames, what the cache lacks is decoded first.
+    """
+    cache = _open_cache(recipe, place, index, img_size, progress or RunProgress(quiet=True))
     return ClipLoader(
         index,
         train=augmentation is not None,
@@ -84,11 +91,12 @@ def open_loader(
         workers=place.decoding_threads(recipe.workers),
         device=place.device,
         read_order=recipe.read_order,
+        cache=cache,
     )
 
 
 def open_training(
-    recipe: Recipe, place: Place, index: Index, img_size: int, source: FeatureSource
+    recipe: Recipe, place: Place, index: Index, img_size: int, source: FeatureSource, progress: RunProgress
 ) -> ClipLoader | FeatureLoader:
     """Training clips of an index, or their stored features where the recipe names some."""
     if recipe.features or recipe.cache_features:
@@ -96,16 +104,16 @@ def open_training(
     sampling = sampling_of(recipe)
     if recipe.train_view == "validation":
         sampling = sampling.validation(img_size)
-    return open_loader(recipe, place, index, img_size, sampling, augmentation_of(recipe))
+    return open_loader(recipe, place, index, img_size, sampling, augmentation_of(recipe), progress)
 
 
 def open_validation(
-    recipe: Recipe, place: Place, index: Index, img_size: int, source: FeatureSource
+    recipe: Recipe, place: Place, index: Index, img_size: int, source: FeatureSource, progress: RunProgress
 ) -> ClipLoader | FeatureLoader:
     """The published validation view of an index, or all stored views of its features."""
     if recipe.features or recipe.cache_features:
         return open_features(recipe, place, index, False, source)
-    return open_loader(recipe, place, index, img_size, sampling_of(recipe).validation(img_size))
+    return open_loader(recipe, place, index, img_size, sampling_of(recipe).validation(img_size), None, progress)
 
 
 def feature_source(recipe: Recipe, model: Any, trunk_sha256: str) -> FeatureSource:
@@ -140,6 +148,34 @@ def open_features(recipe: Recipe, place: Place, index: Index, train: bool, sourc
         world=place.world,
         device=place.device,
     )
+
+
+def _open_cache(recipe: Recipe, place: Place, index: Index, img_size: int, progress: RunProgress) -> FrameCache | None:
+    if recipe.cache == "none":
+        return None
+    if recipe.cache_dir is None and not Path(index.root).is_dir():
+        raise UsageError(f"--cache frames: {index.root} is no folder to keep frames in; give --cache-dir")
+    folder = Path(recipe.cache_dir) if recipe.cache_dir else Path(index.root) / ".aim-fast" / "frames"
+    count: Callable[[int], None] | None = None
+
+    def shown(done: int, total: int) -> None:
+        nonlocal count
+        count = count or progress.counter(f"caching the frames of {index.split}", total)
+        count(1)
+
+    with first_process_first(place):
+        cache = load_or_build_frame_cache(
+            index,
+            folder,
+            kind=recipe.cache_format,
+            short_side=max(256, round(img_size * 256 / 224)),  # as the published views have before a crop
+            max_bytes=int(recipe.cache_gib * 2**30) or None,
+            workers=place.decoding_threads(recipe.workers),
+            progress=shown,
+        )
+    progress.close()
+    progress.say(f"{index.split}: {cache.description}")
+    return cache
 
 
 def sampling_of(recipe: Recipe) -> Sampling:

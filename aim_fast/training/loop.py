@@ -131,8 +131,8 @@ class Trainer:
             parameters = list(self.trainable.values())
             self.graphed = GraphedStep(lambda *x: self._losses(*x).sum(), self.optimizer, parameters, recipe.clip_norm)
         source = feature_source(recipe, model, description.trunk_sha256)
-        self.loader = open_training(recipe, place, index, model.img_size, source)
-        self.validation = open_validation(recipe, place, validation, model.img_size, source)
+        self.loader = open_training(recipe, place, index, model.img_size, source, progress)
+        self.validation = open_validation(recipe, place, validation, model.img_size, source, progress)
         self.step = 0
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}

@@ -68,6 +68,11 @@ class Recipe:
     dataset: str | None = _option(None, "data set, as `aim-fast datasets` lists them")
     data_root: str | None = _option(None, "folder of the data set")
     data_share: float = _option(1.0, "share of each class's training clips that is used, drawn by seed")
+    cache: str = _option("none", "none, or frames: keep decoded frames on disk, so that epochs do not decode video")
+    cache_format: str = _option("raw", "raw frames, or jpeg: a tenth of the room, levels change by about one")
+    cache_dir: str | None = _option(None, "folder of the cached frames; DATA_ROOT/.aim-fast when not given",
+                                    incidental=True)  # fmt: skip
+    cache_gib: float = _option(0.0, "most GiB that the cached frames of a split take; 0 for no limit", incidental=True)
     read_order: str = _option(
         "shuffled", "shuffled, or shards: whole tar shards one after another, for disks slow at random access"
     )
@@ -163,6 +168,8 @@ _CHOICES = {
     "aug": ("default", "published"),
     "train_view": ("augmented", "validation"),
     "cache_dtype": ("float16", "bfloat16", "float32"),
+    "cache": ("none", "frames"),
+    "cache_format": ("raw", "jpeg"),
     "read_order": ("shuffled", "shards"),
     "precision": PRECISIONS,
     "drop_path_mode": ("position", "clip", "frame"),
@@ -172,7 +179,7 @@ _CHOICES = {
 }
 _POSITIVE = ("frames", "num_tadapter", "batch_size", "img_size", "total_batch_size", "accumulate", "log_every")
 _NOT_NEGATIVE = (
-    "interval", "epochs", "lr", "weight_decay", "warmup_epochs", "clip_norm", "workers", "eval_every",
+    "cache_gib", "interval", "epochs", "lr", "weight_decay", "warmup_epochs", "clip_norm", "workers", "eval_every",
     "checkpoint_every", "mixup", "cutmix", "color_jitter", "backbone_lr_factor", "warmup_factor", "seed",
     "shots",
 )  # fmt: skip

@@ -140,7 +140,7 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
             loader = open_features(recipe, place, index, False, feature_source(recipe, run.model, run.trunk_sha256))
             views = f"{loader.store.views} stored views"
         else:
-            loader = open_loader(recipe, place, index, run.model.img_size, sampling_of(recipe))
+            loader = open_loader(recipe, place, index, run.model.img_size, sampling_of(recipe), None, progress)
             clips, crops = parse_views(recipe.views)
             views = f"{clips} clips x {crops} crops"
         count = progress.counter(f"{split}, {views}", loader.clips_per_epoch)

@@ -5,6 +5,7 @@ import json
 import torch
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from aim_fast import create_model
 from aim_fast.training.metrics import read_metrics
@@ -112,3 +113,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_files(aim_fast, tiny, 
     assert status == 2
     assert "loss of step" in err
     assert ".webm" in err
+
+
+def test_training_from_cached_frames_equals_training_from_videos(aim_fast, tiny, trained, tmp_path):
+    run, frames = tmp_path / "run", tmp_path / "frames"
+    status, _, err = aim_fast(
+        "train", *tiny, "--epochs", 2, "--output", run, "--cache", "frames", "--cache-dir", frames
+    )
+    assert status == 0, err
+    assert "frame cache: 40 of 40 clips" in err
+    ours, theirs = (load_file(folder / "checkpoints/last/adapters.safetensors") for folder in (run, trained))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    status, _, err = aim_fast("eval", run)
+    assert status == 0, err
+    assert "frame cache: 16 of 16 clips" in err
