@@ -170,6 +170,8 @@ class AIMViTImageNet(AIMAdaptation):
 
     def reset_parameters(self) -> None:
         """Initialise everything: the trunk as timm does, adapters and head as AIM does, ``temporal_embedding`` to 0."""
+        if self.pos_embed.is_meta:
+            return
         self.patch_embed.proj.reset_parameters()
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for token in (self.cls_token, self.reg_token):

@@ -79,6 +79,8 @@ class AIMViTBlock(AIMBlock):
 
     def reset_parameters(self) -> None:
         """timm's initialisation of the frozen part: truncated normal with std 0.02, zero biases, unit norms."""
+        if self.norm1.weight.is_meta:
+            return
         for part in (self.norm1, self.norm2, self.attn.q_norm, self.attn.k_norm, self.ls1, self.ls2):
             if part is not None:
                 part.reset_parameters()

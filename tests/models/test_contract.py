@@ -1,0 +1,172 @@
+"""What the engine asks of every model, asked of every model: one case for each class of the table of names."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from aim_fast import load_checkpoint
+from aim_fast.models.flops import count_costs
+from aim_fast.models.registry import MODELS, create_model, find_entry
+from aim_fast.models.weights import load_weights
+
+SMALL = {"img_size": 32, "depth": 2, "num_frames": 4}
+ADAPTERS = r"temporal_embedding|ln_post\..*|fc_cls\..*|.*_Adapter(_in)?\.D_fc[12]\..*"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of the table made small. ``trains``: what the names of all that trains match, and of nothing else."""
+
+    model: str
+    overrides: Mapping[str, Any]
+    trains: str
+    frames: tuple[int, ...] = (1, 2, 5)  # other numbers of frames that it takes
+
+    def make(self, **overrides: Any) -> Any:
+        """The model, without anything random in training, its adapters doing something."""
+        torch.manual_seed(0)
+        arguments = {**self.overrides, **overrides}
+        model = create_model(self.model, **arguments)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "rate"):
+                module.rate = 0.0
+        for name, parameter in model.named_parameters():
+            if "Adapter" in name or name == "temporal_embedding":
+                torch.nn.init.normal_(parameter, std=0.05)
+        return model
+
+    def clips(self, num_frames: int = 4) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return torch.randint(0, 256, (2, num_frames, 32, 32, 3), dtype=torch.uint8, generator=generator)
+
+
+PROMPT = {"embed_dim": 64, "output_dim": 32, "text_width": 64, "text_depth": 1, "temporal_heads": 4, "num_heads": 1}
+CASES = [
+    Case("aim_vit_demo", {**SMALL, "num_tadapter": 2}, ADAPTERS),
+    Case("aim_vit_h14_clipa", {**SMALL, "embed_dim": 64, "num_heads": 2, "patch_size": 8}, ADAPTERS),
+    Case("aim_vit_imagenet_demo", {**SMALL, "num_tadapter": 2}, ADAPTERS),
+    Case(
+        "aim_swin_demo",
+        {"img_size": 32, "patch_size": (2, 4, 4), "window_size": 4, "num_frames": 4},
+        r"fc_cls\..*|.*Adapter2?\.D_fc[12]\..*|.*temporal_position_bias_table",
+        (2, 6),
+    ),
+    Case("timesformer_demo", SMALL, ".*"),
+    Case(
+        "promptclip_demo",
+        {**SMALL, **PROMPT, "class_names": ("left", "right", "up")},
+        r"embedding\.weight|temporalEmbedding\.weight|temporalModelling\..*",
+    ),
+]
+every_model = pytest.mark.parametrize("case", CASES, ids=[case.model for case in CASES])
+
+
+def test_every_class_of_the_table_has_a_case():
+    assert {entry.model for entry in MODELS.values()} == {find_entry(case.model).model for case in CASES}
+
+
+@every_model
+def test_what_trains_is_what_the_method_says_and_all_of_it_gets_a_gradient(case):
+    model = case.make()
+    trainable = dict(model.trainable_parameters())
+    assert set(trainable) == {name for name, _ in model.named_parameters() if re.fullmatch(case.trains, name)}
+    loss = F.cross_entropy(model(case.clips()), torch.tensor([0, 1]))
+    loss.backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == set(trainable)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in trainable.values())
+
+
+@every_model
+def test_its_configuration_makes_it_again_and_its_state_fills_it(case, tmp_path):
+    model = case.make().eval()
+    truth = model(case.clips())
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "m.safetensors")
+    twin = create_model(case.model, **json.loads(json.dumps(model.config))).eval()
+    assert not torch.equal(twin(case.clips()), truth)
+    load_checkpoint(twin, tmp_path / "m.safetensors")
+    assert torch.equal(twin(case.clips()), truth)
+    assert [n for n, _ in twin.trainable_parameters()] == [n for n, _ in model.trainable_parameters()]
+    assert twin.config == model.config
+
+
+@every_model
+def test_uint8_frames_and_normalised_floats_agree(case):
+    model = case.make(mean=(100, 110, 120), std=(50, 60, 70)).double().eval()
+    frames = case.clips()
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (model.mean, model.std))
+    floats = ((frames.double() - mean) / std).permute(0, 4, 1, 2, 3)
+    torch.testing.assert_close(model(frames), model(floats), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(model.normalize(frames), floats.float())
+
+
+@every_model
+def test_any_number_of_frames_that_it_takes(case):
+    for num_frames in case.frames:
+        model = case.make(num_frames=num_frames)
+        logits = model(case.clips(num_frames))
+        logits.sum().backward()
+        assert logits.shape == (2, model.num_classes)
+        assert torch.isfinite(logits).all()
+        with pytest.raises(ValueError, match="expected a clip batch"):
+            model(case.clips(num_frames + 2))
+
+
+@every_model
+def test_trains_compiled_without_graph_breaks_as_eagerly(case):
+    shallow = {"depth": 1} if "depth" in case.overrides else {"depths": (2,), "num_heads": (2,)}  # one shifted window
+    found = []
+    for compiled in (False, True):
+        model = case.make(**shallow)
+        torch._dynamo.reset()
+        step = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
+        loss = F.cross_entropy(step(case.clips()), torch.tensor([0, 1]))
+        loss.backward()
+        found.append({"loss": loss.detach()} | {name: p.grad for name, p in model.trainable_parameters()})
+    for name, truth in found[0].items():
+        torch.testing.assert_close(found[1][name], truth, rtol=1e-3, atol=1e-6)
+
+
+@every_model
+def test_weights_called_random_are_the_same_whatever_was_drawn_before(case):
+    hashes = []
+    for draws in (0, 7):
+        model = case.make()
+        torch.manual_seed(draws)
+        before = torch.get_rng_state()
+        report = load_weights(model, "random", seed=3)
+        assert torch.equal(torch.get_rng_state(), before)
+        hashes.append((report.sha256, model(case.clips()).sum().item()))
+    assert hashes[0] == hashes[1]
+    other = case.make()
+    load_weights(other, "random", seed=4)
+    assert other(case.clips()).sum().item() != hashes[0][1]
+
+
+@every_model
+def test_what_takes_no_weight_decay_is_there_and_no_adapter(case):
+    model = case.make()
+    free = model.no_weight_decay()
+    assert free <= {name for name, _ in model.named_parameters()}
+    assert not [name for name in free if "_Adapter" in name or name == "temporal_embedding"]
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "num_tadapter", "tunable"),
+    [
+        ("aim_vit_b16_clip", 400, 1, 10_966_672),
+        ("aim_vit_b16_clip", 174, 2, 14_343_342),
+        ("aim_vit_b16_in21k", 400, 1, 10_966_672),
+        ("aim_vit_b16_in21k", 174, 2, 14_343_342),
+    ],
+)
+def test_tunable_counts_are_the_published_ones(model, classes, num_tadapter, tunable):
+    assert count_costs(model, {"num_classes": classes, "num_tadapter": num_tadapter})[1] == tunable
