@@ -27,6 +27,7 @@ from aim_kernels import (
     spatial_attention_triton,
     temporal_attention,
     wide_activation,
+    wide_slope,
 )
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
@@ -95,6 +96,12 @@ def kernels(architecture: int) -> Iterator[Kernel]:
                 options,
                 tensor_cores=False,
             )
+
+            function = getattr(wide_slope, f"_{direction}_kernel")
+            constants = {"QUICK": True, "FACTOR": True, **wide_activation.launch_shape(architecture)[0]}
+            constants = {name: value for name, value in constants.items() if name in function.arg_names}
+            signature = signature_of(function, constants, factor_ptr="*fp32", slope_ptr="*u8")
+            yield Kernel(f"wide_slope {direction}", model, function, signature, constants, options, tensor_cores=False)
 
         yield from _stem(model, width, architecture)
     yield from _swin(architecture)

@@ -62,6 +62,77 @@ static void activation(int64_t begin, int64_t end, const void* problem) {
   }
 }
 
+// A slope of the frozen activation in one byte: 0 is code 27, 1 is 227, half a step is 0.0025, NaN is 255.
+AIM_INLINE v16 slope_code(v16 slope) {
+  v16 code = slope * 200.0f + 27.5f;  // truncated when stored
+  return slope == slope ? code : splat(255.0f);
+}
+AIM_INLINE v16 slope_of(v16 code) {
+  v16 slope = (code - 27.0f) * 0.005f;
+  return code == 255.0f ? splat(__builtin_nanf("")) : slope;
+}
+
+template <bool quick, int degree>
+AIM_INLINE v16 activate_and_slope(v16 x, v16& slope) {
+  if constexpr (quick) {
+    v16 s = 1.0f / (exp2<degree>(x * (-1.702f * 1.44269504f)) + 1.0f);
+    slope = s + x * 1.702f * s * (1.0f - s);
+    return x * s;
+  } else {
+    v16 cumulative, density;
+    gelu<degree>(x, cumulative, density);
+    slope = cumulative + x * density;
+    return x * cumulative;
+  }
+}
+
+template <bool quick, class T>
+static void slope_row(const T* u, T* y, uint8_t* slopes, int64_t count) {
+  constexpr int degree = sizeof(T) == 2 ? 3 : 5;
+  v16 slope;
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    store(y + i, activate_and_slope<quick, degree>(load(u + i), slope));
+    store(slopes + i, slope_code(slope));
+  }
+  if (i < count) {
+    store_part(y + i, activate_and_slope<quick, degree>(load_part(u + i, count - i), slope), count - i);
+    store_part(slopes + i, slope_code(slope), count - i);
+  }
+}
+
+template <class T>
+static void activation_slope(int64_t begin, int64_t end, const void* problem) {
+  const Activation& a = *static_cast<const Activation*>(problem);
+  for (int64_t row = begin; row < end; ++row) {
+    const T* u = static_cast<const T*>(a.input) + row * a.width;
+    T* y = static_cast<T*>(a.output) + row * a.width;
+    if (a.quick)
+      slope_row<true>(u, y, a.slope + row * a.split, a.split);
+    else
+      slope_row<false>(u, y, a.slope + row * a.split, a.split);
+    activate_row<false, false>(u + a.split, u, y + a.split, a.factor ? a.factor[row] : 1.0f,
+                               a.width - a.split);
+  }
+}
+
+template <class T>
+static void slope_backward(int64_t begin, int64_t end, const void* problem) {
+  const Activation& a = *static_cast<const Activation*>(problem);
+  const int64_t own = a.width - a.split;
+  for (int64_t row = begin; row < end; ++row) {
+    const T* dy = static_cast<const T*>(a.grad) + row * a.width;
+    T* du = static_cast<T*>(a.output) + row * a.width;
+    const uint8_t* slopes = a.slope + row * a.split;
+    int64_t i = 0;
+    for (; i + 16 <= a.split; i += 16) store(du + i, load(dy + i) * slope_of(load(slopes + i)));
+    if (i < a.split)
+      store_part(du + i, load_part(dy + i, a.split - i) * slope_of(load_part(slopes + i, a.split - i)), a.split - i);
+    activate_row<false, true>(static_cast<const T*>(a.input) + row * own, dy + a.split, du + a.split,
+                              a.factor ? a.factor[row] : 1.0f, own);
+  }
+}
+
 template <class X, class Y>
 static void layer_norm_forward(int64_t begin, int64_t end, const void* problem) {
   const LayerNorm& a = *static_cast<const LayerNorm*>(problem);

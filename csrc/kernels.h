@@ -32,9 +32,10 @@ struct Activation {
   int64_t rows, width, split;
   bool quick;           // QuickGELU on the first columns; exact GELU otherwise
   const float* factor;  // one per row, or null for 1
-  const void* input;    // u
+  const void* input;    // u; [rows, width - split] in a backward by slopes
   const void* grad;     // dy, backward only
   void* output;         // y, or du in backward
+  uint8_t* slope;       // [rows, split]: derivatives of the frozen columns in a byte each, or null
 };
 
 // Rows of `width`; x and the residual stream may be fp32 while y is bf16.
@@ -76,6 +77,7 @@ struct Tier {
   // [0] float32, [1] bfloat16
   Range attention_forward[2], attention_backward[2];
   Range activation_forward[2], activation_backward[2];
+  Range activation_slope[2], slope_backward[2];
   // [input is bfloat16][output is bfloat16]; backward: [x is bfloat16][dy is bfloat16][dx and residual are bfloat16]
   Range layer_norm_forward[2][2], layer_norm_backward[2][2][2];
   Range residual[2][2];  // [x is bfloat16][branch is bfloat16]

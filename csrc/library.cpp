@@ -3,6 +3,8 @@
 //   attention_forward(qkv [O, L, I, 3, h, d]) -> out [O, L, I, h, d], lse [O, I, h, L]
 //   attention_backward(dout, qkv, out, lse) -> dqkv, contiguous
 //   activation_forward(u [M, H], split, quick, factor [M]?) -> y;  activation_backward(dy, u, ...) -> du
+//   activation_slope(u [M, H], split, quick, factor [M]?) -> y, slope [M, split] uint8
+//   slope_backward(dy [M, H], slope, own [M, H - split], factor [M]?) -> du
 //   layer_norm_forward(x [M, D], weight, bias, eps, low) -> y, mean, rstd
 //   layer_norm_backward(dy, x, weight, mean, rstd, residual?) -> dx, of the residual's dtype
 //   residual(x [M, D], branch [M, D], factor [M]?, bias [D]?) -> x + branch factor, or x + branch + factor bias
@@ -154,14 +156,18 @@ Tensor attention_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse) {
   return dqkv;
 }
 
+void check_factor(const std::optional<Tensor>& factor, int64_t rows) {
+  STD_TORCH_CHECK(!factor || (!low(*factor, "factor") && factor->is_contiguous() && factor->numel() == rows),
+                  "activation: factor must be contiguous float32 [M]");
+}
+
 Tensor activation(const Tensor* dy, const Tensor& u, int64_t split, bool quick, const std::optional<Tensor>& factor) {
   const int kind = low(u, "activation: u");
   STD_TORCH_CHECK(u.dim() == 2 && u.is_contiguous(), "activation: u must be contiguous [M, H]");
   STD_TORCH_CHECK(0 <= split && split <= u.size(1), "activation: split must lie between 0 and H");
   STD_TORCH_CHECK(!dy || (low(*dy, "activation: dy") == kind && dy->is_contiguous() && dy->numel() == u.numel()),
                   "activation: dy must be contiguous, of u's shape and dtype");
-  STD_TORCH_CHECK(!factor || (!low(*factor, "factor") && factor->is_contiguous() && factor->numel() == u.size(0)),
-                  "activation: factor must be contiguous float32 [M]");
+  check_factor(factor, u.size(0));
   Tensor y = torch::stable::new_empty(u, {u.size(0), u.size(1)});
   aim::Activation a{};
   a.rows = u.size(0), a.width = u.size(1), a.split = split, a.quick = quick;
@@ -178,6 +184,42 @@ Tensor activation_forward(Tensor u, int64_t split, bool quick, std::optional<Ten
 
 Tensor activation_backward(Tensor dy, Tensor u, int64_t split, bool quick, std::optional<Tensor> factor) {
   return activation(&dy, u, split, quick, factor);
+}
+
+std::tuple<Tensor, Tensor> activation_slope(Tensor u, int64_t split, bool quick, std::optional<Tensor> factor) {
+  const int kind = low(u, "activation: u");
+  STD_TORCH_CHECK(u.dim() == 2 && u.is_contiguous(), "activation: u must be contiguous [M, H]");
+  STD_TORCH_CHECK(0 <= split && split <= u.size(1), "activation: split must lie between 0 and H");
+  check_factor(factor, u.size(0));
+  Tensor y = torch::stable::new_empty(u, {u.size(0), u.size(1)});
+  Tensor slope = torch::stable::new_empty(u, {u.size(0), split}, ScalarType::Byte);
+  aim::Activation a{};
+  a.rows = u.size(0), a.width = u.size(1), a.split = split, a.quick = quick;
+  a.factor = factor ? static_cast<const float*>(factor->const_data_ptr()) : nullptr;
+  a.input = u.const_data_ptr(), a.output = y.mutable_data_ptr();
+  a.slope = static_cast<uint8_t*>(slope.mutable_data_ptr());
+  if (u.numel()) run(current()->activation_slope[kind], a.rows, 8, a);
+  return {y, slope};
+}
+
+Tensor slope_backward(Tensor dy, Tensor slope, Tensor own, std::optional<Tensor> factor) {
+  const int kind = low(dy, "activation: dy");
+  STD_TORCH_CHECK(slope.is_cpu() && slope.scalar_type() == ScalarType::Byte, "activation: slope must be uint8 on CPU");
+  STD_TORCH_CHECK(dy.dim() == 2 && slope.dim() == 2 && own.dim() == 2 && low(own, "activation: own") == kind &&
+                      slope.size(0) == dy.size(0) && own.size(0) == dy.size(0) &&
+                      slope.size(1) + own.size(1) == dy.size(1),
+                  "activation: slope and own must be [M, split] and [M, H - split] of dy [M, H], own of its dtype");
+  STD_TORCH_CHECK(dy.is_contiguous() && slope.is_contiguous() && own.is_contiguous(),
+                  "activation: dy, slope and own must be contiguous");
+  check_factor(factor, dy.size(0));
+  Tensor du = torch::stable::new_empty(dy, {dy.size(0), dy.size(1)});
+  aim::Activation a{};
+  a.rows = dy.size(0), a.width = dy.size(1), a.split = slope.size(1);
+  a.factor = factor ? static_cast<const float*>(factor->const_data_ptr()) : nullptr;
+  a.input = own.const_data_ptr(), a.grad = dy.const_data_ptr(), a.output = du.mutable_data_ptr();
+  a.slope = static_cast<uint8_t*>(slope.mutable_data_ptr());
+  if (dy.numel()) run(current()->slope_backward[kind], a.rows, 8, a);
+  return du;
 }
 
 void check_affine(const Tensor& x, const Tensor& weight) {
@@ -262,6 +304,8 @@ STABLE_TORCH_LIBRARY(aim_cpu, m) {
   m.def("attention_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse) -> Tensor");
   m.def("activation_forward(Tensor u, int split, bool quick, Tensor? factor) -> Tensor");
   m.def("activation_backward(Tensor dy, Tensor u, int split, bool quick, Tensor? factor) -> Tensor");
+  m.def("activation_slope(Tensor u, int split, bool quick, Tensor? factor) -> (Tensor, Tensor)");
+  m.def("slope_backward(Tensor dy, Tensor slope, Tensor own, Tensor? factor) -> Tensor");
   m.def("layer_norm_forward(Tensor x, Tensor weight, Tensor bias, float eps, bool low) -> (Tensor, Tensor, Tensor)");
   m.def(
       "layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? residual) -> Tensor");
@@ -276,6 +320,8 @@ STABLE_TORCH_LIBRARY_IMPL(aim_cpu, CPU, m) {
   m.impl("attention_backward", TORCH_BOX(&attention_backward));
   m.impl("activation_forward", TORCH_BOX(&activation_forward));
   m.impl("activation_backward", TORCH_BOX(&activation_backward));
+  m.impl("activation_slope", TORCH_BOX(&activation_slope));
+  m.impl("slope_backward", TORCH_BOX(&slope_backward));
   m.impl("layer_norm_forward", TORCH_BOX(&layer_norm_forward));
   m.impl("layer_norm_backward", TORCH_BOX(&layer_norm_backward));
   m.impl("residual", TORCH_BOX(&residual));

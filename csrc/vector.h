@@ -14,6 +14,8 @@ typedef uint32_t u16v __attribute__((vector_size(64)));
 typedef uint32_t u16vu __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t h16 __attribute__((vector_size(32)));
 typedef uint16_t h16u __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint8_t b16 __attribute__((vector_size(16)));
+typedef uint8_t b16u __attribute__((vector_size(16), aligned(1), may_alias));
 
 #if defined(__clang__)
 #define AIM_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -41,7 +43,24 @@ AIM_INLINE h16 narrow(v16 x) {
 }
 AIM_INLINE void store(bf16* p, v16 x) { *reinterpret_cast<h16u*>(p) = narrow(x); }
 
+// Sixteen bytes, for values that lie between 0 and 255.
+AIM_INLINE v16 load(const uint8_t* p) {
+#if AIM_AVX512
+  return (v16)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const b16u*>(p), i16v), v16);
+#endif
+}
+AIM_INLINE void store(uint8_t* p, v16 x) {
+#if AIM_AVX512
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32((__m512)x)));
+#else
+  *reinterpret_cast<b16u*>(p) = __builtin_convertvector(__builtin_convertvector(x, i16v), b16);
+#endif
+}
+
 AIM_INLINE float widen_one(float x) { return x; }
+AIM_INLINE float widen_one(uint8_t x) { return x; }
 AIM_INLINE float widen_one(bf16 x) {
   uint32_t u = uint32_t(x.bits) << 16;
   float f;
@@ -49,6 +68,7 @@ AIM_INLINE float widen_one(bf16 x) {
   return f;
 }
 AIM_INLINE void store_one(float* p, float x) { *p = x; }
+AIM_INLINE void store_one(uint8_t* p, float x) { *p = static_cast<uint8_t>(x); }
 AIM_INLINE void store_one(bf16* p, float x) {
   uint32_t u;
   __builtin_memcpy(&u, &x, 4);

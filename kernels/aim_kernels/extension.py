@@ -35,6 +35,11 @@ def tier() -> str:
     return torch.ops.aim_cpu.tier() if _LOADED else "reference"
 
 
+def has(operator: str) -> bool:
+    """Whether ``aim_cpu`` has ``operator``: a C++ part that was built from older sources may lack it."""
+    return _LOADED and hasattr(torch.ops.aim_cpu, operator)
+
+
 def supports(*tensors: Tensor | None) -> bool:
     """Whether the C++ operators take these tensors: loaded, on CPU, and float32 or bfloat16."""
     return _LOADED and all(

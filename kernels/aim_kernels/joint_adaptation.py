@@ -4,7 +4,8 @@
 
 One MLP of M + H hidden units with two activations, two products forward and two backward; f is droppath's factor, s the
 adapter's scale. Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the
-products' dtype: ``fast`` x and the hidden state before its activations (4 + 1/4); ``balanced`` and ``lean`` x alone.
+products' dtype: ``fast`` x and the slopes of the MLP's activation, a byte each (2); ``balanced`` and ``lean`` x alone.
+In float32 and float64 ``fast`` keeps the hidden state before its activations (4 + 1/4) instead of slopes.
 The stacked weights are formed when they are needed and never kept. Derivation: kernels/README.md.
 """
 
@@ -20,7 +21,7 @@ from aim_kernels.adaptation import Activation, AdapterWeights, joint_adaptation_
 from aim_kernels.composed import Memory, Needs, check_memory, compute_dtype, narrowed, row_factor
 from aim_kernels.residual import residual_add
 from aim_kernels.trained_trunk import mlp_branch
-from aim_kernels.wide_mlp import contract, expand, wide_gradients
+from aim_kernels.wide_mlp import Hidden, activated, contract, expand, wide_gradients
 
 
 def joint_adaptation(
@@ -63,24 +64,26 @@ class _JointAdaptation(torch.autograd.Function):
         y, mean, rstd = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
         factor = row_factor(drop, x) if adapter is not None else None
         u = expand(y.view(-1, y.shape[-1]), adapter, trunk[2:], dtype)
-        branch, dropped_bias = contract(u, adapter, trunk[2:], factor, scale, quick, dtype)
+        hidden, kept = activated(u, trunk[2].shape[0], factor, quick, memory == "fast")
+        branch, dropped_bias = contract(hidden, adapter, trunk[2:], factor, scale, dtype)
         out = residual_add(x, branch, None if dropped_bias is None else factor, dropped_bias)
-        ctx.save_for_backward(narrowed(x, dtype), mean, rstd, drop, u if memory == "fast" else None, *args[:10])
+        ctx.save_for_backward(narrowed(x, dtype), mean, rstd, drop, *kept, *args[:10])
         ctx.constants = args[10:]
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, mean, rstd, drop, u, *weights = ctx.saved_tensors
-        adapter, trunk, (scale, quick, eps, _, dtype) = _unpack((*weights, *ctx.constants))
+        x, mean, rstd, drop, u, slope, *weights = ctx.saved_tensors
+        adapter, trunk, (scale, quick, eps, memory, dtype) = _unpack((*weights, *ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[2:6])
         factor = row_factor(drop, x) if adapter is not None else None
         branch, y = g.to(dtype).reshape(-1, g.shape[-1]), None
-        if u is None or needs.w1:
+        kept = Hidden(u, slope)
+        if (u is None and (slope is None or adapter is not None)) or needs.w1:
             normal, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
             y = normal.view(branch.shape)
-            u = expand(y, adapter, trunk[2:], dtype) if u is None else u
-        dy, gradients = wide_gradients(branch, y, u, adapter, trunk[2:], factor, scale, quick, needs_x, needs)
+            kept = kept if memory == "fast" else Hidden(expand(y, adapter, trunk[2:], dtype))
+        dy, gradients = wide_gradients(branch, y, kept, adapter, trunk[2:], factor, scale, quick, needs_x, needs)
         dx = None
         if dy is not None:
             dx = torch.ops.aim.layer_norm_backward(dy.view(x.shape), x, trunk[0], mean, rstd, g)

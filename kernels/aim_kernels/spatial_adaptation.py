@@ -4,8 +4,8 @@
     W' = W1 Wo,  b' = W1 bo + b1;  backward: da = Woᵀ g + W'ᵀ du, one accumulated product
 
 Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the products' dtype:
-``fast`` x, qkv (3), a, the adapter's hidden state (1/4); ``balanced`` x and qkv, the attention run again; ``lean`` x
-alone. Derivation: kernels/README.md.
+``fast`` x, qkv (3), a, the adapter's hidden state formed again; ``balanced`` x and qkv, the attention run again;
+``lean`` x alone. Derivation: kernels/README.md.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _SpatialAdaptation(torch.autograd.Function):
         qkv = F.linear(z, trunk[2].to(dtype), trunk[3].to(dtype))
         a, lse = torch.ops.aim.spatial_attention(qkv, num_heads, backend)
         out_weight, out_bias = trunk[4].to(dtype), trunk[5].to(dtype)
-        rows, u = a.view(-1, a.shape[-1]), None
+        rows = a.view(-1, a.shape[-1])
         if adapter is None:
             branch = F.linear(rows, out_weight, out_bias)
         else:
@@ -86,18 +86,18 @@ class _SpatialAdaptation(torch.autograd.Function):
             u = F.linear(rows, *compose(adapter, out_weight, trunk[5], dtype))
             hidden = torch.ops.aim.wide_activation(u, 0, False, None)
             branch = torch.addmm(F.linear(rows, out_weight, out_bias + low.b2), hidden, low.w2.t())
-        kept: tuple[Tensor | None, ...] = (None,) * 4
+        kept: tuple[Tensor | None, ...] = (None,) * 3
         if memory == "fast":
-            kept = (qkv, a, lse, u)
+            kept = (qkv, a, lse)
         elif memory == "balanced":
-            kept = (qkv, None, None, None)
+            kept = (qkv, None, None)
         ctx.save_for_backward(narrowed(x, dtype), mean, rstd, *kept, *args[:10])
         ctx.constants = args[10:]
         return residual_add(x, branch)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, mean, rstd, qkv, a, lse, u, *weights = ctx.saved_tensors
+        x, mean, rstd, qkv, a, lse, *weights = ctx.saved_tensors
         adapter, trunk, (num_heads, eps, _, backend, dtype) = _unpack((*weights, *ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[1:5])
         out_weight, out_bias = trunk[4].to(dtype), trunk[5]
@@ -112,8 +112,7 @@ class _SpatialAdaptation(torch.autograd.Function):
         if adapter is not None and (needs_x or any(needs)):
             low = to_dtype(adapter, dtype)
             composed, bias = compose(adapter, out_weight, out_bias, dtype)
-            if u is None:
-                u = F.linear(rows, composed, bias)
+            u = F.linear(rows, composed, bias)
             du = torch.ops.aim.wide_activation_backward(branch @ low.w2, u, 0, False, None)
             if needs.w2:
                 gradients[2] = (branch.t() @ torch.ops.aim.wide_activation(u, 0, False, None)).to(adapter.w2.dtype)

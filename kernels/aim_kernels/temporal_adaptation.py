@@ -4,7 +4,7 @@
     z = ln_1(x), or z = s + A_in(s) with s = ln_1(x) when there is a second adapter
 
 Shapes as in :mod:`aim_kernels.adaptation`. The D × D output projection is never applied to a token. Kept for backward,
-in vectors of width D per token in the products' dtype: ``fast`` x, qkv (3), a, the adapter's hidden state (1/4 each);
+in vectors of width D per token in the products' dtype: ``fast`` x, qkv (3), a, the second adapter's hidden state (1/4);
 ``balanced`` and ``lean`` x, and all else again from x. Derivation: kernels/README.md. Source: AIM (ICLR 2023).
 """
 
@@ -79,16 +79,16 @@ class _TemporalAdaptation(torch.autograd.Function):
         u = F.linear(_rows(a), *compose(adapter, trunk[4].to(dtype), trunk[5], dtype))
         hidden = torch.ops.aim.wide_activation(u, 0, False, None)
         out = residual_add(x, F.linear(hidden, low.w2, low.b2), row_factor(drop, x))
-        kept: tuple[Tensor | None, ...] = (None,) * 5
+        kept: tuple[Tensor | None, ...] = (None,) * 4
         if memory == "fast":
-            kept = (qkv, a, lse, u, u_in)
+            kept = (qkv, a, lse, u_in)
         ctx.save_for_backward(narrowed(x, dtype), mean, rstd, drop, *kept, *args[:14])
         ctx.constants = args[14:]
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, mean, rstd, drop, qkv, a, lse, u, u_in, *weights = ctx.saved_tensors
+        x, mean, rstd, drop, qkv, a, lse, u_in, *weights = ctx.saved_tensors
         adapter, second, trunk, (num_heads, eps, _, dtype) = _unpack((*weights, *ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[2:6])
         needs_in = Needs(*ctx.needs_input_grad[6:10])
@@ -101,8 +101,7 @@ class _TemporalAdaptation(torch.autograd.Function):
             u_in, qkv = _project(z, second, trunk, dtype)
         if a is None:
             a, lse = torch.ops.aim.temporal_attention(qkv, num_heads)
-        if u is None:
-            u = F.linear(_rows(a), composed, bias)
+        u = F.linear(_rows(a), composed, bias)
 
         branch = _rows((g if drop is None else g * drop.to(g.dtype)).to(dtype))
         du = torch.ops.aim.wide_activation_backward(branch @ low.w2, u, 0, False, None)

@@ -3,24 +3,33 @@
     out = [Wproj | s·W2] · [act(u_M) ; f·gelu(u_H)] + bproj + f·s·b2,   u = [Wfc ; W1] y + [bfc ; b1]
 
 ``y`` [..., D], Wfc [M, D], W1 [H, D], f droppath's factor of each row, s the adapter's scale. Two products forward, two
-and the adapter's backward. ``u`` is the one tensor that backward wants beside y: kept, or formed again. The stacked
-weights are formed when they are needed and never kept. Derivation: kernels/README.md. Source: AIM (ICLR 2023).
+and the adapter's backward. Beside y, backward wants u, but of the frozen columns the slope at u alone, which in half
+precision is kept in a byte (:mod:`aim_kernels.wide_slope`), the adapter's columns being formed again. In float32 and
+float64 u is kept whole, or it is formed again. The stacked weights are formed when they are needed and never kept.
+Derivation: kernels/README.md. Source: AIM (ICLR 2023).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import wide_activation  # noqa: F401  (registers the operator)
+from aim_kernels import wide_activation, wide_slope  # noqa: F401  (register the operators)
 from aim_kernels.adaptation import Activation, AdapterWeights, activate, adapter_reference
 from aim_kernels.composed import Needs, compute_dtype, row_factor, to_dtype
 from aim_kernels.residual import column_sum
 
 Trunk = tuple[Tensor, Tensor, Tensor, Tensor]  # Wfc [M, D], bfc [M], Wproj [D, M], bproj [D]
+
+
+class Hidden(NamedTuple):
+    """What is kept of the hidden state before its activations: all of it, the frozen columns' slopes, or nothing."""
+
+    u: Tensor | None = None  # [rows, M + H]
+    slope: Tensor | None = None  # [rows, M] uint8
 
 
 def wide_mlp(
@@ -37,9 +46,9 @@ def wide_mlp(
 ) -> Tensor:
     """``mlp(y) + drop · scale · A(y)`` [..., D] in the products' dtype: autocast's, else that of ``fc_weight``.
 
-    ``drop`` broadcasts to ``y`` with one factor a row, None for 1. ``keep_hidden`` keeps the hidden state before its
-    activations for backward, else it is formed again. Differentiable in ``y`` and the adapter; when a trunk weight
-    requires a gradient the reference runs instead. Raises ValueError for shapes that cannot be.
+    ``drop`` broadcasts to ``y`` with one factor a row, None for 1. ``keep_hidden`` keeps what backward wants of the
+    hidden state, else it is formed again. Differentiable in ``y`` and the adapter; when a trunk weight requires a
+    gradient the reference runs instead. Raises ValueError for shapes that cannot be.
     """
     width = y.shape[-1]
     if fc_weight.shape[1:] != (width,) or proj_weight.shape != fc_weight.shape[::-1]:
@@ -79,23 +88,24 @@ class _WideMLP(torch.autograd.Function):
         rows = y.to(dtype).reshape(-1, y.shape[-1])
         factor = row_factor(drop, y) if adapter is not None else None
         u = expand(rows, adapter, trunk, dtype)
-        out, dropped_bias = contract(u, adapter, trunk, factor, scale, quick, dtype)
+        hidden, kept = activated(u, trunk[0].shape[0], factor, quick, keep_hidden)
+        out, dropped_bias = contract(hidden, adapter, trunk, factor, scale, dtype)
         if factor is not None and dropped_bias is not None:
             out = out.addcmul(factor[:, None].to(dtype), dropped_bias.to(dtype))
-        ctx.save_for_backward(rows, drop, u if keep_hidden else None, *args[:8])
+        ctx.save_for_backward(rows, drop, *kept, *args[:8])
         ctx.constants, ctx.dtype_in = args[8:], y.dtype
         return out.view(y.shape)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        rows, drop, u, *weights = ctx.saved_tensors
-        adapter, trunk, (scale, quick, _, dtype) = _unpack((*weights, *ctx.constants))
+        rows, drop, u, slope, *weights = ctx.saved_tensors
+        adapter, trunk, (scale, quick, keep_hidden, dtype) = _unpack((*weights, *ctx.constants))
         factor = row_factor(drop, g) if adapter is not None else None
-        u = expand(rows, adapter, trunk, dtype) if u is None else u
+        kept = Hidden(u, slope) if keep_hidden else Hidden(expand(rows, adapter, trunk, dtype))
         needs = Needs(*ctx.needs_input_grad[2:6])
         branch = g.to(dtype).reshape(rows.shape)
         dy, gradients = wide_gradients(
-            branch, rows, u, adapter, trunk, factor, scale, quick, ctx.needs_input_grad[0], needs
+            branch, rows, kept, adapter, trunk, factor, scale, quick, ctx.needs_input_grad[0], needs
         )
         dy = None if dy is None else dy.view(g.shape).to(ctx.dtype_in)
         return (dy, None, *gradients, *(None,) * (len(ctx.needs_input_grad) - 6))
@@ -109,17 +119,23 @@ def expand(y: Tensor, adapter: AdapterWeights | None, trunk: Trunk, dtype: torch
     return F.linear(y, _widening(adapter, trunk, dtype), bias)
 
 
+def activated(u: Tensor, split: int, factor: Tensor | None, quick: bool, keep: bool) -> tuple[Tensor, Hidden]:
+    """The hidden state after its activations [rows, M + H], and what ``keep`` asks to be kept of it."""
+    if keep and u.dtype.itemsize == 2:
+        hidden, slope = torch.ops.aim.wide_slope(u, split, quick, factor)
+        return hidden, Hidden(slope=slope)
+    return torch.ops.aim.wide_activation(u, split, quick, factor), Hidden(u if keep else None)
+
+
 def contract(
-    u: Tensor,
+    hidden: Tensor,
     adapter: AdapterWeights | None,
     trunk: Trunk,
     factor: Tensor | None,
     scale: float,
-    quick: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor | None]:
     """The output [rows, D], and what it still lacks: s·b2 [D], to be multiplied by ``factor``; None without one."""
-    hidden = torch.ops.aim.wide_activation(u, trunk[0].shape[0], quick, factor)
     bias, dropped_bias = trunk[3].to(dtype), None
     if adapter is not None and factor is None:
         bias = bias + scale * adapter.b2.to(dtype)
@@ -131,7 +147,7 @@ def contract(
 def wide_gradients(
     branch: Tensor,
     y: Tensor | None,
-    u: Tensor,
+    kept: Hidden,
     adapter: AdapterWeights | None,
     trunk: Trunk,
     factor: Tensor | None,
@@ -142,18 +158,27 @@ def wide_gradients(
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """dy [rows, D] and the adapter's four gradients from ``branch`` [rows, D], that of the output, in its dtype.
 
-    ``y`` [rows, D] is read for the gradient of W1 alone.
+    ``y`` [rows, D] is read for the adapter's hidden state, where that is not kept, and for the gradient of W1.
     """
     dtype, split = branch.dtype, trunk[0].shape[0]
     gradients: list[Tensor | None] = [None] * 4
-    du = None
-    if needs_y or needs.w1 or needs.b1:
+    needs_du = needs_y or needs.w1 or needs.b1
+    own, du = None, None
+    if kept.u is not None:
+        own = kept.u[:, split:]
+    elif adapter is not None and y is not None:
+        own = F.linear(y, adapter.w1.to(dtype), adapter.b1.to(dtype))
+    if needs_du:
         dhidden = branch @ _narrowing(adapter, trunk, scale, dtype)
-        du = torch.ops.aim.wide_activation_backward(dhidden, u, split, quick, factor)
+        if kept.slope is None:
+            du = torch.ops.aim.wide_activation_backward(dhidden, kept.u, split, quick, factor)
+        else:
+            columns = branch.new_empty(branch.shape[0], 0) if own is None else own
+            du = torch.ops.aim.wide_slope_backward(dhidden, kept.slope, columns, factor)
     if adapter is not None and any(needs):
-        if needs.w2:
-            own = torch.ops.aim.wide_activation(u[:, split:].contiguous(), 0, False, factor)
-            gradients[2] = (branch.t() @ own).to(adapter.w2.dtype) * scale
+        if needs.w2 and own is not None:
+            value = torch.ops.aim.wide_activation(own.contiguous(), 0, False, factor)
+            gradients[2] = (branch.t() @ value).to(adapter.w2.dtype) * scale
         if needs.b2:
             dropped = branch if factor is None else branch * factor[:, None].to(dtype)
             gradients[3] = column_sum(dropped, adapter.b2.dtype) * scale

@@ -4,13 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from aim_kernels import wide_slope  # noqa: F401  (registers the operator)
 from aim_kernels.group_attention import backend_missing as group_backend_missing
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.spatial_attention import backend_missing, spatial_attention, spatial_attention_reference
 from aim_kernels.temporal_attention import temporal_attention, temporal_attention_reference
-from aim_kernels.wide_activation import wide_activation, wide_activation_reference
+from aim_kernels.wide_activation import (
+    wide_activation,
+    wide_activation_backward_reference,
+    wide_activation_reference,
+)
 
 
 def check(fused, plain, x):
@@ -119,6 +124,17 @@ def test_wide_activation(quick):
         return torch.cat([frozen, F.gelu(x[:, 3072:]) * factor[:, None].to(x.dtype)], 1)
 
     check(lambda x: wide_activation(x, 3072, quick, factor), plain, u)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_wide_slope(quick):
+    u, dy = (torch.randn(1576, 3264, device="cuda", dtype=torch.bfloat16) * 2 for _ in range(2))
+    factor = torch.bernoulli(torch.full((1576,), 0.8, device="cuda")) / 0.8
+    y, slope = torch.ops.aim.wide_slope(u, 3072, quick, factor)
+    torch.testing.assert_close(y, wide_activation_reference(u, 3072, quick, factor), atol=0.01, rtol=0.01)
+    du = torch.ops.aim.wide_slope_backward(dy, slope, u[:, 3072:], factor)
+    truth = wide_activation_backward_reference(dy.double(), u.double(), 3072, quick, factor)
+    assert ((du - truth).abs() <= dy.double().abs() * 0.0028 + truth.abs() * 0.01 + 1e-3).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

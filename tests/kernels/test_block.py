@@ -11,7 +11,7 @@ from aim_fast.models.saved_bytes import saved_bytes
 from aim_kernels import AIMBlock, hold_trunk
 from bench.published import published
 
-LIMIT = {"fast": 0.6, "balanced": 1 / 4, "lean": 1 / 12}
+LIMIT = {"fast": 1 / 2, "balanced": 1 / 4, "lean": 1 / 12}
 
 
 def blocks(depth=2, dim=64, **overrides):
