@@ -121,7 +121,7 @@ def what_else(names: Mapping[str, Tensor]) -> str:
         r".*_Adapter\.D_fc1\.weight": "it holds adapters without their trunk (a run's adapters: use the run itself)",
         r"(.*\.)?layer1\.0\.conv1\.": "it looks like a ResNet",
         r"(.*\.)?vision_model\.encoder\.": "its names are those of Hugging Face transformers: take the open_clip file",
-        r"(.*\.)?blocks\.0\.(attn|norm1)\.": "its names are those of timm: take the OpenAI or open_clip file",
+        r"(.*\.)?blocks\.0\.(attn|norm1)\.": "its names are those of timm: take aim_vit_b16_in21k or --model timm:NAME",
     }
     for pattern, hint in hints.items():
         if any(re.match(pattern, name) for name in names):

@@ -345,8 +345,12 @@ def default_recipe(dataset: str | None, model: str | None, frames: int | None) -
         return "promptclip"
     if model and model.endswith("_demo"):
         return "demo_swin" if model == "aim_swin_demo" else "demo"
+    published = {"ssv1": "ssv2", "ssv2": "ssv2", "kinetics400": "k400", "kinetics600": "k400"}
+    if name.endswith("_in21k") or name.startswith("timm:"):
+        if published.get(dataset or "") == "k400":
+            return f"k400_in21k_b16_{frames if frames in (8, 16, 32) else 8}f"
+        return "ssv2_in21k_b16_8f" if dataset in published else "finetune_in21k_b16"
     if model and model.startswith("aim_swin"):
-        published = {"ssv1": "ssv2", "ssv2": "ssv2", "kinetics400": "k400", "kinetics600": "k400"}
         return f"{published.get(dataset or '', 'finetune')}_swin_b"
     if dataset in ("ssv1", "ssv2"):
         return f"ssv2_{trunk}_{frames if frames in (8, 16, 32) else 8}f"

@@ -67,6 +67,15 @@ def test_swin_recipes_hold_the_published_values():
         assert Steps.of(recipe, 1000, world=8).accumulate == accumulation
 
 
+def test_recipes_of_imagenet_trunks_are_the_published_ones():
+    k400, ssv2 = (load_recipe(f"{data}_in21k_b16_8f", {}) for data in ("k400", "ssv2"))
+    assert (k400.frames, k400.interval, k400.epochs, k400.views, k400.drop_path) == (8, 16, 30, "3x1", 0.2)
+    assert (ssv2.frames, ssv2.interval, ssv2.epochs, ssv2.views, ssv2.drop_path) == (8, 0, 50, "1x3", 0.2)
+    assert (k400.adapter_scale, k400.num_tadapter, ssv2.adapter_scale, ssv2.num_tadapter) == (0.5, 1, 1.0, 2)
+    assert {k400.drop_path_mode, ssv2.drop_path_mode} == {"frame"}
+    assert {k400.model, ssv2.model} == {"aim_vit_b16_in21k"}
+
+
 @pytest.mark.parametrize(
     ("dataset", "model", "frames", "name"),
     [
@@ -81,6 +90,10 @@ def test_swin_recipes_hold_the_published_values():
         ("ssv2", "aim_vit_l14_clip", 32, "ssv2_l14_32f"),
         ("folder", "aim_vit_l14_clip", 8, "finetune_l14"),
         ("ssv2", "aim_vit_demo", 8, "demo"),
+        ("ssv2", "aim_vit_b16_in21k", 16, "ssv2_in21k_b16_8f"),
+        ("kinetics400", "aim_vit_l16_in21k", 32, "k400_in21k_b16_32f"),
+        ("kinetics400", "timm:vit_small_patch14_reg4_dinov2", None, "k400_in21k_b16_8f"),
+        ("ucf101", "timm:vit_large_patch14_dinov2.lvd142m", 8, "finetune_in21k_b16"),
         ("ssv2", "aim_swin_b", 8, "ssv2_swin_b"),
         ("kinetics400", "aim_swin_t", None, "k400_swin_b"),
         ("ucf101", "aim_swin_s", None, "finetune_swin_b"),

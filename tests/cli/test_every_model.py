@@ -1,0 +1,64 @@
+"""A run of each kind of model: stopped in the middle and resumed, it ends as one that was never stopped."""
+
+import os
+import signal
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from aim_fast.models.registry import find_entry
+from aim_fast.training.metrics import read_metrics
+
+MODELS = ("aim_vit_imagenet_demo", "aim_swin_demo", "timesformer_demo")
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    """A file of image weights for `aim_vit_imagenet_demo`, as timm writes them."""
+    torch.manual_seed(0)
+    sizes = {"img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 3}
+    path = tmp_path_factory.mktemp("vit") / "timm.safetensors"
+    save_file(timm.create_model("vit_base_patch16_224", **sizes).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_stopped_run_resumes_to_the_same_values_bit_for_bit(aim_fast, motion_set, vit, tmp_path, monkeypatch, model):
+    weights = vit if model == "aim_vit_imagenet_demo" else "random"
+    options = ("--dataset", "ssv2", "--data-root", motion_set, "--weights", weights, "--model", model, "--frames", 4)
+    options += ("--batch-size", 8, "--epochs", 1, "--log-every", 1, "--drop-path", 0.2, "--head-dropout", 0.5)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert aim_fast("train", *options, "--output", whole, "--quiet")[0] == 0
+    kind, calls = find_entry(model).model, []
+    forward = kind.forward
+
+    def forward_until_told_to_stop(self, x):
+        calls.append(len(x))
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "forward", forward_until_told_to_stop)
+        status, _, err = aim_fast("train", *options, "--output", stopped, "--quiet")
+    assert status == 0, err
+    assert len(losses(stopped)) < len(losses(whole))
+    assert aim_fast("train", "--output", stopped, "--resume", "--quiet")[0] == 0
+    assert losses(stopped) == losses(whole)
+    ours, theirs = (load_file(run / "checkpoints" / "last" / "adapters.safetensors") for run in (stopped, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def losses(folder):
+    return [(row["kind"], row["step"], row["loss"]) for row in read_metrics(folder) if row["kind"] != "data"]
+
+
+def test_a_file_of_another_kind_of_trunk_is_refused_in_one_line(aim_fast, motion_set, trunk, vit, tmp_path):
+    data = ("--dataset", "ssv2", "--data-root", motion_set, "--output", tmp_path / "run")
+    for model, file, hint in (("aim_vit_imagenet_demo", trunk, "a CLIP ViT"), ("aim_vit_demo", vit, "timm")):
+        status, _, err = aim_fast("train", *data, "--model", model, "--weights", file)
+        assert (status, err.count("\n")) == (2, 1)
+        assert hint in err
