@@ -158,4 +158,4 @@ def test_a_model_without_a_frozen_part_has_no_features(aim_fast, motion_set, tru
     options = ("--model", "aim_vit_demo", "--dataset", "ssv2", "--data-root", motion_set, "--weights", trunk)
     status, _, err = aim_fast("features", *options, "--frames", 4, "--output", tmp_path / "f")
     assert status == 2
-    assert "has no frozen features to store" in err.splitlines()[-1]
+    assert "nothing below the first trained block can be stored" in err.splitlines()[-1]
