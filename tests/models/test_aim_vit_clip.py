@@ -80,6 +80,19 @@ def test_golden_outputs_and_every_gradient(golden):
         assert_relative(parameter.grad, truth[f"grad/{published_name(name)}"])
 
 
+def test_golden_gradients_while_the_trunk_is_frozen(golden):
+    """The written-out backward, which the case above leaves for autograd where the trunk trains."""
+    model, truth, _ = golden
+    model = copy.deepcopy(model)
+    x = truth["input"].double().requires_grad_(True)
+    F.cross_entropy(model(x), truth["label"]).backward()
+    assert_relative(x.grad, truth["grad_input"])
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) is parameter.requires_grad
+        if parameter.requires_grad:
+            assert_relative(parameter.grad, truth[f"grad/{published_name(name)}"])
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "adapters", "rest"),
     [
