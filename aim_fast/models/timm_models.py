@@ -7,6 +7,7 @@ the structure's name.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from aim_fast.models.entry import Entry
 from aim_fast.models.timm_tags import TIMM_PREFIX, timm_normalisation
 
 
+@functools.cache
 def timm_entry(name: str) -> Entry:
     """The model of ``timm:NAME``, with the image size and the normalisation of timm's tag.
 

@@ -16,6 +16,8 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 VARIANTS = {
     "aim_vit_clip_1t": "aim_vit",
     "aim_vit_clip_2t": "aim_vit",
+    "aim_vit_imagenet_1t": "aim_vit_s16_in21k",
+    "aim_vit_imagenet_2t": "aim_vit_s16_in21k",
     "timesformer_clip": "timesformer",
     "aim_swin2d": "aim_swin",
 }
@@ -61,7 +63,7 @@ def test_published_checkpoints_pass_through_runs_and_files_bit_for_bit(case, aim
 def test_identified_models_compute_the_golden_logits(case, tmp_path):
     path, state, config, golden = published(case, tmp_path)
     found = identify(read_weights(path), str(path))
-    heads = config.get("heads", found.arguments.get("num_heads"))  # these tiny models have heads that no CLIP has
+    heads = config.get("heads", config.get("num_heads"))  # these tiny models have heads that no CLIP has
     scale = {"adapter_scale": config["adapter_scale"]} if "adapter_scale" in config else {}
     model = create_model(found.model, **{**found.arguments, "num_heads": heads, **scale}).double().eval()
     model.load_state_dict({name.split(".", 1)[1]: tensor for name, tensor in state.items()})
@@ -70,7 +72,8 @@ def test_identified_models_compute_the_golden_logits(case, tmp_path):
 
 @pytest.mark.parametrize(
     "name", ["aim_vit_b16_clip", "aim_vit_b32_clip", "aim_vit_l14_336_clip", "aim_vit_h14_clip", "aim_vit_bigg14_clip",
-             "aim_vit_h14_clipa", "timesformer_l14_clip", "aim_swin_t", "aim_swin_b"]
+             "aim_vit_h14_clipa", "aim_vit_b16_in21k", "aim_vit_l16_in21k", "timesformer_l14_clip", "aim_swin_t",
+             "aim_swin_b"]
 )  # fmt: skip
 def test_sizes_name_the_registered_model(name):
     with torch.device("meta"):
