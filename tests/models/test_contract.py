@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from aim_fast import load_checkpoint
+from aim_fast.errors import UsageError
 from aim_fast.models.flops import count_costs
 from aim_fast.models.registry import MODELS, create_model, find_entry
 from aim_fast.models.weights import load_weights
@@ -28,6 +29,7 @@ class Case:
     overrides: Mapping[str, Any]
     trains: str
     frames: tuple[int, ...] = (1, 2, 5)  # other numbers of frames that it takes
+    probe: Mapping[str, Any] | None = None  # overrides with which its frozen features can be stored; None: they cannot
 
     def make(self, **overrides: Any) -> Any:
         """The model, without anything random in training, its adapters doing something."""
@@ -51,9 +53,14 @@ class Case:
 
 PROMPT = {"embed_dim": 64, "output_dim": 32, "text_width": 64, "text_depth": 1, "temporal_heads": 4, "num_heads": 1}
 CASES = [
-    Case("aim_vit_demo", {**SMALL, "num_tadapter": 2}, ADAPTERS),
-    Case("aim_vit_h14_clipa", {**SMALL, "embed_dim": 64, "num_heads": 2, "patch_size": 8}, ADAPTERS),
-    Case("aim_vit_imagenet_demo", {**SMALL, "num_tadapter": 2}, ADAPTERS),
+    Case("aim_vit_demo", {**SMALL, "num_tadapter": 2}, ADAPTERS, probe={"adapter_layers": "top"}),
+    Case(
+        "aim_vit_h14_clipa",
+        {**SMALL, "embed_dim": 64, "num_heads": 2, "patch_size": 8},
+        ADAPTERS,
+        probe={"adapters": ()},
+    ),
+    Case("aim_vit_imagenet_demo", {**SMALL, "num_tadapter": 2}, ADAPTERS, probe={"adapter_layers": "top"}),
     Case(
         "aim_swin_demo",
         {"img_size": 32, "patch_size": (2, 4, 4), "window_size": 4, "num_frames": 4},
@@ -65,6 +72,7 @@ CASES = [
         "promptclip_demo",
         {**SMALL, **PROMPT, "class_names": ("left", "right", "up")},
         r"embedding\.weight|temporalEmbedding\.weight|temporalModelling\..*",
+        probe={},
     ),
 ]
 every_model = pytest.mark.parametrize("case", CASES, ids=[case.model for case in CASES])
@@ -133,6 +141,18 @@ def test_trains_compiled_without_graph_breaks_as_eagerly(case):
         found.append({"loss": loss.detach()} | {name: p.grad for name, p in model.trainable_parameters()})
     for name, truth in found[0].items():
         torch.testing.assert_close(found[1][name], truth, rtol=1e-3, atol=1e-6)
+
+
+@every_model
+def test_stored_features_give_the_logits_of_their_clips_or_are_refused(case):
+    model = case.make(**(case.probe or {})).eval()
+    if case.probe is None:
+        with pytest.raises(UsageError):
+            model.frozen_features(case.clips())
+        return
+    features = model.frozen_features(case.clips())
+    assert not features.requires_grad
+    assert torch.equal(model(features), model(case.clips()))
 
 
 @every_model
