@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from aim_kernels import (
+    adapter_triton,
     group_attention_triton,
     layer_norm,
     patch_embed_triton,
@@ -72,6 +73,7 @@ def kernels(architecture: int) -> Iterator[Kernel]:
             constants |= {"PRECISION": "tf32", "N": tokens}
             signature = signature_of(function, constants, lse_ptr="*fp32", delta_ptr="*fp32")
             yield Kernel(f"spatial_attention {part}", model, function, signature, constants, options, tensor_cores=True)
+        yield from _adapter(model, width, architecture)
         statistics = dict.fromkeys(("weight_ptr", "bias_ptr", "mean_ptr", "rstd_ptr"), "*fp32")
         for direction, extra in (("forward", {}), ("backward", {"RESIDUAL": True})):
             constants, options = layer_norm.launch_shape(width, architecture)
@@ -118,6 +120,20 @@ def _swin(architecture: int) -> Iterator[Kernel]:
             signature = signature_of(function, constants, **types)
             name = f"group_attention {direction}"
             yield Kernel(name, f"Swin {place}", function, signature, constants, options, tensor_cores=True)
+
+
+def _adapter(model: str, width: int, architecture: int) -> Iterator[Kernel]:
+    """The adapter of D/4 hidden units, of the published models, and of 64 and 128, with all that may surround it."""
+    for hidden in (width // 4, 128, 64):
+        for direction in ("forward", "backward"):
+            constants, options = adapter_triton.launch_shape(direction, width, hidden, architecture)
+            function = getattr(adapter_triton, f"_{direction}_kernel")
+            flags = dict.fromkeys(("SKIP", "RESIDUAL", "FACTOR", "BRANCH", "NEEDS_DZ"), True)
+            constants |= {"PRECISION": "tf32"} | {name: on for name, on in flags.items() if name in function.arg_names}
+            types = dict.fromkeys(("residual_ptr", "factor_ptr", "out_ptr", "g_ptr"), "*fp32")
+            signature = signature_of(function, constants, **types)
+            name = f"adapter {direction} H {hidden}"
+            yield Kernel(name, model, function, signature, constants, options, tensor_cores=True)
 
 
 def _stem(model: str, width: int, architecture: int) -> Iterator[Kernel]:

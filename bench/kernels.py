@@ -19,17 +19,20 @@ from torch import Tensor
 
 from aim_fast.models.registry import create_model
 from aim_fast.training.timing import ratio, take_turns
+from aim_kernels.adaptation import AdapterWeights, adapter_reference
+from aim_kernels.adapter import adapter
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
 from aim_kernels.wide_activation import wide_activation
+from aim_kernels.wide_mlp import wide_mlp, wide_mlp_reference
 from bench.bars import draw_bars
 from bench.machine_rates import copy_bandwidth
 
 
 class Operator(NamedTuple):
-    """A fused function and its plain twin, of the one input that they differentiate."""
+    """A fused function and its plain twin, of the one input that is compared; adapters' weights get gradients too."""
 
     name: str
     fused: Callable[[Tensor], Tensor]
@@ -89,11 +92,31 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
         frozen = x[:, :split]
         return torch.cat([frozen * torch.sigmoid(1.702 * frozen), F.gelu(x[:, split:])], 1)
 
+    def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
+        return [torch.randn(*shape, device=device) * shape[-1] ** -0.5 for shape in shapes]
+
+    masters = AdapterWeights(*tensors((d // 4, d), (d // 4,), (d, d // 4), (d,)))
+    trunk = tensors((4 * d, d), (4 * d,), (d, 4 * d), (d,))
+
+    def trained(x: Tensor) -> AdapterWeights:
+        return AdapterWeights(*(weight.to(x.dtype).detach().requires_grad_() for weight in masters))
+
+    def with_adapter(x: Tensor) -> Tensor:
+        return adapter(x, trained(x), skip=True, residual=x)
+
+    def plainly_with_adapter(x: Tensor) -> Tensor:
+        return x + (x + adapter_reference(x, trained(x)))
+
+    def mlp(function: Callable[..., Tensor], x: Tensor) -> Tensor:
+        return function(x, *(weight.to(x.dtype) for weight in trunk), trained(x), None, 0.5)
+
     return [
         Operator("temporal_attention", lambda x: temporal_attention(x, heads), over_time, (b, t, n, 3 * d), 4),
         Operator("spatial_attention", lambda x: spatial_attention(x, heads), over_space, (b, t, n, 3 * d), 4),
         Operator("layer_norm", lambda x: layer_norm(x, weight, bias), norm, (b, t, n, d), 5),
         Operator("wide_activation", lambda x: wide_activation(x, split), activations, (b * t * n, hidden), 5),
+        Operator("adapter", with_adapter, plainly_with_adapter, (b, t, n, d), 5),
+        Operator("wide_mlp", partial(mlp, wide_mlp), partial(mlp, wide_mlp_reference), (b, t, n, d), 5),
     ]
 
 

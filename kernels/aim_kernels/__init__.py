@@ -1,8 +1,8 @@
 """aim_kernels: the operators of AIM, and the modules made of them, for any model.
 
 ``AIMBlock``, ``AIMViTBlock``, ``AIMSwinBlock``, ``Adapter`` and ``TemporalAttention`` are drop-in ``torch.nn`` modules
-with the published parameter names; the ``*_adaptation_reference`` functions are the same mathematics on explicit
-tensors, in plain torch.
+with the published parameter names; ``wide_mlp`` is a frozen MLP with a parallel adapter as one function; the
+``*_adaptation_reference`` functions are the same mathematics on explicit tensors, in plain torch.
 """
 
 from aim_kernels.adaptation import (
@@ -15,6 +15,7 @@ from aim_kernels.modules import Adapter, AIMBlock, DropPath, TemporalAttention
 from aim_kernels.precision import hold_trunk
 from aim_kernels.swin_block import AIMSwinBlock
 from aim_kernels.vit_block import AIMViTBlock
+from aim_kernels.wide_mlp import wide_mlp
 
 __all__ = [
     "AIMBlock",
@@ -28,4 +29,5 @@ __all__ = [
     "joint_adaptation_reference",
     "spatial_adaptation_reference",
     "temporal_adaptation_reference",
+    "wide_mlp",
 ]

@@ -44,6 +44,17 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
         (2048, BlockShape(2, 2048, 4, 1)),
         (8192, BlockShape(1, 8192, 8, 1)),
     ],
+    # by the hidden size, padded to a power of two; columns are the step over the width
+    "adapter_forward": [
+        (64, BlockShape(128, 64, 8, 3)),
+        (128, BlockShape(128, 64, 8, 3)),
+        (256, BlockShape(64, 32, 8, 3)),
+    ],
+    "adapter_backward": [
+        (64, BlockShape(64, 64, 4, 3)),
+        (128, BlockShape(64, 64, 8, 2)),
+        (256, BlockShape(32, 64, 8, 2)),
+    ],
     "wide_activation": [(0, BlockShape(4, 1024, 8, 1))],
 }
 

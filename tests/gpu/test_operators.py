@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from aim_kernels import wide_slope  # noqa: F401  (registers the operator)
+from aim_kernels.adaptation import AdapterWeights, adapter_reference
+from aim_kernels.adapter import adapter
 from aim_kernels.group_attention import backend_missing as group_backend_missing
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.layer_norm import layer_norm
@@ -124,6 +126,33 @@ def test_wide_activation(quick):
         return torch.cat([frozen, F.gelu(x[:, 3072:]) * factor[:, None].to(x.dtype)], 1)
 
     check(lambda x: wide_activation(x, 3072, quick, factor), plain, u)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    ("width", "hidden", "surrounded"),
+    [(768, 192, True), (1024, 256, False), (768, 64, True), (520, 72, True), (128, 16, False), (1280, 512, True)],
+)
+def test_adapter(width, hidden, surrounded, dtype):
+    """Value, input gradient and every weight's gradient, against float64."""
+    shapes = ((hidden, width), (hidden,), (width, hidden), (width,))
+    masters = [torch.randn(*shape, device="cuda") * shape[-1] ** -0.5 for shape in shapes]
+    z, residual, flow = (torch.randn(2, 197, width, device="cuda").to(dtype) for _ in range(3))
+    factor = torch.tensor([0.0, 1.25], device="cuda").view(2, 1, 1)
+
+    def run(function, kind):
+        leaves = [x.to(dtype).to(kind, copy=True).requires_grad_() for x in (z, *masters)]
+        around = (residual.to(kind), factor.to(kind)) if surrounded else (None, None)
+        out = function(leaves[0], AdapterWeights(*leaves[1:]), True, 0.5, *around)
+        return (out, *torch.autograd.grad(out, leaves, flow.to(kind)))
+
+    def plain(z, weights, skip, scale, residual, factor):
+        branch = scale * (z + adapter_reference(z, weights))
+        return branch if residual is None else residual + factor * branch
+
+    for got, rounded, truth in zip(run(adapter, dtype), run(plain, dtype), run(plain, torch.float64), strict=True):
+        error, allowed = (((side.double() - truth).norm() / truth.norm()).item() for side in (got, rounded))
+        assert error <= 2 * allowed + 1e-6, f"error {error:.3g}, plain torch loses {allowed:.3g}"
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -57,3 +57,35 @@ def test_what_cannot_be_is_named():
         adapter(torch.randn(4, 8, dtype=torch.float64), weights)
     with pytest.raises(ValueError, match="give the residual too"):
         adapter(torch.randn(4, 16, dtype=torch.float64), weights, factor=torch.ones(4, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("surrounded", [True, False])
+def test_opcheck(surrounded, dtype):
+    z, residual = torch.randn(5, 16, dtype=dtype), torch.randn(5, 16, dtype=torch.promote_types(dtype, torch.float32))
+    around = (residual, torch.rand(5)) if surrounded else (None, None)
+    low = [weight.detach() for weight in tensors(dtype=dtype)]
+    torch.library.opcheck(torch.ops.aim.adapter.default, (z, *low, True, 0.5 if surrounded else 1.0, *around))
+    g, u = residual if surrounded else z, torch.randn(5, 6, dtype=dtype)
+    rest = (True, 0.5 if surrounded else 1.0, around[1], surrounded)
+    torch.library.opcheck(torch.ops.aim.adapter_backward.default, (g, u, low[0], low[2], *rest))
+
+
+def test_trains_compiled_whole_as_eager():
+    torch._dynamo.reset()
+    weights, z, residual = tensors(), *(torch.randn(2, 5, 16, dtype=torch.float64) for _ in range(2))
+    factor = torch.tensor([0.0, 1.25], dtype=torch.float64).view(2, 1, 1)
+    found = []
+    for function in (adapter, torch.compile(adapter, fullgraph=True, backend="aot_eager")):
+        leaf = z.clone().requires_grad_()
+        out = function(leaf, weights, True, 0.5, residual, factor)
+        found.append((out, *torch.autograd.grad(out.square().sum(), (leaf, *weights))))
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager)
+
+
+def test_a_gradient_for_the_residual_alone():
+    weights = [weight.detach() for weight in tensors()]
+    z, residual = torch.randn(4, 16, dtype=torch.float64), torch.randn(4, 16, dtype=torch.float64, requires_grad=True)
+    adapter(z, AdapterWeights(*weights), residual=residual).sum().backward()
+    assert torch.equal(residual.grad, torch.ones_like(residual))

@@ -1,0 +1,269 @@
+"""The bottleneck adapter on a GPU in one launch each way: a tile of tokens, its hidden state never leaving the chip.
+
+    forward    u = z W1ᵀ + b1;   out = residual + f·s·(skip·z + gelu(u) W2ᵀ + b2)
+    backward   branch = f·s·g;   du = (branch W2)∘gelu'(u);   dz = du W1 + skip·branch
+
+``z``, ``g``, ``out`` [M, D]; ``u`` [M, H] in the products' dtype; ``factor`` f [M] float32. A program holds [rows, H]
+in registers and walks over D twice: once to contract it, once to expand. The weight gradients are sums over all tokens,
+so the backward writes what their two products read (du, gelu(u), branch) in the same pass and leaves them to the
+library. Served are half precision and H up to 256: beyond, too few rows fit beside the hidden state, and reading the
+weights again for each few rows would cost more than the launches save.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aim_kernels.block_shapes import block_shape
+from aim_kernels.optional_triton import tl, triton
+from aim_kernels.registration import architecture, runs_triton
+
+MAX_HIDDEN = 256
+
+
+def fits(z: Tensor, hidden: int) -> bool:
+    """Whether these kernels serve tokens like ``z`` and ``hidden`` units."""
+    return z.dtype.itemsize == 2 and hidden <= MAX_HIDDEN and runs_triton(z)
+
+
+def launch_shape(direction: str, width: int, hidden: int, target: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """Constants and launch options at D = ``width`` and H = ``hidden``."""
+    padded = max(16, triton.next_power_of_2(hidden))
+    shape = block_shape(f"adapter_{direction}", padded, target)
+    constants = {"D": width, "H": hidden, "HIDDEN": padded, "ROWS": shape.rows, "COLUMNS": shape.columns}
+    return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
+
+
+@triton.jit
+def _forward_kernel(
+    z_ptr,
+    w1_ptr,
+    b1_ptr,
+    w2_ptr,
+    b2_ptr,
+    residual_ptr,
+    factor_ptr,
+    out_ptr,
+    u_ptr,
+    M,
+    scale,
+    SKIP: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    FACTOR: tl.constexpr,
+    PRECISION: tl.constexpr,
+    D: tl.constexpr,
+    H: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    # A 64-bit base per program and 32-bit offsets within it: tiles of 64-bit pointers would not fit the registers.
+    i_row = tl.program_id(0).to(tl.int64) * ROWS
+    z_ptr += i_row * D
+    residual_ptr += i_row * D
+    factor_ptr += i_row
+    out_ptr += i_row * D
+    u_ptr += i_row * H
+    o_row = tl.arange(0, ROWS)
+    o_hidden = tl.arange(0, HIDDEN)
+    m_row = i_row + o_row < M
+    m_hidden = o_hidden < H
+    b_u = tl.zeros([ROWS, HIDDEN], dtype=tl.float32)
+    for i_column in range(0, D, COLUMNS):
+        o_column = i_column + tl.arange(0, COLUMNS)
+        m_column = o_column < D
+        p_z = z_ptr + o_row[:, None] * D + o_column[None, :]
+        b_z = tl.load(p_z, mask=m_row[:, None] & m_column[None, :], other=0.0)  # [ROWS, COLUMNS]
+        p_w1 = w1_ptr + o_hidden[None, :] * D + o_column[:, None]
+        b_w1 = tl.load(p_w1, mask=m_hidden[None, :] & m_column[:, None], other=0.0)  # [COLUMNS, HIDDEN]
+        b_u = tl.dot(b_z, b_w1, b_u, input_precision=PRECISION)
+    b_u += tl.load(b1_ptr + o_hidden, mask=m_hidden, other=0.0).to(tl.float32)[None, :]
+    b_kept = b_u.to(u_ptr.dtype.element_ty)
+    tl.store(u_ptr + o_row[:, None] * H + o_hidden[None, :], b_kept, mask=m_row[:, None] & m_hidden[None, :])
+    # What the backward will read, so that both differentiate the same function.
+    b_u = b_kept.to(tl.float32)
+    b_hidden = (b_u * (0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476)))).to(z_ptr.dtype.element_ty)
+
+    if FACTOR:
+        b_factor = scale * tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
+    else:
+        b_factor = scale
+    for i_column in range(0, D, COLUMNS):
+        o_column = i_column + tl.arange(0, COLUMNS)
+        m_column = o_column < D
+        m_tile = m_row[:, None] & m_column[None, :]
+        o_tile = o_row[:, None] * D + o_column[None, :]
+        p_w2 = w2_ptr + o_column[None, :] * H + o_hidden[:, None]
+        b_w2 = tl.load(p_w2, mask=m_hidden[:, None] & m_column[None, :], other=0.0)  # [HIDDEN, COLUMNS]
+        b_y = tl.dot(b_hidden, b_w2, input_precision=PRECISION)
+        b_y += tl.load(b2_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)[None, :]
+        if SKIP:
+            b_y += tl.load(z_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+        b_y *= b_factor
+        if RESIDUAL:
+            b_y += tl.load(residual_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+        tl.store(out_ptr + o_tile, b_y.to(out_ptr.dtype.element_ty), mask=m_tile)
+
+
+@triton.jit
+def _backward_kernel(
+    g_ptr,
+    u_ptr,
+    w1_ptr,
+    w2_ptr,
+    factor_ptr,
+    dz_ptr,
+    du_ptr,
+    hidden_ptr,
+    branch_ptr,
+    M,
+    scale,
+    SKIP: tl.constexpr,
+    FACTOR: tl.constexpr,
+    BRANCH: tl.constexpr,
+    NEEDS_DZ: tl.constexpr,
+    PRECISION: tl.constexpr,
+    D: tl.constexpr,
+    H: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    # A 64-bit base per program and 32-bit offsets within it: tiles of 64-bit pointers would not fit the registers.
+    i_row = tl.program_id(0).to(tl.int64) * ROWS
+    g_ptr += i_row * D
+    u_ptr += i_row * H
+    factor_ptr += i_row
+    dz_ptr += i_row * D
+    du_ptr += i_row * H
+    hidden_ptr += i_row * H
+    branch_ptr += i_row * D
+    o_row = tl.arange(0, ROWS)
+    o_hidden = tl.arange(0, HIDDEN)
+    m_row = i_row + o_row < M
+    m_hidden = o_hidden < H
+    if FACTOR:
+        b_factor = scale * tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
+    else:
+        b_factor = scale
+    b_dhidden = tl.zeros([ROWS, HIDDEN], dtype=tl.float32)
+    for i_column in range(0, D, COLUMNS):
+        o_column = i_column + tl.arange(0, COLUMNS)
+        m_column = o_column < D
+        m_tile = m_row[:, None] & m_column[None, :]
+        o_tile = o_row[:, None] * D + o_column[None, :]
+        b_g = tl.load(g_ptr + o_tile, mask=m_tile, other=0.0)
+        b_branch = (b_g.to(tl.float32) * b_factor).to(u_ptr.dtype.element_ty)  # [ROWS, COLUMNS]
+        if BRANCH:
+            tl.store(branch_ptr + o_tile, b_branch, mask=m_tile)
+        p_w2 = w2_ptr + o_column[:, None] * H + o_hidden[None, :]
+        b_w2 = tl.load(p_w2, mask=m_hidden[None, :] & m_column[:, None], other=0.0)  # [COLUMNS, HIDDEN]
+        b_dhidden = tl.dot(b_branch, b_w2, b_dhidden, input_precision=PRECISION)
+    m_kept = m_row[:, None] & m_hidden[None, :]
+    o_kept = o_row[:, None] * H + o_hidden[None, :]
+    b_u = tl.load(u_ptr + o_kept, mask=m_kept, other=0.0).to(tl.float32)
+    b_cumulative = 0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476))
+    tl.store(hidden_ptr + o_kept, (b_u * b_cumulative).to(u_ptr.dtype.element_ty), mask=m_kept)
+    b_density = 0.3989422804014327 * tl.exp2(b_u * b_u * (-0.5 * 1.4426950408889634))
+    b_du = (b_dhidden * (b_cumulative + b_u * b_density)).to(u_ptr.dtype.element_ty)
+    tl.store(du_ptr + o_kept, b_du, mask=m_kept)
+    if NEEDS_DZ:
+        for i_column in range(0, D, COLUMNS):
+            o_column = i_column + tl.arange(0, COLUMNS)
+            m_column = o_column < D
+            m_tile = m_row[:, None] & m_column[None, :]
+            o_tile = o_row[:, None] * D + o_column[None, :]
+            p_w1 = w1_ptr + o_hidden[:, None] * D + o_column[None, :]
+            b_w1 = tl.load(p_w1, mask=m_hidden[:, None] & m_column[None, :], other=0.0)  # [HIDDEN, COLUMNS]
+            b_dz = tl.dot(b_du, b_w1, input_precision=PRECISION)
+            if SKIP:
+                b_dz += tl.load(g_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32) * b_factor
+            tl.store(dz_ptr + o_tile, b_dz.to(dz_ptr.dtype.element_ty), mask=m_tile)
+
+
+def forward(
+    z: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    skip: bool,
+    scale: float,
+    residual: Tensor | None,
+    factor: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """``out`` [M, D] in the dtype of ``residual``, else of ``z``; ``u`` [M, H] in that of ``z``."""
+    (rows, width), hidden = z.shape, w1.shape[0]
+    z = z.contiguous()
+    out = z.new_empty(z.shape, dtype=z.dtype if residual is None else residual.dtype)
+    u = z.new_empty((rows, hidden))
+    constants, options = launch_shape("forward", width, hidden, architecture(z))
+    if rows:
+        _forward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+            z_ptr=z,
+            w1_ptr=w1.contiguous(),
+            b1_ptr=b1.contiguous(),
+            w2_ptr=w2.contiguous(),
+            b2_ptr=b2.contiguous(),
+            residual_ptr=z if residual is None else residual.contiguous(),
+            factor_ptr=z if factor is None else factor.float().contiguous(),
+            out_ptr=out,
+            u_ptr=u,
+            M=rows,
+            scale=scale,
+            SKIP=skip,
+            RESIDUAL=residual is not None,
+            FACTOR=factor is not None,
+            PRECISION=_precision(z),
+            **constants,
+            **options,
+        )
+    return out, u
+
+
+def backward(
+    g: Tensor,
+    u: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    skip: bool,
+    scale: float,
+    factor: Tensor | None,
+    needs_dz: bool,
+    needs_branch: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``dz`` [M, D], ``du`` and ``gelu(u)`` [M, H], ``branch`` [M, D] in u's dtype; [0, D] for what is not needed."""
+    rows, width = g.shape
+    g, u = g.contiguous(), u.contiguous()
+    du, hidden = u.new_empty(u.shape), u.new_empty(u.shape)
+    dz, branch = (u.new_empty((rows if needed else 0, width)) for needed in (needs_dz, needs_branch))
+    constants, options = launch_shape("backward", width, u.shape[1], architecture(u))
+    if rows:
+        _backward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+            g_ptr=g,
+            u_ptr=u,
+            w1_ptr=w1.contiguous(),
+            w2_ptr=w2.contiguous(),
+            factor_ptr=u if factor is None else factor.float().contiguous(),
+            dz_ptr=dz,
+            du_ptr=du,
+            hidden_ptr=hidden,
+            branch_ptr=branch,
+            M=rows,
+            scale=scale,
+            SKIP=skip,
+            FACTOR=factor is not None,
+            BRANCH=needs_branch,
+            NEEDS_DZ=needs_dz,
+            PRECISION=_precision(u),
+            **constants,
+            **options,
+        )
+    return dz, du, hidden, branch
+
+
+def _precision(x: Tensor) -> str:
+    return "ieee" if x.dtype == torch.float32 else "tf32"
