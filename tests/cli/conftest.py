@@ -24,3 +24,14 @@ def trained(tmp_path_factory, motion_set, trunk) -> Path:
         main([str(option) for option in (*options, "--epochs", 2, "--output", folder, "--quiet")])
     assert not caught.value.code
     return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, motion_set, trunk) -> Path:
+    """The run of `trained`, made in a process of its own as those that are stopped and killed are."""
+    from tests.cli.processes import finish, start
+
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    options = ("--dataset", "ssv2", "--data-root", motion_set, "--weights", trunk, *TINY)
+    finish(start("train", *options, "--epochs", 2, "--output", folder, "--quiet"))
+    return folder

@@ -3,38 +3,13 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from aim_fast.training.metrics import read_metrics
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def start(*arguments: object, processes: int = 0) -> subprocess.Popen:
-    launcher = [sys.executable, "-m"]
-    if processes:
-        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    command = [*launcher, "aim_fast", *map(str, arguments)]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen) -> None:
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-
-
-def adapters(folder):
-    return load_file(folder / "checkpoints" / "last" / "adapters.safetensors")
-
-
-def losses(folder):
-    return [(row["kind"], row["step"], row["loss"]) for row in read_metrics(folder) if row["kind"] != "data"]
+from tests.cli.processes import adapters, finish, losses, signal_after, start
 
 
 @pytest.mark.slow
@@ -62,30 +37,20 @@ def test_a_killed_run_resumes_to_the_same_adapters_bit_for_bit(tiny, tmp_path):
     assert losses(killed) == losses(whole)
 
 
-def signal_after(process: subprocess.Popen, folder, kind: str, count: int, number: int) -> None:
-    """Sends a signal when the run has written `count` lines of a kind, or returns when the run has ended."""
-    deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline:
-        if len([row for row in read_metrics(folder) if row["kind"] == kind]) >= count:
-            process.send_signal(number)
-            return
-        time.sleep(0.005)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("train", 2), ("data", 1)], ids=["in a step", "in a validation"])
-def test_sigterm_ends_a_run_with_status_0_and_resume_goes_on_exactly(tiny, tmp_path, trained, kind, count):
+def test_sigterm_ends_a_run_with_status_0_and_resume_goes_on_exactly(tiny, tmp_path, undisturbed, kind, count):
     stopped = tmp_path / "stopped"
     process = start("train", *tiny, "--epochs", 2, "--output", stopped)
     signal_after(process, stopped, kind, count, signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "stopped by SIGTERM after step" in out
-    assert len(losses(stopped)) < len(losses(trained))
+    assert len(losses(stopped)) < len(losses(undisturbed))
     finish(start("train", "--output", stopped, "--resume", "--quiet"))
-    ours, theirs = adapters(stopped), adapters(trained)
+    ours, theirs = adapters(stopped), adapters(undisturbed)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert losses(stopped) == losses(trained)
+    assert losses(stopped) == losses(undisturbed)
 
 
 @pytest.mark.slow

@@ -1,0 +1,46 @@
+"""Training in processes of their own, to be stopped, killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from safetensors.torch import load_file
+
+from aim_fast.training.metrics import read_metrics
+
+# one thread each: sums in one order, so that equal runs are equal to the bit
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(*arguments: object, processes: int = 0) -> subprocess.Popen:
+    launcher = [sys.executable, "-m"]
+    if processes:
+        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    command = [*launcher, "aim_fast", *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+
+def adapters(folder):
+    return load_file(folder / "checkpoints" / "last" / "adapters.safetensors")
+
+
+def losses(folder):
+    return [(row["kind"], row["step"], row["loss"]) for row in read_metrics(folder) if row["kind"] != "data"]
+
+
+def signal_after(process: subprocess.Popen, folder, kind: str, count: int, number: int) -> None:
+    """Sends a signal when the run has written `count` lines of a kind, or returns when the run has ended."""
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if len([row for row in read_metrics(folder) if row["kind"] == kind]) >= count:
+            process.send_signal(number)
+            return
+        time.sleep(0.005)
