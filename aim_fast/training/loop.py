@@ -6,26 +6,20 @@ that was never stopped, and no generator state is kept.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from aim_fast.data import Batch, Index
-from aim_fast.errors import CheckpointError, TrainingError, UsageError
+from aim_fast.data import Index
+from aim_fast.errors import CheckpointError, TrainingError
 from aim_fast.training.checkpoint import (
     Description,
-    copy_values,
     find_checkpoint,
     read_checkpoint,
     save_checkpoint,
@@ -33,17 +27,18 @@ from aim_fast.training.checkpoint import (
 )
 from aim_fast.training.clips import data_classes, feature_source, open_split, open_training, open_validation
 from aim_fast.training.clock import Clock
-from aim_fast.training.cuda_graph import GraphedStep, check_cuda_graph, set_capturable
+from aim_fast.training.cuda_graph import check_cuda_graph
 from aim_fast.training.devices import Place, join_processes
 from aim_fast.training.evaluation import evaluate
 from aim_fast.training.features import cache_features
 from aim_fast.training.metrics import MetricsLog, draw_curves
-from aim_fast.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from aim_fast.training.optimization import Optimization
+from aim_fast.training.optimizer import learning_rate
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.run import RECIPE, build_model, check_output
 from aim_fast.training.run_lock import RunLock
-from aim_fast.training.steps import Steps, step_seed
+from aim_fast.training.steps import Steps
 from aim_fast.training.stop import StopRequest
 
 
@@ -120,16 +115,7 @@ class Trainer:
         self.description = description
         self.classes = description.classes
         self.steps = Steps.of(recipe, len(index.rows), place.world)
-        self.mixup = _mixup(recipe, len(self.classes))
-        self.trainable = dict(model.trainable_parameters())
-        self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.ema else {}
-        self.optimizer = build_optimizer(self.model, recipe)
-        self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
-        self.replica: Any = _replicate(self.model, recipe, place)
-        self.graphed: GraphedStep | None = None
-        if recipe.cuda_graph:
-            parameters = list(self.trainable.values())
-            self.graphed = GraphedStep(lambda *x: self._losses(*x).sum(), self.optimizer, parameters, recipe.clip_norm)
+        self.optimization = Optimization(model, recipe, place, len(self.classes))
         source = feature_source(recipe, model, description.trunk_sha256)
         self.loader = open_training(recipe, place, index, model.img_size, source, progress)
         self.validation = open_validation(recipe, place, validation, model.img_size, source, progress)
@@ -142,7 +128,9 @@ class Trainer:
         self.named: set[str] = set()  # files that broke under way and were said
         self.log: MetricsLog | None = None
         self.lock: RunLock | None = None
-        trained, total = (sum(p.numel() for p in ps) for ps in (self.trainable.values(), self.model.parameters()))
+        trained, total = (
+            sum(p.numel() for p in ps) for ps in (self.optimization.trainable.values(), self.model.parameters())
+        )
         progress.say(
             f"{recipe.model}: {trained:,} of {total:,} parameters train, {place.dtype} on {place.device.type}; "
             f"{self.steps.clips_per_step} clips a step, {self.steps.per_epoch} steps an epoch"
@@ -180,12 +168,7 @@ class Trainer:
                 f"{self.folder}: had {state['clips_per_step']} clips a step, not {self.steps.clips_per_step}: use "
                 "as many processes as before, or another --batch-size or --accumulate"
             )
-        raw = state["trainable"] or checkpoint.tensors
-        copy_values(self.trainable, raw)
-        copy_values(self.averaged, checkpoint.tensors if self.averaged else {})
-        self.optimizer.load_state_dict(state["optimizer"])
-        set_capturable(self.optimizer, self.recipe.cuda_graph)
-        self.scaler.load_state_dict(state["scaler"])
+        self.optimization.load_state(state, checkpoint.tensors)
         self.step, self.best, self.last = state["step"], state["best"], state["last"]
         self.validated = state.get("validated", True)
 
@@ -223,9 +206,9 @@ class Trainer:
         pending: _Pending | None = None
         for place_in_epoch in range(first + 1, steps.per_epoch + 1):
             rate = learning_rate(recipe, self.step, steps.per_epoch)
-            set_learning_rate(self.optimizer, rate)
             clips = steps.clips_of(self.step)
-            current = self._train_step(batches, clock)
+            loss, rows = self.optimization.step(batches, self.step, steps, rate, clock)
+            current = _Pending(loss, [self.loader.index.rows[row].path for row in rows], self.step + 1)
             # a loss is looked at one step later, so that a GPU is never waited for
             if pending:
                 pending.value()
@@ -250,66 +233,6 @@ class Trainer:
                 return False
         self.progress.close()
         return self._finish_epoch(epoch)
-
-    def _train_step(self, batches: Iterator[Batch], clock: Clock) -> _Pending:
-        """One step of the optimiser over this process's share of its clips."""
-        clips, count = self.steps.clips_of(self.step), self.steps.batches_of(self.step)
-        total = torch.zeros((), device=self.place.device)
-        rows: list[int] = []
-        for number in range(count):
-            with clock.wait():
-                batch = next(batches)
-            seed = step_seed(self.recipe.seed, self.step, number, self.place.rank)
-            torch.manual_seed(seed)
-            frames, labels, weights, *classes = self._inputs(batch, seed)
-            rows += batch.indices.tolist()
-            if self.graphed:
-                total += self.graphed(frames, labels, weights / clips, *classes)
-                continue
-            alone = isinstance(self.replica, DistributedDataParallel) and number < count - 1
-            with self.replica.no_sync() if alone else contextlib.nullcontext():
-                # a mean over the clips of the step; DistributedDataParallel divides by the number of processes
-                loss = self._losses(frames, labels, weights, *classes).sum() / clips
-                self.scaler.scale(loss * self.place.world).backward()
-            total += loss.detach()
-        if not self.graphed:
-            self._apply_gradients()
-        if self.averaged:
-            averaged, raw = list(self.averaged.values()), [p.detach() for p in self.trainable.values()]
-            torch._foreach_lerp_(averaged, raw, 1 - self.recipe.ema)
-        return _Pending(total, [self.loader.index.rows[row].path for row in rows], self.step + 1)
-
-    def _apply_gradients(self) -> None:
-        if self.recipe.clip_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(list(self.trainable.values()), self.recipe.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _inputs(self, batch: Batch, seed: int) -> list[Tensor]:
-        """Frames, labels and weights on the device, mixed where the recipe mixes clips.
-
-        Where a step scores some of the classes alone, they are the fourth, and labels are places among them.
-        """
-        frames, labels, weights = (
-            t.to(self.place.device, non_blocking=True) for t in (batch.frames, batch.labels, batch.weights)
-        )
-        if self.mixup:
-            np.random.seed(seed % 2**32)  # noqa: NPY002 - timm's Mixup draws from the global generator
-            frames = self.model.normalize(frames)  # [B, 3, T, H, W]
-            images, labels = self.mixup(frames.flatten(1, 2), labels)
-            frames = images.view_as(frames)
-        elif (classes := self.model.candidates(labels, seed)) is not None:
-            return [frames, torch.searchsorted(classes, labels), weights, classes]
-        return [frames, labels, weights]
-
-    def _losses(self, frames: Tensor, labels: Tensor, weights: Tensor, *classes: Tensor) -> Tensor:
-        """Weighted cross-entropy of each clip [B]: zero for the clips that only fill a batch up."""
-        smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
-        with self.place.autocast():
-            logits = self.replica(frames, *classes)
-        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing) * weights
 
     def _log_step(self, epoch: int, loss: float, rate: float, clock: Clock) -> None:
         """Writes the step's loss over all processes."""
@@ -372,15 +295,11 @@ class Trainer:
 
     def _validate(self) -> dict[str, Any]:
         """Scores the validation split, with the averaged tensors where they are kept."""
-        raw = {name: tensor.detach().clone() for name, tensor in self.trainable.items()} if self.averaged else {}
-        copy_values(self.trainable, self.averaged)
         place = self.place
-        try:
+        with self.optimization.averages():
             scores = evaluate(
                 self.model, self.validation, len(self.classes), place.device, place.autocast, self._leave_when_asked
             )
-        finally:
-            copy_values(self.trainable, raw)
         return scores.summary()
 
     def _leave_when_asked(self, _: int) -> None:
@@ -390,42 +309,16 @@ class Trainer:
     def _save(self, *names: str) -> None:
         if not self.place.first:
             return
-        raw = {name: tensor.detach() for name, tensor in self.trainable.items()}
         state = {
             "step": self.step,
             "validated": self.validated,
             "clips": self.steps.clips,
             "clips_per_step": self.steps.clips_per_step,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
             "best": self.best,
             "last": self.last,
-            "trainable": {name: tensor.cpu() for name, tensor in raw.items()} if self.averaged else None,
+            **self.optimization.state(),
         }
-        save_checkpoint(self.folder / "checkpoints", names, self.averaged or raw, state, self.description)
-
-
-def _replicate(model: nn.Module, recipe: Recipe, place: Place) -> nn.Module:
-    """The model as a step calls it: compiled where asked for, its gradients averaged over the processes."""
-    replica: Any = torch.compile(model) if recipe.compile else model
-    if place.world > 1:
-        devices = [place.device.index] if place.device.type == "cuda" else None
-        replica = DistributedDataParallel(
-            replica, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
-    return replica
-
-
-def _mixup(recipe: Recipe, num_classes: int) -> Any:
-    if not recipe.mixup and not recipe.cutmix:
-        return None
-    if recipe.features:
-        raise UsageError("mixup and cutmix mix pixels, and --features has none: leave one of them out")
-    if recipe.batch_size % 2:
-        raise UsageError(f"mixup and cutmix pair the clips of a batch: batch_size {recipe.batch_size} must be even")
-    from timm.data import Mixup
-
-    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+        save_checkpoint(self.folder / "checkpoints", names, self.optimization.used, state, self.description)
 
 
 @dataclass

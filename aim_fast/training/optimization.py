@@ -1,0 +1,163 @@
+"""What a step does to the trained tensors: forward, loss, backward over several batches, AdamW, moving average.
+
+Every random number of a step is a function of (seed, step, batch, rank), so a step computes the same whatever was
+computed before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from aim_fast.data import Batch
+from aim_fast.errors import UsageError
+from aim_fast.training.checkpoint import copy_values
+from aim_fast.training.clock import Clock
+from aim_fast.training.cuda_graph import GraphedStep, set_capturable
+from aim_fast.training.devices import Place
+from aim_fast.training.optimizer import build_optimizer, set_learning_rate
+from aim_fast.training.recipe import Recipe
+from aim_fast.training.steps import Steps, step_seed
+
+
+class Optimization:
+    """One process's part in training a model: its replica, optimiser, gradient scaler and moving average.
+
+    ``trainable`` are the tensors that train, by name; ``averaged`` their moving averages where the recipe keeps them,
+    else empty.
+    """
+
+    def __init__(self, model: Any, recipe: Recipe, place: Place, num_classes: int) -> None:
+        self.model, self.recipe, self.place = model, recipe, place
+        self.mixup = _mixup(recipe, num_classes)
+        self.trainable: dict[str, nn.Parameter] = dict(model.trainable_parameters())
+        self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.ema else {}
+        self.optimizer = build_optimizer(model, recipe)
+        self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
+        self.replica: Any = _replicate(model, recipe, place)
+        self.graphed: GraphedStep | None = None
+        if recipe.cuda_graph:
+            parameters = list(self.trainable.values())
+            self.graphed = GraphedStep(lambda *x: self._losses(*x).sum(), self.optimizer, parameters, recipe.clip_norm)
+
+    def step(
+        self, batches: Iterator[Batch], number: int, steps: Steps, rate: float, clock: Clock
+    ) -> tuple[Tensor, list[int]]:
+        """Step ``number`` over this process's share of its clips, at a learning rate: its loss [] on the device, summed
+        over the share and divided by the clips of the step, and the rows of the index that it took."""
+        set_learning_rate(self.optimizer, rate)
+        clips, count = steps.clips_of(number), steps.batches_of(number)
+        total = torch.zeros((), device=self.place.device)
+        rows: list[int] = []
+        for part in range(count):
+            with clock.wait():
+                batch = next(batches)
+            seed = step_seed(self.recipe.seed, number, part, self.place.rank)
+            torch.manual_seed(seed)
+            frames, labels, weights, *classes = self._inputs(batch, seed)
+            rows += batch.indices.tolist()
+            if self.graphed:
+                total += self.graphed(frames, labels, weights / clips, *classes)
+                continue
+            alone = isinstance(self.replica, DistributedDataParallel) and part < count - 1
+            with self.replica.no_sync() if alone else contextlib.nullcontext():
+                # a mean over the clips of the step; DistributedDataParallel divides by the number of processes
+                loss = self._losses(frames, labels, weights, *classes).sum() / clips
+                self.scaler.scale(loss * self.place.world).backward()
+            total += loss.detach()
+        if not self.graphed:
+            self._apply_gradients()
+        if self.averaged:
+            averaged, raw = list(self.averaged.values()), [p.detach() for p in self.trainable.values()]
+            torch._foreach_lerp_(averaged, raw, 1 - self.recipe.ema)
+        return total, rows
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the tensors that a model is used with."""
+        raw = {name: tensor.detach().cpu() for name, tensor in self.trainable.items()} if self.averaged else None
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "trainable": raw}
+
+    def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Goes on from a ``state`` and the ``tensors`` saved with it."""
+        copy_values(self.trainable, state["trainable"] or tensors)
+        copy_values(self.averaged, tensors if self.averaged else {})
+        self.optimizer.load_state_dict(state["optimizer"])
+        set_capturable(self.optimizer, self.recipe.cuda_graph)
+        self.scaler.load_state_dict(state["scaler"])
+
+    @property
+    def used(self) -> dict[str, Tensor]:
+        """The tensors that a model is used with: the averages where they are kept."""
+        return self.averaged or {name: tensor.detach() for name, tensor in self.trainable.items()}
+
+    @contextlib.contextmanager
+    def averages(self) -> Iterator[None]:
+        """A block in which the model holds the averaged tensors, where they are kept."""
+        raw = {name: tensor.detach().clone() for name, tensor in self.trainable.items()} if self.averaged else {}
+        copy_values(self.trainable, self.averaged)
+        try:
+            yield
+        finally:
+            copy_values(self.trainable, raw)
+
+    def _apply_gradients(self) -> None:
+        if self.recipe.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(list(self.trainable.values()), self.recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _inputs(self, batch: Batch, seed: int) -> list[Tensor]:
+        """Frames, labels and weights on the device, mixed where the recipe mixes clips.
+
+        Where a step scores some of the classes alone, they are the fourth, and labels are places among them.
+        """
+        frames, labels, weights = (
+            t.to(self.place.device, non_blocking=True) for t in (batch.frames, batch.labels, batch.weights)
+        )
+        if self.mixup:
+            np.random.seed(seed % 2**32)  # noqa: NPY002 - timm's Mixup draws from the global generator
+            frames = self.model.normalize(frames)  # [B, 3, T, H, W]
+            images, labels = self.mixup(frames.flatten(1, 2), labels)
+            frames = images.view_as(frames)
+        elif (classes := self.model.candidates(labels, seed)) is not None:
+            return [frames, torch.searchsorted(classes, labels), weights, classes]
+        return [frames, labels, weights]
+
+    def _losses(self, frames: Tensor, labels: Tensor, weights: Tensor, *classes: Tensor) -> Tensor:
+        """Weighted cross-entropy of each clip [B]: zero for the clips that only fill a batch up."""
+        smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
+        with self.place.autocast():
+            logits = self.replica(frames, *classes)
+        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing) * weights
+
+
+def _replicate(model: nn.Module, recipe: Recipe, place: Place) -> nn.Module:
+    """The model as a step calls it: compiled where asked for, its gradients averaged over the processes."""
+    replica: Any = torch.compile(model) if recipe.compile else model
+    if place.world > 1:
+        devices = [place.device.index] if place.device.type == "cuda" else None
+        replica = DistributedDataParallel(
+            replica, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    return replica
+
+
+def _mixup(recipe: Recipe, num_classes: int) -> Any:
+    if not recipe.mixup and not recipe.cutmix:
+        return None
+    if recipe.features:
+        raise UsageError("mixup and cutmix mix pixels, and --features has none: leave one of them out")
+    if recipe.batch_size % 2:
+        raise UsageError(f"mixup and cutmix pair the clips of a batch: batch_size {recipe.batch_size} must be even")
+    from timm.data import Mixup
+
+    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
