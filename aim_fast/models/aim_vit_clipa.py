@@ -28,6 +28,10 @@ class AIMViTCLIPA(AIMViTCLIP):
     def has_stem_of(tensors: Mapping[str, Tensor]) -> bool:
         return "ln_pre.weight" not in tensors
 
+    @property
+    def pools_cls(self) -> bool:
+        return False
+
     def pool(self, tokens: Tensor) -> Tensor:
         """The last block's output ``[B, T, N, D]`` to one feature a frame, ``[B, T, D]``: the mean of its patches."""
         return tokens[:, :, 1:].mean(2)

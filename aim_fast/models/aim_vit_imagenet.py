@@ -228,6 +228,10 @@ class AIMViTImageNet(AIMAdaptation):
         tokens = tokens + self.stem_embedding[:, :, None]
         return tokens if self.norm_pre is None else self.norm_pre(tokens)
 
+    @property
+    def pools_cls(self) -> bool:
+        return self.global_pool == "token"
+
     def pool(self, tokens: Tensor) -> Tensor:
         """The last block's output ``[B, T, N, D]`` to one feature a frame, ``[B, T, D]``."""
         if self.global_pool == "token":

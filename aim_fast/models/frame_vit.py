@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from aim_fast.errors import UsageError
 from aim_fast.models.video_model import VideoModel, check_normalisation, check_sizes
 from aim_kernels.adaptation import Activation
-from aim_kernels.modules import BlockBackend
+from aim_kernels.modules import AIMBlock, BlockBackend
 
 # The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
 _MIDDLE = 128.0
@@ -164,10 +164,20 @@ class FrameViT(VideoModel):
         """The feature of each frame, normalised: ``[B, T, D]`` to itself."""
         return self.ln_post(pooled)
 
+    @property
+    def pools_cls(self) -> bool:
+        """Whether :meth:`pool` reads the CLS token, the first of each frame, and nothing else."""
+        return True
+
     def run(self, tokens: Tensor, start: int, stop: int) -> Tensor:
-        """Blocks ``start`` to ``stop`` - 1 on ``tokens`` [B, T, N, D]."""
+        """Blocks ``start`` to ``stop`` - 1 on ``tokens`` [B, T, N, D].
+
+        Of the last block only [B, T, 1, D] where no more of it is read.
+        """
         for number in range(start, stop):
-            tokens = self.row[number](tokens)
+            block, last = self.row[number], number == self.depth - 1
+            reads_cls = last and self.pools_cls and isinstance(block, AIMBlock)
+            tokens = block(tokens, cls_only=True) if reads_cls else block(tokens)
         return tokens
 
     def forward_head(self, features: Tensor) -> Tensor:

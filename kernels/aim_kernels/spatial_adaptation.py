@@ -77,15 +77,7 @@ class _SpatialAdaptation(torch.autograd.Function):
         z, mean, rstd = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
         qkv = F.linear(z, trunk[2].to(dtype), trunk[3].to(dtype))
         a, lse = torch.ops.aim.spatial_attention(qkv, num_heads, backend)
-        out_weight, out_bias = trunk[4].to(dtype), trunk[5].to(dtype)
-        rows = a.view(-1, a.shape[-1])
-        if adapter is None:
-            branch = F.linear(rows, out_weight, out_bias)
-        else:
-            low = to_dtype(adapter, dtype)
-            u = F.linear(rows, *compose(adapter, out_weight, trunk[5], dtype))
-            hidden = torch.ops.aim.wide_activation(u, 0, False, None)
-            branch = torch.addmm(F.linear(rows, out_weight, out_bias + low.b2), hidden, low.w2.t())
+        branch = project(a.view(-1, a.shape[-1]), adapter, trunk, dtype)
         kept: tuple[Tensor | None, ...] = (None,) * 3
         if memory == "fast":
             kept = (qkv, a, lse)
@@ -100,36 +92,60 @@ class _SpatialAdaptation(torch.autograd.Function):
         x, mean, rstd, qkv, a, lse, *weights = ctx.saved_tensors
         adapter, trunk, (num_heads, eps, _, backend, dtype) = _unpack((*weights, *ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[1:5])
-        out_weight, out_bias = trunk[4].to(dtype), trunk[5]
         if qkv is None:
             z, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
             qkv = F.linear(z, trunk[2].to(dtype), trunk[3].to(dtype))
         if a is None:
             a, lse = torch.ops.aim.spatial_attention(qkv, num_heads, backend)
         rows, branch = a.view(-1, a.shape[-1]), g.to(dtype).reshape(-1, g.shape[-1])
-        gradients: list[Tensor | None] = [None] * 4
-        da = branch @ out_weight if needs_x else None
-        if adapter is not None and (needs_x or any(needs)):
-            low = to_dtype(adapter, dtype)
-            composed, bias = compose(adapter, out_weight, out_bias, dtype)
-            u = F.linear(rows, composed, bias)
-            du = torch.ops.aim.wide_activation_backward(branch @ low.w2, u, 0, False, None)
-            if needs.w2:
-                gradients[2] = (branch.t() @ torch.ops.aim.wide_activation(u, 0, False, None)).to(adapter.w2.dtype)
-            if needs.b2:
-                gradients[3] = column_sum(branch, adapter.b2.dtype)
-            if needs.w1 or needs.b1:
-                d_bias = gradients[1] = column_sum(du, adapter.b1.dtype)
-                if needs.w1:
-                    gradients[0] = decompose(du.t() @ rows, d_bias, out_weight, out_bias, adapter.w1.dtype)
-            if da is not None:
-                da = torch.addmm(da, du, composed)
+        da, gradients = project_backward(branch, rows, adapter, trunk, needs_x, needs)
         dx = None
         if da is not None:
             dqkv = torch.ops.aim.spatial_attention_backward(da.view(a.shape), qkv, a, lse, num_heads, backend)
             dz = (dqkv.view(-1, dqkv.shape[-1]) @ trunk[2].to(dtype)).view(x.shape)
             dx = torch.ops.aim.layer_norm_backward(dz, x, trunk[0], mean, rstd, g)
         return (dx, *gradients, *(None,) * (len(ctx.needs_input_grad) - 5))
+
+
+def project(rows: Tensor, adapter: AdapterWeights | None, trunk: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    """The branch [M, D] of attended ``rows`` [M, D]: the output projection with the adapter on it."""
+    out_weight, out_bias = trunk[4].to(dtype), trunk[5].to(dtype)
+    if adapter is None:
+        return F.linear(rows, out_weight, out_bias)
+    low = to_dtype(adapter, dtype)
+    u = F.linear(rows, *compose(adapter, out_weight, trunk[5], dtype))
+    hidden = torch.ops.aim.wide_activation(u, 0, False, None)
+    return torch.addmm(F.linear(rows, out_weight, out_bias + low.b2), hidden, low.w2.t())
+
+
+def project_backward(
+    branch: Tensor,
+    rows: Tensor,
+    adapter: AdapterWeights | None,
+    trunk: tuple[Tensor, ...],
+    needs_rows: bool,
+    needs: Needs,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Gradients of ``rows`` [M, D] and of the adapter's tensors from ``branch`` [M, D], that of the branch."""
+    dtype = branch.dtype
+    out_weight, out_bias = trunk[4].to(dtype), trunk[5]
+    gradients: list[Tensor | None] = [None] * 4
+    da = branch @ out_weight if needs_rows else None
+    if adapter is None or not (needs_rows or any(needs)):
+        return da, gradients
+    low = to_dtype(adapter, dtype)
+    composed, bias = compose(adapter, out_weight, out_bias, dtype)
+    u = F.linear(rows, composed, bias)
+    du = torch.ops.aim.wide_activation_backward(branch @ low.w2, u, 0, False, None)
+    if needs.w2:
+        gradients[2] = (branch.t() @ torch.ops.aim.wide_activation(u, 0, False, None)).to(adapter.w2.dtype)
+    if needs.b2:
+        gradients[3] = column_sum(branch, adapter.b2.dtype)
+    if needs.w1 or needs.b1:
+        d_bias = gradients[1] = column_sum(du, adapter.b1.dtype)
+        if needs.w1:
+            gradients[0] = decompose(du.t() @ rows, d_bias, out_weight, out_bias, adapter.w1.dtype)
+    return (None if da is None else torch.addmm(da, du, composed)), gradients
 
 
 def _unpack(args: tuple[Any, ...]) -> tuple[AdapterWeights | None, tuple[Tensor, ...], tuple[Any, ...]]:

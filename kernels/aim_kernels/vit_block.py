@@ -89,12 +89,14 @@ class AIMViTBlock(AIMBlock):
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
 
-    def _adapt(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory) -> Tensor:
+    def _adapt(
+        self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory, cls_only: bool
+    ) -> Tensor:
         if self.attn.q_norm is None:
-            return super()._adapt(x, temporal_drop, joint_drop, memory)
-        return joint_adaptation(
-            self._attend_normalised(x, temporal_drop), *self._mlp, **self._joint(joint_drop), memory=memory
-        )
+            return super()._adapt(x, temporal_drop, joint_drop, memory, cls_only)
+        x = self._attend_normalised(x, temporal_drop)
+        x = x[:, :, :1] if cls_only else x
+        return joint_adaptation(x, *self._mlp, **self._joint(joint_drop), memory=memory)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
         if self.attn.q_norm is None:

@@ -1,0 +1,146 @@
+"""The spatial sub-block where only the class token is read afterwards: the last block of a model that pools it.
+
+    x'_0 = x_0 + Wo a + W2·gelu(W' a + b') + (bo + b2),   a = softmax_n(q·k_n/√d)·v of the one query q = Wq z_0 + bq
+
+Token 0 is the class token, z = ln_1(x). With one query a head, keys and values need not be formed: with q̃ = Wkᵀq/√d
+
+    s_n = q̃·z_n  (bk·q is the same for every n and leaves the softmax),   p = softmax(s),   m = Σ_n p_n z_n,
+    a = Wv m + bv
+
+which is h·N·D multiply-adds a frame in place of 2·N·D². Backward, with dm = Wvᵀ da and dp_n = dm·z_n:
+
+    ds = p∘(dp − Σ p dp),   dz_n = p_n dm + ds_n q̃,   dq = Wk (Σ_n ds_n z_n)/√d,   dz_0 += Wqᵀ dq
+
+All of it in float32 (float64 for float64): a score sums D products where a formed key's sums d, so its operands must
+not be rounded. Kept for backward: x, and p [B, T, h, N]. The same function as :mod:`aim_kernels.spatial_adaptation`,
+whose value at token 0 it gives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
+from aim_kernels.adaptation import AdapterWeights
+from aim_kernels.composed import Needs, compute_dtype, narrowed
+from aim_kernels.registration import register
+from aim_kernels.residual import residual_add
+from aim_kernels.spatial_adaptation import project, project_backward, spatial_adaptation
+
+
+def spatial_readout(
+    x: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    num_heads: int,
+    adapter: AdapterWeights | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``spatial_adaptation(x, ...)[:, :, :1]``: ``x`` [B, T, N, D] to [B, T, 1, D], same value to rounding.
+
+    Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, the whole sub-block runs.
+    """
+    trunk = (ln_weight, ln_bias, qkv_weight, qkv_bias, out_weight, out_bias)
+    if not x.numel() or any(weight.requires_grad for weight in trunk):
+        return spatial_adaptation(x, *trunk, num_heads, adapter, eps)[:, :, :1]
+    weights = (None,) * 4 if adapter is None else adapter
+    return _SpatialReadout.apply(x, *weights, *trunk, num_heads, eps, compute_dtype(x, qkv_weight))
+
+
+class _SpatialReadout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *args: Any) -> Tensor:
+        adapter, trunk, (num_heads, eps, dtype) = _unpack(args)
+        precise = torch.promote_types(x.dtype, torch.float32)
+        z, mean, rstd = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, precise)
+        a, p = torch.ops.aim.readout(z.flatten(0, 1), trunk[2], trunk[3], num_heads)
+        rows = a.to(dtype)
+        ctx.save_for_backward(narrowed(x, dtype), mean, rstd, rows, p, *args[:10])
+        ctx.constants = args[10:]
+        return residual_add(x[:, :, :1], project(rows, adapter, trunk, dtype))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        x, mean, rstd, rows, p, *weights = ctx.saved_tensors
+        adapter, trunk, (_, eps, dtype) = _unpack((*weights, *ctx.constants))
+        needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[1:5])
+        branch = g.to(dtype).reshape(rows.shape)
+        da, gradients = project_backward(branch, rows, adapter, trunk, needs_x, needs)
+        dx = None
+        if da is not None:
+            z, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, p.dtype)
+            dz = torch.ops.aim.readout_backward(da.to(p.dtype), z.flatten(0, 1), p, trunk[2], trunk[3])
+            around = torch.cat([g, g.new_zeros(*g.shape[:2], x.shape[2] - 1, g.shape[3])], 2)
+            dx = torch.ops.aim.layer_norm_backward(dz.view(x.shape), x, trunk[0], mean, rstd, around)
+        return (dx, *gradients, *(None,) * (len(ctx.needs_input_grad) - 5))
+
+
+def _unpack(args: tuple[Any, ...]) -> tuple[AdapterWeights | None, tuple[Tensor, ...], tuple[Any, ...]]:
+    return None if args[0] is None else AdapterWeights(*args[:4]), args[4:10], args[10:]
+
+
+def _query(z: Tensor, weight: Tensor, bias: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """q̃ [F, h, D] of ``z`` [F, N, D], and Wk/√d [h, d, D]."""
+    width = z.shape[-1]
+    keys = weight[width : 2 * width].unflatten(0, (heads, -1)) * (width // heads) ** -0.5
+    q = F.linear(z[:, 0], weight[:width], bias[:width]).unflatten(-1, (heads, -1))  # [F, h, d]
+    return (q.transpose(0, 1) @ keys).transpose(0, 1), keys
+
+
+def _readout(z: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    """``a`` [F, D] and ``p`` [F, h, N] of ``z`` [F, N, D] in float32 or float64."""
+    with torch.autocast(z.device.type, enabled=False):
+        weight, bias, width = weight.to(z.dtype), bias.to(z.dtype), z.shape[-1]
+        query, _ = _query(z, weight, bias, num_heads)
+        p = (query @ z.transpose(1, 2)).softmax(-1)
+        values = weight[2 * width :].unflatten(0, (num_heads, -1))  # [h, d, D]
+        a = (p @ z).transpose(0, 1) @ values.transpose(1, 2)  # [h, F, d]
+        return a.transpose(0, 1).flatten(1) + bias[2 * width :], p.contiguous()
+
+
+def _readout_backward(da: Tensor, z: Tensor, p: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``dz`` [F, N, D] in the dtype of ``z``."""
+    with torch.autocast(z.device.type, enabled=False):
+        weight, bias, width, heads = weight.to(z.dtype), bias.to(z.dtype), z.shape[-1], p.shape[1]
+        query, keys = _query(z, weight, bias, heads)
+        values = weight[2 * width :].unflatten(0, (heads, -1))
+        dm = (da.unflatten(-1, (heads, -1)).transpose(0, 1) @ values).transpose(0, 1)  # [F, h, D]
+        dp = dm @ z.transpose(1, 2)
+        ds = p * (dp - (p * dp).sum(-1, keepdim=True))  # [F, h, N]
+        dz = torch.cat([p, ds], 1).transpose(1, 2) @ torch.cat([dm, query], 1)
+        dq = (ds @ z).transpose(0, 1) @ keys.transpose(1, 2)  # [h, F, d]
+        dz[:, 0] += dq.transpose(0, 1).flatten(1) @ weight[:width]
+        return dz
+
+
+def _fake(z: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    frames, tokens, width = z.shape
+    return z.new_empty((frames, width)), z.new_empty((frames, num_heads, tokens))
+
+
+def _backward_fake(da: Tensor, z: Tensor, p: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return z.new_empty(z.shape)
+
+
+register(
+    "readout",
+    "(Tensor z, Tensor weight, Tensor bias, int num_heads) -> (Tensor, Tensor)",
+    cpu=_readout,
+    cuda=_readout,
+    fake=_fake,
+)
+register(
+    "readout_backward",
+    "(Tensor da, Tensor z, Tensor p, Tensor weight, Tensor bias) -> Tensor",
+    cpu=_readout_backward,
+    cuda=_readout_backward,
+    fake=_backward_fake,
+)
