@@ -19,6 +19,7 @@ from torch import Tensor
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import Activation, AdapterWeights, joint_adaptation_reference
 from aim_kernels.composed import Memory, Needs, check_memory, compute_dtype, narrowed, row_factor
+from aim_kernels.recomputation import again
 from aim_kernels.residual import residual_add
 from aim_kernels.trained_trunk import mlp_branch
 from aim_kernels.wide_mlp import Hidden, activated, contract, expand, wide_gradients
@@ -74,6 +75,7 @@ class _JointAdaptation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         x, mean, rstd, drop, u, slope, *weights = ctx.saved_tensors
+        weights = again(weights, 5, g)
         adapter, trunk, (scale, quick, eps, memory, dtype) = _unpack((*weights, *ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[2:6])
         factor = row_factor(drop, x) if adapter is not None else None

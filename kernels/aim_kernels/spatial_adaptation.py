@@ -29,6 +29,7 @@ from aim_kernels.composed import (
     narrowed,
     to_dtype,
 )
+from aim_kernels.recomputation import again
 from aim_kernels.residual import column_sum, residual_add
 from aim_kernels.spatial_attention import Backend, backend_missing
 from aim_kernels.trained_trunk import attention_branch
@@ -90,13 +91,14 @@ class _SpatialAdaptation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         x, mean, rstd, qkv, a, lse, *weights = ctx.saved_tensors
+        weights = again(weights, 5, g)
         adapter, trunk, (num_heads, eps, _, backend, dtype) = _unpack((*weights, *ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[1:5])
         if qkv is None:
             z, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
             qkv = F.linear(z, trunk[2].to(dtype), trunk[3].to(dtype))
         if a is None:
-            a, lse = torch.ops.aim.spatial_attention(qkv, num_heads, backend)
+            a, lse = torch.ops.aim.spatial_attention_again(qkv, num_heads, backend, g)
         rows, branch = a.view(-1, a.shape[-1]), g.to(dtype).reshape(-1, g.shape[-1])
         da, gradients = project_backward(branch, rows, adapter, trunk, needs_x, needs)
         dx = None

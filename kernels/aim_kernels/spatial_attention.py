@@ -189,6 +189,13 @@ register(
     cuda=_forward,
     fake=_forward_fake,
 )
+register(  # the same, run again for a backward: see recomputation.py
+    "spatial_attention_again",
+    "(Tensor qkv, int num_heads, str backend, Tensor after) -> (Tensor, Tensor)",
+    cpu=lambda qkv, num_heads, backend, after: _forward(qkv, num_heads, backend),
+    cuda=lambda qkv, num_heads, backend, after: _forward(qkv, num_heads, backend),
+    fake=lambda qkv, num_heads, backend, after: _forward_fake(qkv, num_heads, backend),
+)
 register(
     "spatial_attention_backward",
     "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, int num_heads, str backend) -> Tensor",

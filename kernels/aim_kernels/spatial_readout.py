@@ -27,6 +27,7 @@ from torch import Tensor
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import AdapterWeights
 from aim_kernels.composed import Needs, compute_dtype, narrowed
+from aim_kernels.recomputation import again
 from aim_kernels.registration import register
 from aim_kernels.residual import residual_add
 from aim_kernels.spatial_adaptation import project, project_backward, spatial_adaptation
@@ -70,6 +71,7 @@ class _SpatialReadout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         x, mean, rstd, rows, p, *weights = ctx.saved_tensors
+        weights = again(weights, 5, g)
         adapter, trunk, (_, eps, dtype) = _unpack((*weights, *ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[1:5])
         branch = g.to(dtype).reshape(rows.shape)

@@ -31,6 +31,7 @@ from aim_kernels.composed import (
     row_factor,
     to_dtype,
 )
+from aim_kernels.recomputation import again
 from aim_kernels.residual import column_sum, residual_add
 from aim_kernels.trained_trunk import attention_branch
 
@@ -89,6 +90,7 @@ class _TemporalAdaptation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         x, mean, rstd, drop, qkv, a, lse, u_in, *weights = ctx.saved_tensors
+        weights = again(weights, 9, g)
         adapter, second, trunk, (num_heads, eps, _, dtype) = _unpack((*weights, *ctx.constants))
         needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[2:6])
         needs_in = Needs(*ctx.needs_input_grad[6:10])

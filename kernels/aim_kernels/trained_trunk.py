@@ -84,7 +84,7 @@ def mlp_branch(
         added = bottleneck(y, adapter, skip=False) * scale
         return out + (added if drop is None else added * drop)
 
-    if memory == "balanced" and torch.is_grad_enabled():
+    if memory != "fast" and torch.is_grad_enabled():
         # nothing random runs inside: the drop is drawn outside
         return checkpoint(branch, x, drop, use_reentrant=False, preserve_rng_state=False)
     return branch(x, drop)

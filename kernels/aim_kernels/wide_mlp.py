@@ -20,6 +20,7 @@ from torch import Tensor
 from aim_kernels import wide_activation, wide_slope  # noqa: F401  (register the operators)
 from aim_kernels.adaptation import Activation, AdapterWeights, activate, adapter_reference
 from aim_kernels.composed import Needs, compute_dtype, row_factor, to_dtype
+from aim_kernels.recomputation import again
 from aim_kernels.residual import column_sum
 
 Trunk = tuple[Tensor, Tensor, Tensor, Tensor]  # Wfc [M, D], bfc [M], Wproj [D, M], bproj [D]
@@ -99,6 +100,7 @@ class _WideMLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         rows, drop, u, slope, *weights = ctx.saved_tensors
+        weights = again(weights, 4, g)
         adapter, trunk, (scale, quick, keep_hidden, dtype) = _unpack((*weights, *ctx.constants))
         factor = row_factor(drop, g) if adapter is not None else None
         kept = Hidden(u, slope) if keep_hidden else Hidden(expand(rows, adapter, trunk, dtype))
