@@ -6,12 +6,14 @@ import signal
 import pytest
 import timm
 import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import load_file, save_file
 
 from aim_fast.models.registry import find_entry
 from aim_fast.training.metrics import read_metrics
 
-MODELS = ("aim_vit_imagenet_demo", "aim_swin_demo", "timesformer_demo")
+MODELS = ("aim_vit_imagenet_demo", "aim_swin_demo", "timesformer_demo", "promptclip_demo", "text head")
+DROPS = ("--drop-path", 0.2, "--head-dropout", 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +26,36 @@ def vit(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_a_stopped_run_resumes_to_the_same_values_bit_for_bit(aim_fast, motion_set, vit, tmp_path, monkeypatch, model):
-    weights = vit if model == "aim_vit_imagenet_demo" else "random"
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    """A CLIP of both towers in open_clip's format, its image tower of the sizes of `aim_vit_demo`."""
+    torch.manual_seed(0)
+    vision = CLIPVisionCfg(layers=4, width=64, head_width=32, patch_size=8, image_size=48)
+    clip = CLIP(64, vision, CLIPTextCfg(width=64, heads=1, layers=2), quick_gelu=True)
+    path = tmp_path_factory.mktemp("towers") / "clip.pt"
+    torch.save(clip.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_stopped_run_resumes_to_the_same_values_bit_for_bit(
+    aim_fast, motion_set, vit, clip_file, towers, tmp_path, monkeypatch, case
+):
+    weights = {"aim_vit_imagenet_demo": vit, "promptclip_demo": clip_file, "text head": towers}.get(case, "random")
+    model = "aim_vit_demo" if case == "text head" else case
     options = ("--dataset", "ssv2", "--data-root", motion_set, "--weights", weights, "--model", model, "--frames", 4)
-    options += ("--batch-size", 8, "--epochs", 1, "--log-every", 1, "--drop-path", 0.2, "--head-dropout", 0.5)
+    options += ("--batch-size", 8, "--total-batch-size", 8, "--epochs", 1, "--log-every", 1)
+    options += {"promptclip_demo": (), "text head": (*DROPS[:2], "--head", "text")}.get(case, DROPS)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert aim_fast("train", *options, "--output", whole, "--quiet")[0] == 0
     kind, calls = find_entry(model).model, []
     forward = kind.forward
 
-    def forward_until_told_to_stop(self, x):
+    def forward_until_told_to_stop(self, x, *classes):
         calls.append(len(x))
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, x)
+        return forward(self, x, *classes)
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "forward", forward_until_told_to_stop)
