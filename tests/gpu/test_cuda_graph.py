@@ -15,7 +15,7 @@ from aim_kernels import hold_trunk
 STEPS = WARM_UP + 4
 
 
-def trainer(model, memory, graphed):
+def trainer(model, memory, graphed, compiled=False):
     """``step(clips, labels, rate, seed) -> loss`` on a copy of the model, and the copy."""
     side = hold_trunk(copy.deepcopy(model), torch.bfloat16).train()
     for block in side.transformer.resblocks:
@@ -23,9 +23,11 @@ def trainer(model, memory, graphed):
     trained = [parameter for _, parameter in side.trainable_parameters()]
     optimizer = torch.optim.AdamW([{"params": trained, "lr_factor": 1.0}], lr=1e-3, fused=True)
 
+    replica = torch.compile(side) if compiled else side
+
     def loss_of(clips, labels):
         with torch.autocast("cuda", torch.bfloat16):
-            logits = side(clips)
+            logits = replica(clips)
         return F.cross_entropy(logits.float(), labels)
 
     captured = GraphedStep(loss_of, optimizer, trained, clip_norm=1.0) if graphed else None
@@ -80,6 +82,15 @@ def test_captured_step_trains_as_the_eager_one(memory, model):
         moved = (eager - start[name]).norm()
         assert moved > 0, name
         assert (graphed - eager).norm() <= 0.1 * moved, name
+
+
+def test_a_compiled_step_is_captured_too(model):
+    """Its droppath draws other numbers than the eager step's, so that it is held to a compiled one."""
+    losses = []
+    for graphed in (False, True):
+        _, step, _ = trainer(model, "fast", graphed, compiled=True)
+        losses.append([step(*batch, 1e-3, 7 + i).item() for i, batch in enumerate(batches())])
+    torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=2e-2, atol=2e-2)
 
 
 def test_another_shape_is_refused(model):

@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from aim_fast.errors import UsageError
-from aim_fast.training.cuda_graph import check_cuda_graph, set_capturable
+from aim_fast.models.registry import create_model
+from aim_fast.training.cuda_graph import WARM_UP, GraphedStep, check_cuda_graph, set_capturable
 from aim_fast.training.devices import Place
 from aim_fast.training.loop import train
 from aim_fast.training.optimizer import set_learning_rate
@@ -50,3 +52,20 @@ def test_learning_rates_are_set_in_place_and_given_back():
     set_capturable(optimizer, False)
     assert isinstance(optimizer.param_groups[0]["lr"], float)
     assert not optimizer.param_groups[0]["capturable"]
+
+
+def test_a_compiled_step_is_compiled_once_before_it_would_be_captured():
+    """The steps that run before a capture settle what --compile makes: a recompilation within one would break it."""
+    torch._dynamo.reset()
+    model = create_model("aim_vit_demo", img_size=32, depth=2, num_frames=2, num_classes=3, drop_path=0.3).train()
+    replica = torch.compile(model, fullgraph=True, backend="aot_eager")
+    trained = [parameter for _, parameter in model.trainable_parameters()]
+    optimizer = torch.optim.AdamW([{"params": trained, "lr_factor": 1.0}], lr=0.01, fused=True)
+    step = GraphedStep(lambda x, y: F.cross_entropy(replica(x), y), optimizer, trained, clip_norm=1.0)
+    clips, losses = torch.randint(0, 256, (3, 2, 32, 32, 3), dtype=torch.uint8), []
+    for number in range(WARM_UP + 1):
+        set_learning_rate(optimizer, 0.01 / (1 + number))
+        with torch._dynamo.config.patch(error_on_recompile=number > 0):
+            losses.append(step._step(clips, torch.tensor([0, 1, 2])).item())
+    assert all(parameter.grad is None for parameter in trained)
+    assert losses[-1] < losses[0]
