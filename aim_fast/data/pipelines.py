@@ -205,7 +205,8 @@ def _decoded(path, encoded, held, frames, decode_device):
     else:
         data = fn.io.file.read(path)
     # Out-of-range frames raise instead of coming out black.
-    return fn.decoders.video(data, frames=frames, pad_mode="none", device=decode_device)
+    # Threads stay free: pinned ones of several processes would share the first cores.
+    return fn.decoders.video(data, frames=frames, pad_mode="none", affine=False, device=decode_device)
 
 
 def _augmented(video, img_size, augmentation, device):

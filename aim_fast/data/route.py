@@ -3,11 +3,17 @@
 DALI takes what it decodes on this device; PyAV, in threads, takes the other codecs, files whose metadata asks for a
 rotation, files whose frames change size, and files that DALI failed on. Both may serve one batch. Without DALI
 evaluation is left to PyAV and PyTorch; training says that it needs DALI.
+
+The routes, each with PyAV for what it leaves: ``gpu``, DALI on the GPU's video engine; ``shared``, half of those files
+there and half by PyAV on the cores at the same time; ``cpu``, DALI on the cores; ``pyav``, PyAV alone. ``auto`` is the
+first of them that is possible, ``dali`` the same without PyAV. On a CPU they all give the same bits.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -20,14 +26,32 @@ from aim_fast.data.index import Index, Row
 from aim_fast.data.plan import Augmentation
 from aim_fast.errors import UsageError
 
-__all__ = ["DECODERS", "Router", "dali_available"]
+__all__ = ["DECODERS", "Router", "dali_available", "routes"]
 
-DECODERS = ("auto", "dali", "pyav")
+DECODERS = ("auto", "dali", "pyav", "cpu", "gpu", "shared")
 
 
 def dali_available() -> bool:
     """Whether DALI is installed here."""
     return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+
+
+def routes(index: Index, device: torch.device, threads: int) -> list[str]:
+    """The routes that differ for these files on this device and give the right frames; the first is auto's."""
+    rows = [index.rows[i] for i in index.healthy]
+    if not dali_available():
+        return ["pyav"]
+    from aim_fast.data.pipelines import CPU_CODECS
+
+    found = []
+    if device.type == "cuda":
+        from aim_fast.data.gpu_decode import trusted_kinds
+
+        if trusted_kinds(index, _number(device), threads)[0]:
+            found += ["gpu", "shared"]
+    if any(row.codec in CPU_CODECS and _plain(row) for row in rows):
+        found.append("cpu")
+    return [*found, "pyav"]
 
 
 class Router:
@@ -60,10 +84,13 @@ class Router:
             )
         self._avoided: set[str] = set()
         self._graph: Graph | None = None
-        self._decode_on, self._codecs = "cpu", frozenset[str]()
+        if decoder in ("gpu", "shared") and device.type != "cuda":
+            raise UsageError(f"decoder {decoder} decodes on a GPU, and the clips go to {device}: use auto")
+        self._half = decoder == "shared"
+        self._decode_on, self._kinds = "cpu", frozenset[tuple[str, str]]()
         remarks: list[str] = []
         if self._dali and decoder != "pyav":
-            self._decode_on, self._codecs, remarks = _decoding_of(index, device, threads)
+            self._decode_on, self._kinds, remarks = _decoding_of(index, device, threads, decoder)
         rows = [index.rows[i] for i in index.healthy]
         if decoder == "dali" and any(self.takes_pixels(row) for row in rows):
             row = next(row for row in rows if self.takes_pixels(row))
@@ -79,8 +106,8 @@ class Router:
 
     def takes_pixels(self, row: Row) -> bool:
         """Whether PyAV decodes this row."""
-        native = row.codec in self._codecs and row.rotation == 0 and row.pixel_format != "varying"
-        return not native or row.path in self._avoided
+        native = (row.codec, row.pixel_format) in self._kinds and _plain(row)
+        return not native or row.path in self._avoided or (self._half and _in_second_half(row))
 
     def run(self, batches: Iterable[Sequence[ClipInput]]) -> Iterator[torch.Tensor]:
         """Frames uint8 [B, T, S, S, 3] of each batch."""
@@ -115,14 +142,31 @@ def _outside(row: Row) -> str:
     return "Pillow" if row.codec == PICTURES else "PyAV"
 
 
-def _decoding_of(index: Index, device: torch.device, threads: int) -> tuple[str, frozenset[str], list[str]]:
-    """Where DALI decodes, which codecs, and remarks on what it was not trusted with."""
+def _plain(row: Row) -> bool:
+    """Whether DALI can be asked to decode the row at all."""
+    return row.rotation == 0 and row.pixel_format != "varying"
+
+
+def _in_second_half(row: Row) -> bool:
+    """A halving of the files by their names, the same in every run and process."""
+    return zlib.crc32(os.fsencode(os.path.basename(row.path))) % 2 == 1
+
+
+def _number(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _decoding_of(
+    index: Index, device: torch.device, threads: int, decoder: str
+) -> tuple[str, frozenset[tuple[str, str]], list[str]]:
+    """Where DALI decodes, which (codec, pixel format) it takes, and remarks on what it was not trusted with."""
     from aim_fast.data.pipelines import CPU_CODECS
 
-    if device.type != "cuda":
-        return "cpu", CPU_CODECS, []
-    from aim_fast.data.gpu_decode import trusted_codecs
+    rows = (index.rows[i] for i in index.healthy)
+    on_cpu = frozenset((row.codec, row.pixel_format) for row in rows if row.codec in CPU_CODECS)
+    if device.type != "cuda" or decoder == "cpu":
+        return "cpu", on_cpu, []
+    from aim_fast.data.gpu_decode import trusted_kinds
 
-    number = torch.cuda.current_device() if device.index is None else device.index
-    trusted, remarks = trusted_codecs(index, number, threads)
-    return ("gpu", trusted, remarks) if trusted else ("cpu", CPU_CODECS, remarks)
+    trusted, remarks = trusted_kinds(index, _number(device), threads)
+    return ("gpu", trusted, remarks) if trusted else ("cpu", on_cpu, remarks)

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_build_index
+from aim_fast.data.decoder_choice import choose_decoder, prefetch_depth
 from aim_fast.data.feature_loader import FeatureLoader
 from aim_fast.data.feature_store import FeatureSource, FeatureStore
 from aim_fast.data.formats import same_classes
@@ -76,7 +79,12 @@ def open_loader(
 
     Where the recipe caches frames, what the cache lacks is decoded first.
     """
-    cache = _open_cache(recipe, place, index, img_size, progress or RunProgress(quiet=True))
+    progress = progress or RunProgress(quiet=True)
+    cache = _open_cache(recipe, place, index, img_size, progress)
+    threads = place.decoding_threads(recipe.workers)
+    decoder = recipe.decoder
+    if decoder == "auto" and not (cache and len(cache.entries) == len(index.healthy)):
+        decoder = _fastest_decoder(recipe, place, index, img_size, sampling, augmentation, progress)
     return ClipLoader(
         index,
         train=augmentation is not None,
@@ -88,11 +96,43 @@ def open_loader(
         seed=recipe.seed,
         rank=place.rank,
         world=place.world,
-        workers=place.decoding_threads(recipe.workers),
+        workers=threads,
         device=place.device,
+        decoder=decoder,
+        prefetch=prefetch_depth(recipe.batch_size, recipe.frames, img_size, threads, place.device),
         read_order=recipe.read_order,
         cache=cache,
     )
+
+
+def _fastest_decoder(
+    recipe: Recipe,
+    place: Place,
+    index: Index,
+    img_size: int,
+    sampling: Sampling,
+    augmentation: Augmentation | None,
+    progress: RunProgress,
+) -> str:
+    """In training the decoder that the first process measures while the others leave it the machine."""
+    together = place.world > 1 and augmentation is not None
+    found: list[str | None] = [None]
+    if place.first or not together:
+        choice = choose_decoder(
+            index,
+            sampling=sampling,
+            img_size=img_size,
+            batch_size=recipe.batch_size,
+            threads=place.decoding_threads(recipe.workers),
+            device=place.device,
+            augmentation=augmentation,
+        )
+        found[0] = choice.decoder
+        if choice.clips_per_s and augmentation is not None:
+            progress.say(f"{index.split}: {choice.description}")
+    if together:
+        dist.broadcast_object_list(found)
+    return found[0] or "auto"
 
 
 def open_training(

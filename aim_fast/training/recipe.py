@@ -129,6 +129,9 @@ class Recipe:
 
     # what does not change the result
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", incidental=True)
+    decoder: str = _option(
+        "auto", "auto: the fastest on the data set's own clips, measured; or dali, or pyav", incidental=True
+    )
     workers: int = _option(0, "threads and processes that decode; 0 chooses by the machine", incidental=True)
     memory: str = _option("fast", "what is kept for backward: fast, balanced or lean; slower, less", incidental=True)
     compile: bool = _option(False, "train the model through torch.compile", incidental=True)
@@ -169,6 +172,7 @@ _CHOICES = {
     "train_view": ("augmented", "validation"),
     "cache_dtype": ("float16", "bfloat16", "float32"),
     "cache": ("none", "frames"),
+    "decoder": ("auto", "dali", "pyav"),
     "cache_format": ("raw", "jpeg"),
     "read_order": ("shuffled", "shards"),
     "precision": PRECISIONS,

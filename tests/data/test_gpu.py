@@ -50,10 +50,10 @@ def test_every_augmentation_runs_on_the_gpu_as_on_the_cpu(index):
 
 
 def test_the_gpu_decoder_is_trusted_only_with_what_it_decodes_as_pyav_does(index):
-    from aim_fast.data.gpu_decode import trusted_codecs
+    from aim_fast.data.gpu_decode import trusted_kinds
     from aim_fast.data.pipelines import GPU_CODECS
 
-    trusted, remarks = trusted_codecs(index, 0, 2)
-    codecs = {row.codec for row in index.rows}
-    assert trusted <= codecs & GPU_CODECS
-    assert len(remarks) == len((codecs & GPU_CODECS) - trusted)
+    trusted, remarks = trusted_kinds(index, 0, 2)
+    kinds = {(row.codec, row.pixel_format) for row in index.rows if row.codec in GPU_CODECS}
+    assert trusted <= kinds
+    assert len(remarks) == (len(kinds - trusted) if trusted or "is not here" not in remarks[0] else 1)
