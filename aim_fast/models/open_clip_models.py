@@ -1,7 +1,7 @@
 """Models by open_clip's names, ``open_clip:ViT-H-14``: the architecture out of open_clip's configurations, no weights.
 
-AIM goes on towers of plain pre-norm blocks with a class token: CLIP's own, and CLIPA's. A tower of another structure is
-refused by the name of the structure.
+AIM goes on towers of plain pre-norm blocks: CLIP's own, CLIPA's, and plain ViTs that open_clip takes from timm
+(MobileCLIP2-L-14). A tower of another structure is refused by the name of the structure.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.aim_vit_clip import AIMViTCLIP
 from aim_fast.models.aim_vit_clipa import AIMViTCLIPA
+from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
 from aim_fast.models.entry import Entry
+from aim_fast.models.timm_models import vit_arguments
 
 OPEN_CLIP = "open_clip:"
 
@@ -33,6 +37,8 @@ def open_clip_entry(name: str) -> Entry:
         raise UsageError(f"{name!r} is a tag of weights: give the model {OPEN_CLIP}{model} and the weights {name}")
     config = open_clip.get_model_config(model) or {}
     vision = config["vision_cfg"]
+    if (timm_name := vision.get("timm_model_name")) and not _odd_structure(vision):
+        return Entry(AIMViTImageNet, _timm_arguments(timm_name, vision) | {"img_size": vision["image_size"]})
     if odd := _odd_structure(vision):
         raise UsageError(f"{name}: its image tower has {odd}, which AIM on a CLIP ViT has not; choose a plain ViT")
     clipa = bool(vision.get("no_ln_pre"))
@@ -59,7 +65,7 @@ def fitting(names: Iterable[str]) -> list[str]:
 def _odd_structure(vision: Mapping[str, Any]) -> str | None:
     """What of a tower's configuration (``vision_cfg``) is not built here, in the field's words."""
     if timm_name := vision.get("timm_model_name"):
-        return _odd_timm_structure(timm_name, vision.get("timm_pool", ""))
+        return _odd_timm_structure(timm_name, vision)
     if isinstance(vision["layers"], (list, tuple)):
         return "convolutional stages (a ResNet)"
     clipa = [bool(vision.get("no_ln_pre")), vision.get("pool_type") == "avg", bool(vision.get("final_ln_after_pool"))]
@@ -71,11 +77,27 @@ def _odd_structure(vision: Mapping[str, Any]) -> str | None:
     return _STRUCTURES.get(odd[0], odd[0]) if odd else None
 
 
-def _odd_timm_structure(name: str, pool: str) -> str:
+def _odd_timm_structure(name: str, vision: Mapping[str, Any]) -> str | None:
     for part, structure in _TIMM_STRUCTURES.items():
         if part in name:
             return structure
-    return "attention pooling" if pool == "map" else f"timm's structure ({name})"
+    if vision.get("timm_pool") == "map":
+        return "attention pooling"
+    try:
+        _timm_arguments(name, vision)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _timm_arguments(name: str, vision: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :class:`AIMViTImageNet` for a tower of timm's; ValueError names what a plain ViT has not."""
+    import timm
+
+    pool = vision.get("timm_pool")
+    with torch.device("meta"):
+        module = timm.create_model(name, num_classes=0, **({"global_pool": pool} if pool in ("token", "avg") else {}))
+    return vit_arguments(module)
 
 
 _STRUCTURES = {"attentional_pool": "attention pooling", "ls_init_value": "LayerScale"}
@@ -92,5 +114,4 @@ _TIMM_STRUCTURES = {
     "vitamin": "convolutional stages (ViTamin)",
     "relpos": "relative position biases",
     "swin": "windows (Swin): take aim_swin_b",
-    "gap": "average pooling and no class token",
 }

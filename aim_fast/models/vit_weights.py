@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_OPEN_CLIP_TOWER = "visual.trunk."  # open_clip's name for an image tower of timm's, beside its projection and text
 _NORMS = {"norm.": "ln_post.", "fc_norm.": "ln_post."}
 # Parts of names that tell a structure which AIM on a plain ViT has not.
 _STRUCTURES = {
@@ -77,7 +78,7 @@ def fit_weights(model: AIMViTImageNet, file: WeightsFile, source: str) -> Fit:
         )
     if "adapters" not in theirs:
         left = {name for name in model.state_dict() if model.is_adaptation(name)}
-        if not source.startswith("timm:"):
+        if not source.startswith(("timm:", "open_clip:")):  # a tag tells
             mean, std = ([round(value, 3) for value in values] for values in (model.mean, model.std))
             lines.append(f"{source} does not say its mean and std: pixels are normalised with mean {mean}, std {std}")
         return Fit(tensors, left, "timm", lines, file.activation)
@@ -92,6 +93,8 @@ def vit_tower(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     Raises WeightsError where there is none, saying what is there instead, and for a structure that is not built,
     naming it.
     """
+    if any(name.startswith(_OPEN_CLIP_TOWER) for name in tensors):
+        tensors = {name.removeprefix(_OPEN_CLIP_TOWER): t for name, t in tensors.items() if _OPEN_CLIP_TOWER in name}
     tensors = strip_prefixes(tensors, where)
     if not is_vit(tensors):
         raise WeightsError(f"{where} holds no ViT in timm's names: {_what_else(tensors)}")

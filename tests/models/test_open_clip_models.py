@@ -1,9 +1,11 @@
 """Models by open_clip's names: the towers that open_clip builds, refused by structure where AIM is not built on one."""
 
 import json
+import re
 
 import open_clip
 import pytest
+import timm
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, _build_vision_tower
 
@@ -58,6 +60,9 @@ def towers():
     return list(named.values())
 
 
+OF_TIMM = ("MobileCLIP2-L-14", "vit_medium_patch16_gap_256")
+
+
 def is_plain(vision):
     odd = {"timm_model_name", "attentional_pool", "ls_init_value"} & vision.keys()
     return not odd and isinstance(vision["layers"], int)
@@ -82,7 +87,35 @@ def test_tensors_are_those_of_the_tower_that_open_clip_builds(name):
     assert model.activation == ("quick_gelu" if config.get("quick_gelu") else "gelu")
 
 
-@pytest.mark.parametrize("name", [name for name in towers() if not is_plain(vision_config(name))])
+@pytest.mark.parametrize("name", OF_TIMM)
+def test_tensors_are_those_of_the_plain_vit_that_open_clip_takes_from_timm(name):
+    vision = vision_config(name)
+    with torch.device("meta"):
+        model = create_model(f"open_clip:{name}")
+        tower = timm.create_model(vision["timm_model_name"], num_classes=0, img_size=vision["image_size"])
+    theirs = {re.sub(r"^(fc_)?norm\.", "ln_post.", key): shape for key, shape in shapes(tower.state_dict()).items()}
+    assert {key: shape for key, shape in shapes(model.state_dict()).items() if key in trunk_names(model)} == theirs
+
+
+def test_a_tower_of_timms_is_read_out_of_an_open_clip_file(tmp_path):
+    """The features of each frame are those of timm's class token, and the text tower and projection are left out."""
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    tower = timm.create_model("vit_large_patch14_clip_224", num_classes=0, **sizes).eval()
+    for parameter in tower.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    state = {f"visual.trunk.{key}": tensor for key, tensor in tower.state_dict().items()}
+    state |= {"visual.head.proj.weight": torch.zeros(16, 32), "text.token_embedding.weight": torch.zeros(50, 32)}
+    torch.save(state, tmp_path / "clip.pt")
+    model = create_model("open_clip:MobileCLIP2-L-14", num_frames=4, num_classes=5, **sizes).eval()
+    load_weights(model, tmp_path / "clip.pt")
+    clips = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        theirs = tower.forward_features(clips.transpose(1, 2).flatten(0, 1))[:, 0].view(2, 4, -1)
+        torch.testing.assert_close(model.forward_features(clips), theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in towers() if not is_plain(vision_config(n)) and n not in OF_TIMM])
 def test_other_towers_are_refused_in_one_line(name):
     with pytest.raises(UsageError, match=r"its image tower has \w.*, which AIM on a CLIP ViT has not") as caught:
         find_entry(f"open_clip:{name}")
