@@ -14,16 +14,24 @@ from aim_fast.cli.options import recipe_options, typed
 @click.option(
     "--recipe", metavar="NAME|FILE", help="a shipped recipe or a YAML file; chosen by --dataset when not given"
 )
-@click.option("--resume", is_flag=True, help="go on with the run in --output from its last checkpoint")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="yes",
+    type=click.Choice(["yes", "auto"]),
+    metavar="[auto]",
+    help="go on with the run in --output from its last checkpoint; with auto begin it where there is none",
+)
 @click.option("--quiet", is_flag=True, help="no progress on stderr")
 @recipe_options()
-def command(recipe: str | None, resume: bool, quiet: bool, **options: Any) -> None:
+def command(recipe: str | None, resume: str | None, quiet: bool, **options: Any) -> None:
     """Train adapters on a frozen image Transformer.
 
     \b
     aim-fast train --dataset ssv2 --data-root DIR --weights ViT-B-16.pt --output RUN
     aim-fast train --output RUN --resume
     torchrun --nproc-per-node 8 -m aim_fast train ...
+    torchrun --nproc-per-node 8 --max-restarts 3 -m aim_fast train ... --resume auto
     """
     from aim_fast.training.recipe import load_recipe
     from aim_fast.training.run import RECIPE, absolute_paths, check_model_fields
@@ -40,7 +48,9 @@ def command(recipe: str | None, resume: bool, quiet: bool, **options: Any) -> No
     from aim_fast.training.loop import train
 
     check_model_fields(resolved.model, fields, resolved.head)
-    result = train(absolute_paths(resolved), resume=resume, quiet=quiet)
+    # decided before the processes join, and so before the first one can write the file that decides it
+    resumes = resume == "yes" or (resume == "auto" and (Path(resolved.output or "") / RECIPE).is_file())
+    result = train(absolute_paths(resolved), resume=resumes, quiet=quiet)
     if result.stopped:
         click.echo(
             f"{result.folder}: stopped by SIGTERM after step {result.step} and saved; "

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from safetensors.torch import load_file
 
@@ -15,10 +16,11 @@ from aim_fast.training.metrics import read_metrics
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def start(*arguments: object, processes: int = 0) -> subprocess.Popen:
+def start(*arguments: object, processes: int = 0, restarts: int = 0) -> subprocess.Popen:
     launcher = [sys.executable, "-m"]
     if processes:
-        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        launcher += ["--max-restarts", str(restarts), "--monitor-interval", "0.1", "-m"]
     command = [*launcher, "aim_fast", *map(str, arguments)]
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -44,3 +46,12 @@ def signal_after(process: subprocess.Popen, folder, kind: str, count: int, numbe
             process.send_signal(number)
             return
         time.sleep(0.005)
+
+
+def worker_of(launcher: subprocess.Popen, rank: int) -> int:
+    """The process id of a rank under torchrun."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    for child in children:
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    raise AssertionError(f"no process of rank {rank} among {children}")

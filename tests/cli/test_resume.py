@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aim_fast.training.metrics import read_metrics
-from tests.cli.processes import adapters, finish, losses, signal_after, start
+from tests.cli.processes import adapters, finish, losses, signal_after, start, worker_of
 
 
 @pytest.mark.slow
@@ -51,6 +51,26 @@ def test_sigterm_ends_a_run_with_status_0_and_resume_goes_on_exactly(tiny, tmp_p
     ours, theirs = adapters(stopped), adapters(undisturbed)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert losses(stopped) == losses(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_restarted_and_the_run_goes_on_by_itself_from_its_last_checkpoint(tiny, tmp_path):
+    """torchrun ends the other worker and starts both again; what comes out is the run that was never disturbed."""
+    options = [*tiny, "--epochs", 2, "--checkpoint-every", 1, "--quiet", "--resume", "auto"]
+    options[options.index("--batch-size") + 1] = 4
+    whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
+    launcher = start("train", *options, "--output", disturbed, processes=2, restarts=1)
+    deadline = time.monotonic() + 120
+    while len(read_metrics(disturbed)) < 3 and launcher.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(worker_of(launcher, 1), signal.SIGKILL)
+    _, err = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, err
+    assert "SIGKILL" in err.upper() or "exitcode: -9" in err.lower()
+    finish(start("train", *options, "--output", whole, processes=2))
+    assert losses(disturbed) == losses(whole)
+    ours, theirs = adapters(disturbed), adapters(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.slow

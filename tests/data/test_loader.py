@@ -130,6 +130,21 @@ def test_two_processes_of_four_see_what_one_of_eight_sees(make, index, train):
             assert torch.equal(getattr(whole, name), halves)
 
 
+@pytest.mark.parametrize("world", [3, 4])
+def test_uneven_ends_are_dealt_exactly(make, index, world):
+    """Eleven clips over three or four processes of two: as many batches each, every clip once, the rest of weight 0."""
+    loaders = [make(index, batch_size=2, rank=rank, world=world) for rank in range(world)]
+    shares = [list(loader.batches(3)) for loader in loaders]
+    assert len({len(share) for share in shares}) == 1
+    (one,) = {loader.batches_per_epoch for loader in loaders}
+    assert len(shares[0]) == one == -(-11 // (2 * world))
+    order = torch.cat([torch.cat([share[n].indices for share in shares]) for n in range(one)])
+    weights = torch.cat([torch.cat([share[n].weights for share in shares]) for n in range(one)])
+    assert weights.tolist() == [1.0] * 11 + [0.0] * (one * 2 * world - 11)
+    alone = list(make(index, batch_size=11).batches(3))
+    assert torch.equal(order[:11], alone[0].indices)
+
+
 def test_each_clip_counts_once_an_epoch_and_epochs_differ(make, own_index):
     loader = make(own_index, batch_size=4)
     orders = []
