@@ -1,7 +1,7 @@
 """From planned clips to tensors, batch after batch: on the host, or on a GPU.
 
 ``HostGraph`` decodes with DALI in the background, boxes and resizes in threads, and augments with DALI where the plan
-asks for it; clips that PyAV decoded join behind the resize. Plain views of such clips need no DALI at all.
+asks for it; timm's policies run in those threads behind the resize. Clips that PyAV decoded join behind the resize. Plain views of such clips need no DALI at all.
 ``DeviceGraph`` is one DALI graph. Both keep two batches under way, so that decoding never waits for the consumer.
 """
 
@@ -23,6 +23,7 @@ from aim_fast.data.resize import resize_box
 
 if TYPE_CHECKING:
     from aim_fast.data.pipelines import Pipeline
+    from aim_fast.data.timm_policy import TimmPolicy
 
 __all__ = ["DeviceGraph", "Graph", "HostGraph"]
 
@@ -81,6 +82,11 @@ class HostGraph(Graph):
         self._idle: list[Pipeline] = []
         self._begun: deque[tuple[Sequence[ClipInput], Pipeline | None]] = deque()
         self._augmenting: Pipeline | None = None
+        self._policy: TimmPolicy | None = None
+        if augmentation is not None and augmentation.policy:
+            from aim_fast.data.timm_policy import TimmPolicy
+
+            self._policy = TimmPolicy(augmentation.policy, img_size, augmentation.fill)
         if augmentation is not None and (augmentation.randaug or augmentation.color_jitter or augmentation.erasing):
             from aim_fast.data.pipelines import augmenting
 
@@ -104,16 +110,20 @@ class HostGraph(Graph):
         if self._augmenting is None:
             length, size = len(clips[0].plan.order), self.img_size
             out = torch.empty(len(clips), length, size, size, 3, dtype=torch.uint8)
-            if decoder is None:  # resized already: handing the copies to threads would cost more than they do
+            if (
+                decoder is None and self._policy is None
+            ):  # resized already: handing the copies to threads would cost more than they do
                 for work in zip(out, clips, sources):
-                    _fill(*work, size)
+                    _fill(*work, size, None)
             else:
-                for job in [self._threads.submit(_fill, *work, size) for work in zip(out, clips, sources)]:
+                for job in [
+                    self._threads.submit(_fill, *work, size, self._policy) for work in zip(out, clips, sources)
+                ]:
                     job.result()
         else:
             from aim_fast.data.pipelines import augment_inputs
 
-            jobs = [self._threads.submit(_resized, *work, self.img_size) for work in zip(clips, sources)]
+            jobs = [self._threads.submit(_resized, *work, self.img_size, self._policy) for work in zip(clips, sources)]
             pixels = [job.result() for job in jobs]
             self._augmenting.start(augment_inputs(clips, pixels, self.augmentation))
             out = torch.from_dlpack(self._augmenting.wait().as_tensor()).clone()
@@ -176,13 +186,16 @@ class DeviceGraph(Graph):
         self._idle.clear()
 
 
-def _resized(clip: ClipInput, source: torch.Tensor | None, img_size: int) -> np.ndarray:
-    if clip.pixels is not None:
-        return clip.pixels
-    assert source is not None
-    return resize_box(source, clip.plan, img_size)
+def _resized(clip: ClipInput, source: torch.Tensor | None, img_size: int, policy: TimmPolicy | None) -> np.ndarray:
+    frames = clip.pixels
+    if frames is None:
+        assert source is not None
+        frames = resize_box(source, clip.plan, img_size)
+    return frames if policy is None or clip.plan.policy_seed is None else policy(frames, clip.plan.policy_seed)
 
 
-def _fill(out: torch.Tensor, clip: ClipInput, source: torch.Tensor | None, img_size: int) -> None:
-    frames = torch.from_numpy(_resized(clip, source, img_size))
+def _fill(
+    out: torch.Tensor, clip: ClipInput, source: torch.Tensor | None, img_size: int, policy: TimmPolicy | None
+) -> None:
+    frames = torch.from_numpy(_resized(clip, source, img_size, policy))
     torch.index_select(frames, 0, torch.from_numpy(clip.plan.order), out=out)

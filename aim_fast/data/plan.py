@@ -42,6 +42,7 @@ class Augmentation:
         ratio: range of the box's aspect, width / height, drawn uniformly in its logarithm.
         flip: [0] probability of a horizontal flip. Not for classes that tell left from right.
         randaug: [None] (n, m): n operations of magnitude m (see ``aim_fast.data.randaugment``).
+        policy: [""] an augmentation of timm's, such as ``rand-m9-mstd0.5-inc1`` (see ``aim_fast.data.timm_policy``).
         pre_crop: [0] the box loses up to this many of 224 pixels on each side, each drawn apart, as imgaug's
             RandAugment does before its operations.
         color_jitter: [0] standard deviation of the weights of PCA lighting noise (Krizhevsky et al., 2012).
@@ -57,6 +58,7 @@ class Augmentation:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
     randaug: tuple[int, float] | None = None
+    policy: str = ""
     pre_crop: float = 0.0
     color_jitter: float = 0.0
     erasing: float = 0.0
@@ -75,6 +77,8 @@ class Augmentation:
                 raise UsageError(f"augmentation {name} is ({low}, {high}): give a range with 0 < low <= high")
         if self.randaug is not None and not (1 <= self.randaug[0] <= len(OPERATIONS) and 0 <= self.randaug[1] <= 30):
             raise UsageError(f"randaug is {self.randaug}: give n of 1 to {len(OPERATIONS)} and m of 0 to 30")
+        if self.policy and self.randaug is not None:
+            raise UsageError(f"augmentation has both randaug {self.randaug} and policy {self.policy}: give one of them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class ClipPlan:
         randaug: kinds [n] and parameters [n, 36], or None.
         light: float32 [3], levels added to R, G, B, or None.
         erase: float32 [4], (y, x, height, width) in pixels of the square image, zeros for nothing, or None.
+        policy_seed: what the augmentation's policy is drawn from, or None.
     """
 
     frames: np.ndarray
@@ -98,6 +103,7 @@ class ClipPlan:
     randaug: RandAugmentPlan | None = None
     light: np.ndarray | None = None
     erase: np.ndarray | None = None
+    policy_seed: int | None = None
 
 
 def plan_clip(
@@ -128,7 +134,7 @@ def plan_clip(
         return ClipPlan(*_unique(indices), view_box(height, width, img_size, short_side, crop, sampling.crops))
 
     length = sampling.num_frames
-    draws = _uniform_numbers(seed, _CLIP, view, index, epoch, length + 164).tolist()
+    draws = _uniform_numbers(seed, _CLIP, view, index, epoch, length + 165).tolist()
     indices = frame_indices(sampling, num_frames, draws=draws[:length])
     draws = draws[length:]
     box = _crop_box(height, width, augmentation, draws[0:40])
@@ -141,8 +147,9 @@ def plan_clip(
         light = _lighting(augmentation.color_jitter, draws[120:124])
     if augmentation.erasing:
         hit = draws[45] < augmentation.erasing
-        erase = _erase_box(img_size, augmentation, draws[124:]) if hit else np.zeros(4, np.float32)
-    return ClipPlan(*_unique(indices), box, draws[44] < augmentation.flip, randaug, light, erase)
+        erase = _erase_box(img_size, augmentation, draws[124:164]) if hit else np.zeros(4, np.float32)
+    policy_seed = int(draws[164] * 2**53) if augmentation.policy else None
+    return ClipPlan(*_unique(indices), box, draws[44] < augmentation.flip, randaug, light, erase, policy_seed)
 
 
 def view_box(height: int, width: int, img_size: int, short_side: int, crop: int = 0, crops: int = 1) -> Box:

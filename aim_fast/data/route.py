@@ -24,6 +24,7 @@ from aim_fast.data.frame_folder import CODEC as PICTURES
 from aim_fast.data.graph import DeviceGraph, Graph, HostGraph
 from aim_fast.data.index import Index, Row
 from aim_fast.data.plan import Augmentation
+from aim_fast.data.timm_policy import check_policy
 from aim_fast.errors import UsageError
 
 __all__ = ["DECODERS", "Router", "dali_available", "routes"]
@@ -89,8 +90,13 @@ class Router:
         self._half = decoder == "shared"
         self._decode_on, self._kinds = "cpu", frozenset[tuple[str, str]]()
         remarks: list[str] = []
+        # timm's policies work on Pillow's images, so everything before them is on the host
+        self._on_host = device.type != "cuda" or not self._dali or bool(augmentation and augmentation.policy)
+        if augmentation and augmentation.policy:
+            check_policy(augmentation.policy)
         if self._dali and decoder != "pyav":
-            self._decode_on, self._kinds, remarks = _decoding_of(index, device, threads, decoder)
+            where = "cpu" if self._on_host else decoder
+            self._decode_on, self._kinds, remarks = _decoding_of(index, device, threads, where)
         rows = [index.rows[i] for i in index.healthy]
         if decoder == "dali" and any(self.takes_pixels(row) for row in rows):
             row = next(row for row in rows if self.takes_pixels(row))
@@ -132,7 +138,7 @@ class Router:
 
     def _made(self) -> Graph:
         sizes = {"batch_size": self.batch_size, "img_size": self.img_size, "threads": self.threads}
-        if self.device.type != "cuda" or not self._dali:
+        if self._on_host:
             return HostGraph(**sizes, augmentation=self.augmentation)
         return DeviceGraph(**sizes, augmentation=self.augmentation, device=self.device, decode_on=self._decode_on)
 

@@ -237,6 +237,7 @@ def augmentation_of(recipe: Recipe) -> Augmentation:
         "ratio": recipe.crop_aspect,
         "flip": 0.5 if published else recipe.flip,
         "randaug": recipe.randaugment or None,
+        "policy": recipe.aug.removeprefix("timm:") if recipe.aug.startswith("timm:") else "",
         "pre_crop": 7.0 if published else 0.0,
         "erasing": recipe.random_erasing,
         "color_jitter": recipe.color_jitter,

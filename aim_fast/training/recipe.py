@@ -97,7 +97,10 @@ class Recipe:
     flip: float = _option(0.0, "probability of mirroring a clip; leave 0 where left and right are classes")
     randaugment: tuple[int, ...] = _option((), "RandAugment as `operations,magnitude`, such as 4,7; empty for none")
     color_jitter: float = _option(0.0, "standard deviation of PCA lighting noise; 0 for none")
-    aug: str = _option("default", "default, or published: RandAugment with its hidden flip and crop")
+    aug: str = _option(
+        "default",
+        "default; published: RandAugment with its hidden flip and crop; or timm:POLICY, such as timm:rand-m9-mstd0.5-inc1",
+    )
     random_erasing: float = _option(0.0, "probability of erasing one box in all frames")
     label_smoothing: float = _option(0.0, "label smoothing")
     mixup: float = _option(0.0, "mixup alpha; 0 for none")
@@ -168,7 +171,6 @@ _CHOICES = {
     "backend": ("fused", "reference"),
     "memory": ("fast", "balanced", "lean"),
     "activation": ("quick_gelu", "gelu"),
-    "aug": ("default", "published"),
     "train_view": ("augmented", "validation"),
     "cache_dtype": ("float16", "bfloat16", "float32"),
     "cache": ("none", "frames"),
@@ -212,6 +214,10 @@ def _check(recipe: Recipe) -> None:
         pair = getattr(recipe, name)
         if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
             refuse(name, "two numbers, the smaller first")
+    if recipe.aug not in ("default", "published") and not re.fullmatch(r"timm:[a-z0-9]+(-[a-z0-9.]+)*", recipe.aug):
+        refuse("aug", "default, published or timm:POLICY, such as timm:rand-m9-mstd0.5-inc1")
+    if recipe.aug.startswith("timm:") and recipe.randaugment:
+        refuse("aug", "given without another RandAugment: add --randaugment none")
     if not 0 < recipe.data_share <= 1:
         refuse("data_share", "above 0 and at most 1")
     if recipe.cache_features and recipe.train_view != "validation":
