@@ -1,8 +1,9 @@
 """From planned clips to tensors, batch after batch: on the host, or on a GPU.
 
 ``HostGraph`` decodes with DALI in the background, boxes and resizes in threads, and augments with DALI where the plan
-asks for it; timm's policies run in those threads behind the resize. Clips that PyAV decoded join behind the resize. Plain views of such clips need no DALI at all.
-``DeviceGraph`` is one DALI graph. Both keep two batches under way, so that decoding never waits for the consumer.
+asks for it; timm's policies run in those threads, behind the resize. Clips that PyAV decoded join behind it too, and
+plain views of such clips need no DALI at all. ``DeviceGraph`` is one DALI graph. Both keep two batches under way, so
+that decoding never waits for the consumer.
 """
 
 from __future__ import annotations

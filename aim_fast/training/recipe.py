@@ -99,7 +99,7 @@ class Recipe:
     color_jitter: float = _option(0.0, "standard deviation of PCA lighting noise; 0 for none")
     aug: str = _option(
         "default",
-        "default; published: RandAugment with its hidden flip and crop; or timm:POLICY, such as timm:rand-m9-mstd0.5-inc1",
+        "default; published: RandAugment with its hidden flip and crop; or timm:POLICY, as timm:rand-m9-mstd0.5-inc1",
     )
     random_erasing: float = _option(0.0, "probability of erasing one box in all frames")
     label_smoothing: float = _option(0.0, "label smoothing")
