@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default=None, help="model name; each program has its own default")
     parser.add_argument("--frames", type=int, default=None, help="frames a clip")
     parser.add_argument("--batch", type=int, default=None, help="clips a batch")
+    parser.add_argument(
+        "--consumer", type=float, default=None, metavar="X",
+        help="decode: clips/s that a training step takes; the measured step's when not given",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the results of one program")
     parser.add_argument(
         "--out", type=Path, default=None, metavar="DIR", help="write DIR/<program>.json for each program"

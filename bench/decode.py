@@ -5,7 +5,9 @@ sampling) and Kinetics-like H.264 mp4 (340×256, 30 fps, 150 frames, GOP 12 and 
 Both sides take the same frames and boxes of the same shuffled clips to T × 224². The baseline seeks to the key frame
 before the clip, decodes to its last frame in one thread, converts the wanted frames, crops, and resizes them with
 PyTorch's own antialiased uint8 kernel. Rounds of both alternate, and a ratio is the median of the rounds' ratios. Last,
-ten-second files of GOP 250 are transcoded, and our loader reads old and new ones in turn. Processor time a clip is
+ten-second files of GOP 250 are transcoded, and our loader reads old and new ones in turn. A consumer that takes clips at
+a given rate (a training step that runs elsewhere: here it sleeps) tells the share of its time that it waits for them:
+at the rate of the engine's measured step, and at half and nine tenths of what our loader gave. Processor time a clip is
 given beside it: on a machine that is busy with something else it says more than the ratio.
 """
 
@@ -35,11 +37,14 @@ from aim_fast.data.plan import Augmentation, epoch_order, plan_clip
 from aim_fast.data.sampling import Sampling
 from aim_fast.data.scan import default_workers
 from aim_fast.data.transcode import transcode
+from aim_fast.training.clock import Clock
+from bench import goals
 
 _SIZE = 224
 _FILES = 12
 _CLIPS = 48  # a round
 _ROUNDS = 5
+_CONSUMER_SECONDS = 10.0
 _AUGMENTATION = Augmentation(random_resized_crop=True, flip=0.5)
 
 
@@ -47,9 +52,14 @@ def run(options: argparse.Namespace) -> dict:
     """Measure and print; the dictionary has ``ratio_vs_pyav_<set>`` and clips a second of both sides, with spread."""
     frames, batch = options.frames or 8, options.batch or 8
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    step_rate = options.consumer or _measured_step(device)
     results: dict = {"clips": _CLIPS, "rounds": _ROUNDS, "frames": frames, "batch": batch, "threads": default_workers()}
     columns = ("set", "ours, clips/s", "ms of CPU", "one PyAV thread", "ms of CPU", "ratio", "spread")
     table = Table(*columns, title=f"decode + augment to {frames} x {_SIZE}², {device}, {default_workers()} cores")
+    consumers = ["half", "nine_tenths", *(["step"] if step_rate else [])]
+    waiting = Table("set", *consumers, title=f"data-wait of a consumer; step: {step_rate or 0:.1f} clips/s")
+    if step_rate:
+        results["consumer_clips_per_s"] = round(step_rate, 3)
     with tempfile.TemporaryDirectory() as folder:
         for name, make, sampling in _sets(frames):
             index = _made(Path(folder) / name, make)
@@ -64,6 +74,9 @@ def run(options: argparse.Namespace) -> dict:
                 f"pyav_clips_per_s_{name}": round(other.clips_per_s, 2),
                 f"pyav_cpu_ms_{name}": round(other.cpu_ms, 2),
             }
+            waits = _data_waits(index, sampling, batch, device, own.clips_per_s, step_rate)
+            results |= {f"data_wait_{name}_at_{what}": share for what, share in waits.items()}
+            waiting.add_row(name, *(f"{100 * share:.1f} %" for share in waits.values()))
             cells = [own.clips_per_s, own.cpu_ms, other.clips_per_s, other.cpu_ms]
             ratio = f"{statistics.median(ratios):.2f}"
             table.add_row(name, *(f"{c:.1f}" for c in cells), ratio, f"{min(ratios):.2f} to {max(ratios):.2f}")
@@ -81,6 +94,7 @@ def run(options: argparse.Namespace) -> dict:
     results["planning_us"] = round(_planning_us(frames), 1)
     console = Console()
     console.print(table)
+    console.print(waiting)
     for codec in ("h264", "vp9"):
         ratios = results[f"ratios_transcoded_{codec}_vs_gop250"]
         console.print(
@@ -128,6 +142,38 @@ def _measured(index: Index, sampling: Sampling, batch: int, device: str) -> tupl
         theirs.append(_rate(_baseline, index, sampling, epoch))
     loader.close()
     return ours, theirs
+
+
+def _measured_step(device: str) -> float | None:
+    """Clips a second of the engine's step on this kind of device, from the figures that are kept."""
+    rates = [
+        row["clips_per_s"]
+        for row in goals.read_results()
+        if row.get("bench") == "step" and str(row.get("device", "")).startswith(device.split(":")[0])
+    ]
+    return max(rates, default=None)
+
+
+def _data_waits(
+    index: Index, sampling: Sampling, batch: int, device: str, loader_rate: float, step_rate: float | None
+) -> dict[str, float]:
+    """Share of an epoch, 0 to 1, that consumers of different rates wait for clips, the first batch left out."""
+    rates = {"half": loader_rate / 2, "nine_tenths": 0.9 * loader_rate} | ({"step": step_rate} if step_rate else {})
+    loader = _loader(index, sampling, batch, device)
+    _pass_of(loader, 0)
+    waits = {}
+    for name, rate in rates.items():
+        clock: Clock | None = None
+        batches = iter(loader.batches(1))
+        next(batches)
+        for _ in range(1, min(loader.batches_per_epoch, 2 + int(_CONSUMER_SECONDS * rate / batch))):
+            clock = clock or Clock()
+            with clock.wait():
+                next(batches)
+            time.sleep(batch / rate)
+        waits[name] = round(clock.waiting, 4) if clock else 0.0
+    loader.close()
+    return waits
 
 
 def _transcoding(folder: Path, sampling: Sampling, batch: int, device: str) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -10,8 +11,11 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import click
+
+from aim_fast.cli.options import RUN_FIELDS, recipe_options, typed
 
 PACKAGES = (
     "torch", "torchvision", "triton", "xformers", "nvidia-dali-cuda130", "av", "timm", "open_clip_torch", "einops",
@@ -20,13 +24,23 @@ PACKAGES = (
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def command(as_json: bool) -> None:
-    """What this machine has, and which path each part will take."""
-    facts = {
+@recipe_options(("dataset", "data_root", "model", "frames", "interval", "img_size", "batch_size", *RUN_FIELDS))
+def command(as_json: bool, **options: Any) -> None:
+    """What this machine has, and which path each part will take; with --dataset what limits training on it.
+
+    \b
+    aim-fast doctor
+    aim-fast doctor --dataset ssv2 --data-root DIR --model aim_vit_b16_clip
+    """
+    facts: dict[str, dict[str, Any]] = {
         "machine": _machine(),
         "packages": {name: _version(name) for name in PACKAGES},
         "paths": {name: _guarded(find) for name, find in PATHS.items()},
     }
+    fields = typed(options)
+    if "dataset" in fields:
+        title = f"data set {fields['dataset']}"
+        facts[title] = _limits(fields, as_json)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -34,6 +48,14 @@ def command(as_json: bool) -> None:
         click.echo(title)
         for name, value in rows.items():
             click.echo(f"  {name:<20} {value}")
+
+
+def _limits(fields: dict[str, Any], whole: bool) -> dict[str, Any]:
+    from aim_fast.training.data_limits import measure_limits
+    from aim_fast.training.recipe import load_recipe
+
+    found = measure_limits(load_recipe(None, fields), with_step="model" in fields)
+    return dataclasses.asdict(found) if whole else found.lines
 
 
 def _version(name: str) -> str:

@@ -96,6 +96,23 @@ def test_doctor_says_what_there_is(aim_fast):
     assert "decoding" in aim_fast("doctor")[1]
 
 
+def test_doctor_measures_what_limits_a_data_set(aim_fast, motion_set):
+    options = ("doctor", "--dataset", "ssv2", "--data-root", motion_set)
+    status, out, _ = aim_fast(*options, "--model", "aim_vit_demo", "--frames", 4, "--json")
+    assert status == 0
+    found = json.loads(out)["data set ssv2"]
+    assert found["clips"] == 40
+    assert found["decode"].keys() == {"cpu", "pyav"}
+    assert all(rate > 0 for rate in (*found["decode"].values(), found["read_mib"], found["read_clips"], found["step"]))
+    data = min(max(found["decode"].values()), found["read_clips"])
+    assert (found["limit"] == "the step") == (found["step"] <= data)
+    assert found["data_wait"] == pytest.approx(max(0, 1 - data / found["step"]))
+    assert found["advice"]
+    status, _, err = aim_fast("doctor", "--dataset", "ssv2")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--data-root" in err
+
+
 def test_index_counts_and_scans_again_only_what_changed(aim_fast, motion_set, tmp_path):
     import shutil
 
