@@ -5,10 +5,10 @@ sampling) and Kinetics-like H.264 mp4 (340×256, 30 fps, 150 frames, GOP 12 and 
 Both sides take the same frames and boxes of the same shuffled clips to T × 224². The baseline seeks to the key frame
 before the clip, decodes to its last frame in one thread, converts the wanted frames, crops, and resizes them with
 PyTorch's own antialiased uint8 kernel. Rounds of both alternate, and a ratio is the median of the rounds' ratios. Last,
-ten-second files of GOP 250 are transcoded, and our loader reads old and new ones in turn. A consumer that takes clips at
-a given rate (a training step that runs elsewhere: here it sleeps) tells the share of its time that it waits for them:
-at the rate of the engine's measured step, and at half and nine tenths of what our loader gave. Processor time a clip is
-given beside it: on a machine that is busy with something else it says more than the ratio.
+ten-second files of GOP 250 are transcoded, and our loader reads old and new ones in turn. A consumer that takes clips
+at a given rate (a training step that runs elsewhere: here it sleeps) tells the share of its time that it waits for
+them: at the rate of the engine's measured step, and at half and nine tenths of what our loader gave. Processor time a
+clip is given beside it: on a machine that is busy with something else it says more than the ratio.
 """
 
 from __future__ import annotations
