@@ -126,6 +126,64 @@ def rotated(videos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return write_rotated(videos["h264"], tmp_path_factory.mktemp("rotated") / "rotated.mp4")
 
 
+def write_uneven(source: Path, path: Path) -> Path:
+    """``source`` copied packet by packet with a variable frame rate: later frames come at growing distances."""
+    with av.open(str(source)) as original, av.open(str(path), "w") as copy:
+        stream = copy.add_stream_from_template(original.streams.video[0])
+        packets = [packet for packet in original.demux(video=0) if packet.dts is not None]
+        step = max(packets[1].dts - packets[0].dts, 1)
+        for packet in packets:
+            for name in ("pts", "dts"):
+                place = round(getattr(packet, name) / step)
+                setattr(packet, name, round((place + place * abs(place) / 40) * step))
+            packet.stream = stream
+            copy.mux(packet)
+    return path
+
+
+def write_cut(source: Path, path: Path, start: int) -> Path:
+    """A stream copy of ``source`` shown from packet ``start`` on: what comes before it has pts < 0."""
+    with av.open(str(source)) as original, av.open(str(path), "w") as copy:
+        stream = copy.add_stream_from_template(original.streams.video[0])
+        packets = [packet for packet in original.demux(video=0) if packet.dts is not None]
+        zero = packets[start].pts
+        for packet in packets:
+            packet.pts -= zero
+            packet.dts -= zero
+            packet.stream = stream
+            copy.mux(packet)
+    return path
+
+
+@pytest.fixture(scope="session")
+def every_kind(videos: dict[str, Path], rotated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every codec, B-frames, odd and mixed widths, variable rate, frames before time zero, and turned files."""
+    folder = tmp_path_factory.mktemp("kinds")
+    bframes = {"g": "12", "bf": "3", "preset": "ultrafast"}
+    quiet = {"x265-params": "log-level=none:bframes=3:keyint=12", "preset": "ultrafast"}
+    made = {
+        **videos,
+        "h264_odd": write_video(
+            folder / "odd.mp4", "libx264", width=131, height=97, pixel_format="yuv444p", options=bframes
+        ),
+        "h264_wide": write_video(folder / "wide.mp4", "libx264", width=142, options=bframes, seed=5),
+        "h264_narrow": write_video(folder / "narrow.mp4", "libx264", width=138, options=bframes, seed=6),
+        "hevc": write_video(folder / "hevc.mp4", "libx265", options=quiet, width=160, height=128),
+        "vp9_444": write_video(folder / "full.webm", "libvpx-vp9", pixel_format="yuv444p", seed=7),
+        "vp9_wide": write_video(folder / "wide.webm", "libvpx-vp9", width=174, seed=8),
+        "rotated": rotated,
+        "h264_uneven": write_uneven(videos["h264"], folder / "uneven.mp4"),
+        "vp9_uneven": write_uneven(videos["vp9"], folder / "uneven.webm"),
+        "h264_cut": write_cut(videos["h264"], folder / "cut.mp4", 24),
+        "vp9_cut": write_cut(videos["vp9_gop"], folder / "cut_vp9.mp4", 10),
+    }
+    turned = write_cut(videos["vp9"], folder / "upright.mp4", 0)
+    made["vp9_rotated"] = write_rotated(turned, folder / "turned_vp9.mp4")
+    if "libsvtav1" in av.codecs_available:
+        made["av1"] = write_video(folder / "av1.mp4", "libsvtav1", options={"preset": "12"})
+    return made
+
+
 @pytest.fixture
 def class_folders(tmp_path: Path) -> Callable[..., Path]:
     """Make a data root of class folders from {"train/jump": [files], ...}."""

@@ -11,6 +11,7 @@ import pytest
 from aim_fast.data.decode import _CONVERSION, decode_frames, shown
 from aim_fast.data.probe import probe
 from aim_fast.errors import DataError
+from tests.data.conftest import write_cut
 
 KINDS = ["vp9", "vp9_other", "vp9_gop", "vp9_altref", "vp8", "mjpeg", "h264", "h264_long", "mpeg4"]
 
@@ -70,22 +71,9 @@ def test_dali_refuses_frames_that_are_not_there_instead_of_giving_black_ones(vid
         pipeline.wait()
 
 
-def cut(source: Path, target: Path, start: int) -> None:
-    """A stream copy from packet ``start`` of the decoding order on, shown from there: what comes before has pts < 0."""
-    with av.open(str(source)) as original, av.open(str(target), "w") as copy:
-        stream = copy.add_stream_from_template(original.streams.video[0])
-        packets = [packet for packet in original.demux(video=0) if packet.dts is not None]
-        zero = packets[start].pts
-        for packet in packets:
-            packet.pts -= zero
-            packet.dts -= zero
-            packet.stream = stream
-            copy.mux(packet)
-
-
 def test_frames_before_time_zero_do_not_count(videos, tmp_path):
     path = tmp_path / "cut.mp4"
-    cut(videos["h264"], path, 24)
+    write_cut(videos["h264"], path, 24)
     found = probe(str(path))
     assert found.error is None
     assert 30 <= found.frames < 60
