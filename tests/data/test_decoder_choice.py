@@ -174,3 +174,21 @@ def test_a_missing_video_library_is_one_remark(index):
     (line,) = remarks
     assert "libnothere.so.1 is not here" in line
     assert "NVIDIA_DRIVER_CAPABILITIES" in line
+
+
+def test_files_that_the_device_turns_out_not_to_decode_go_to_pyav_in_the_same_epoch_and_order(index, monkeypatch):
+    """A device that is trusted with H.264 and fails on it: here DALI on the CPU, which refuses the codec."""
+
+    def batches(decoder: str) -> list:
+        loader = ClipLoader(index, train=True, batch_size=2, img_size=32, num_frames=4, decoder=decoder, workers=2)
+        found = list(loader.batches(1))
+        assert not loader.counts.failed
+        return found
+
+    expected = batches("pyav")
+    trusted = frozenset((row.codec, row.pixel_format) for row in index.rows)
+    monkeypatch.setattr(routing, "_decoding_of", lambda *_: ("cpu", trusted, []))
+    for found, wanted in zip(batches("cpu"), expected, strict=True):
+        assert torch.equal(found.indices, wanted.indices)
+        assert torch.equal(found.frames, wanted.frames)
+        assert torch.equal(found.weights, wanted.weights)

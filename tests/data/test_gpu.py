@@ -1,7 +1,11 @@
-"""On a GPU: the loader's batches against the CPU's, with decoding on either."""
+"""On a GPU: the loader's batches against the CPU's, with decoding on either, and nothing copied in the step."""
 
 from __future__ import annotations
 
+import json
+from itertools import islice
+
+import numpy as np
 import pytest
 import torch
 
@@ -14,11 +18,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def index(class_folders, videos):
-    """Files of mixed sizes and codecs, in which a decoder cache could mistake one for another."""
-    kinds = ["vp9", "vp9_other", "vp9_gop", "vp8", "h264", "mpeg4"]
-    root = class_folders({"train/a": [videos[kind] for kind in kinds] * 2})
-    return load_or_build_index("folder", root, "train")
+def index(class_folders, every_kind):
+    """Files of every kind twice, in which a decoder cache could mistake one for another."""
+    return load_or_build_index("folder", class_folders({"train/a": [*every_kind.values()] * 2}), "train")
 
 
 def batches(index, device: str, **options) -> list:
@@ -28,9 +30,9 @@ def batches(index, device: str, **options) -> list:
     return found
 
 
-@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+@pytest.mark.parametrize("decoder", ["auto", "shared", "cpu", "pyav"])
 @pytest.mark.parametrize("train", [True, False])
-def test_frames_are_those_of_the_cpu(index, decoder, train):
+def test_frames_and_order_are_those_of_the_cpu(index, decoder, train):
     options = {"train": train, "sampling": Sampling(4, crops=1 if train else 3)}
     options["augmentation"] = Augmentation(flip=0.5) if train else None
     for found, expected in zip(
@@ -57,3 +59,96 @@ def test_the_gpu_decoder_is_trusted_only_with_what_it_decodes_as_pyav_does(index
     kinds = {(row.codec, row.pixel_format) for row in index.rows if row.codec in GPU_CODECS}
     assert trusted <= kinds
     assert len(remarks) == (len(kinds - trusted) if trusted or "is not here" not in remarks[0] else 1)
+
+
+def test_whatever_goes_to_the_gpu_decodes_within_three_levels_of_pyav(index):
+    """Mixed widths and sizes in one stream first: the decoder cache finds by coded size what it keeps by display size.
+    Variable rate and frames before time zero are among the files, which a comparison of a sample may not meet."""
+    from aim_fast.data.clip_input import ClipInput
+    from aim_fast.data.decode import decode_frames
+    from aim_fast.data.pipelines import decode_inputs, decoding
+    from aim_fast.data.plan import ClipPlan
+    from aim_fast.data.route import Router
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    router = Router(index, decoder="auto", device=device, batch_size=4, img_size=96, augmentation=None, threads=2)
+    rows = [row for row in index.rows if not router.takes_pixels(row)]
+    if "DALI on the gpu" not in router.description:
+        pytest.skip(f"this card decodes none of the files: {router.description}")
+    pipeline = decoding(batch_size=len(rows), threads=2, device_id=device.index)
+    for order in (rows, rows[::-1], *([row] for row in rows)):
+        wanted = [np.unique([0, 1, row.frames // 2, row.frames - 1]).astype(np.int32) for row in order]
+        box = (0.0, 0.0, 1.0, 1.0)
+        clips = [
+            ClipInput(ClipPlan(numbers, np.arange(len(numbers), dtype=np.int32), box), row.path)
+            for row, numbers in zip(order, wanted)
+        ]
+        pipeline.start(decode_inputs(clips))
+        for row, frames, numbers in zip(order, pipeline.wait().as_cpu(), wanted):
+            found, expected = np.asarray(frames).astype(np.int16), decode_frames(row.path, numbers)
+            assert found.shape == expected.shape, row.path
+            assert np.abs(found - expected).mean((1, 2, 3)).max() <= 3, row.path
+
+
+def test_a_card_that_decodes_nothing_leaves_it_to_the_cpu_in_the_same_order(index, monkeypatch):
+    from aim_fast.data import gpu_decode
+
+    monkeypatch.setattr(gpu_decode, "trusted_kinds", lambda *_: (frozenset(), ["no video library"]))
+    options = {"train": True, "sampling": Sampling(4), "augmentation": Augmentation()}
+    for found, expected in zip(batches(index, "cuda", **options), batches(index, "cpu", **options), strict=True):
+        assert torch.equal(found.indices, expected.indices)
+        assert torch.equal(found.weights.cpu(), expected.weights)
+
+
+def copies(trace: dict) -> list[int]:
+    """Bytes of each copy between host and device in a profiler's trace."""
+    between = ("HtoD", "DtoH")
+    return [
+        int(event["args"].get("bytes", 0))
+        for event in trace["traceEvents"]
+        if event.get("cat") == "gpu_memcpy" and any(word in event["name"] for word in between)
+    ]
+
+
+@pytest.mark.parametrize("on_gpu", [True, False], ids=["decoded on the GPU", "decoded on the CPU"])
+def test_the_training_step_copies_no_pixels_between_host_and_device(index, tmp_path, on_gpu):
+    """Where the GPU decodes, nothing of a frame's size is copied at all, by the loader's threads included; where the
+    CPU does, the loader copies ahead of the step, and the step finds its clips on the device."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from aim_fast import create_model
+    from aim_fast.data.gpu_decode import trusted_kinds
+    from aim_fast.training.clock import Clock
+    from aim_fast.training.devices import Place
+    from aim_fast.training.optimization import Optimization
+    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.steps import Steps
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    rows = index.rows
+    if on_gpu:
+        trusted, remarks = trusted_kinds(index, device.index, 2)
+        rows = [row for row in rows if (row.codec, row.pixel_format) in trusted and row.rotation == 0]
+        if not rows:
+            pytest.skip(f"this card decodes none of the files: {remarks}")
+    shown = type(index)(index.dataset, index.split, index.root, index.classes, (rows * 8)[:16])
+    model = create_model("aim_vit_demo", num_frames=4, num_classes=8).to(device).train()
+    recipe = load_recipe("demo", {"frames": 4, "batch_size": 4})
+    optimization = Optimization(model, recipe, Place(0, 1, device, torch.bfloat16), 8)
+    loader = ClipLoader(
+        shown, train=True, batch_size=4, img_size=model.img_size, num_frames=4, device=device,
+        decoder="gpu" if on_gpu else "cpu", prefetch=4,
+    )  # fmt: skip
+    steps = Steps(clips=16, batch_size=4, world=1, accumulate=1)
+    list(loader.batches(0))  # builds the graph
+    ready = loader.batches(1) if on_gpu else iter(list(loader.batches(1)))
+    optimization.step(islice(ready, 1), 0, steps, 1e-4, Clock())
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        for number in (1, 2, 3):
+            optimization.step(ready, number, steps, 1e-4, Clock())
+        torch.cuda.synchronize()
+    loader.close()
+    profiler.export_chrome_trace(str(tmp_path / "trace.json"))
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert any(event.get("cat") == "kernel" for event in trace["traceEvents"])  # the device was traced at all
+    assert max(copies(trace), default=0) < model.img_size**2 * 3  # less than one frame
