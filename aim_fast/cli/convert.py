@@ -13,12 +13,12 @@ from aim_fast.cli.options import recipe_options, typed
 @click.argument("source", metavar="RUN|CHECKPOINT")
 @click.argument("destination", metavar="FOLDER|FILE")
 @click.option("--classes", metavar="FILE", help="class names of a checkpoint without: one a line, or JSON")
-@recipe_options(("model", "adapter_scale", "activation", "weights"))
+@recipe_options(("model", "adapter_scale", "activation", "prompt_prefix", "prompt_postfix", "weights"))
 def command(source: str, destination: str, classes: str | None, **options: Any) -> None:
     """Turn a trained model into another form; every tensor keeps its bits.
 
     Which model a checkpoint is of is read from its tensors. FILE ending in .pth or .pt has the published names
-    (backbone., cls_head., below state_dict), in .safetensors bare ones; FOLDER becomes a run.
+    (backbone., cls_head., below state_dict; PromptCLIP none), in .safetensors bare ones; FOLDER becomes a run.
 
     \b
     aim-fast convert vit_b_clip_32frame_k400.pth runs/published --classes k400_classes.txt

@@ -19,6 +19,8 @@ FIELDS = (
     "frames",
     "interval",
     "adapter_scale",
+    "prompt_prefix",
+    "prompt_postfix",
     "batch_size",
     "random_views",
     "features",

@@ -10,6 +10,8 @@ import click
 
 from aim_fast.cli.options import recipe_options, typed
 
+PROMPT = ("prompt_prefix", "prompt_postfix")
+
 
 @click.command("predict")
 @click.argument("run", metavar="RUN|CHECKPOINT")
@@ -27,7 +29,7 @@ from aim_fast.cli.options import recipe_options, typed
 @click.option("--class-names", metavar="FILE", help="classes to tell apart, one a line, by a model that reads names")
 @click.option("--repeat-frames", is_flag=True, help="take videos with fewer frames than the model, repeating frames")
 @click.option("--wise-ft", metavar="X", type=float, help="text head: X of the trained weights + 1 - X of the frozen")
-@recipe_options(("views", "weights", "model", "adapter_scale", "device", "precision"), defaults="run")
+@recipe_options(("views", "weights", "model", "adapter_scale", *PROMPT, "device", "precision"), defaults="run")
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -1,7 +1,8 @@
 """Which model a trained checkpoint is of: its name and arguments for ``create_model``, from names and shapes alone.
 
 Each model's class says what it recognises (``VideoModel.infer_arguments``). What leaves no trace in tensors, adapter
-scale, activation and number of heads, is the published default, or is told by a file that this project wrote.
+scale, activation, number of heads and the lengths of a prompt, is the published default, or is told by a file that this
+project wrote.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identif
     variant, found = _recognise(tensors, where)
     if asked is None and told.get("options", {}).get("head") == "text":
         return Identified(told["model"], dict(told["options"]), told.get("classes"))
-    if "fc_cls.weight" not in tensors:
-        raise WeightsError(f"{where}: holds no classifier (fc_cls): no trained model; give it as --weights instead")
-    found["num_classes"] = len(tensors["fc_cls.weight"])
+    if not variant.takes_class_names:
+        if "fc_cls.weight" not in tensors:
+            raise WeightsError(f"{where}: holds no classifier (fc_cls): no trained model; give it as --weights instead")
+        found["num_classes"] = len(tensors["fc_cls.weight"])
     if asked is None and told:
         return Identified(told["model"], dict(told["options"]), told.get("classes"))
     name = asked or _name(variant, found)

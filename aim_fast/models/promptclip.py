@@ -15,7 +15,8 @@ CLIP's own. Source: Ju et al., Prompting Visual-Language Models for Efficient Vi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.architecture import describe, infer_architecture, visual_tower
+from aim_fast.models.architecture import describe, infer_architecture, usual_heads, visual_tower
 from aim_fast.models.clip_image_tower import CLIPImageTower
 from aim_fast.models.clip_vit import Transformer
-from aim_fast.models.interpolation import interpolate_positions
+from aim_fast.models.interpolation import interpolate_frames, interpolate_positions
 from aim_fast.models.state_dict import strip_prefixes
 from aim_fast.models.text_tower import TextTower, infer_text_architecture, text_tensors
 from aim_fast.models.tokens import TextTokens, spoken, tokenize
@@ -36,6 +37,7 @@ from aim_kernels.adaptation import Activation
 from aim_kernels.modules import AIMBlock, BlockBackend, Memory
 
 _LEARNED = ("embedding.", "temporalEmbedding.", "temporalModelling.")
+_TEMPORAL_BLOCK = re.compile(r"temporalModelling\.resblocks\.(\d+)\.")
 
 
 class CLIP(TextTower):
@@ -154,6 +156,33 @@ class PromptCLIP(VideoModel):
         self.reset_parameters()
         self.freeze()
 
+    @classmethod
+    def infer_arguments(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
+        """The sizes of both towers and of the temporal part. The lengths of the prompt, its heads over time and the
+        temperature leave no trace: they are the published ones. Raises WeightsError for learned tensors alone."""
+        clip = {name.removeprefix("clipmodel."): t for name, t in tensors.items() if name.startswith("clipmodel.")}
+        if not clip and "temporalEmbedding.weight" not in tensors:
+            return None
+        if not clip or "embedding.weight" not in tensors:
+            has, lacks = ("CLIP", "prompt (embedding.weight)") if clip else ("temporal part", "CLIP (clipmodel.…)")
+            raise WeightsError(f"{where}: holds PromptCLIP's {has} but no {lacks}: give a file with both")
+        image = infer_architecture(visual_tower(clip, where), where)
+        text = infer_text_architecture(text_tensors(clip, where), where)
+        found = {
+            **{key: image[key] for key in ("img_size", "patch_size", "embed_dim", "depth")},
+            "num_heads": usual_heads(image["embed_dim"]),
+            **{key: text[key] for key in ("output_dim", "context_length", "vocab_size")},
+            "text_width": text["width"],
+            "text_depth": text["depth"],
+            "temporal_layers": len({match[1] for match in map(_TEMPORAL_BLOCK.match, tensors) if match}),
+        }
+        if "temporalEmbedding.weight" in tensors:
+            found["num_frames"] = len(tensors["temporalEmbedding.weight"])
+        return found
+
+    def published_name(self, name: str) -> str:
+        return name
+
     def reset_parameters(self) -> None:
         """Initialise the prompt and the temporal part; the towers are initialised by themselves."""
         nn.init.normal_(self.embedding.weight, std=0.01)
@@ -238,11 +267,19 @@ class PromptCLIP(VideoModel):
                 f"{source} does not say its activation: {self.activation} is used (OpenAI's weights need quick_gelu; "
                 "most others in open_clip's list need gelu)"
             )
+        if "visual.proj" not in clip:
+            raise WeightsError(f"{source} has no projection of its image tower (visual.proj): take a whole CLIP file")
         image["proj"] = clip["visual.proj"]
         found = {f"clipmodel.visual.{name}": t for name, t in image.items()}
         found |= {f"clipmodel.{name}": t for name, t in text.items()}
         left = {name for name in self.state_dict() if self.is_adaptation(name)}
         if learned:
+            if (places := learned.get("temporalEmbedding.weight")) is not None and not self.temporal_layers:
+                del learned["temporalEmbedding.weight"]
+                lines.append(f"{source} has a temporalEmbedding, which is read by no block: it is left out")
+            elif places is not None and len(places) != self.num_frames:
+                learned["temporalEmbedding.weight"] = interpolate_frames(places[None], self.num_frames)[0]
+                lines.append(f"temporalEmbedding interpolated from {len(places)} to {self.num_frames} frames")
             return Fit(found | learned, set(), "aim", lines, activation)
         return Fit(found, left, "clip", lines, activation)
 

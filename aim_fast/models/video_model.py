@@ -103,6 +103,10 @@ class VideoModel(nn.Module):
         """
         return None
 
+    def published_name(self, name: str) -> str:
+        """A tensor's name in a published checkpoint: below ``cls_head.`` the classifier, ``backbone.`` the rest."""
+        return f"{'cls_head' if name.startswith('fc_cls.') else 'backbone'}.{name}"
+
     def is_adaptation(self, name: str) -> bool:
         """Whether a tensor is what adaptation added to the image trunk: adapters, temporal parts, head."""
         return "_Adapter" in name or name == "temporal_embedding" or name.startswith("fc_cls.")

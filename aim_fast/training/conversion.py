@@ -26,7 +26,7 @@ def convert(source: str, destination: str, fields: dict[str, Any], classes: str 
 
     ``source``: a run, a checkpoint folder in it, or a file. ``destination``: a name ending in ``.pth`` or ``.pt`` for
     the published names, ``.safetensors`` for bare ones, and any other for a run's folder. ``fields``: ``model``,
-    ``adapter_scale``, ``activation`` and ``weights`` as typed; ``classes``: a file of class names, one a line or a JSON
+    ``weights`` and those that a file does not tell as typed; ``classes``: a file of class names, one a line or a JSON
     list. Raises AimFastError before anything is written where something is wrong.
     """
     path, target = Path(source), Path(destination)
@@ -39,7 +39,8 @@ def convert(source: str, destination: str, fields: dict[str, Any], classes: str 
         model, description, report = read_trained(path, fields, names)
         source_lines = report.lines
         if names is None and is_numbered(description.classes):
-            source_lines = [*source_lines, f"{path} names no classes: they are numbered; --classes FILE gives names"]
+            what = "the data set's are scored" if model.takes_class_names else "they are numbered"
+            source_lines = [*source_lines, f"{path} names no classes: {what}; --classes FILE gives names"]
     else:
         if names is not None:
             raise UsageError(f"{path}: is a run, which knows its classes; leave --classes out")
@@ -54,7 +55,7 @@ def convert(source: str, destination: str, fields: dict[str, Any], classes: str 
     tensors = len(model.state_dict())
     return [
         *source_lines,
-        f"{target}: {description.model}, {len(description.classes)} classes, {tensors} tensors, {what}",
+        f"{target}: {description.model}, {len(description.classes) or 'no'} classes, {tensors} tensors, {what}",
     ]
 
 

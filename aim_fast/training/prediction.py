@@ -12,7 +12,7 @@ from aim_fast.errors import AimFastError
 from aim_fast.training.clips import sampling_of
 from aim_fast.training.devices import single_place
 from aim_fast.training.progress import RunProgress
-from aim_fast.training.run import open_run
+from aim_fast.training.run import open_named_run
 
 
 def predict_files(
@@ -24,7 +24,7 @@ def predict_files(
     PyAV, so that neither DALI nor a GPU is needed.
     """
     place = single_place(fields.get("device", "auto"), fields.get("precision", "auto"))
-    run = open_run(path, fields, place)
+    run = open_named_run(path, fields, place)
     for line in run.lines:
         RunProgress().say(line)
     sampling = sampling_of(run.recipe)

@@ -130,7 +130,7 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
             run.model.set_classes(classes)
         for line in run.lines:
             progress.say(line)
-        if unseen := len(set(classes) - set(run.classes)):
+        if run.classes and (unseen := len(set(classes) - set(run.classes))):
             progress.say(f"zero-shot: {unseen} of {len(classes)} classes were not trained on")
         index = open_split(recipe, split, place, progress, classes)
         if any(row.label < 0 for row in index.rows):

@@ -28,7 +28,7 @@ from aim_fast.training.devices import Place, single_place
 from aim_fast.training.metrics import METRICS
 from aim_fast.training.recipe import Recipe, coerce, load_recipe, recipe_differences
 from aim_fast.training.run_lock import check_unlocked
-from aim_fast.training.trained_file import is_numbered, name_classes, read_trained
+from aim_fast.training.trained_file import UNTOLD, is_numbered, name_classes, read_trained
 from aim_fast.training.wise_ft import check_wise_ft, interpolate_weights
 from aim_kernels import hold_trunk
 
@@ -182,6 +182,14 @@ def restore_run(
     return model, checkpoint.description, report
 
 
+def open_named_run(path: str | Path, overrides: dict[str, Any], place: Place) -> Run:
+    """:func:`open_run` where no data set names the classes; raises UsageError for a run in which nobody did."""
+    run = open_run(path, overrides, place)
+    if not run.classes:
+        raise UsageError(f"{path}: names no classes to tell apart; give --class-names FILE, one a line")
+    return run
+
+
 def load_run(path: str | Path, device: str = "auto", precision: str = "auto", **overrides: Any) -> Run:
     """A trained run's model in Python: `load_run("runs/ssv2").model(frames)` gives logits, `.classes` names them."""
     return open_run(path, overrides, single_place(device, precision))
@@ -191,11 +199,11 @@ def _refuse_other_structure(path: Path, checkpoint: Checkpoint, overrides: dict[
     """A run says itself what its model is: options that say otherwise are not passed over."""
     saved = {**checkpoint.description.options, "frames": checkpoint.description.options["num_frames"]}
     saved["model"] = checkpoint.description.model
-    for name in ("model", "frames", "adapter_scale"):
-        if name in overrides and coerce(name, overrides[name], "command line") != saved[name]:
+    for name in ("model", "frames", *UNTOLD):
+        if name in overrides and coerce(name, overrides[name], "command line") != saved.get(name):
             raise UsageError(
-                f"--{name.replace('_', '-')} {overrides[name]}: {path} was trained with {saved[name]}; leave it out "
-                "(it is for published checkpoints, which do not say theirs)"
+                f"--{name.replace('_', '-')} {overrides[name]}: {path} was trained with {saved.get(name)}; "
+                "leave it out (it is for published checkpoints, which do not say theirs)"
             )
 
 
@@ -242,7 +250,11 @@ def _restore(
 def _open_file(path: Path, overrides: dict[str, Any], place: Place, classes: list[str] | None) -> Run:
     model, description, report = read_trained(path, overrides)
     if classes is not None and is_numbered(description.classes):
-        description = name_classes(description, classes, path)
+        if model.takes_class_names:
+            model.set_classes(classes)
+            description = dataclasses.replace(description, classes=list(classes))
+        else:
+            description = name_classes(description, classes, path)
     recipe = load_recipe(None, {"weights": str(path), **overrides, "model": description.model})
     taken = {
         name: description.options[name] for name in ("num_tadapter", "adapter_scale") if name in description.options

@@ -17,7 +17,7 @@ from aim_fast.training.checkpoint import write_atomically
 from aim_fast.training.clips import sampling_of
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.progress import RunProgress
-from aim_fast.training.run import Run, open_run
+from aim_fast.training.run import Run, open_named_run
 
 _WINDOWS_AT_ONCE = 8
 
@@ -97,7 +97,7 @@ def write_timelines(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two videos are named {twice[0]}: their timelines would overwrite each other in {folder}")
     place = single_place(fields.get("device", "auto"), fields.get("precision", "auto"))
-    run = open_run(path, fields, place)
+    run = open_named_run(path, fields, place)
     for line in run.lines:
         RunProgress().say(line)
     try:

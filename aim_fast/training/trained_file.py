@@ -3,6 +3,8 @@
     {"meta": {"aim_fast": JSON}, "state_dict": {"backbone.…": Tensor, "cls_head.fc_cls.…": Tensor}}     .pth, .pt
     bare names without the two prefixes, the JSON in the metadata                                       .safetensors
 
+PromptCLIP has no prefixes in either.
+
 The JSON (``model``, ``options`` of create_model, ``classes``) is what tensors do not tell; the published code passes
 over it, and files that lack it, the published ones, are taken with the published defaults.
 """
@@ -17,7 +19,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.models.identification import identify
@@ -28,26 +29,44 @@ from aim_fast.models.weights import WeightsReport, load_weights
 from aim_fast.training.checkpoint import Description
 from aim_fast.training.recipe import coerce
 
+UNTOLD = ("adapter_scale", "activation", "prompt_prefix", "prompt_postfix")  # arguments that leave no trace in tensors
+
 
 def read_trained(
     path: Path, fields: dict[str, Any], classes: list[str] | None = None
 ) -> tuple[VideoModel, Description, WeightsReport]:
     """The model of a trained checkpoint file, on the CPU as the file has it.
 
-    ``fields``: recipe fields as typed; ``model``, ``frames``, ``adapter_scale`` and ``activation`` say what a file
-    cannot, the first two are checked against it. ``classes``: the names for a file that holds none. Raises
-    WeightsError for a file of another variant than asked, and CheckpointError for another number of classes.
+    ``fields``: recipe fields as typed; ``model``, ``frames`` and those of ``UNTOLD`` say what a file cannot, the first
+    two are checked against it. ``classes``: the names for a file that holds none. A model that reads class names has
+    none of its own where neither says them. Raises WeightsError for a file of another variant than asked, and
+    CheckpointError for another number of classes.
     """
-    found = identify(read_weights(path), str(path), fields.get("model"))
+    file = read_weights(path)
+    found = identify(file, str(path), fields.get("model"))
     options = dict(found.arguments)
-    for field, option in (("frames", "num_frames"), ("adapter_scale",) * 2, ("activation",) * 2):
+    for field, option in (("frames", "num_frames"), *((name, name) for name in UNTOLD)):
         if fields.get(field) is not None:
             options[option] = coerce(field, fields[field], "command line")
     model = create_model(found.model, **options)
     report = load_weights(model, str(path))
+    if file.description is None:
+        report.lines.extend(_untold(model, path, fields))
+    if model.takes_class_names:
+        if classes:
+            model.set_classes(classes)
+        description = Description(found.model, model.config, list(model.class_names), report.sha256, str(path))
+        return model, description, report
     names = found.classes or [f"class {number}" for number in range(model.num_classes)]
     description = Description(found.model, model.config, list(names), report.sha256, str(path))
     return model, name_classes(description, classes, path) if classes else description, report
+
+
+def _untold(model: VideoModel, path: Path, fields: dict[str, Any]) -> list[str]:
+    """What is taken for granted of a file, but the activation, of which loading has its own line."""
+    names = [name for name in UNTOLD if name != "activation" and name in model.config and fields.get(name) is None]
+    said = ", ".join(f"--{name.replace('_', '-')} ({model.config[name]:g})" for name in names)
+    return [f"{path} does not tell what is published: say {said} if not so"] if names else []
 
 
 def is_numbered(classes: list[str]) -> bool:
@@ -80,7 +99,8 @@ def write_trained(model: VideoModel, description: Description, path: Path) -> No
         if path.suffix == ".safetensors":
             save_file({name: tensor.clone() for name, tensor in tensors.items()}, temporary, metadata=meta)
         elif path.suffix in (".pth", ".pt"):
-            torch.save({"meta": meta, "state_dict": published_names(tensors)}, temporary)
+            published = {model.published_name(name): tensor for name, tensor in tensors.items()}
+            torch.save({"meta": meta, "state_dict": published}, temporary)
         else:
             raise UsageError(f"{path}: end the name in .pth (published names) or .safetensors, or give a folder")
         os.replace(temporary, path)
@@ -88,8 +108,3 @@ def write_trained(model: VideoModel, description: Description, path: Path) -> No
         raise UsageError(f"{path}: cannot be written ({str(error).splitlines()[0]}); name another place") from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def published_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``cls_head.`` before the classifier, ``backbone.`` before the rest."""
-    return {f"{'cls_head' if name.startswith('fc_cls.') else 'backbone'}.{name}": t for name, t in tensors.items()}
