@@ -56,6 +56,7 @@ class VideoModel(nn.Module):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     activation: Activation  # of the MLPs
+    class_names: tuple[str, ...]  # of a model that takes them, empty before they are given
 
     # Arguments of the constructor that make the same model again, kept under their own names.
     arguments: ClassVar[tuple[str, ...]] = ()
