@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from aim_fast.data.scan import default_workers
 from aim_fast.errors import UsageError
+from aim_fast.training.meeting import meet
 from aim_fast.training.recipe import DEVICES, PRECISIONS
 
 
@@ -92,7 +93,10 @@ def join_processes(device: str, precision: str) -> Iterator[Place]:
     # scanning a large data set for the first time is the longest that the other processes wait for the first one
     joined = world > 1 and not dist.is_initialized()
     if joined:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=3))
+        timeout = timedelta(hours=3)
+        store = meet(next(dist.rendezvous("env://", timeout=timeout))[0], rank, world, timeout)
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     try:
         yield place
     finally:
