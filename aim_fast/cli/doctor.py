@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from aim_fast.cli.options import RUN_FIELDS, recipe_options, typed
+from aim_fast.errors import UsageError
 
 PACKAGES = (
     "torch", "torchvision", "triton", "xformers", "nvidia-dali-cuda130", "av", "timm", "open_clip_torch", "einops",
@@ -24,23 +25,35 @@ PACKAGES = (
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.option("--gpus", type=click.IntRange(1), help="with --model: what training on so many GPUs needs")
+@click.option(
+    "--clips-per-s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="R",
+    help="with --gpus: of the step on each, instead of the rate measured here",
+)
 @recipe_options(("dataset", "data_root", "model", "frames", "interval", "img_size", "batch_size", *RUN_FIELDS))
-def command(as_json: bool, **options: Any) -> None:
+def command(as_json: bool, gpus: int | None, clips_per_s: float | None, **options: Any) -> None:
     """What this machine has, and which path each part will take; with --dataset what limits training on it.
 
     \b
     aim-fast doctor
     aim-fast doctor --dataset ssv2 --data-root DIR --model aim_vit_b16_clip
+    aim-fast doctor --dataset ssv2 --data-root DIR --model aim_vit_b16_clip --gpus 64 --clips-per-s 500
     """
+    fields = typed(options)
+    if gpus and not fields.keys() >= {"dataset", "model"}:
+        raise UsageError("--gpus: what they need depends on data and model: give --dataset, --data-root and --model")
+    if clips_per_s and not gpus:
+        raise UsageError("--clips-per-s: says the rate of each of several GPUs: give --gpus")
     facts: dict[str, dict[str, Any]] = {
         "machine": _machine(),
         "packages": {name: _version(name) for name in PACKAGES},
         "paths": {name: _guarded(find) for name, find in PATHS.items()},
     }
-    fields = typed(options)
     if "dataset" in fields:
         title = f"data set {fields['dataset']}"
-        facts[title] = _limits(fields, as_json)
+        facts[title] = _limits(fields, as_json, gpus, clips_per_s)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -50,11 +63,11 @@ def command(as_json: bool, **options: Any) -> None:
             click.echo(f"  {name:<20} {value}")
 
 
-def _limits(fields: dict[str, Any], whole: bool) -> dict[str, Any]:
+def _limits(fields: dict[str, Any], whole: bool, gpus: int | None, rate: float | None) -> dict[str, Any]:
     from aim_fast.training.data_limits import measure_limits
     from aim_fast.training.recipe import load_recipe
 
-    found = measure_limits(load_recipe(None, fields), with_step="model" in fields)
+    found = measure_limits(load_recipe(None, fields), "model" in fields, gpus, rate)
     return dataclasses.asdict(found) if whole else found.lines
 
 

@@ -35,6 +35,7 @@ from aim_fast.training.optimization import Optimization
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.run import build_model
+from aim_fast.training.scale import Needs, Parts, needs
 from aim_fast.training.steps import Steps
 
 _READ_FILES = 64
@@ -58,6 +59,7 @@ class DataLimits:
         limit: "decoding", "reading" or "the step"; without a model of the first two.
         data_wait: share of the time, 0 to 1, that the step would wait for clips; None without a model.
         advice: what would help, one line each.
+        needs: of as many GPUs as were asked for, at the step's rate or a given one; None where none were.
     """
 
     clips: int
@@ -72,6 +74,7 @@ class DataLimits:
     limit: str = ""
     data_wait: float | None = None
     advice: list[str] = field(default_factory=list)
+    needs: Needs | None = None
 
     @property
     def lines(self) -> dict[str, str]:
@@ -86,11 +89,14 @@ class DataLimits:
             "limited by": self.limit
             + ("" if self.data_wait is None else f"; the step would wait {100 * self.data_wait:.0f} % of the time"),
         }
-        return rows | {f"advice {number}": line for number, line in enumerate(self.advice, start=1)}
+        rows |= {f"advice {number}": line for number, line in enumerate(self.advice, start=1)}
+        return rows | (self.needs.lines if self.needs else {})
 
 
-def measure_limits(recipe: Recipe, with_step: bool) -> DataLimits:
+def measure_limits(recipe: Recipe, with_step: bool, gpus: int | None = None, rate: float | None = None) -> DataLimits:
     """Measure a recipe's training split; the split is scanned first where it is new.
+
+    ``gpus``: also what so many GPUs need, at ``rate`` clips/s each, or at that of the step measured here; of a model.
 
     Raises UsageError and DataError as training does.
     """
@@ -126,6 +132,17 @@ def measure_limits(recipe: Recipe, with_step: bool) -> DataLimits:
         short_side=int(statistics.median(min(row.display_size) for row in rows)),
     )
     _judge(found, index)
+    if gpus and model is not None:
+        best = max(found.decode, key=lambda name: found.decode[name])
+        parts = Parts(
+            rate=rate or found.step or 0.0,
+            batch=max(recipe.batch_size, (recipe.total_batch_size or 0) / gpus),
+            cpu_seconds=0.0 if best == "gpu" else threads / found.decode[best],
+            file_bytes=size,
+            clip_bytes=3.0 * recipe.frames * model.img_size**2,
+            trained=sum(tensor.numel() for _, tensor in model.trainable_parameters()),
+        )
+        found.needs = needs(gpus, parts)
     return found
 
 

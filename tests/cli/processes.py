@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,13 +17,21 @@ from aim_fast.training.metrics import read_metrics
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def start(*arguments: object, processes: int = 0, restarts: int = 0) -> subprocess.Popen:
+def start(*arguments: object, processes: int = 0, restarts: int = 0, meeting: str = "") -> subprocess.Popen:
+    """A command, or so many ``processes`` of it by torchrun, on one of two machines that meet at a ``host:port``."""
     launcher = [sys.executable, "-m"]
     if processes:
-        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        nodes = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting] if meeting else ["--standalone"]
+        launcher += ["torch.distributed.run", *nodes, "--nproc-per-node", str(processes)]
         launcher += ["--max-restarts", str(restarts), "--monitor-interval", "0.1", "-m"]
     command = [*launcher, "aim_fast", *map(str, arguments)]
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def finish(process: subprocess.Popen) -> None:

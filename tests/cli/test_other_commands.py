@@ -113,6 +113,22 @@ def test_doctor_measures_what_limits_a_data_set(aim_fast, motion_set):
     assert "--data-root" in err
 
 
+def test_doctor_says_what_many_gpus_need(aim_fast, motion_set):
+    options = ("--dataset", "ssv2", "--data-root", motion_set, "--model", "aim_vit_demo", "--frames", 4)
+    status, out, _ = aim_fast("doctor", *options, "--gpus", 8, "--clips-per-s", 50, "--json")
+    assert status == 0
+    found = json.loads(out)["data set ssv2"]
+    scale = found["needs"]
+    assert scale["clips"] == 400
+    assert scale["cores"] == pytest.approx(400 * found["threads"] / max(found["decode"].values()), rel=0.01)
+    assert scale["read_bytes"] == pytest.approx(400 * found["mean_kib"] * 1024)
+    assert scale["copied_bytes_each"] == 50 * 4 * 48 * 48 * 3
+    assert "8 GPUs" in aim_fast("doctor", *options, "--gpus", 8)[1]
+    for wrong in (("--gpus", 8), ("--clips-per-s", 50), (*options, "--gpus", 0)):
+        status, _, err = aim_fast("doctor", *wrong)
+        assert (status, err.count("\n")) == (2, 1)
+
+
 def test_index_counts_and_scans_again_only_what_changed(aim_fast, motion_set, tmp_path):
     import shutil
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aim_fast.training.metrics import read_metrics
-from tests.cli.processes import adapters, finish, losses, signal_after, start, worker_of
+from tests.cli.processes import adapters, finish, free_port, losses, signal_after, start, worker_of
 
 
 @pytest.mark.slow
@@ -74,18 +74,27 @@ def test_a_lost_worker_is_restarted_and_the_run_goes_on_by_itself_from_its_last_
 
 
 @pytest.mark.slow
-def test_two_processes_of_four_do_what_one_of_eight_does(tiny, tmp_path):
-    """Same clips in each step, so the same loss up to the order of sums; 42 clips leave a last step of two."""
+def test_more_processes_and_machines_do_what_one_does(tiny, tmp_path):
+    """Same clips in each step, so the same loss up to the order of sums; 42 clips leave a last step of two, of which
+    two of four processes get none. The four are two machines of two, each with a launcher of its own."""
     options = [*tiny, "--epochs", 2, "--precision", "fp32", "--quiet"]
     at = options.index("--batch-size") + 1
-    one, two = tmp_path / "one", tmp_path / "two"
-    options[at] = 8
-    finish(start("train", *options, "--output", one))
-    options[at] = 4
-    finish(start("train", *options, "--output", two, processes=2))
-    left, right = losses(one), losses(two)
-    assert [row[:2] for row in left] == [row[:2] for row in right]
-    torch.testing.assert_close([row[2] for row in left], [row[2] for row in right], rtol=2e-3, atol=2e-4)
+    runs = {}
+    for processes, machines in ((0, 1), (2, 1), (4, 2)):
+        options[at] = 8 // max(processes, 1)
+        folder = tmp_path / f"{processes}"
+        meeting = f"127.0.0.1:{free_port()}" if machines > 1 else ""
+        started = [
+            start("train", *options, "--output", folder, processes=processes // machines, meeting=meeting)
+            for _ in range(machines)
+        ]
+        for launcher in started:
+            finish(launcher)
+        runs[processes] = losses(folder)
+    for processes in (2, 4):
+        assert [row[:2] for row in runs[processes]] == [row[:2] for row in runs[0]]
+        found, expected = ([row[2] for row in rows] for rows in (runs[processes], runs[0]))
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-4)
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(aim_fast, trained, tmp_path):
