@@ -25,8 +25,8 @@ __all__ = [
     "Listing",
     "found",
     "layout",
+    "named",
     "read_dataset",
-    "same_classes",
     "source",
 ]
 
@@ -89,30 +89,13 @@ def read_dataset(name: str, root: str | Path, split: str) -> Listing:
     listing = module.read(root, split, **options)
     if not listing.clips:
         raise DataError(f"no {split} clips found under {root}; expected {layout(name)}; {found(root)}")
+    odd = next((clip for clip in listing.clips if not _nameable(clip)), None)
+    if odd is not None:
+        raise DataError(
+            f"{root}: the {split} annotations name a clip {odd.id!r}, which no file can be named; download or write "
+            "them again"
+        )
     return listing
-
-
-def same_classes(name: str, root: str | Path, first: str = "train", second: str = "validation") -> list[str]:
-    """The classes of two splits, which must be the same and have no video in common.
-
-    Raises:
-        DataError: as ``read_dataset``; splits of other classes, or with a video in both, which are named.
-    """
-    one, other = read_dataset(name, root, first), read_dataset(name, root, second)
-    if one.classes != other.classes:
-        odd = sorted(set(one.classes) ^ set(other.classes)) or ["the same names in another order"]
-        raise DataError(
-            f"{root}: {first} has {len(one.classes)} classes, {second} {len(other.classes)}; they differ in "
-            f"{_some(odd)}: give both splits the same classes"
-        )
-    paths = {os.path.normpath(clip.path) for clip in one.clips}
-    shared = [clip.id for clip in other.clips if os.path.normpath(clip.path) in paths]
-    if shared:
-        raise DataError(
-            f"{root}: {len(shared)} of {len(other.clips)} {second} videos are in {first} as well: {_some(shared)}; "
-            "remove them from one of the two, or scores say nothing"
-        )
-    return one.classes
 
 
 def layout(name: str) -> str:
@@ -130,11 +113,20 @@ def found(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder} is no folder"
     entries = sorted((entry for entry in os.scandir(folder) if entry.name[0] != "."), key=lambda entry: entry.name)
-    return f"found: {_some([entry.name + '/' * entry.is_dir() for entry in entries], 6) or 'nothing'}"
+    return f"found: {named([entry.name + '/' * entry.is_dir() for entry in entries], 6) or 'nothing'}"
 
 
-def _some(names: list[str], most: int = 5) -> str:
+def named(names: list[str], most: int = 5) -> str:
+    """The first of some names, for a message: "a, b and 3 more"."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _nameable(clip: Clip) -> bool:
+    """Whether a file can have this name: without zero bytes and half characters, which JSON can write."""
+    try:
+        return b"\0" not in os.fsencode(clip.id) + os.fsencode(clip.path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _format(name: str) -> tuple[ModuleType, dict[str, Any]]:

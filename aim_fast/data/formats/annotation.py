@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -11,12 +12,23 @@ from typing import Any
 
 from aim_fast.errors import DataError
 
-__all__ = ["VIDEO_EXTENSIONS", "files_read", "find_annotation", "read_json", "read_lines"]
+__all__ = [
+    "MOST_CLASSES",
+    "VIDEO_EXTENSIONS",
+    "class_number",
+    "files_read",
+    "find_annotation",
+    "read_json",
+    "read_lines",
+    "read_table",
+]
 
 VIDEO_EXTENSIONS = frozenset(
     f".{name}"
     for name in ("mp4", "webm", "avi", "mkv", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ts", "ogv", "gif")
 )
+
+MOST_CLASSES = 1_000_000  # a larger "class number" is a date, an id or a size: another column
 
 _READ: ContextVar[list[Path] | None] = ContextVar("annotation files read", default=None)
 
@@ -47,11 +59,37 @@ def read_json(file: Path) -> Any:
             f"{file} is not valid JSON at line {error.lineno} column {error.colno} ({error.msg}); "
             "download or write it again"
         ) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise DataError(f"{file} cannot be read as JSON ({error}); download or write it again") from None
 
 
 def read_lines(file: Path) -> list[str]:
     """The file's lines without line ends; blank lines stay, so that positions are line numbers."""
-    return _text(file).splitlines()
+    lines = _text(file).split("\n")  # str.splitlines() would also cut at marks that names may hold, such as U+2028
+    return lines if lines[-1] else lines[:-1]
+
+
+def read_table(file: Path, delimiter: str = ",") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The headings of a CSV file, in lower case, and (line number, row) of every line under them."""
+    reader = csv.DictReader(read_lines(file), delimiter=delimiter, skipinitialspace=True)
+    try:
+        headings = [name.strip().lower() for name in reader.fieldnames or []]
+        reader.fieldnames = headings
+        rows = [
+            (reader.line_num, {name: value.strip() for name, value in row.items() if name and isinstance(value, str)})
+            for row in reader
+        ]
+    except csv.Error as error:
+        raise DataError(
+            f"{file}: line {reader.line_num} is not CSV ({error}); is a quotation mark left open before it?"
+        ) from None
+    return headings, rows
+
+
+def class_number(text: str) -> int | None:
+    """The number that ``text`` is, None for anything else and for one that no class can have."""
+    number = int(text) if text.isdecimal() and len(text) < 10 else MOST_CLASSES
+    return number if number < MOST_CLASSES else None
 
 
 def _text(file: Path) -> str:
@@ -59,10 +97,14 @@ def _text(file: Path) -> str:
     if files is not None and file not in files:
         files.append(file)
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{file} does not exist; check the data root") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text (byte {error.start}); is it the annotation file?") from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(f"{file}: line {line} has a zero byte, which no text has; download or write it again")
+    return text

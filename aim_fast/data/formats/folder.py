@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aim_fast.data.formats import Clip, Listing
+from aim_fast.data.formats import Clip, Listing, found
 from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
 from aim_fast.errors import DataError
 
@@ -51,7 +51,8 @@ def _split_folder(root: Path, split: str) -> Path:
         if (root / name).is_dir():
             return root / name
     raise DataError(
-        f"{root} has no {' or '.join(_SPLIT_FOLDERS[split])} folder for the {split} split; expected {LAYOUT}"
+        f"{root} has no {' or '.join(_SPLIT_FOLDERS[split])} folder for the {split} split; expected {LAYOUT}; "
+        f"{found(root)}"
     )
 
 
@@ -72,10 +73,11 @@ def _classes(folder: Path) -> list[str]:
         folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     names = sorted(entry.name for entry in folders if _video_names(entry))
     if not names:
-        raise DataError(f"{folder} has no class folder with videos in it; expected {LAYOUT}")
+        raise DataError(f"{folder} has no class folder with videos in it; expected {LAYOUT}; {found(Path(folder))}")
     return names
 
 
 def _video_names(folder: str | os.PathLike[str]) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if os.path.splitext(e.name)[1].lower() in VIDEO_EXTENSIONS)
+        names = [entry.name for entry in entries if entry.name[0] != "."]  # ._x.mp4 is what macOS packs beside x.mp4
+    return sorted(name for name in names if os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS)

@@ -8,13 +8,12 @@ of the training file. Some videos of Kinetics are always missing: they stay in t
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from pathlib import Path
 
 from aim_fast.data.formats import UNLABELLED, Clip, Listing, found
-from aim_fast.data.formats.annotation import read_lines
+from aim_fast.data.formats.annotation import read_table
 from aim_fast.data.formats.videos import Videos
 from aim_fast.errors import DataError
 
@@ -39,7 +38,7 @@ def read(root: Path, split: str, num_classes: int) -> Listing:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; expected {LAYOUT}")
     file = _csv_file(root, split)
-    rows = _rows(file)
+    rows = _rows(file, labelled=split != "test")
     train_file = file if split == "train" else _csv_file(root, "train")
     train = rows if split == "train" else _rows(train_file)
     classes = sorted({row["label"] for _, row in train if row.get("label")})
@@ -82,18 +81,16 @@ def _csv_file(root: Path, split: str) -> Path:
     return min(fitting, key=lambda file: (file.stem.lower() not in words, len(file.name)))
 
 
-def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+def _rows(file: Path, labelled: bool = True) -> list[tuple[int, dict[str, str]]]:
     """(line number, row) of every line under the heading."""
-    reader = csv.DictReader(read_lines(file), skipinitialspace=True)
-    header = [name.strip().lower() for name in reader.fieldnames or []]
-    reader.fieldnames = header
-    lacking = [name for name in _COLUMNS[1:] if name not in header]
+    header, rows = read_table(file)
+    lacking = [name for name in _COLUMNS[not labelled :] if name not in header]
     if lacking:
         raise DataError(
             f"{file}: the heading has no {', '.join(lacking)}; expected {','.join(_COLUMNS)},split, found "
             f"{','.join(header)[:80] or 'an empty file'}"
         )
-    return [(reader.line_num, {k: v.strip() for k, v in row.items() if k and isinstance(v, str)}) for row in reader]
+    return rows
 
 
 def _video_names(file: Path, line: int, row: dict[str, str]) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ import os
 import re
 from pathlib import Path
 
-from aim_fast.data.formats import Clip, Listing
-from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, read_lines
+from aim_fast.data.formats import Clip, Listing, found
+from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, class_number, read_lines
 from aim_fast.errors import DataError
 
 __all__ = ["LAYOUT", "SOURCE", "list_file", "read", "rewrite_list"]
@@ -74,7 +74,10 @@ def list_file(root: Path, split: str) -> Path:
     file = _find(root, split)
     if file is None:
         names = " or ".join(f"{name}.txt" for name in _SPLIT_NAMES[split])
-        raise DataError(f"no list for the {split} split at {root} (looked for {names}); expected {LAYOUT}")
+        raise DataError(
+            f"no list for the {split} split at {root} (looked for {names}); expected {LAYOUT}; "
+            f"{found(root if root.is_dir() else root.parent)}"
+        )
     return file
 
 
@@ -111,7 +114,7 @@ def _entries(file: Path) -> list[tuple[int, str, str]]:
 
 
 def _integers(entries: list[tuple[int, str, str]]) -> bool:
-    return all(label.isdigit() for _, _, label in entries)
+    return all(class_number(label) is not None for _, _, label in entries)
 
 
 def _named_classes(file: Path) -> list[str]:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from aim_fast.data.formats import UNLABELLED, Clip, Listing
-from aim_fast.data.formats.annotation import read_json, read_lines
+from aim_fast.data.formats import UNLABELLED, Clip, Listing, found
+from aim_fast.data.formats.annotation import class_number, read_json, read_lines
 from aim_fast.errors import DataError
 
 __all__ = ["LAYOUT", "SOURCE", "read"]
@@ -55,7 +55,7 @@ def read(root: Path, split: str) -> Listing:
     if clips and not any(clip.id in videos for clip in clips):
         raise DataError(
             f"none of the {len(clips)} videos of {annotation.name} is under {root}, the first is "
-            f"{clips[0].id}.webm; expected {LAYOUT}"
+            f"{clips[0].id}.webm; expected {LAYOUT}; {found(root)}"
         )
     return Listing(classes, clips)
 
@@ -98,13 +98,15 @@ def _answers(root: Path, numbers: dict[str, int]) -> dict[str, int]:
     answers = {}
     for line_number, line in enumerate(read_lines(file), start=1):
         name, separator, answer = line.partition(";")
+        if not line.strip():
+            continue
         answer = _without_brackets(answer.strip())
-        if not separator or (answer not in numbers and not answer.isdigit()):
+        number = numbers.get(answer, class_number(answer))
+        if not separator or number is None:
             raise DataError(f"{file}: line {line_number} is not 'id;label' with a known label: {line!r}")
-        number = numbers.get(answer)
-        answers[name.strip()] = int(answer) if number is None else number
-        if answers[name.strip()] >= len(numbers):
+        if number >= len(numbers):
             raise DataError(f"{file}: line {line_number} has class {answer}, but there are {len(numbers)} classes")
+        answers[name.strip()] = number
     return answers
 
 
@@ -112,7 +114,8 @@ def _find(root: Path, name: str) -> Path:
     file = _found(root, name)
     if file is None:
         raise DataError(
-            f"{name} (or something-something-v2-{name}) not found in {root} or its labels/; expected {LAYOUT}"
+            f"{name} (or something-something-v2-{name}) not found in {root} or its labels/; expected {LAYOUT}; "
+            f"{found(root)}"
         )
     return file
 
@@ -134,12 +137,12 @@ def _videos(root: Path, annotation: Path) -> dict[str, str]:
         entry.path for parent in parents for entry in os.scandir(parent) if entry.is_dir() and entry.name[0] != "."
     )
     official = [folder for folder in subfolders if Path(folder).name == _OFFICIAL_VIDEOS]
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for folder in dict.fromkeys([*official, *subfolders, str(root)]):
         with os.scandir(folder) as files:
             here = sorted((file.name for file in files), key=lambda name: not name.endswith(".webm"))
         for file in here:
             stem, extension = os.path.splitext(file)
             if extension.lower() in _EXTENSIONS:
-                found.setdefault(stem, os.path.join(folder, file))
-    return found
+                paths.setdefault(stem, os.path.join(folder, file))
+    return paths

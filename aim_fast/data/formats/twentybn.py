@@ -7,13 +7,12 @@ lines ``id;label``, ``-test.csv`` an id. Later downloads of Jester name them ``T
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from aim_fast.data.formats import UNLABELLED, Clip, Listing, found
-from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, find_annotation, read_lines
+from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, find_annotation, read_lines, read_table
 from aim_fast.errors import DataError
 
 __all__ = ["PictureFolders"]
@@ -72,9 +71,10 @@ def _entries(file: Path) -> list[tuple[int, str, str | None]]:
     """(line number, id, label or None) of every line that is not blank."""
     lines = read_lines(file)
     if lines and lines[0].lower().startswith("video_id"):
-        reader = csv.DictReader(lines, delimiter=";" if ";" in lines[0] else ",")
-        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
-        return [(reader.line_num, row["video_id"].strip(), (row.get("label") or "").strip() or None) for row in reader]
+        headings, rows = read_table(file, ";" if ";" in lines[0] else ",")
+        if headings[0] != "video_id":
+            raise DataError(f"{file}: the heading begins with {headings[0]!r}, not video_id; download it again")
+        return [(number, row.get("video_id", ""), row.get("label") or None) for number, row in rows]
     entries = []
     for number, line in enumerate(lines, start=1):
         if line.strip():

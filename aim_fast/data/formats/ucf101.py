@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from aim_fast.data.formats import Clip, Listing, found
-from aim_fast.data.formats.annotation import find_annotation, read_lines
+from aim_fast.data.formats.annotation import class_number, find_annotation, read_lines
 from aim_fast.data.formats.videos import Videos
 from aim_fast.errors import DataError
 
@@ -38,7 +38,8 @@ def read(root: Path, split: str, number: int) -> Listing:
     for line_number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
-        name = line.strip().rpartition(" ")[0] if line.strip()[-1:].isdigit() and " " in line.strip() else line.strip()
+        before, _, last = line.strip().rpartition(" ")
+        name = before if before and last.isdecimal() else line.strip()
         class_name, _, video = name.partition("/")
         if class_name not in numbers or not video:
             raise DataError(
@@ -67,10 +68,11 @@ def _classes(file: Path) -> list[str]:
     for line_number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
-        number, _, name = line.strip().partition(" ")
-        if not number.isdigit() or not name:
+        text, _, name = line.strip().partition(" ")
+        number = class_number(text)
+        if number is None or not name:
             raise DataError(f"{file}: line {line_number} is not 'number class': {line!r}")
-        by_number[int(number)] = name.strip()
+        by_number[number] = name.strip()
     if sorted(by_number) != list(range(1, len(by_number) + 1)):
         raise DataError(f"{file}: class numbers are not 1 to {len(by_number)}, each once; download the lists again")
     return [by_number[number] for number in sorted(by_number)]

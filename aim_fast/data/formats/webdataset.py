@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from aim_fast.data.formats import UNLABELLED, Clip, Listing, found
-from aim_fast.data.formats.annotation import read_lines
+from aim_fast.data.formats.annotation import class_number, read_lines
 from aim_fast.data.shard_index import Sample, read_shard
 from aim_fast.errors import DataError
 
@@ -39,10 +39,11 @@ def read(root: Path, split: str) -> Listing:
     numbers = {name: number for number, name in enumerate(classes)}
     clips = []
     for shard, sample in samples:
-        if sample.label.lstrip("-").isdigit():
-            number = int(sample.label)
+        written = class_number(sample.label)
+        if sample.label in ("", str(UNLABELLED)):
+            number = UNLABELLED
         else:
-            number = numbers.get(sample.label, UNLABELLED if not sample.label else UNLABELLED - 1)
+            number = numbers.get(sample.label, UNLABELLED - 1) if written is None else written
         if not (0 <= number < len(classes) or (number == UNLABELLED and split == "test")):
             what = f"label {sample.label!r}, none of the {len(classes)} classes" if sample.label else "no .cls or .json"
             raise DataError(f"{shard}: sample {sample.key} has {what}; write the shard again")
@@ -90,7 +91,7 @@ def _classes(root: Path, split: str, samples: list[tuple[Path, Sample]]) -> list
     if split != "train":
         samples = [(shard, sample) for shard in shard_files(root, "train") for sample in read_shard(shard, root)]
     labels = {sample.label for _, sample in samples if sample.label}
-    if labels and all(label.isdigit() for label in labels):
-        names = {int(sample.label): sample.class_name for _, sample in samples}
+    if labels and all(class_number(label) is not None for label in labels):
+        names = {class_number(sample.label): sample.class_name for _, sample in samples}
         return [names.get(number) or str(number) for number in range(1 + max(map(int, labels)))]
     return sorted(labels)
