@@ -64,7 +64,8 @@ def command(
         raise UsageError(f"unknown study {study!r}; {nearest(study, STUDIES)}")
     fields = typed(options)
     progress = RunProgress(quiet)
-    if demo or not (fields.get("dataset") or recipe):
+    demo = demo or not (fields.get("dataset") or recipe)
+    if demo:
         if named := [name for name in ("dataset", "data_root", "weights") if name in fields]:
             raise UsageError(f"--demo makes its own data and trunk: leave --{named[0].replace('_', '-')} out")
         folder = Path(output or f"runs/ablate-{study}-demo")
@@ -73,7 +74,7 @@ def command(
             data_root=str(folder / "demo" / "data"), weights=str(folder / "demo" / "trunk.safetensors")
         )
     else:
-        demo, resolved = False, load_recipe(recipe, fields)
+        resolved = load_recipe(recipe, fields)
         folder = Path(output or f"runs/ablate-{study}-{resolved.dataset}")
     check_model_fields(resolved.model, fields, resolved.head)
     chosen = _seeds(seeds, resolved.seed)

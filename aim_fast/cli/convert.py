@@ -9,11 +9,13 @@ import click
 from aim_fast.cli.options import recipe_options, typed
 
 
-@click.command("convert")
+@click.command("convert", short_help="Turn a trained model into another form.")
 @click.argument("source", metavar="RUN|CHECKPOINT")
 @click.argument("destination", metavar="FOLDER|FILE")
 @click.option("--classes", metavar="FILE", help="class names of a checkpoint without: one a line, or JSON")
-@recipe_options(("model", "adapter_scale", "activation", "prompt_prefix", "prompt_postfix", "weights"))
+@recipe_options(
+    ("model", "adapter_scale", "activation", "prompt_prefix", "prompt_postfix", "weights"), defaults="source"
+)
 def command(source: str, destination: str, classes: str | None, **options: Any) -> None:
     """Turn a trained model into another form; every tensor keeps its bits.
 

@@ -8,7 +8,7 @@ import textwrap
 import click
 
 
-@click.command("datasets")
+@click.command("datasets", short_help="List data sets, their layouts, where to get them.")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def command(as_json: bool) -> None:
     """Names for --dataset, the layout that each expects under --data-root, and where to get it."""

@@ -23,7 +23,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say what this machine has and which paths it takes.")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.option("--gpus", type=click.IntRange(1), help="with --model: what training on so many GPUs needs")
 @click.option(

@@ -15,7 +15,7 @@ FIELDS = (
 )
 
 
-@click.command("features")
+@click.command("features", short_help="Store what a frozen trunk makes of every clip.")
 @click.option("--recipe", metavar="NAME|FILE", help="a shipped recipe or a YAML file; chosen by --model when not given")
 @click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
 @click.option("--output", metavar="DIR", required=True, help="folder of the features; one below it for each split")

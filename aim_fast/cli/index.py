@@ -10,11 +10,11 @@ import click
 from aim_fast.cli.options import recipe_options, typed
 
 
-@click.command("index")
+@click.command("index", short_help="Scan a data set; name missing and broken videos.")
 @click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
 @click.option("--rebuild", is_flag=True, help="scan every file again")
 @click.option("--strict", is_flag=True, help="exit with status 2 when a video is missing or broken")
-@recipe_options(("dataset", "data_root", "workers"))
+@recipe_options(("dataset", "data_root", "workers"), defaults="fixed")
 def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any) -> int:
     """Scan a data set: frames, sizes and codecs of its videos; broken and missing ones by name.
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 
-@click.command("models")
+@click.command("models", short_help="List models with parameters and GFLOPs.")
 @click.argument("names", metavar="[NAME...]", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="print JSON, with the published figures where there are some")
 @click.option(
@@ -36,7 +36,10 @@ def command(
 ) -> None:
     """Names, parameters, and multiply-adds of a video in billions (GFLOPs, as the literature counts them).
 
-    All models without NAME; open_clip:NAME is one too.
+    All models without NAME; open_clip:NAME and timm:NAME are models too.
+
+    \b
+    aim-fast models aim_vit_b16_clip open_clip:ViT-H-14 --frames 16
     """
     from aim_fast.models.flops import TABLE_DATASETS, model_table
 
@@ -45,16 +48,21 @@ def command(
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    width = 22 if chosen else 42
+    labels = [_label(row["name"], {} if chosen else row["overrides"]) for row in rows]
+    width = max(len(label) for label in labels) + 1
     head = f"{'dataset':<12}{'frames':>7}{'views':>7}{'parameters':>14}{'trainable':>13}{'GFLOPs':>10}"
     click.echo(f"{'model':<{width}}{head}  {'published GFLOPs, top-1'}")
-    for row in rows:
+    for label, row in zip(labels, rows):
         published = row["published"] or {}
         words = (published.get(key) for key in ("rung", "weights"))
         beside = [str(published.get("gflops", "–")), str(published.get("top1", "–")), *filter(None, words)]
-        changed = () if chosen else row["overrides"].items()
-        name = ",".join([row["name"], *(f"{key}={value}".replace(" ", "") for key, value in changed)])
         click.echo(
-            f"{name:<{width}}{row['dataset']:<12}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}"
+            f"{label:<{width}}{row['dataset']:<12}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}"
             f"{row['trainable']:>13,}{row['gflops']:>10.1f}  " + (", ".join(beside) if published else "")
         )
+
+
+def _label(name: str, overrides: dict[str, Any]) -> str:
+    """A row's name as `aim-fast compare` takes it: NAME,key=value."""
+    settings = (f"{key}={value}" if value != [] else f"{key}=none" for key, value in overrides.items())
+    return ",".join([name, *settings]).replace(" ", "").replace("'", "")

@@ -13,7 +13,7 @@ from aim_fast.cli.options import recipe_options, typed
 PROMPT = ("prompt_prefix", "prompt_postfix")
 
 
-@click.command("predict")
+@click.command("predict", short_help="Name the most probable classes of video files.")
 @click.argument("run", metavar="RUN|CHECKPOINT")
 @click.argument("videos", metavar="VIDEO...", nargs=-1, required=True)
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="classes to name for each video")
@@ -47,6 +47,10 @@ def command(
 
     A file that cannot be read is named on stderr and in the JSON, with its reason; the others are predicted, and the
     exit status is 2.
+
+    \b
+    aim-fast predict RUN clip.mp4 --top-k 5
+    aim-fast predict RUN long.mp4 --timeline timelines --window 4 --stride 1
     """
     if timeline is not None:
         return _timelines(run, list(videos), timeline, top_k, as_json, window, stride, typed(options))
@@ -89,7 +93,8 @@ def _timelines(
         elif as_json:
             printed.append(json.loads(result.to_json()))
         else:
-            click.echo(f"{result.video}: {len(result.windows)} windows, {Path(folder) / Path(result.video).name}.json")
+            count = "1 window" if len(result.windows) == 1 else f"{len(result.windows)} windows"
+            click.echo(f"{result.video}: {count}, {Path(folder) / Path(result.video).name}.json")
             for start, end, label, share in result.segments():
                 click.echo(f"  {start:7.1f} to {end:7.1f} s  {100 * share:5.1f} %  {label}")
     if as_json:

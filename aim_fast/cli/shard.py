@@ -10,11 +10,11 @@ import click
 from aim_fast.cli.options import recipe_options, typed
 
 
-@click.command("shard")
+@click.command("shard", short_help="Write a data set as tar shards (WebDataset).")
 @click.option("--output", required=True, metavar="DIR", help="folder of the shards")
 @click.option("--shard-size", default=1024, show_default=True, type=click.IntRange(1), help="MiB a shard, about")
 @click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
-@recipe_options(("dataset", "data_root", "workers"))
+@recipe_options(("dataset", "data_root", "workers"), defaults="fixed")
 def command(output: str, shard_size: int, splits: tuple[str, ...], **options: Any) -> None:
     """Write a data set as tar shards in WebDataset's layout; the same command goes on after an interruption.
 

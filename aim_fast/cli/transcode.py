@@ -10,13 +10,13 @@ import click
 from aim_fast.cli.options import recipe_options, typed
 
 
-@click.command("transcode")
+@click.command("transcode", short_help="Encode a data set anew, so that it decodes fast.")
 @click.option("--output", required=True, metavar="DIR", help="folder of the new data set")
 @click.option("--short-side", default=256, show_default=True, type=click.IntRange(32), help="pixels; never enlarges")
 @click.option("--gop", default=12, show_default=True, type=click.IntRange(1, 250), help="frames between key frames")
 @click.option("--codec", default="h264", show_default=True, help="h264 in mp4, or vp9 in webm")
 @click.option("--quality", type=click.IntRange(0, 63), help="CRF, lower is better and larger; 23 (h264) or 31 (vp9)")
-@recipe_options(("dataset", "data_root", "workers"))
+@recipe_options(("dataset", "data_root", "workers"), defaults="fixed")
 def command(output: str, short_side: int, gop: int, codec: str, quality: int | None, **options: Any) -> None:
     """Encode every video anew with a short side, close key frames and plain timestamps; labels are carried over.
 

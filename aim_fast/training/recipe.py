@@ -47,7 +47,7 @@ class Recipe:
     )
     temporal_place: str = _option(
         "lowest",
-        "where the temporal embedding is added: at the lowest block with adapters, at the stem (published), or frozen",
+        "temporal embedding: at the lowest block with adapters, in the stem (as published), or frozen at zero",
     )
     tune: str | None = _option(None, "what trains: adapters, or all for full fine-tuning; the model's own if not given")
     num_tadapter: int = _option(1, "temporal adapters a block: 1, or 2 for one before the temporal attention as well")
@@ -141,7 +141,7 @@ class Recipe:
     cuda_graph: bool = _option(
         False, "capture the training step as a CUDA graph: one GPU, bf16 or fp32", incidental=True
     )
-    output: str | None = _option(None, "folder of the run", incidental=True)
+    output: str | None = _option(None, "folder of the run; runs/DATASET-MODEL-FRAMESf when not given", incidental=True)
     eval_every: int = _option(1, "epochs between validations; 0 for none but the last", incidental=True)
     checkpoint_every: int = _option(500, "steps between checkpoints within an epoch; 0 for none", incidental=True)
     log_every: int = _option(10, "steps between lines of metrics.jsonl", incidental=True)
@@ -221,7 +221,7 @@ def _check(recipe: Recipe) -> None:
     if not 0 < recipe.data_share <= 1:
         refuse("data_share", "above 0 and at most 1")
     if recipe.cache_features and recipe.train_view != "validation":
-        refuse("cache_features", "left out, or train_view validation: one view of a clip is kept, none drawn at random")
+        refuse("cache_features", "given with train_view validation: one view of a clip is kept, none drawn at random")
     if recipe.cache_features and (recipe.features or recipe.mixup or recipe.cutmix):
         refuse("cache_features", "without features, mixup and cutmix: a cache has neither pixels nor other features")
     if recipe.shots and recipe.shot_list:
@@ -272,6 +272,9 @@ def coerce(name: str, value: Any, where: str) -> Any:
     return _scalar(kind, value, name, where)
 
 
+_KINDS = {int: "a whole number", float: "a number", bool: "yes or no (true, false)", str: "a word"}
+
+
 def _scalar(kind: type, value: Any, name: str, where: str) -> Any:
     try:
         if kind is bool:
@@ -286,7 +289,7 @@ def _scalar(kind: type, value: Any, name: str, where: str) -> Any:
                 return number
     except (TypeError, ValueError, OverflowError):
         pass
-    raise UsageError(f"{where}: {name} is {value!r}, not a {kind.__name__}")
+    raise UsageError(f"{where}: {name} is {value!r}, not {_KINDS[kind]}")
 
 
 def shipped_recipes() -> list[str]:

@@ -64,6 +64,12 @@ def test_help_tells_what_an_option_is_when_it_is_not_typed(aim_fast):
     assert default("eval", "--views") == "the run's"
     assert default("eval", "--device") == "auto"
     assert default("demo", "--epochs") == "9"
+    assert default("index", "--dataset") is None
+    assert default("convert", "--adapter-scale") == "what RUN|CHECKPOINT says, else 0.5"
+
+
+def test_the_list_of_commands_is_not_cut_short(aim_fast):
+    assert "..." not in aim_fast("--help")[1].partition("Commands:")[2]
 
 
 def test_models_prints_the_published_costs(aim_fast):
