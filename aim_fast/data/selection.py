@@ -25,7 +25,8 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     try:
         lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as a list of {what}, one a line ({error})") from None
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UsageError(f"{path}: cannot be read as a list of {what}, one a line ({reason})") from None
     if not lines:
         raise UsageError(f"{path}: names no {what}: write one a line")
     if len(set(lines)) < len(lines):

@@ -49,9 +49,9 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identif
     if asked is None and told:
         return Identified(told["model"], dict(told["options"]), told.get("classes"))
     name = asked or _name(variant, found)
-    entry = find_entry(name)
-    if entry.model is not variant:
-        right = _name(variant, found)
+    entry, right = find_entry(name), _name(variant, found)
+    other_size = _fits(MODELS[right].arguments, found, _SIZES) and not _fits(entry.arguments, found, _SIZES)
+    if entry.model is not variant or other_size:
         article = "an" if right.startswith("aim") else "a"
         raise WeightsError(f"{where}: is {article} {right} checkpoint, not {name}: give --model {right}")
     if asked or _fits(entry.arguments, found, _SIZES):

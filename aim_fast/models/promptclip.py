@@ -331,7 +331,7 @@ class PromptCLIP(VideoModel):
         kept = classes is None and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if not kept or weight.is_inference():  # what is made in inference mode does not tell its changes
             return self._read_prompts(classes)
-        autocast = torch.is_autocast_enabled(weight.device.type)
+        autocast = not weight.is_meta and torch.is_autocast_enabled(weight.device.type)
         state = (weight._version, weight.device, weight.dtype, autocast, self.activation)
         if self._scored is None or self._scored[0] != state:
             self._scored = (state, self._read_prompts(None))

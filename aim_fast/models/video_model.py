@@ -134,7 +134,10 @@ class VideoModel(nn.Module):
 
     def set_classes(self, names: Sequence[str]) -> None:
         """Score these classes from now on, where the model ``takes_class_names``."""
-        raise UsageError(f"{type(self).__name__} has a classifier of {self.num_classes} classes and reads no names")
+        raise UsageError(
+            f"{type(self).__name__} has a classifier of {self.num_classes} classes and reads no names: leave class "
+            "names out, or train a model that reads them (PromptCLIP, --head text)"
+        )
 
     def candidates(self, labels: Tensor, seed: int) -> Tensor | None:
         """The classes that a training step scores, ids ascending ``[K]``; None, as here, for all.

@@ -167,7 +167,7 @@ def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:
     for candidate in (path, path / "checkpoints" / prefer, path / "checkpoints" / other):
         if (candidate / ADAPTERS).exists():
             return candidate
-    raise CheckpointError(f"{path}: holds no checkpoint; train with --output {path} until the first one is written")
+    raise CheckpointError(f"{path}: holds no checkpoint; give the --output folder of a run that has written one")
 
 
 def read_checkpoint(folder: Path, with_state: bool = False) -> Checkpoint:

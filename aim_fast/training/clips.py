@@ -29,7 +29,13 @@ def data_classes(recipe: Recipe) -> list[str]:
     """
     dataset, root = _source(recipe)
     classes = same_classes(dataset, root)
-    return choose_classes(classes, recipe.classes, recipe.seed) if recipe.classes else classes
+    if recipe.classes:
+        classes = choose_classes(classes, recipe.classes, recipe.seed)
+    if len(classes) < 2:
+        raise DataError(
+            f"{root}: one class ({classes[0]!r}) leaves nothing to tell apart: check --data-root and --classes"
+        )
+    return classes
 
 
 def _source(recipe: Recipe) -> tuple[str, Path]:

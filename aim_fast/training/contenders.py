@@ -83,8 +83,11 @@ def find_contender(text: str, dataset: str, frames: int | None, num_classes: int
         return _of_recipe(name, dataset, num_classes)
     if Path(name).exists():
         return _of_run(name)
-    known = [*MODELS, *list_peers(), *shipped_recipes()]
-    raise UsageError(f"{name!r} is no model, recipe or run: {nearest(name, known)}")
+    if "/" in name:
+        raise UsageError(f"{name} does not exist; give the --output folder of a training run")
+    near = nearest(name, [*MODELS, *list_peers(), *shipped_recipes()])
+    hint = near if near.startswith("did") else "`aim-fast models` lists models, `aim-fast compare --help` what else"
+    raise UsageError(f"{name!r} is no model, recipe or run: {hint}")
 
 
 def _overrides(text: str, settings: list[str]) -> dict[str, Any]:

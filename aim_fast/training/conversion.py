@@ -64,8 +64,9 @@ def read_class_names(path: Path) -> list[str]:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UsageError(
-            f"{path}: cannot be read as class names ({error}); give a text file, one name a line"
+            f"{path}: cannot be read as class names ({reason}); give a text file, one name a line"
         ) from None
     if text.lstrip().startswith(("[", "{")):
         try:

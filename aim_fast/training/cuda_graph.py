@@ -95,9 +95,9 @@ class GraphedStep:
 def check_cuda_graph(place: Place, accumulate: int) -> None:
     """Raises UsageError where a step cannot be captured: on a CPU, in several processes, in batches, or in fp16."""
     if place.device.type != "cuda":
-        raise UsageError(f"--cuda-graph captures a step on a CUDA device, not on {place.device.type}: leave it away")
+        raise UsageError(f"--cuda-graph captures a step on a CUDA device, not on {place.device.type}: leave it out")
     if place.world > 1:
-        raise UsageError(f"--cuda-graph captures the step of one process, not of {place.world}: leave it away")
+        raise UsageError(f"--cuda-graph captures the step of one process, not of {place.world}: leave it out")
     if accumulate > 1:
         raise UsageError(f"--cuda-graph captures a step of one batch, not of {accumulate}: give a larger --batch-size")
     if place.dtype is torch.float16:

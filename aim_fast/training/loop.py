@@ -135,6 +135,11 @@ class Trainer:
             f"{recipe.model}: {trained:,} of {total:,} parameters train, {place.dtype} on {place.device.type}; "
             f"{self.steps.clips_per_step} clips a step, {self.steps.per_epoch} steps an epoch"
         )
+        if self.steps.clips_per_step > (recipe.total_batch_size or math.inf) and not recipe.accumulate:
+            progress.say(
+                f"a step is larger than total_batch_size {recipe.total_batch_size}: {recipe.batch_size} clips x "
+                f"{place.world} processes; the learning rate stays {recipe.lr:g}"
+            )
 
     def close(self) -> None:
         self.progress.close()

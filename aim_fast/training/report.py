@@ -111,7 +111,7 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
     """
     if "views" in fields:
         parse_views(fields["views"])
-    if not Path(path).exists():
+    if not Path(path).is_file():
         find_checkpoint(path)
     saved = saved_recipe(path)
     with join_processes(fields.get("device", "auto"), fields.get("precision", "auto")) as place:

@@ -67,6 +67,8 @@ def check_output(recipe: Recipe, resume: bool) -> Path:
             find_checkpoint(folder, "last")
             raise CheckpointError(f"{folder}: holds no {RECIPE} to resume by; give the --output of a training run")
         saved = load_recipe(folder / RECIPE, {})
+        if saved.data_root is None:
+            raise CheckpointError(f"{folder}: was converted and holds no optimiser, so it cannot be resumed")
         if differences := recipe_differences(saved, recipe):
             raise CheckpointError(
                 f"{folder}: --resume needs the recipe it was started with, but {'; '.join(differences)}: "

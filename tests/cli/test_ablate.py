@@ -72,3 +72,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(aim_fast, tmp_path, option
     assert line in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "study").exists()
+
+
+def test_a_study_without_a_data_set_makes_the_demo_s(aim_fast, tmp_path, monkeypatch):
+    from aim_fast.errors import UsageError
+    from aim_fast.training import demo_set
+
+    def stop(folder, *_):
+        raise UsageError(f"clips go to {folder}")
+
+    monkeypatch.setattr(demo_set, "make_clips", stop)
+    for demo in ((), ("--demo",)):
+        status, _, err = aim_fast("ablate", "--study", "ratios", *demo, "--output", tmp_path / "study", "--quiet")
+        assert status == 2
+        assert f"clips go to {tmp_path / 'study' / 'demo'}" in err

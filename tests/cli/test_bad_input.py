@@ -263,6 +263,30 @@ def test_options_that_a_run_cannot_be_evaluated_with(refused, trained, option, v
 
 def test_evaluating_what_is_not_there(refused, tmp_path):
     assert "does not exist" in refused("eval", tmp_path / "none")
+    assert "holds no checkpoint" in refused("eval", tmp_path)
+    assert "holds no checkpoint" in refused("predict", tmp_path, "a.mp4")
+
+
+def test_a_step_larger_than_the_total_batch_is_told(aim_fast, motion_set, trunk, tmp_path):
+    for total, told in ((8, False), (4, True)):
+        options = ("--batch-size", 8, "--total-batch-size", total, "--epochs", 0, "--output", tmp_path / str(total))
+        status, _, err = aim_fast(*train(motion_set, trunk, *options))
+        assert status == 0, err
+        assert (f"a step is larger than total_batch_size {total}: 8 clips x 1 processes" in err) == told
+
+
+def test_a_converted_run_is_not_resumed(refused, aim_fast, trained, tmp_path):
+    assert aim_fast("convert", trained, tmp_path / "run.pth")[0] == 0
+    assert aim_fast("convert", tmp_path / "run.pth", tmp_path / "converted")[0] == 0
+    assert "holds no optimiser" in refused("train", "--output", tmp_path / "converted", "--resume")
+
+
+def test_one_class_is_nothing_to_train_on(refused, motion_set, trunk, tmp_path):
+    (tmp_path / "videos" / "only").mkdir(parents=True)
+    for video in sorted(motion_set.rglob("*.webm"))[:8]:
+        shutil.copy(video, tmp_path / "videos" / "only")
+    options = ("--dataset", "folder", "--data-root", tmp_path / "videos", "--weights", trunk, "--model", "aim_vit_demo")
+    assert "one class ('only')" in refused("train", *options, "--output", tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,8 @@ def test_published_accuracies_stand_beside_what_is_counted(aim_fast):
         (("torchvision:mvit_v2_s,num_frames=8",), "num_frames 8 is not 16"),
         (("aim_vit_demo", "--dataset", "kinetics40"), "did you mean 'kinetics400'"),
         (("aim_vit_demo", "--csv", "/none/x.csv"), "cannot be written"),
+        (("runs/none",), "runs/none does not exist"),
+        (("xyzzy",), "`aim-fast models` lists models"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_runs(aim_fast, words, says):

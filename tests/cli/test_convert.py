@@ -121,7 +121,9 @@ def test_class_names_are_given_as_a_file(aim_fast, tmp_path):
 
 def bad(kind, folder):
     path, state, *_ = published("aim_vit_clip_1t", folder)
-    if kind == "trunk":
+    if kind == "demo":
+        state = create_model("aim_vit_demo", num_classes=3).state_dict()
+    elif kind == "trunk":
         state = {name: tensor for name, tensor in state.items() if "Adapter" not in name}
     elif kind == "headless":
         state = {name: tensor for name, tensor in state.items() if "fc_cls" not in name}
@@ -138,6 +140,7 @@ def bad(kind, folder):
     [
         ("whole", ("--model", "timesformer_b16_clip"), "is an aim_vit_b16_clip checkpoint, not timesformer_b16_clip"),
         ("whole", ("--model", "aim_vit_b17_clip"), "did you mean 'aim_vit_b1"),
+        ("demo", ("--model", "aim_vit_b16_clip"), "is an aim_vit_demo checkpoint, not aim_vit_b16_clip"),
         ("whole", ("--classes", "missing.txt"), "missing.txt: cannot be read as class names"),
         ("trunk", (), "holds no adapters"),
         ("headless", (), "holds no classifier"),

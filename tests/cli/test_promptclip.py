@@ -53,6 +53,9 @@ def test_a_run_from_videos_is_evaluated_and_predicts(aim_fast, small, motion_set
     assert status == 0, err
     found = {row["label"] for row in json.loads(out)[0]["predictions"]}
     assert found == {"a ball rolls", "a cat sleeps"}
+    status, out, err = aim_fast("compare", run, "--no-speed", "--json")
+    assert status == 0, err
+    assert json.loads(out)["rows"][0]["gflops"] > 0
 
 
 def test_features_are_what_the_frozen_tower_makes_of_the_videos(features, aim_fast, small, tmp_path):
