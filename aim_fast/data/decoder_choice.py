@@ -210,13 +210,14 @@ def _paths(index: Index) -> list[Path]:
 
 
 def _stored(index: Index) -> list[dict[str, Any]]:
-    """What was measured before, the latest first; a file that cannot be read counts for nothing."""
-    for path in _paths(index):
+    """What was measured before, the latest of each place first; a file that cannot be read counts for nothing."""
+    entries: list[dict[str, Any]] = []
+    for path in reversed(_paths(index)):  # data that cannot be written to any more may have old ones beside them
         with contextlib.suppress(OSError, ValueError):
             known = json.loads(path.read_text())
             if isinstance(known, list):
-                return [entry for entry in known if isinstance(entry, dict)]
-    return []
+                entries += [entry for entry in known if isinstance(entry, dict)]
+    return entries
 
 
 def _store(index: Index, entry: dict[str, Any]) -> None:

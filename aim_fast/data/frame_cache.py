@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from aim_fast.data.build_lock import one_builder
 from aim_fast.data.decode import decode_frames, stream_frames
 from aim_fast.data.frame_folder import CODEC as PICTURES
 from aim_fast.data.index import Index, Row
@@ -127,11 +128,14 @@ def load_or_build_frame_cache(
         place.mkdir(parents=True, exist_ok=True)
         have = _read(place)
         wanted, missing = _within(index, have, short_side, share, max_bytes)
-        todo = [number for number in wanted if _key(index.rows[number]) not in have]
-        _check_room(place, sum(_expected(index.rows[number], short_side, share) for number in todo))
-        _build(index, todo, place, kind, short_side, share, workers or default_workers(), progress)
-        if todo:
-            have = _read(place)
+        if any(_key(index.rows[number]) not in have for number in wanted):
+            with one_builder([place / "lock"], f"the frame cache {place}"):
+                have = _read(place)  # another process may have cached meanwhile
+                wanted, missing = _within(index, have, short_side, share, max_bytes)
+                todo = [number for number in wanted if _key(index.rows[number]) not in have]
+                _check_room(place, sum(_expected(index.rows[number], short_side, share) for number in todo))
+                _build(index, todo, place, kind, short_side, share, workers or default_workers(), progress)
+                have = _read(place)
     except OSError as error:
         raise DataError(
             f"frame cache {place}: {error.strerror or error}; make room or give another --cache-dir"
@@ -186,15 +190,14 @@ def _read(place: Path) -> dict[tuple[str, int, int], _Entry]:
     for manifest in sorted(place.glob("*.json")):
         shard = manifest.with_suffix(".bin")
         try:
-            clips = json.loads(manifest.read_text())
             size = shard.stat().st_size
-        except (OSError, ValueError):
-            continue
-        for clip in clips:
-            offsets = np.array(clip["offsets"], np.int64)
-            if offsets[-1] <= size:
-                key = (clip["path"], clip["size"], clip["mtime_ns"])
-                found[key] = _Entry(shard, clip["height"], clip["width"], offsets)
+            for clip in json.loads(manifest.read_text()):
+                offsets = np.array(clip["offsets"], np.int64)
+                if offsets[-1] <= size:
+                    key = (clip["path"], clip["size"], clip["mtime_ns"])
+                    found[key] = _Entry(shard, clip["height"], clip["width"], offsets)
+        except (OSError, ValueError, KeyError, IndexError, TypeError):
+            continue  # what it says is cached again
     return found
 
 

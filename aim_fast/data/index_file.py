@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from aim_fast.data.index import Index, Row
 from aim_fast.errors import DataError
 
-__all__ = ["index_paths", "read_index", "write_index"]
+__all__ = ["index_paths", "read_index", "stored_indices", "write_index"]
 
 _VERSION = 1
 _NUMBERS = {
@@ -41,6 +41,16 @@ def index_paths(dataset: str, root: str | Path, split: str) -> list[Path]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.sha256(str(root).encode()).hexdigest()[:16]
     return [folder / ".aim-fast" / name, cache / "aim-fast" / "index" / key / name]
+
+
+def stored_indices(dataset: str, root: str | Path, split: str) -> Iterator[tuple[Index, bool]]:
+    """(index, complete) of each place that has one, the latest first: data that cannot be written to any more may have
+    an older one beside them than the cache folder."""
+    found = [(path.stat().st_mtime_ns, path) for path in index_paths(dataset, root, split) if path.is_file()]
+    for _, path in sorted(found, reverse=True):
+        stored = read_index(path, Path(root).expanduser())
+        if stored is not None:
+            yield stored
 
 
 def write_index(index: Index, root: Path, *, complete: bool) -> None:

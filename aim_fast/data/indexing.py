@@ -6,14 +6,16 @@ interrupted scan goes on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from aim_fast.data.build_lock import one_builder
 from aim_fast.data.formats import Clip, Listing, layout, read_dataset
 from aim_fast.data.index import Index, Row
-from aim_fast.data.index_file import index_paths, read_index, write_index
+from aim_fast.data.index_file import index_paths, stored_indices, write_index
 from aim_fast.data.probe import MISSING, Probe, file_state
 from aim_fast.data.scan import scan
 from aim_fast.errors import DataError
@@ -47,39 +49,25 @@ def load_or_build_index(
     """
     listing = read_dataset(dataset, root, split)
     root = Path(root).expanduser()
-    known: dict[str, Row] = {}
-    current = False  # whether the file on disk already says all this
-    for path in [] if rebuild else index_paths(dataset, root, split):
-        stored = read_index(path, root) if path.is_file() else None
-        if stored is not None:
-            old, complete = stored
-            known = {row.path: row for row in old.rows if row.error != _NOT_SCANNED}
-            current = complete and old.classes == listing.classes and _clips(old.rows) == _clips(listing.clips)
-            break
-    probes: list[Probe | None] = []
-    for clip in listing.clips:
-        state, row = file_state(clip.path), known.get(clip.path)
-        if row is not None and (row.size, row.mtime_ns) == state:
-            probes.append(_probe_of(row))
-        else:
-            probes.append(Probe(error=MISSING) if state[0] < 0 else None)
-            current = False
-    changed = [i for i, found in enumerate(probes) if found is None]
+
+    def remembered() -> tuple[list[Probe | None], bool]:
+        return _remembered(listing, [] if rebuild else stored_indices(dataset, root, split))
 
     def assembled() -> Index:
         return _assemble(dataset, root, split, listing, probes)
 
-    if changed:
-        _scan_into(probes, changed, listing, workers, progress, lambda: write_index(assembled(), root, complete=False))
-    index = assembled()
-    if len(index.healthy) == 0:
-        row = index.rows[0]
-        raise DataError(
-            f"none of the {len(index)} {split} clips under {root} can be used ({len(index.missing)} missing, "
-            f"{len(index.broken)} broken; the first: {row.path} {row.error}); expected {layout(dataset)}"
-        )
-    if not current:
-        write_index(index, root, complete=True)
+    probes, current = remembered()
+    scanning: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if None in probes:
+        locks = [path.with_suffix(".lock") for path in index_paths(dataset, root, split)]
+        scanning = one_builder(locks, f"the index of {dataset} {split}")
+    with scanning:
+        if None in probes:
+            probes, current = remembered()  # another process may have scanned meanwhile
+            _scan_into(probes, listing, workers, progress, lambda: write_index(assembled(), root, complete=False))
+        index = _finished(assembled())
+        if not current:
+            write_index(index, root, complete=True)
     return index
 
 
@@ -91,17 +79,44 @@ def build_index(dataset: str, root: str | Path, split: str, **options) -> Index:
 def load_index(dataset: str, root: str | Path, split: str) -> Index:
     """The index as last written, without looking at any video; DataError where there is none."""
     root = Path(root).expanduser()
-    for path in index_paths(dataset, root, split):
-        if path.is_file():
-            stored = read_index(path, root)
-            if stored is not None and stored[1]:
-                return stored[0]
+    for index, complete in stored_indices(dataset, root, split):
+        if complete:
+            return index
     raise DataError(f"no finished index of {dataset} {split} for {root}; run aim-fast index first")
+
+
+def _remembered(listing: Listing, stored: Iterable[tuple[Index, bool]]) -> tuple[list[Probe | None], bool]:
+    """What the latest index knows of every clip, None where its file is new or changed; whether it says all this."""
+    known: dict[str, Row] = {}
+    current = False
+    for old, complete in stored:
+        known = {row.path: row for row in old.rows if row.error != _NOT_SCANNED}
+        current = complete and old.classes == listing.classes and _clips(old.rows) == _clips(listing.clips)
+        break
+    probes: list[Probe | None] = []
+    for clip in listing.clips:
+        state, row = file_state(clip.path), known.get(clip.path)
+        if row is not None and (row.size, row.mtime_ns) == state:
+            probes.append(_probe_of(row))
+        else:
+            probes.append(Probe(error=MISSING) if state[0] < 0 else None)
+            current = False
+    return probes, current
+
+
+def _finished(index: Index) -> Index:
+    """The index itself; DataError where no clip of it can be used."""
+    if len(index.healthy) == 0:
+        row = index.rows[0]
+        raise DataError(
+            f"none of the {len(index)} {index.split} clips under {index.root} can be used ({len(index.missing)} "
+            f"missing, {len(index.broken)} broken; the first: {row.path} {row.error}); expected {layout(index.dataset)}"
+        )
+    return index
 
 
 def _scan_into(
     probes: list[Probe | None],
-    changed: list[int],
     listing: Listing,
     workers: int | None,
     progress: bool | None,
@@ -111,6 +126,9 @@ def _scan_into(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    changed = [i for i, found in enumerate(probes) if found is None]
+    if not changed:
+        return
     shown = sys.stderr.isatty() if progress is None else progress
     last = time.monotonic()
     broken = 0

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aim_fast.data.build_lock import one_builder
 from aim_fast.data.formats.webdataset import MANIFEST
 from aim_fast.data.frame_folder import CODEC
 from aim_fast.data.index import Index, Row
@@ -32,6 +33,8 @@ __all__ = ["ShardReport", "write_shards"]
 
 _PREFIX = {"train": "train", "validation": "val", "test": "test"}
 _OVERHEAD = 4096  # bytes of headers, label and padding a sample, at most
+
+_Job = tuple[Index, Path, list[int]]  # a shard, and the rows that go into it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,24 @@ def write_shards(
         for index in indices
         for number, rows in enumerate(plans[index.split])
     ]
+    with one_builder([output / ".aim-fast" / "shards.lock"], f"the shards {output}"):
+        _write_all(output, jobs, workers, progress)
+        for index in indices:
+            _carry_index(index, output, plans[index.split])
+    left_out = [row for index in indices for row in (*index.missing, *index.broken)]
+    return ShardReport(
+        {split: len(shards) for split, shards in plans.items()},
+        {split: sum(map(len, shards)) for split, shards in plans.items()},
+        sum(path.stat().st_size for _, path, _ in jobs),
+        left_out,
+    )
+
+
+def _write_all(output: Path, jobs: Sequence[_Job], workers: int, progress: Callable[[int], None] | None) -> None:
+    """Write the shards that are not there."""
     _check_space(output, [job for job in jobs if not job[1].exists()])
 
-    def work(job: tuple[Index, Path, list[int]]) -> None:
+    def work(job: _Job) -> None:
         index, path, rows = job
         if not path.exists():
             _write_shard(path, index, rows)
@@ -92,15 +110,6 @@ def write_shards(
             f"{output}: cannot write the shards ({error.strerror or error}); free space and run the command again, "
             "which goes on where it stopped"
         ) from None
-    for index in indices:
-        _carry_index(index, output, plans[index.split])
-    left_out = [row for index in indices for row in (*index.missing, *index.broken)]
-    return ShardReport(
-        {split: len(shards) for split, shards in plans.items()},
-        {split: sum(map(len, shards)) for split, shards in plans.items()},
-        sum(path.stat().st_size for _, path, _ in jobs),
-        left_out,
-    )
 
 
 def _dealt(index: Index, shard_bytes: int) -> list[list[int]]:
@@ -142,14 +151,14 @@ def _begin(output: Path, indices: Sequence[Index], plans: dict[str, list[list[in
             ("classes.txt", "\n".join(" ".join(name.split()) for name in indices[0].classes) + "\n"),
             (MANIFEST, json.dumps(manifest, indent=1) + "\n"),
         ):
-            temporary = output / f"{name}.part"
+            temporary = output / f"{name}.{os.getpid()}.part"
             temporary.write_text(content, encoding="utf-8")
             os.replace(temporary, output / name)
     except OSError as error:
         raise DataError(f"{output} cannot be written to ({error.strerror}); give another --output") from None
 
 
-def _check_space(output: Path, jobs: Sequence[tuple[Index, Path, list[int]]]) -> None:
+def _check_space(output: Path, jobs: Sequence[_Job]) -> None:
     needed = sum(index.rows[i].size + _OVERHEAD for index, _, rows in jobs for i in rows)
     free = shutil.disk_usage(output).free
     if needed > free:

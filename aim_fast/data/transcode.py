@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aim_fast.data.build_lock import one_builder
 from aim_fast.data.encode import CODECS, DISK_FULL, Encoding, encoder_available
 from aim_fast.data.formats import Clip, read_dataset
 from aim_fast.data.formats.annotation import files_read
@@ -72,46 +73,12 @@ def transcode(
     indices, annotations = _read(dataset, root, workers)
     jobs = _jobs(indices, root, output, encoding)
     settings = {"dataset": dataset, "root": str(root), **asdict(encoding)}
-    done = _begin(output, settings)
-    _copy_annotations(dataset, annotations, root, output, jobs, encoding)
-
-    results: dict[str, Probe] = {}
-    failed: dict[str, str] = {}
-    pending = []
-    for job in jobs:
-        earlier = done.get(job.target)
-        if earlier and earlier["source"] == [job.row.path, job.row.size, job.row.mtime_ns]:
-            found = Probe(**earlier["probe"])
-            if file_state(str(output / job.target)) == (found.size, found.mtime_ns):
-                results[job.row.path] = found
-                continue
-        pending.append(job)
-    random.Random(0).shuffle(pending)  # so that the sample is of all classes, and the remaining time is told well
-
-    with open(output / _JOURNAL, "a") as journal:
-
-        def ready(job: _Job, answer: dict[str, Any]) -> None:
-            if answer.get("error") == DISK_FULL:
-                raise DataError(
-                    f"{output}: the disk is full after {len(results)} of {len(jobs)} videos; free space and run the "
-                    "same command again, which goes on where it stopped"
-                )
-            if "error" in answer:
-                failed[job.row.path] = answer["error"]
-            else:
-                size, mtime_ns = file_state(str(output / job.target))
-                found = Probe(**{**answer["probe"], "size": size, "mtime_ns": mtime_ns})
-                results[job.row.path] = found
-                source = [job.row.path, job.row.size, job.row.mtime_ns]
-                journal.write(json.dumps({"target": job.target, "source": source, "probe": asdict(found)}) + "\n")
-                journal.flush()
-            if progress is not None:
-                progress(len(results) + len(failed), len(jobs))
-
-        count = workers or default_workers()
-        _encode_all(pending[:_SAMPLE], output, encoding, count, ready)
-        _check_space(output, pending, results)
-        _encode_all(pending[_SAMPLE:], output, encoding, count, ready)
+    _begin(output, settings)
+    with one_builder([output / _JOURNAL.with_suffix(".lock")], f"the data set {output}"):
+        done = _begin(output, settings)
+        _copy_annotations(dataset, annotations, root, output, jobs, encoding)
+        results, failed = _encoded(jobs, done, output, encoding, workers or default_workers(), progress)
+        _carry_indices(dataset, indices, jobs, results, output, output if root.is_dir() else output / root.name)
 
     report = TranscodeReport(dataset, asdict(encoding), failed=failed)
     report.skipped = {row.path: row.error or "" for index in indices for row in (*index.missing, *index.broken)}
@@ -120,7 +87,6 @@ def transcode(
     report.bytes_after = sum(found.size for found in results.values())
     made = [(job.row.path, str(output / job.target), job.row.frames) for job in jobs if job.row.path in results]
     report.measure(made)
-    _carry_indices(dataset, indices, jobs, results, output, output if root.is_dir() else output / root.name)
     _write(output / REPORT, json.dumps(asdict(report), indent=2) + "\n")
     return report
 
@@ -236,6 +202,54 @@ def _copy_annotations(
                 os.replace(temporary, place)
         except OSError as error:
             raise DataError(f"{place} cannot be written ({error.strerror}); give another --output") from None
+
+
+def _encoded(
+    jobs: Sequence[_Job],
+    done: dict[str, dict[str, Any]],
+    output: Path,
+    encoding: Encoding,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[str, Probe], dict[str, str]]:
+    """What every source became, now or by an earlier run as the journal says, and why others could not be encoded."""
+    results: dict[str, Probe] = {}
+    failed: dict[str, str] = {}
+    pending = []
+    for job in jobs:
+        earlier = done.get(job.target)
+        if earlier and earlier["source"] == [job.row.path, job.row.size, job.row.mtime_ns]:
+            found = Probe(**earlier["probe"])
+            if file_state(str(output / job.target)) == (found.size, found.mtime_ns):
+                results[job.row.path] = found
+                continue
+        pending.append(job)
+    random.Random(0).shuffle(pending)  # so that the sample is of all classes, and the remaining time is told well
+
+    with open(output / _JOURNAL, "a") as journal:
+
+        def ready(job: _Job, answer: dict[str, Any]) -> None:
+            if answer.get("error") == DISK_FULL:
+                raise DataError(
+                    f"{output}: the disk is full after {len(results)} of {len(jobs)} videos; free space and run the "
+                    "same command again, which goes on where it stopped"
+                )
+            if "error" in answer:
+                failed[job.row.path] = answer["error"]
+            else:
+                size, mtime_ns = file_state(str(output / job.target))
+                found = Probe(**{**answer["probe"], "size": size, "mtime_ns": mtime_ns})
+                results[job.row.path] = found
+                source = [job.row.path, job.row.size, job.row.mtime_ns]
+                journal.write(json.dumps({"target": job.target, "source": source, "probe": asdict(found)}) + "\n")
+                journal.flush()
+            if progress is not None:
+                progress(len(results) + len(failed), len(jobs))
+
+        _encode_all(pending[:_SAMPLE], output, encoding, workers, ready)
+        _check_space(output, pending, results)
+        _encode_all(pending[_SAMPLE:], output, encoding, workers, ready)
+    return results, failed
 
 
 def _encode_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 
-from aim_fast.data import indexing, load_index, load_or_build_index
+from aim_fast.data import index_file, indexing, load_index, load_or_build_index
 from aim_fast.data.index_file import index_paths, read_index, write_index
 from aim_fast.data.probe import probe
 from aim_fast.errors import DataError
@@ -171,6 +172,26 @@ def test_data_that_cannot_be_written_are_indexed_in_the_cache(root, scans):
     assert len(scans) == 1
 
 
+def test_an_old_index_beside_data_that_became_read_only_yields_to_the_one_in_the_cache(
+    root, videos, scans, monkeypatch
+):
+    load_or_build_index("folder", root, "train")
+    beside, cached = index_paths("folder", root, "train")
+    real = index_file.tempfile.mkstemp
+
+    def read_only(*, dir, **options):
+        if dir == beside.parent:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(dir=dir, **options)
+
+    monkeypatch.setattr(index_file.tempfile, "mkstemp", read_only)
+    shutil.copy(videos["vp9_gop"], root / "train" / "a" / "00.webm")
+    index = load_or_build_index("folder", root, "train")
+    assert cached.is_file()
+    assert load_or_build_index("folder", root, "train") == index == load_index("folder", root, "train")
+    assert [len(paths) for paths in scans] == [6, 1]
+
+
 def test_nowhere_to_write_is_an_error_that_names_both_places(root, tmp_path, monkeypatch):
     (root / ".aim-fast").write_text("")
     (tmp_path / "file").write_text("")
@@ -183,7 +204,7 @@ def test_a_set_without_one_usable_clip_is_an_error(class_folders, broken):
     root = class_folders({"train/a": [broken["text"], broken["empty"]]})
     with pytest.raises(DataError, match=r"none of the 2 train clips .*0 missing, 2 broken.*00\.webm"):
         load_or_build_index("folder", root, "train")
-    assert not (root / ".aim-fast").exists()
+    assert not list(root.rglob("*.npz"))
 
 
 def test_names_of_any_bytes_survive(class_folders, videos):
