@@ -189,7 +189,7 @@ def test_an_old_index_beside_data_that_became_read_only_yields_to_the_one_in_the
     index = load_or_build_index("folder", root, "train")
     assert cached.is_file()
     assert load_or_build_index("folder", root, "train") == index == load_index("folder", root, "train")
-    assert [len(paths) for paths in scans] == [6, 1]
+    assert [len(paths) for paths in scans] == [7, 1]
 
 
 def test_nowhere_to_write_is_an_error_that_names_both_places(root, tmp_path, monkeypatch):
