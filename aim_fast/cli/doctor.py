@@ -46,6 +46,10 @@ def command(as_json: bool, gpus: int | None, clips_per_s: float | None, **option
         raise UsageError("--gpus: what they need depends on data and model: give --dataset, --data-root and --model")
     if clips_per_s and not gpus:
         raise UsageError("--clips-per-s: says the rate of each of several GPUs: give --gpus")
+    if "dataset" not in fields and (odd := [name for name in fields if name not in RUN_FIELDS]):
+        raise UsageError(
+            f"--{odd[0].replace('_', '-')}: is for measuring a data set: give --dataset and --data-root too"
+        )
     facts: dict[str, dict[str, Any]] = {
         "machine": _machine(),
         "packages": {name: _version(name) for name in PACKAGES},

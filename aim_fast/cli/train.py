@@ -51,6 +51,8 @@ def command(recipe: str | None, resume: str | None, quiet: bool, **options: Any)
     # decided before the processes join, and so before the first one can write the file that decides it
     resumes = resume == "yes" or (resume == "auto" and (Path(resolved.output or "") / RECIPE).is_file())
     result = train(absolute_paths(resolved), resume=resumes, quiet=quiet)
+    if not result.first:  # one process speaks for all
+        return
     if result.stopped:
         click.echo(
             f"{result.folder}: stopped by SIGTERM after step {result.step} and saved; "

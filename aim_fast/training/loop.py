@@ -46,7 +46,7 @@ from aim_fast.training.stop import StopRequest
 class Result:
     """What a training run ended with: its folder, its best validation top-1, the last validation, and its last step.
 
-    `stopped`: SIGTERM ended it early; its last checkpoint is that of the last step.
+    `stopped`: SIGTERM ended it early; its last checkpoint is that of the last step. `first`: of the first process.
     """
 
     folder: Path
@@ -54,6 +54,7 @@ class Result:
     last: dict[str, Any]
     step: int
     stopped: bool = False
+    first: bool = True
 
 
 class _Stopped(Exception):
@@ -187,7 +188,7 @@ class Trainer:
         stopped = not self.validated and not self._finish_epoch(self.step // self.steps.per_epoch - 1)
         while not stopped and self.step < epochs * self.steps.per_epoch:
             stopped = not self._train_epoch(self.step // self.steps.per_epoch)
-        return Result(self.folder, self.best.get("top1", 0.0), self.last, self.step, stopped)
+        return Result(self.folder, self.best.get("top1", 0.0), self.last, self.step, stopped, self.place.first)
 
     def _open_folder(self) -> None:
         try:

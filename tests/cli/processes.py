@@ -34,9 +34,11 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def finish(process: subprocess.Popen) -> None:
-    _, err = process.communicate(timeout=300)
+def finish(process: subprocess.Popen) -> str:
+    """What the command printed."""
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
+    return out
 
 
 def adapters(folder):

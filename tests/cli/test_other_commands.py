@@ -114,6 +114,8 @@ def test_doctor_measures_what_limits_a_data_set(aim_fast, motion_set):
     assert (found["limit"] == "the step") == (found["step"] <= data)
     assert found["data_wait"] == pytest.approx(max(0, 1 - data / found["step"]))
     assert found["advice"]
+    status, _, err = aim_fast("doctor", "--model", "aim_vit_demo")
+    assert (status, "give --dataset" in err) == (2, True)
     status, _, err = aim_fast("doctor", "--dataset", "ssv2")
     assert (status, err.count("\n")) == (2, 1)
     assert "--data-root" in err

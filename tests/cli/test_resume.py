@@ -88,8 +88,8 @@ def test_more_processes_and_machines_do_what_one_does(tiny, tmp_path):
             start("train", *options, "--output", folder, processes=processes // machines, meeting=meeting)
             for _ in range(machines)
         ]
-        for launcher in started:
-            finish(launcher)
+        printed = "".join(finish(launcher) for launcher in started)
+        assert printed.count(": top-1 ") == 1, "one process speaks for all"
         runs[processes] = losses(folder)
     for processes in (2, 4):
         assert [row[:2] for row in runs[processes]] == [row[:2] for row in runs[0]]
