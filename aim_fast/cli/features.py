@@ -10,7 +10,20 @@ import click
 from aim_fast.cli.options import RUN_FIELDS, recipe_options, typed
 
 FIELDS = (
-    *("model", "weights", "activation", "img_size", "dataset", "data_root", "frames", "interval", "views"),
+    *(
+        "model",
+        "weights",
+        "activation",
+        "img_size",
+        "adapters",
+        "adapter_layers",
+        "temporal_place",
+        "dataset",
+        "data_root",
+        "frames",
+        "interval",
+        "views",
+    ),
     *("random_views", "batch_size", "backend", "seed"),
 )
 
@@ -21,7 +34,7 @@ FIELDS = (
 @click.option("--output", metavar="DIR", required=True, help="folder of the features; one below it for each split")
 @click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), default="float16", show_default=True)
 @click.option("--quiet", is_flag=True, help="no progress on stderr")
-@recipe_options((*FIELDS, *RUN_FIELDS))
+@recipe_options((*FIELDS, *RUN_FIELDS), defaults="features")
 def command(recipe: str | None, splits: tuple[str, ...], output: str, dtype: str, quiet: bool, **options: Any) -> None:
     """Write what a model's frozen trunk makes of every clip, once; `train --features DIR` then reads no video.
 

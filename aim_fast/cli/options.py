@@ -17,12 +17,13 @@ _TYPES = typing.get_type_hints(Recipe)
 
 
 def recipe_options(
-    names: Iterable[str] = tuple(FIELDS), defaults: Literal["recipe", "run", "source", "demo", "fixed"] = "recipe"
+    names: Iterable[str] = tuple(FIELDS),
+    defaults: Literal["recipe", "features", "run", "source", "demo", "fixed"] = "recipe",
 ) -> Callable[[Callable], Callable]:
     """A decorator that adds one option for each of these recipe fields; an option that is not typed is None.
 
-    ``defaults`` says where its value comes from then, for the help: a recipe that is chosen, the run at hand, the
-    checkpoint or run that is converted, the shipped recipe ``demo``, or no recipe at all.
+    ``defaults`` says where its value comes from then, for the help: a recipe that is chosen (by ``features`` for
+    PromptCLIP), the run at hand, the checkpoint or run that is converted, the shipped recipe ``demo``, or no recipe.
     """
 
     def add(function: Callable) -> Callable:
@@ -54,6 +55,8 @@ def _default_text(name: str, defaults: str) -> str:
     if defaults == "source":
         return "what RUN|CHECKPOINT says" + (", else 0.5" if name == "adapter_scale" else "")
     default = FIELDS[name].default
+    if defaults == "features":
+        defaults, default = "recipe", "promptclip_b16" if name == "model" else default
     if defaults == "demo":
         default = read_fields("demo").get(name, default)
     text = "" if default is None else str(default)

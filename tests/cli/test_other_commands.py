@@ -65,6 +65,7 @@ def test_help_tells_what_an_option_is_when_it_is_not_typed(aim_fast):
     assert default("eval", "--device") == "auto"
     assert default("demo", "--epochs") == "9"
     assert default("index", "--dataset") is None
+    assert "chosen by recipe, else promptclip_b16]" in " ".join(aim_fast("features", "--help")[1].split())
     assert default("convert", "--adapter-scale") == "what RUN|CHECKPOINT says, else 0.5"
 
 

@@ -157,8 +157,13 @@ def test_what_does_not_fit_is_said_before_anything_is_written(options, said, fea
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_without_a_frozen_part_has_no_features(aim_fast, motion_set, trunk, tmp_path):
+def test_a_model_has_features_where_it_has_a_frozen_part(aim_fast, motion_set, trunk, tmp_path):
     options = ("--model", "aim_vit_demo", "--dataset", "ssv2", "--data-root", motion_set, "--weights", trunk)
     status, _, err = aim_fast("features", *options, "--frames", 4, "--output", tmp_path / "f")
     assert status == 2
-    assert "nothing below the first trained block can be stored" in err.splitlines()[-1]
+    assert "use --adapters none, or --adapter-layers top" in err.splitlines()[-1]
+    status, _, err = aim_fast("features", *options, "--frames", 4, "--adapters", "none", "--output", tmp_path / "f")
+    assert status == 0, err
+    run = ("--features", tmp_path / "f", "--epochs", 1, "--output", tmp_path / "run", "--quiet")
+    status, _, err = aim_fast("train", *options, "--frames", 4, "--adapters", "none", *run)
+    assert status == 0, err
