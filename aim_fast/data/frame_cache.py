@@ -30,12 +30,12 @@ import torch
 from PIL import Image
 
 from aim_fast.data.build_lock import one_builder
+from aim_fast.data.cores import default_workers
 from aim_fast.data.decode import decode_frames, stream_frames
 from aim_fast.data.frame_folder import CODEC as PICTURES
 from aim_fast.data.index import Index, Row
 from aim_fast.data.plan import ClipPlan
 from aim_fast.data.resize import box_slices, resize_box, resize_whole
-from aim_fast.data.scan import default_workers
 from aim_fast.errors import DataError, UsageError
 
 __all__ = ["KINDS", "FrameCache", "load_or_build_frame_cache"]

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from aim_fast.data.clip_input import ClipInput, GraphError
+from aim_fast.data.cores import default_workers
 from aim_fast.data.decode import decode_frames
 from aim_fast.data.frame_cache import FrameCache
 from aim_fast.data.index import Index, Row
@@ -32,7 +33,7 @@ from aim_fast.data.probe import file_state
 from aim_fast.data.resize import resize_box
 from aim_fast.data.route import Router
 from aim_fast.data.sampling import Sampling
-from aim_fast.data.scan import Prober, default_workers
+from aim_fast.data.scan import Prober
 from aim_fast.data.shard_order import READ_ORDERS, shard_order
 from aim_fast.data.source import held_bytes, tar_member
 from aim_fast.errors import DataError, UsageError

@@ -6,22 +6,17 @@ it is named, and the worker is started anew.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
+from aim_fast.data.cores import default_workers
 from aim_fast.data.probe import Probe, file_state
 from aim_fast.data.worker import Worker, WorkerLost, spread
 
-__all__ = ["Prober", "default_workers", "scan"]
+__all__ = ["Prober", "scan"]
 
 _SERVE = "from aim_fast.data.probe import serve; serve()"
 _SECONDS_A_FILE = 60.0
 _SECONDS_A_MEGABYTE = 10.0  # a core decodes a megabyte of dense VP9 in about a second
-
-
-def default_workers() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def scan(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aim_fast.data.build_lock import one_builder
+from aim_fast.data.cores import default_workers
 from aim_fast.data.encode import CODECS, DISK_FULL, Encoding, encoder_available
 from aim_fast.data.formats import Clip, read_dataset
 from aim_fast.data.formats.annotation import files_read
@@ -26,7 +27,6 @@ from aim_fast.data.index import Index, Row
 from aim_fast.data.index_file import write_index
 from aim_fast.data.indexing import load_or_build_index
 from aim_fast.data.probe import MISSING, Probe, file_state
-from aim_fast.data.scan import default_workers
 from aim_fast.data.source import tar_member
 from aim_fast.data.transcode_report import TranscodeReport
 from aim_fast.data.worker import Worker, WorkerLost, spread

@@ -21,12 +21,12 @@ import av
 import torch
 
 from aim_fast.data import Batch, Index
+from aim_fast.data.cores import default_workers
 from aim_fast.data.decode import shown
 from aim_fast.data.decoder_choice import measure_decoders
 from aim_fast.data.frame_folder import CODEC as PICTURES
 from aim_fast.data.plan import epoch_order
 from aim_fast.data.route import routes
-from aim_fast.data.scan import default_workers
 from aim_fast.data.source import tar_member, video_source
 from aim_fast.training.clips import augmentation_of, open_split, sampling_of
 from aim_fast.training.clock import Clock

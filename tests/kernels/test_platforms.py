@@ -62,3 +62,14 @@ def test_a_block_trains_without(absent):
         check=False,
     )
     assert process.returncode == 0, process.stderr[-2000:]
+
+
+def test_the_programs_for_a_gpu_need_no_video_libraries():
+    """A GPU machine without PyAV, DALI, open_clip or xformers still runs tests/gpu and the benches of the engine."""
+    modules = [f"tests.gpu.{name}" for name in ("test_cuda_graph", "test_operators", "test_training_step")]
+    modules += [f"bench.{name}" for name in ("step", "kernels", "memory", "goals")]
+    script = "import sys\nfor name in ('av', 'nvidia', 'open_clip', 'xformers'):\n    sys.modules[name] = None\n"
+    process = subprocess.run(
+        [sys.executable, "-c", script + f"import {', '.join(modules)}"], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
