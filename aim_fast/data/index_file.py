@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,11 @@ from aim_fast.errors import DataError
 __all__ = ["index_paths", "read_index", "stored_indices", "write_index"]
 
 _VERSION = 1
+# RuntimeError: a member that damage turned into an encrypted one, or one of an unknown compression
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, IndexError, TypeError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 _NUMBERS = {
     "label": np.int32,
     "frames": np.int32,
@@ -131,7 +137,7 @@ def read_index(path: Path, root: Path) -> tuple[Index, bool] | None:
             for i, (name, identity) in enumerate(names)
         ]
         return Index(header["dataset"], header["split"], str(root), header["classes"], rows), header["complete"]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"index {path} cannot be read ({type(error).__name__}); "
             "delete it, or scan again with aim-fast index --rebuild"

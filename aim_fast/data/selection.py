@@ -23,10 +23,11 @@ _CLASSES, _SHOTS = 11, 12  # streams of a seed
 def read_lines(path: str | Path, what: str) -> list[str]:
     """The lines of a list file, without blank ones. Raises UsageError where it cannot be read, is empty or repeats."""
     try:
-        lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UsageError(f"{path}: cannot be read as a list of {what}, one a line ({reason})") from None
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         raise UsageError(f"{path}: names no {what}: write one a line")
     if len(set(lines)) < len(lines):
@@ -41,7 +42,7 @@ def choose_classes(classes: list[str], wanted: str, seed: int) -> list[str]:
 
     Raises UsageError for a number that there are not, and for a name that is no class, with the nearest one.
     """
-    if wanted.isdigit():
+    if wanted.isdecimal():
         count = int(wanted)
         if not 1 <= count <= len(classes):
             raise UsageError(f"{count} classes are asked for, and the data set has {len(classes)}")

@@ -49,7 +49,10 @@ def read_shard(shard: Path, root: Path) -> list[Sample]:
     Raises:
         DataError: no plain tar, cut off, a sample without its video, two videos or labels of one key.
     """
-    state = shard.stat()
+    try:
+        state = shard.stat()
+    except OSError as error:
+        raise DataError(f"{shard} cannot be read: {error.strerror}; copy or write it again") from None
     places = _index_files(shard, root)
     for place in places:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -149,10 +149,11 @@ def _start(program: str) -> subprocess.Popen[bytes]:
 def _line(process: subprocess.Popen[bytes], deadline: float) -> bytes:
     """One line of the worker's output, empty when it is gone; TimeoutError at the deadline."""
     assert process.stdout is not None
+    poll = select.poll()  # select() itself takes no file descriptor above 1023
+    poll.register(process.stdout, select.POLLIN)
     held = b""
     while b"\n" not in held:
-        ready, _, _ = select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))
-        if not ready:
+        if not poll.poll(1000 * max(deadline - time.monotonic(), 0)):
             raise TimeoutError
         part = os.read(process.stdout.fileno(), 65536)
         if not part:

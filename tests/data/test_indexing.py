@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -232,3 +233,17 @@ def test_a_large_index_is_read_back_exactly(root, tmp_path):
     large = replace(index, rows=rows)
     write_index(large, root, complete=True)
     assert load_index("folder", root, "train") == large
+
+
+def test_an_index_of_which_any_bit_flipped_is_read_or_refused(root):
+    """Bytes that break the decompressor itself, before any checksum is looked at."""
+    load_or_build_index("folder", root, "train")
+    path = index_paths("folder", root, "train")[0]
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[int(generator.integers(len(whole)))] ^= 1 << int(generator.integers(8))
+        path.write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            read_index(path, root)

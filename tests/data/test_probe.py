@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 
 import pytest
 
@@ -107,3 +109,18 @@ def test_a_codec_that_nothing_here_decodes_is_named_with_what_converts_it(videos
     assert error is not None
     assert f"has codec {unknown.decode()}, which no decoder here reads" in error
     assert f"ffmpeg -i '{path}'" in error
+
+
+def test_a_worker_answers_where_a_thousand_files_are_open(videos):
+    """Its pipes then have numbers that select() does not take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    prober = Prober()
+    try:
+        assert prober.probe(str(videos["vp9"])).frames == 30
+    finally:
+        prober.stop()
+        for handle in held:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -75,3 +75,11 @@ def test_clips_are_listed_by_id_or_path(index, tmp_path):
     file.write_text("0\n0\n")
     with pytest.raises(UsageError, match="names '0' twice"):
         keep_listed(index, str(file))
+
+
+def test_lists_from_other_systems_are_read(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_bytes("\ufeffjump\r\nswím\r\n".encode())
+    assert choose_classes(["jump", "run", "swím"], str(file), 0) == ["jump", "swím"]
+    with pytest.raises(UsageError, match="cannot be read as a list"):
+        choose_classes(["jump", "run"], "²", 0)

@@ -262,6 +262,12 @@ def test_every_truncation_of_a_shard_is_told(tmp_path):
         read_shard(shard, tmp_path)
 
 
+def test_a_shard_that_links_to_nothing_is_named(tmp_path):
+    (tmp_path / "train-000000.tar").symlink_to("nowhere.tar")
+    with pytest.raises(DataError, match=r"train-000000\.tar cannot be read: No such file"):
+        read_dataset("webdataset", tmp_path, "train")
+
+
 def test_a_missing_shard_is_named(sharded, tmp_path, videos):
     _, shards = sharded
     last = sorted(shards.glob("train-*.tar"))[-1]
