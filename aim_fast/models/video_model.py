@@ -155,7 +155,9 @@ class VideoModel(nn.Module):
 
     def normalize(self, frames: Tensor) -> Tensor:
         """uint8 clips ``[B, T, H, W, 3]`` to normalised fp32 ``[B, 3, T, H, W]``."""
-        mean, std = (torch.tensor(values, device=frames.device) for values in (self.mean, self.std))
+        # filled on the device, which a copy from the host would wait for
+        fill = [[frames.new_full((), v, dtype=torch.float32) for v in values] for values in (self.mean, self.std)]
+        mean, std = (torch.stack(values) for values in fill)
         return ((frames.float() - mean) / std).permute(0, 4, 1, 2, 3)
 
     def check_clips(self, x: Tensor) -> int:

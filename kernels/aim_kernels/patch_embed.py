@@ -84,7 +84,8 @@ def patch_embed_reference(
 ) -> Tensor:
     """The same in plain torch, normalising the pixels first; differentiable in every tensor but ``frames``."""
     precise = torch.promote_types(weight.dtype, torch.float32)
-    shift, scale = (torch.tensor(v, dtype=precise, device=frames.device) for v in (mean, std))
+    # filled on the device: a copy from the host would wait for it, and cannot be captured in a CUDA graph
+    shift, scale = (torch.stack([frames.new_full((), v, dtype=precise) for v in values]) for values in (mean, std))
     pixels = (frames.to(precise) - shift) / scale
     patches = _patches(pixels.to(weight.dtype), weight.shape[-1])
     x = F.linear(patches, weight.permute(0, 2, 3, 1).flatten(1))

@@ -6,6 +6,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from aim_fast.errors import UsageError
 from aim_fast.models.registry import create_model
@@ -72,3 +75,35 @@ def test_a_compiled_step_is_compiled_once_before_it_would_be_captured():
     assert all(parameter.grad is None for parameter in trained)
     assert all(math.isfinite(loss) for loss in losses)
     assert (model.fc_cls.weight - before).abs().max() > 0.01
+
+
+class _HostTensors(TorchDispatchMode):
+    """Names the operations that read or make a tensor on the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+        if any(x.device.type == "cpu" for x in tensors) or "local_scalar" in str(function):
+            self.found.add(str(function))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("name", "tune"),
+    [("aim_vit_demo", "adapters"), ("aim_vit_demo", "all"), ("aim_vit_imagenet_demo", "adapters"),
+     ("timesformer_demo", None), ("aim_swin_demo", "adapters")],
+)  # fmt: skip
+def test_the_forward_of_a_step_stays_on_the_device(name, tune):
+    """A copy from or to the host cannot be captured. On tensors that only claim to be on a GPU: shapes, no values."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            model = create_model(name, **({"tune": tune} if tune else {})).train()
+        clips = torch.zeros(2, model.num_frames, 48, 48, 3, dtype=torch.uint8, device="cuda")
+        with _HostTensors() as host:
+            model(clips).float().sum()
+            model.normalize(clips)
+    assert not host.found
