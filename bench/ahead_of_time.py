@@ -85,8 +85,9 @@ def kernels(architecture: int) -> Iterator[Kernel]:
         stream = dict.fromkeys(("x_ptr", "factor_ptr", "bias_ptr", "out_ptr"), "*fp32")
         signature = signature_of(residual._kernel, constants, **stream)
         yield Kernel("residual_add", model, residual._kernel, signature, constants, options, tensor_cores=False)
+        hidden = 4 * width + width // 4
         for direction in ("forward", "backward"):
-            constants, options = wide_activation.launch_shape(architecture)
+            constants, options = wide_activation.launch_shape(hidden, architecture)
             constants = {"QUICK": True, "FACTOR": True, "BACKWARD": direction == "backward", **constants}
             signature = signature_of(wide_activation._kernel, constants, factor_ptr="*fp32")
             yield Kernel(
@@ -100,7 +101,7 @@ def kernels(architecture: int) -> Iterator[Kernel]:
             )
 
             function = getattr(wide_slope, f"_{direction}_kernel")
-            constants = {"QUICK": True, "FACTOR": True, **wide_activation.launch_shape(architecture)[0]}
+            constants = {"QUICK": True, "FACTOR": True, **wide_activation.launch_shape(hidden, architecture)[0]}
             constants = {name: value for name, value in constants.items() if name in function.arg_names}
             signature = signature_of(function, constants, factor_ptr="*fp32", slope_ptr="*u8")
             yield Kernel(f"wide_slope {direction}", model, function, signature, constants, options, tensor_cores=False)

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from aim_kernels.block_shapes import block_shape
+from aim_kernels.block_shapes import block_shape, dot_precision
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture, runs_triton
 
@@ -217,7 +216,7 @@ def forward(
             SKIP=skip,
             RESIDUAL=residual is not None,
             FACTOR=factor is not None,
-            PRECISION=_precision(z),
+            PRECISION=dot_precision(z),
             **constants,
             **options,
         )
@@ -258,12 +257,8 @@ def backward(
             FACTOR=factor is not None,
             BRANCH=needs_branch,
             NEEDS_DZ=needs_dz,
-            PRECISION=_precision(u),
+            PRECISION=dot_precision(u),
             **constants,
             **options,
         )
     return dz, du, hidden, branch
-
-
-def _precision(x: Tensor) -> str:
-    return "ieee" if x.dtype == torch.float32 else "tf32"

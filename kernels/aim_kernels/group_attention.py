@@ -7,7 +7,8 @@ tokens, every token in exactly one of them, so G·L = N; ``bias`` [1 or G, h, L,
 large negative number where a shifted window hides a token. ``out`` [F, N, D]. Partition, cyclic shift and their
 inverses are addresses in the Triton kernels: no token is copied. Backends:
 
-    triton     own kernels (group_attention_triton.py), groups of up to 64 tokens: windows of 7 or 8, up to 64 steps
+    triton     own kernels (group_attention_triton.py), groups of up to 64 tokens: windows of 7 or 8, up to 64 steps; in
+               float32 groups of up to 32
     sdpa       PyTorch's attention with a dense additive bias, on gathered tokens
     xformers   memory-efficient attention with its CUTLASS operators (those with flash take no bias), likewise
     reference  two products in plain torch, likewise; what a CPU takes
@@ -41,7 +42,7 @@ def group_attention(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int, ba
         raise ValueError(missing)
     head_dim = qkv.shape[-1] // 3 // num_heads
     half = qkv.dtype in (torch.float16, torch.bfloat16)
-    served = table.shape[1] <= group_attention_triton.MAX_LENGTH and head_dim <= group_attention_triton.MAX_HEAD_DIM
+    served = not qkv.is_cuda or group_attention_triton.fits(qkv, table.shape[1], head_dim)
     if backend == "sdpa" or (backend == "auto" and qkv.is_cuda and not served):
         return _on_gathered(_sdpa, qkv, table, bias, num_heads)
     if backend == "xformers" and half and head_dim % 8 == 0:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aim_kernels.block_shapes import block_shape
+from aim_kernels.block_shapes import block_shape, dot_precision
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture
 
@@ -136,10 +136,18 @@ def _backward_kernel(
         tl.store(p_dbias + o_score, b_dbias, mask=m_score)
 
 
-def launch_shape(direction: str, length: int, head_dim: int, target: int) -> tuple[dict[str, Any], dict[str, int]]:
+def fits(qkv: Tensor, length: int, head_dim: int) -> bool:
+    """Whether these kernels serve groups of ``length`` tokens; in float32 larger tiles would spill."""
+    half = qkv.dtype.itemsize == 2
+    return length <= (MAX_LENGTH if half else MAX_LENGTH // 2) and head_dim <= (MAX_HEAD_DIM if half else 64)
+
+
+def launch_shape(
+    direction: str, length: int, head_dim: int, target: int, itemsize: int = 2
+) -> tuple[dict[str, Any], dict[str, int]]:
     """Constants and launch options of "forward" or "backward"."""
     rows = max(16, triton.next_power_of_2(length))
-    shape = block_shape(f"group_attention_{direction}", rows, target)
+    shape = block_shape(f"group_attention_{direction}", rows, target, itemsize)
     columns = max(16, triton.next_power_of_2(head_dim))
     constants = {"L": length, "HEAD": head_dim, "ROWS": rows, "COLUMNS": columns}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
@@ -152,7 +160,7 @@ def forward(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int) -> Tensor:
     groups, length = table.shape
     head_dim = packed // 3 // num_heads
     out = qkv.new_empty((frames, tokens, packed // 3))
-    constants, options = launch_shape("forward", length, head_dim, architecture(qkv))
+    constants, options = launch_shape("forward", length, head_dim, architecture(qkv), qkv.dtype.itemsize)
     _forward_kernel[(frames * groups * num_heads,)](
         qkv_ptr=qkv,
         out_ptr=out,
@@ -174,7 +182,9 @@ def backward(
     chunks = triton.cdiv(frames * groups // bias.shape[0], span)
     dqkv = qkv.new_empty(qkv.shape)
     partial = bias.new_empty((chunks, *bias.shape) if needs_bias else (0,), dtype=torch.float32)
-    constants, options = launch_shape("backward", length, packed // 3 // num_heads, architecture(qkv))
+    constants, options = launch_shape(
+        "backward", length, packed // 3 // num_heads, architecture(qkv), qkv.dtype.itemsize
+    )
     _backward_kernel[(chunks * bias.shape[0] * num_heads,)](
         dout_ptr=dout,
         qkv_ptr=qkv,
@@ -206,5 +216,5 @@ def _arguments(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int) -> dict
         "bias_groups": bias.shape[0],
         "tokens": qkv.shape[1],
         "scale": (qkv.shape[-1] // 3 // num_heads) ** -0.5,
-        "PRECISION": "ieee" if qkv.dtype == torch.float32 else "tf32",
+        "PRECISION": dot_precision(qkv),
     }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aim_kernels.block_shapes import block_shape
+from aim_kernels.block_shapes import block_shape, dot_precision
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture
 
@@ -181,9 +181,9 @@ def _backward_keys_kernel(
     tl.store(p_dk + 2 * D, b_dv.to(dqkv_ptr.dtype.element_ty), mask=m_key)
 
 
-def launch_shape(kernel: str, head_dim: int, target: int) -> tuple[dict[str, Any], dict[str, int]]:
+def launch_shape(kernel: str, head_dim: int, target: int, itemsize: int = 2) -> tuple[dict[str, Any], dict[str, int]]:
     """Constants and launch options of "forward", "backward_queries" or "backward_keys"."""
-    shape = block_shape(f"spatial_attention_{kernel}", head_dim, target)
+    shape = block_shape(f"spatial_attention_{kernel}", head_dim, target, itemsize)
     constants = {
         "HEAD": head_dim,
         "ROWS": shape.rows,
@@ -199,7 +199,7 @@ def forward(frames: Tensor) -> tuple[Tensor, Tensor]:
     f, n, _, heads, head_dim = frames.shape
     out = frames.new_empty((f, n, heads, head_dim))
     lse = frames.new_empty((f, heads, n), dtype=torch.float32)
-    constants, options = launch_shape("forward", head_dim, architecture(frames))
+    constants, options = launch_shape("forward", head_dim, architecture(frames), frames.dtype.itemsize)
     blocks = triton.cdiv(n, constants["ROWS"])
     _forward_kernel[(f * heads * blocks,)](
         qkv_ptr=frames,
@@ -219,7 +219,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor) -> Tensor:
     f, n, _, heads, head_dim = frames.shape
     dqkv = frames.new_empty(frames.shape)
     delta = lse.new_empty(lse.shape)
-    constants, options = launch_shape("backward_queries", head_dim, architecture(frames))
+    constants, options = launch_shape("backward_queries", head_dim, architecture(frames), frames.dtype.itemsize)
     blocks = triton.cdiv(n, constants["ROWS"])
     _backward_queries_kernel[(f * heads * blocks,)](
         dout_ptr=dout,
@@ -233,7 +233,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor) -> Tensor:
         **constants,
         **options,
     )
-    constants, options = launch_shape("backward_keys", head_dim, architecture(frames))
+    constants, options = launch_shape("backward_keys", head_dim, architecture(frames), frames.dtype.itemsize)
     blocks = triton.cdiv(n, constants["KEYS"])
     _backward_keys_kernel[(f * heads * blocks,)](
         dout_ptr=dout,
@@ -264,5 +264,5 @@ def _arguments(frames: Tensor) -> dict[str, Any]:
         "stride_frame": frames.stride(0),
         "stride_token": frames.stride(1),
         "scale": frames.shape[-1] ** -0.5,
-        "PRECISION": "ieee" if frames.dtype == torch.float32 else "tf32",
+        "PRECISION": dot_precision(frames),
     }

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from aim_kernels import extension
-from aim_kernels.block_shapes import block_shape
+from aim_kernels.block_shapes import block_shape, dot_precision
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture, register, register_autocast, register_gradient, runs_triton
 
@@ -188,16 +188,14 @@ def _backward_kernel(
     tl.store(p_dq + D, b_dk.to(dqkv_ptr.dtype.element_ty), mask=m_tile)
 
 
-def launch_shape(kernel: str, frames: int, head_dim: int, target: int) -> tuple[dict[str, Any], dict[str, int]]:
+def launch_shape(
+    kernel: str, frames: int, head_dim: int, target: int, itemsize: int = 2
+) -> tuple[dict[str, Any], dict[str, int]]:
     """Constants and launch options of a kernel at T = ``frames``: what a launch and an ahead-of-time compile share."""
-    shape = block_shape(f"temporal_attention_{kernel}", head_dim, target)
+    shape = block_shape(f"temporal_attention_{kernel}", head_dim, target, itemsize)
     rows = max(shape.rows, triton.next_power_of_2(frames))
     constants = {"T": frames, "HEAD": head_dim, "ROWS": rows, "COLUMNS": max(16, triton.next_power_of_2(head_dim))}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
-
-
-def _precision(x: Tensor) -> str:
-    return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
 def _forward_triton(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
@@ -207,7 +205,7 @@ def _forward_triton(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
     head_dim = packed // 3 // num_heads
     out = qkv.new_empty((b, t, n, packed // 3))
     lse = qkv.new_empty((b, n, num_heads, t), dtype=torch.float32)
-    constants, options = launch_shape("forward", t, head_dim, architecture(qkv))
+    constants, options = launch_shape("forward", t, head_dim, architecture(qkv), qkv.dtype.itemsize)
     groups = triton.cdiv(n, constants["ROWS"] // t)
     if out.numel():
         _forward_kernel[(b * groups * num_heads,)](
@@ -221,7 +219,7 @@ def _forward_triton(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
             stride_t=qkv.stride(1),
             stride_n=qkv.stride(2),
             scale=head_dim**-0.5,
-            PRECISION=_precision(qkv),
+            PRECISION=dot_precision(qkv),
             **constants,
             **options,
         )
@@ -235,7 +233,7 @@ def _backward_triton(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_he
     dout = dout.contiguous()
     head_dim = packed // 3 // num_heads
     dqkv = qkv.new_empty(qkv.shape)
-    constants, options = launch_shape("backward", t, head_dim, architecture(qkv))
+    constants, options = launch_shape("backward", t, head_dim, architecture(qkv), qkv.dtype.itemsize)
     groups = triton.cdiv(n, constants["ROWS"] // t)
     if dqkv.numel():
         _backward_kernel[(b * groups * num_heads,)](
@@ -251,7 +249,7 @@ def _backward_triton(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_he
             stride_t=qkv.stride(1),
             stride_n=qkv.stride(2),
             scale=head_dim**-0.5,
-            PRECISION=_precision(qkv),
+            PRECISION=dot_precision(qkv),
             **constants,
             **options,
         )
@@ -259,7 +257,13 @@ def _backward_triton(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_he
 
 
 def _fits(qkv: Tensor, num_heads: int) -> bool:
-    return runs_triton(qkv) and qkv.shape[1] <= MAX_FRAMES and qkv.shape[-1] // 3 // num_heads <= MAX_HEAD_DIM
+    """Whether the Triton kernels serve ``qkv``; in float32 a tile longer than the table's would spill."""
+    head_dim = qkv.shape[-1] // 3 // num_heads
+    if not runs_triton(qkv) or head_dim > MAX_HEAD_DIM:
+        return False
+    itemsize = qkv.dtype.itemsize
+    longest = block_shape("temporal_attention_backward", head_dim, 0, itemsize).rows if itemsize == 4 else MAX_FRAMES
+    return qkv.shape[1] <= longest
 
 
 def _forward_cuda(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:

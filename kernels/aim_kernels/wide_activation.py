@@ -110,16 +110,16 @@ def _kernel(
     tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
 
 
-def launch_shape(target: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Constants and launch options; the kernel is elementwise, so one shape serves every width."""
-    shape = block_shape("wide_activation", 0, target)
+def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Constants and launch options at H = ``width``."""
+    shape = block_shape("wide_activation", width, target)
     return {"ROWS": shape.rows, "COLUMNS": shape.columns}, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
 def _triton(dy: Tensor | None, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
     u = u.contiguous()
     y = u.new_empty(u.shape)
-    constants, options = launch_shape(architecture(u))
+    constants, options = launch_shape(u.shape[1], architecture(u))
     blocks = triton.cdiv(u.shape[1], constants["COLUMNS"])
     if u.numel():
         _kernel[(triton.cdiv(u.shape[0], constants["ROWS"]) * blocks,)](

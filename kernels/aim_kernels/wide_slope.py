@@ -123,7 +123,7 @@ def _backward_kernel(
 def _forward_triton(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     u = u.contiguous()
     y, slope = _forward_fake(u, split, quick, factor)
-    constants, options = wide_activation.launch_shape(architecture(u))
+    constants, options = wide_activation.launch_shape(u.shape[1], architecture(u))
     blocks = triton.cdiv(u.shape[1], constants["COLUMNS"])
     if u.numel():
         _forward_kernel[(triton.cdiv(u.shape[0], constants["ROWS"]) * blocks,)](
@@ -146,7 +146,7 @@ def _forward_triton(u: Tensor, split: int, quick: bool, factor: Tensor | None) -
 def _backward_triton(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
     dy = dy.contiguous()
     du = dy.new_empty(dy.shape)
-    constants, options = wide_activation.launch_shape(architecture(dy))
+    constants, options = wide_activation.launch_shape(dy.shape[1], architecture(dy))
     blocks = triton.cdiv(dy.shape[1], constants["COLUMNS"])
     if dy.numel():
         _backward_kernel[(triton.cdiv(dy.shape[0], constants["ROWS"]) * blocks,)](

@@ -1,0 +1,96 @@
+"""What the launchers hand to Triton compiles, at sizes and alignments beside the models': on CPU tensors, not run.
+
+bench/ahead_of_time.py compiles the models' sizes by signatures of its own; here the launch itself decides on types,
+on integers that are 1 or divisible by 16, and on pointers that are aligned.
+"""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from aim_kernels import group_attention_triton, spatial_attention_triton, temporal_attention, wide_activation
+from bench.ahead_of_time import SHARED_LIMIT, _usage
+
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+@pytest.fixture(params=[80, 90])
+def faults(request, monkeypatch):
+    """What is wrong with the launches of a test, which only compile, for an architecture."""
+    architecture, found, launch = request.param, [], JITFunction.run
+
+    class Card:
+        def get_current_device(self):
+            return 1000 + architecture  # kernels compiled for a real card are kept by its number
+
+        def get_current_stream(self, device):
+            return 0
+
+        def get_current_target(self):
+            return GPUTarget("cuda", architecture, 32)
+
+    def compiled(self, *args, grid, warmup, **kwargs):
+        kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
+        spilled = _usage(kernel.asm["cubin"])[1]
+        # at odd alignments a word or two may spill, which costs nothing
+        if (
+            spilled > 16
+            or kernel.metadata.shared > SHARED_LIMIT[architecture]
+            or len(grid) > 1
+            or not 0 < grid[0] < 2**31
+        ):
+            found.append(f"{self.__name__}: {spilled} bytes spilled, {kernel.metadata.shared} shared, grid {grid}")
+
+    monkeypatch.setattr(JITFunction, "run", compiled)
+    monkeypatch.setattr(driver, "_active", Card())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("b", "t", "n", "h", "d", "dtype"),
+    [(1, 8, 197, 12, 64, FP32), (1, 32, 9, 1, 64, FP32), (1, 16, 8, 1, 96, FP32), (1, 1, 1, 1, 80, BF16)],
+)
+def test_temporal_attention(b, t, n, h, d, dtype, faults):
+    qkv = torch.empty(b, t, n, 3 * h * d + 1, dtype=dtype)[..., 1:]  # off every alignment
+    out, lse = temporal_attention._forward_triton(qkv, h)
+    temporal_attention._backward_triton(out, qkv, out, lse, h)
+    assert not faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("n", "h", "d", "dtype"), [(197, 12, 64, FP32), (50, 2, 80, FP32), (50, 1, 128, FP32), (50, 16, 80, BF16)]
+)
+def test_spatial_attention(n, h, d, dtype, faults):
+    frames = torch.empty(2, n, 3, h, d, dtype=dtype)
+    out, lse = spatial_attention_triton.forward(frames)
+    spatial_attention_triton.backward(out, frames, out, lse)
+    assert not faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("groups", "length", "h", "d", "bias", "dtype"),
+    [(64, 49, 4, 32, False, BF16), (9, 16, 4, 32, True, FP32), (4, 25, 2, 64, True, FP32), (1, 8, 1, 32, True, BF16)],
+)
+def test_group_attention(groups, length, h, d, bias, dtype, faults):
+    qkv = torch.empty(2, groups * length, 3 * h * d, dtype=dtype)
+    assert group_attention_triton.fits(qkv, length, d)
+    table, positions = torch.zeros(groups, length, dtype=torch.int32), torch.empty(groups, h, length, length)
+    out = group_attention_triton.forward(qkv, table, positions, h)
+    group_attention_triton.backward(out, qkv, table, positions, h, bias)
+    assert not faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "split"), [(192, 0), (320, 0), (3264, 3072)])
+def test_wide_activation(width, split, faults):
+    u = torch.empty(70, width, dtype=BF16)
+    for dy in (None, u):
+        wide_activation._triton(dy, u, split, True, torch.empty(70))
+    assert not faults
