@@ -59,6 +59,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         else:
             click.echo(f"aim-fast: error: {_hint(' '.join(message.split()), error)}", err=True)
         sys.exit(2)
+    except OSError as error:
+        if debug or error.filename is None:
+            raise
+        click.echo(f"aim-fast: error: {error.filename}: {error.strerror} (--debug shows where)", err=True)
+        sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("aim-fast: interrupted; a training run that had begun goes on with --resume", err=True)
         sys.exit(130)

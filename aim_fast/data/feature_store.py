@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,8 +211,10 @@ def _by_shard(
         made = extract(batch.frames)[part].to(dtype).cpu()
         if not made[kept].isfinite().all():
             raise DataError(f"{folder}: features do not fit into {dtype}: give --dtype bfloat16 or float32")
+        of_a_clip = views * made[0].numel() * made.element_size()
+        if number == first:
+            _check_room(folder, (header["clips"] - done) * of_a_clip)
         if "shape" not in header:
-            of_a_clip = views * made[0].numel() * made.element_size()
             header |= {"shape": list(made.shape[1:]), "shard_clips": max(shard_bytes // of_a_clip, 1)}
             _write(folder / _STORE, json.dumps(header, indent=2).encode())
         held.append(made)
@@ -225,6 +228,15 @@ def _by_shard(
             shard = features[:of_a_shard].unflatten(0, (-1, views)).contiguous()
             yield shard, valid[:of_a_shard].view(-1, views).all(1).to(torch.uint8)
             held, good = ([x[of_a_shard:]] if len(x) > of_a_shard else [] for x in (features, valid))
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{folder}: the features need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+            "take a larger disk"
+        )
 
 
 def _found_done(folder: Path, header: dict[str, Any]) -> int:

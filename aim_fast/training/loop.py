@@ -172,7 +172,12 @@ class Trainer:
         if state["clips_per_step"] != self.steps.clips_per_step:
             raise CheckpointError(
                 f"{self.folder}: had {state['clips_per_step']} clips a step, not {self.steps.clips_per_step}: use "
-                "as many processes as before, or another --batch-size or --accumulate"
+                "as many processes as before"
+            )
+        within, before = state["step"] % self.steps.per_epoch, state["processes"]
+        if self.recipe.read_order == "shards" and within and before != self.place.world:
+            raise CheckpointError(
+                f"{self.folder}: stands within an epoch whose shards {before} processes share: resume it with as many"
             )
         self.optimization.load_state(state, checkpoint.tensors)
         self.step, self.best, self.last = state["step"], state["best"], state["last"]
@@ -320,6 +325,7 @@ class Trainer:
             "validated": self.validated,
             "clips": self.steps.clips,
             "clips_per_step": self.steps.clips_per_step,
+            "processes": self.place.world,
             "best": self.best,
             "last": self.last,
             **self.optimization.state(),

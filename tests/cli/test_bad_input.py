@@ -325,3 +325,12 @@ def write_audio(path):
         frame.sample_rate = 48000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def test_what_the_system_refuses_is_one_line_that_names_the_file(refused, motion_set, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "/somewhere/file")
+
+    monkeypatch.setattr("aim_fast.training.data_limits.measure_limits", full)
+    line = refused("doctor", "--dataset", "ssv2", "--data-root", motion_set)
+    assert "/somewhere/file: No space left on device" in line

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from aim_fast.training.checkpoint import find_checkpoint
 from aim_fast.training.metrics import read_metrics
 from tests.cli.processes import adapters, finish, free_port, losses, signal_after, start, worker_of
 
@@ -117,6 +118,21 @@ def test_two_runs_in_one_folder_are_refused_while_the_first_lives(aim_fast, trai
     assert (status, err.count("\n")) == (2, 1)
     assert f"process {os.getpid()} is training into it" in err
     assert aim_fast("train", "--output", trained, "--resume", "--quiet")[0] == 0
+
+
+def test_an_epoch_in_the_order_of_shards_is_ended_by_as_many_processes(aim_fast, tiny, motion_set, tmp_path):
+    """Which clips are still to come depends on how they were divided; from the epoch's end on it may be otherwise."""
+    shards, run = tmp_path / "shards", tmp_path / "run"
+    data = ("--dataset", "webdataset", "--data-root", shards, "--read-order", "shards")
+    assert aim_fast("shard", "--dataset", "ssv2", "--data-root", motion_set, "--output", shards)[0] == 0
+    assert aim_fast("train", *tiny, *data, "--epochs", 2, "--output", run, "--quiet")[0] == 0
+    state = find_checkpoint(run, "last") / "state.pt"
+    saved = torch.load(state, weights_only=True)
+    torch.save({**saved, "step": 7, "processes": 2}, state)  # of five steps an epoch
+    status, _, err = aim_fast("train", "--output", run, "--resume")
+    assert (status, "within an epoch whose shards 2 processes share" in err) == (2, True)
+    torch.save({**saved, "step": 5, "processes": 2}, state)
+    assert aim_fast("train", "--output", run, "--resume", "--quiet")[0] == 0
 
 
 def test_resume_with_nothing_there_is_refused(aim_fast, tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -141,6 +142,14 @@ def test_a_folder_of_other_features_is_not_written_into(folder, loader, tmp_path
     (tmp_path / "thesis.txt").write_text("words")
     with pytest.raises(UsageError, match="holds no features"):
         write(tmp_path, loader)
+
+
+def test_too_little_disk_is_said_before_anything_is_kept(loader, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DataError, match="the features need 0.0 GiB and 0.0 GiB are free; take a larger disk"):
+        write(tmp_path / "f", loader)
+    assert not list((tmp_path / "f").iterdir())
 
 
 def test_features_beyond_the_dtype_are_refused(loader, tmp_path):
