@@ -2,7 +2,8 @@
 
 Each program is the module of its name here, with ``run(options) -> dict``. Results are printed as tables; ``--json``
 writes the dictionary of one program, ``--out`` one file a program, both with device, versions and date. `all` measures
-on a GPU also what the goals ask of L/14, and ends with the table of goals (bench/goals.py).
+on a GPU also what the goals ask of L/14, and ends with the table of goals (bench/goals.py). It runs each program in a
+process of its own, so that one that fails, hangs or breaks the device costs no other its figures.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import datetime
 import importlib
 import json
 import platform
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -28,43 +33,71 @@ _VERSIONS_OF = ("torch", "triton", "xformers", "nvidia-dali-cuda130", "av")
 def main() -> int:
     """Parse the options, run what was asked for, write what it found."""
     options = _parser().parse_args()
-    failed, measured = [], []
-    for name, run, settings in _runs(options):
-        print(f"bench {name}", flush=True)
-        try:
-            program = importlib.import_module(f"bench.{run}")
-            results = {**_machine(options.device), "bench": run, **program.run(settings)}
-        except Exception as error:
-            if options.what != "all":
-                raise
-            print(f"bench {name} failed: {type(error).__name__}: {error}", file=sys.stderr)
-            failed.append(name)
-            continue
-        measured.append(results)
-        files = [options.json] if options.json and options.what != "all" else []
-        files += [options.out / f"{name}.json"] if options.out else []
+    return _all(options) if options.what == "all" else _one(options)
+
+
+def _one(options: argparse.Namespace) -> int:
+    program = importlib.import_module(f"bench.{options.what}")
+    header = {**_machine(options.device), "bench": options.what}
+
+    def save(results: dict) -> None:
+        files = [options.json] if options.json else []
+        files += [options.out / f"{options.what}.json"] if options.out and not options.json else []
         for file in files:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(results, indent=2) + "\n")
-    if options.what == "all":
-        rows = goals.judge([*measured, *goals.read_results()])
-        Console().print(goals.table(rows))
-        if options.out:
-            (options.out / "goals.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+            file.write_text(json.dumps({**header, **results}, indent=2) + "\n")
+
+    save(program.run(argparse.Namespace(**vars(options), save=save)))
+    return 0
+
+
+def _all(options: argparse.Namespace) -> int:
+    failed, measured = [], []
+    end = time.monotonic() + 60 * options.minutes if options.minutes else None
+    with tempfile.TemporaryDirectory() as folder:
+        for name, program, settings in _runs(options):
+            print(f"bench {name}", flush=True)
+            file = (options.out or Path(folder)) / f"{name}.json"
+            file.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "bench", program, "--json", str(file)]
+            for option, value in settings.items():
+                command += [] if value is None else [f"--{option}", str(value)]
+            fault = _fault(command, None if end is None else end - time.monotonic())
+            if fault:
+                print(f"bench {name} {fault}", file=sys.stderr, flush=True)
+                failed.append(name)
+            if file.exists():
+                measured.append(json.loads(file.read_text()))
+    rows = goals.judge([*measured, *goals.read_results()])
+    Console().print(goals.table(rows))
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "goals.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
     return 1 if failed else 0
 
 
-def _runs(options: argparse.Namespace) -> Iterator[tuple[str, str, argparse.Namespace]]:
-    """(name, program, its options) of everything to run."""
-    if options.what != "all":
-        yield options.what, options.what, options
-        return
-    for name in PROGRAMS:
-        yield name, name, options
+def _fault(command: list[str], seconds: float | None) -> str | None:
+    """Runs a command for so long at most; what went wrong, or None."""
+    if seconds is not None and seconds <= 0:
+        return "is left out: no time is left"
+    try:
+        return "failed, as said above" if subprocess.run(command, check=False, timeout=seconds).returncode else None
+    except subprocess.TimeoutExpired:
+        return "was stopped: the time is over"
+
+
+def _runs(options: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(name, program, its options) of everything to run, on a GPU first what it alone can tell."""
+    settings = {key: getattr(options, key) for key in ("device", "model", "frames", "batch", "consumer", "out")}
+    first, last = PROGRAMS[:3], PROGRAMS[3:]
+    for name in first:
+        yield name, name, settings
     if _kind(options.device).startswith("cuda") and not (options.model or options.frames or options.batch):
-        large = {**vars(options), "model": goals.L14, "out": options.out and options.out / "l14"}
-        yield "step_l14", "step", argparse.Namespace(**{**large, "frames": 8, "batch": 16})
-        yield "memory_l14", "memory", argparse.Namespace(**{**large, "frames": 32, "batch": 4})
+        large = {**settings, "model": goals.L14, "out": options.out and options.out / "l14"}
+        yield "step_l14", "step", {**large, "frames": 8, "batch": 16}
+        yield "memory_l14", "memory", {**large, "frames": 32, "batch": 4}
+    for name in last:
+        yield name, name, settings
 
 
 def _kind(device: str | None) -> str:
@@ -84,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         "--consumer", type=float, default=None, metavar="X",
         help="decode: clips/s that a training step takes; the measured step's when not given",
     )  # fmt: skip
+    parser.add_argument(
+        "--minutes", type=float, default=None, metavar="X", help="all: stop after so long, with what there is"
+    )
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the results of one program")
     parser.add_argument(
         "--out", type=Path, default=None, metavar="DIR", help="write DIR/<program>.json for each program"

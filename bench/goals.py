@@ -59,16 +59,18 @@ def operator(name: str, figure: str) -> Figure:
 
 
 def slowest_operator(results: Mapping[str, Any]) -> float:
-    """Of all operators, the least ratio to the compiled plain expression; 0 where one failed its error rule."""
-    return min(row.get("ratio_vs_compiled", 0.0) for row in results["operators"].values())
+    """Of all operators, the least ratio to the compiled plain expression; 0 where one failed. A plain expression that
+    does not compile is compared by none."""
+    rows = results["operators"].values()
+    return min(0.0 if "failed" in row else row.get("ratio_vs_compiled", float("inf")) for row in rows)
 
 
 def share_kept(memory: str) -> Figure:
     """Bytes kept for backward by a memory word, as a share of the published structure's."""
 
-    def find(results: Mapping[str, Any]) -> float:
+    def find(results: Mapping[str, Any]) -> float | None:
         kept = results["saved_mib_per_clip"]
-        return kept[memory] / kept["published"]
+        return kept[memory] / kept["published"] if "published" in kept else None
 
     return find
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 from typing import Any
 
 import torch
@@ -37,21 +38,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             if on_gpu:
                 peak[side] = _peak(_step(model, clips, labels, device))
         except torch.OutOfMemoryError:
-            peak[side] = float("inf")
+            print(f"{side}: out of memory", file=sys.stderr)
         held.to("cpu")
         del model
         gc.collect()
         if on_gpu:
             torch.cuda.empty_cache()
+    share = {side: mib / saved["published"] for side, mib in saved.items()} if "published" in saved else {}
     table = Table("side", "saved MiB a clip", "of published", "peak MiB", title=f"memory, {name}, {frames} frames")
     for side, mib in saved.items():
-        table.add_row(
-            side, f"{mib:.1f}", f"{mib / saved['published']:.3f}", f"{peak[side]:.0f}" if peak else "unmeasured"
-        )
+        highest = f"{peak[side]:.0f}" if side in peak else "unmeasured"
+        table.add_row(side, f"{mib:.1f}", f"{share[side]:.3f}" if share else "", highest)
     Console().print(table)
     if getattr(options, "out", None):
         draw_bars(saved, f"{name}, {frames} frames: MiB kept for backward per clip", options.out / "memory.png")
-    share = {side: mib / saved["published"] for side, mib in saved.items()}
     return {
         "model": name,
         "frames": frames,

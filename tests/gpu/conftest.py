@@ -9,10 +9,12 @@ from rich.console import Console
 
 from bench import goals
 
+HERE = Path(__file__).parent
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "gpu" in item.path.parts:
+        if HERE in item.path.parents:
             item.add_marker(pytest.mark.gpu)
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
@@ -21,7 +23,8 @@ def pytest_collection_modifyitems(items):
 def pytest_terminal_summary(terminalreporter, config):
     """Ends `pytest tests/gpu`, and every run on a GPU, with the goals that speed and memory are held to, from the
     figures kept in bench/results/."""
-    if not torch.cuda.is_available() and not all("gpu" in Path(argument).parts for argument in config.args):
+    asked = [config.invocation_params.dir / argument.split("::")[0] for argument in config.args]
+    if not torch.cuda.is_available() and not all(HERE in (path, *path.parents) for path in asked):
         return
     text = io.StringIO()
     Console(file=text, width=120).print(goals.table(goals.judge(goals.read_results())))

@@ -11,6 +11,7 @@ from aim_kernels.group_attention import backend_missing as group_backend_missing
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.patch_embed import patch_embed, patch_embed_reference
+from aim_kernels.residual import residual_add
 from aim_kernels.spatial_attention import backend_missing, spatial_attention, spatial_attention_reference
 from aim_kernels.temporal_attention import temporal_attention, temporal_attention_reference
 from aim_kernels.wide_activation import (
@@ -182,13 +183,54 @@ def test_patch_embed(p, width, frames, dtype):
     check(lambda x: embed(patch_embed, x), lambda x: embed(patch_embed_reference, x), temporal)
 
 
-def test_large_grid_does_not_overflow():
-    """64 clips of B/16: 151,000 sequences, 2.3e9 bytes of qkv, offsets beyond int32."""
-    qkv = torch.randn(64, 8, 197, 3 * 768, device="cuda", dtype=torch.bfloat16)
-    out = temporal_attention(qkv, 12)
-    torch.testing.assert_close(out[-1:], temporal_attention_reference(qkv[-1:], 12)[0], atol=0.02, rtol=0.02)
-    out = spatial_attention(qkv, 12)
-    torch.testing.assert_close(out[-1:], spatial_attention_reference(qkv[-1:], 12)[0], atol=0.02, rtol=0.02)
+@pytest.mark.parametrize("operator", ["temporal", "spatial"])
+def test_offsets_beyond_32_bits(operator):
+    """960 clips of B/16's qkv: 3.5e9 elements, so that the last clips lie beyond any 32-bit offset."""
+    attention, reference = {
+        "temporal": (temporal_attention, temporal_attention_reference),
+        "spatial": (spatial_attention, spatial_attention_reference),
+    }[operator]
+    if torch.cuda.mem_get_info()[0] < 40 * 2**30:
+        pytest.skip("needs 40 GiB of free memory")
+    qkv = torch.empty(960, 8, 197, 3 * 768, device="cuda", dtype=torch.bfloat16)
+    qkv[:] = torch.randn(8, 197, 3 * 768, device="cuda", dtype=torch.bfloat16)
+    qkv[-1].normal_()
+    qkv.requires_grad_()
+    flow = torch.randn(8, 197, 768, device="cuda", dtype=torch.bfloat16).expand(960, -1, -1, -1)
+    out = attention(qkv, 12)
+    (found,) = torch.autograd.grad(out, qkv, flow)
+    leaf = qkv.detach()[-1:].double().requires_grad_()
+    exact = reference(leaf, 12)[0]
+    (wanted,) = torch.autograd.grad(exact, leaf, flow[:1].double())
+    for got, truth in ((out[-1:], exact), (found[-1:], wanted)):
+        assert (got.double() - truth).norm() <= 0.01 * truth.norm()
+
+
+def test_rows_beyond_32_bits():
+    """The kernels that go by rows: layer norm, activation, adapter and residual add over 2.4e9 elements."""
+    if torch.cuda.mem_get_info()[0] < 40 * 2**30:
+        pytest.skip("needs 40 GiB of free memory")
+    x = torch.empty(3_100_000, 768, device="cuda", dtype=torch.bfloat16)
+    x[:] = torch.randn(768, device="cuda", dtype=torch.bfloat16)
+    x[-1].normal_()
+    weights = AdapterWeights(*(torch.randn(*s, device="cuda") * 0.03 for s in ((64, 768), (64,), (768, 64), (768,))))
+    ones, zeros = torch.ones(768, device="cuda"), torch.zeros(768, device="cuda")
+    low, wide = (
+        AdapterWeights(*(v.bfloat16() for v in weights)),
+        AdapterWeights(*(v.bfloat16().double() for v in weights)),
+    )
+    cases = (
+        (lambda: layer_norm(x, ones, zeros), lambda y: F.layer_norm(y, (768,))),
+        (lambda: wide_activation(x, 768), lambda y: y * torch.sigmoid(1.702 * y)),
+        (
+            lambda: adapter(x, low, skip=True),
+            lambda y: y + adapter_reference(y, AdapterWeights(*(v.double() for v in low))),
+        ),
+        (lambda: residual_add(x, x), lambda y: y + y),
+    )
+    for fused, plain in cases:
+        truth = plain(x[-1:].double())
+        assert (fused()[-1:].double() - truth).norm() <= 0.01 * truth.norm()
 
 
 def test_no_launch_leaves_the_device_of_its_input():
