@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from aim_fast.models.flops import count_costs
 from aim_fast.models.registry import create_model
 from aim_fast.models.saved_bytes import saved_bytes
-from aim_fast.training.timing import ratio, take_turns
+from aim_fast.training.cuda_graph import WARM_UP, GraphedStep
+from aim_fast.training.timing import Timing, ratio, take_turns
 from aim_kernels import AIMBlock, hold_trunk
 from bench.bars import draw_bars
 from bench.machine_rates import matrix_rate
@@ -33,8 +34,9 @@ MEMORY = ("fast", "balanced", "lean")
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measures and prints. Keys: ``ratio_vs_published_eager``, ``ratio_vs_published_compiled``, ``clips_per_s``,
-    ``saved_mib_per_clip`` {published, fast, balanced, lean}, ``mfu`` (GPU), ``seconds`` of every side; ``failed``, a
-    line on each baseline that could not run. ``options.save`` is called with what there is before anything compiles."""
+    ``saved_mib_per_clip`` {published, fast, balanced, lean}, ``seconds`` of every side, on a GPU ``mfu`` and
+    ``clips_per_s_captured`` (in a CUDA graph); ``failed``, a line on each side that does not run. ``options.save`` is
+    called with what there is before anything is captured or compiled."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.startswith("cuda")
     name = options.model or "aim_vit_b16_clip"
@@ -54,7 +56,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         )
 
     twin = sides.pop("published_twin")
-    steps: dict[str, Callable[[], None]] = {side: _step(model, clips, labels, device) for side, model in sides.items()}
+    steps: dict[str, Callable[[], object]] = {
+        side: _step(model, clips, labels, device) for side, model in sides.items()
+    }
     steps["reference"] = _step(_with_backend(twin, "reference"), clips, labels, device)
     failed = results["failed"] = _failing(steps)
     for side in failed.keys() & set(MEMORY):
@@ -78,21 +82,27 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         products = count_costs(name, {"num_frames": frames, "num_classes": 10})[2]
         # two FLOP a multiply-add, forward and the input gradients: a frozen weight has no gradient of its own
         results["mfu"] = 2 * 2 * products * batch / fast.median / matrix_rate(device)
+
+    def beside_fast(side: str, step: Callable[[], object], times: int) -> dict[str, Timing]:
+        """Times one more side in turns with ours, after ``times`` calls; what there was before is safe if it fails."""
+        if save := getattr(options, "save", None):
+            save(results)
+        turns = {side: step}
+        failed.update(_failing(turns, times))
+        if side not in turns:
+            return {}
+        found = take_turns({"fast": steps["fast"], **turns}, rounds, device)
+        timings[side] = found[side]
+        results["seconds"][side], results["spread"][side] = found[side].median, found[side].spread
+        return found
+
+    if on_gpu and beside_fast("fast_captured", _captured(sides["fast"], clips, labels, device), WARM_UP + 1):
+        results["clips_per_s_captured"] = batch / timings["fast_captured"].median
     if getattr(options, "compiled", True) and "published" in timings:
-        if getattr(options, "save", None):
-            options.save(results)
         results["compiled"] = how = "whole" if len(getattr(sides["published"], "row", ())) <= 12 else "block by block"
-        turns = {
-            "fast": steps["fast"],
-            "published_compiled": _step(_compiled(sides["published"], how), clips, labels, device),
-        }
-        failed |= _failing(turns)
-        if "published_compiled" in turns:
-            compared = take_turns(turns, rounds, device, warm - 1)
-            timings["published_compiled"] = compared["published_compiled"]
-            results["seconds"]["published_compiled"] = compared["published_compiled"].median
-            results["spread"]["published_compiled"] = compared["published_compiled"].spread
-            results["ratio_vs_published_compiled"] = ratio(compared["published_compiled"], compared["fast"])
+        baseline = _step(_compiled(sides["published"], how), clips, labels, device)
+        if found := beside_fast("published_compiled", baseline, warm):
+            results["ratio_vs_published_compiled"] = ratio(found["published_compiled"], found["fast"])
     _print(results, timings)
     if getattr(options, "out", None):
         speeds = {side: batch / timing.median for side, timing in timings.items()}
@@ -102,12 +112,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def _failing(steps: dict[str, Callable[[], None]]) -> dict[str, str]:
-    """Runs each step once; takes out those that fail, as on a card that is too small, with a line on each."""
+def _failing(steps: dict[str, Callable[[], object]], times: int = 1) -> dict[str, str]:
+    """Runs each step; takes out those that fail, as on a card that is too small, with a line on each."""
     failed = {}
     for side in list(steps):
         try:
-            steps[side]()
+            for _ in range(times):
+                steps[side]()
         except Exception as error:
             failed[side] = f"{type(error).__name__}: {error}".splitlines()[0]
             print(f"{side} does not run: {failed[side]}", file=sys.stderr)
@@ -164,6 +175,14 @@ def _step(model: nn.Module, clips: Tensor, labels: Tensor, device: str) -> Calla
         optimizer.step()
 
     return step
+
+
+def _captured(model: nn.Module, clips: Tensor, labels: Tensor, device: str) -> Callable[[], Tensor]:
+    """The step as ``--cuda-graph`` trains: launched at once, after steps that warm it up."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW([{"params": trained, "lr_factor": 1.0}], lr=1e-5, fused=True)
+    step = GraphedStep(lambda x, y: _loss(model, x, y, device), optimizer, trained)
+    return lambda: step(clips, labels)
 
 
 def _gradient_errors(sides: dict[str, Any], clips: Tensor, labels: Tensor, device: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ always fresh tensors in the layout that the fake promises; inputs are never writ
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -71,9 +72,12 @@ def runs_triton(x: Tensor) -> bool:
 
 def architecture(x: Tensor) -> int:
     """10 · major + minor of the GPU that holds ``x``; 0 on a CPU, where kernels run in Triton's interpreter."""
-    if not x.is_cuda:
-        return 0
-    major, minor = torch.cuda.get_device_capability(x.device)
+    return _architecture(x.device.index or 0) if x.is_cuda else 0
+
+
+@functools.cache  # asked at every launch
+def _architecture(index: int) -> int:
+    major, minor = torch.cuda.get_device_capability(index)
     return 10 * major + minor
 
 
