@@ -34,9 +34,9 @@ MEMORY = ("fast", "balanced", "lean")
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measures and prints. Keys: ``ratio_vs_published_eager``, ``ratio_vs_published_compiled``, ``clips_per_s``,
-    ``saved_mib_per_clip`` {published, fast, balanced, lean}, ``seconds`` of every side, on a GPU ``mfu`` and
-    ``clips_per_s_captured`` (in a CUDA graph); ``failed``, a line on each side that does not run. ``options.save`` is
-    called with what there is before anything is captured or compiled."""
+    ``saved_mib_per_clip`` {published, fast, balanced, lean}, ``seconds`` of every side, on a GPU ``mfu``, ``peak_mib``
+    of every side and ``clips_per_s_captured`` (in a CUDA graph); ``failed``, a line on each side that does not run.
+    ``options.save`` is called with what there is before anything is captured or compiled."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.startswith("cuda")
     name = options.model or "aim_vit_b16_clip"
@@ -82,6 +82,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         products = count_costs(name, {"num_frames": frames, "num_classes": 10})[2]
         # two FLOP a multiply-add, forward and the input gradients: a frozen weight has no gradient of its own
         results["mfu"] = 2 * 2 * products * batch / fast.median / matrix_rate(device)
+        results["peak_mib"] = {
+            side: _peak_alone(steps[side], model) for side, model in sides.items() if side not in failed
+        }
 
     def beside_fast(side: str, step: Callable[[], object], times: int) -> dict[str, Timing]:
         """Times one more side in turns with ours, after ``times`` calls; what there was before is safe if it fails."""
@@ -202,11 +205,20 @@ def _gradients(model: nn.Module, clips: Tensor, labels: Tensor, device: str, pre
     return flat
 
 
-def _peak(step: Callable[[], None]) -> float:
+def _peak(step: Callable[[], object]) -> float:
     step()
     torch.cuda.reset_peak_memory_stats()
     step()
     return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+
+
+def _peak_alone(step: Callable[[], object], model: nn.Module) -> float:
+    """Of one side among others: what its step adds to what lies between steps, and its own weights, gradients and
+    AdamW's two moments. MiB."""
+    between = torch.cuda.memory_allocated()
+    held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    held += 3 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    return round(_peak(step) + (held - between) / 2**20, 1)
 
 
 def _print(results: dict[str, Any], timings: dict[str, Any]) -> None:
