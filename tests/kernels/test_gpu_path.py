@@ -1,0 +1,84 @@
+"""A block runs through the GPU's implementation of every operator, its kernels in Triton's interpreter, on a CPU.
+
+The kernels' own tests call launchers one by one; here the sub-blocks hand them what they will on a GPU: views, factors,
+weights and streams of their own dtypes. In a process of its own, because the implementations change places.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAIN = """
+import importlib, sys, types
+from pathlib import Path
+import torch
+root = Path({root!r})
+package = sys.modules["aim_kernels"] = types.ModuleType("aim_kernels")
+package.__path__ = [str(root)]
+registration = importlib.import_module("aim_kernels.registration")
+register, ran = registration.register, set()
+
+def register_for_both(name, schema, *, cpu, cuda, fake):
+    def counted(*args):
+        ran.add(name)
+        return cuda(*args)
+    register(name, schema, cpu=counted, cuda=cuda, fake=fake)
+
+registration.register = register_for_both
+registration.runs_triton = lambda x: x.dtype in (torch.float16, torch.float32)
+exec(compile((root / "__init__.py").read_text(), "aim_kernels", "exec"), vars(package))
+importlib.import_module("aim_kernels.spatial_attention")._resolve = lambda *_: "triton"
+from aim_kernels import AIMBlock, AIMSwinBlock, hold_trunk
+
+def gradients(block, x, flow, backend, half, **options):
+    block.backend = backend
+    block.zero_grad()
+    torch.manual_seed(1)
+    leaf = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.float16, enabled=half):
+        out = block(leaf, **options)
+    out.backward(flow[:, :, : out.shape[2]].to(out.dtype))
+    return [out.detach(), leaf.grad, *(p.grad for p in block.parameters() if p.requires_grad)]
+
+def compare(block, x, memory, half, allowed, **options):
+    flow = torch.randn_like(x)
+    for parameter in block.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.05)
+    truth = gradients(block, x, flow, "reference", False, **options)
+    block.memory = memory
+    if half:
+        hold_trunk(block, torch.float16)
+    for got, wanted in zip(gradients(block, x, flow, "fused", half, **options), truth, strict=True):
+        error = ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
+        assert error <= allowed, (type(block).__name__, memory, half, options, tuple(wanted.shape), error)
+
+torch.manual_seed(0)
+for memory in ("fast", "balanced"):
+    for half, allowed in ((False, 1e-5), (True, 0.01)):
+        block = AIMBlock(48, 2, num_tadapter=2, drop_path=0.3, adapter_scale=0.5)
+        compare(block, torch.randn(2, 3, 6, 48), memory, half, allowed)
+block = AIMBlock(48, 2, drop_path=0.3, drop_path_mode="clip", activation="gelu")
+compare(block, torch.randn(2, 3, 6, 48), "fast", False, 1e-5, cls_only=True)
+compare(AIMSwinBlock(32, 2, {swin}), torch.randn(2, 4, 16, 32), "fast", False, 1e-5)
+print(*sorted(ran))
+"""
+
+
+@pytest.mark.interpreter
+@pytest.mark.slow
+def test_a_block_on_the_gpus_operators_gives_the_references_gradients():
+    root = Path(__file__).parents[2] / "kernels" / "aim_kernels"
+    process = subprocess.run(
+        [sys.executable, "-c", TRAIN.format(root=str(root), swin="4, 4, window_size=2, shifted=True")],
+        env=dict(os.environ, TRITON_INTERPRET="1", OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    parts = {"temporal_attention", "spatial_attention", "group_attention", "layer_norm", "wide_slope", "residual_add"}
+    assert parts <= set(process.stdout.split())
