@@ -58,11 +58,12 @@ def operator(name: str, figure: str) -> Figure:
     return find
 
 
-def slowest_operator(results: Mapping[str, Any]) -> float:
-    """Of all operators, the least ratio to the compiled plain expression; 0 where one failed. A plain expression that
-    does not compile is compared by none."""
+def slowest_operator(results: Mapping[str, Any]) -> float | None:
+    """Of all operators, the least ratio to the compiled plain expression; 0 where one failed, None where a plain
+    expression does not compile."""
     rows = results["operators"].values()
-    return min(0.0 if "failed" in row else row.get("ratio_vs_compiled", float("inf")) for row in rows)
+    ratios = [0.0 if "failed" in row else row.get("ratio_vs_compiled") for row in rows]
+    return None if None in ratios else min(ratios)
 
 
 def share_kept(memory: str) -> Figure:

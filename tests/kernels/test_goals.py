@@ -45,6 +45,14 @@ def test_an_operator_that_failed_its_error_rule_misses_its_goal():
     assert found["temporal attention over torch's", "cpu"] == "unmeasured"
 
 
+def test_an_operator_is_not_held_to_an_expression_that_does_not_compile():
+    goal = "slowest operator over its compiled expression", "cuda"
+    rows = {"layer_norm": {"ratio_vs_compiled": 1.2}, "adapter": {"ratio_vs_eager": 2.0}}
+    kernels = {**STEP, "bench": "kernels", "device": "cuda", "batch": 32}
+    assert statuses({**kernels, "operators": rows})[goal] == "unmeasured"
+    assert statuses({**kernels, "operators": {**rows, "adapter": {"ratio_vs_compiled": 1.0}}})[goal] == "reached"
+
+
 def test_the_newest_file_is_read_first(tmp_path):
     for name, year, speed in (("a", "2024", 1.0), ("b", "2025", 2.0)):
         results = {**STEP, "date": f"{year}-01-01T00:00:00", "ratio_vs_published_eager": speed}
