@@ -49,7 +49,7 @@ class TranscodeReport:
             f"{self.files} videos, {self.frames} frames",
             f"size: {self.bytes_before / 1e6:.1f} MB before, {self.bytes_after / 1e6:.1f} MB after ({share:.2f} of it)",
             f"decoding {_FRAMES} frames, one thread: {self.clips_per_s_before:.1f} clips/s before, "
-            f"{self.clips_per_s_after:.1f} after ({self.speedup:.2f} times)",
+            f"{self.clips_per_s_after:.1f} after (a file {self.speedup:.2f} times)",
         ]
 
     def measure(self, videos: Sequence[tuple[str, str, int]]) -> None:

@@ -46,7 +46,8 @@ def read_weights(path: str | Path) -> WeightsFile:
     """
     path = Path(path)
     if not path.exists():
-        raise WeightsError(f"weights file {path} does not exist: check the path")
+        remedy = "download it and give the file" if re.match(r"\w+:/", str(path)) else "check the path"
+        raise WeightsError(f"weights file {path} does not exist: {remedy}")
     if not path.is_file():
         raise WeightsError(f"weights {path} is a folder: name the file in it (.pt, .pth or .safetensors)")
     try:

@@ -384,6 +384,7 @@ def test_bad_files_are_one_line_and_run_no_code(kind, message, clip, tmp_path, c
         ("open_clip:RN50x3/openai", "did you mean 'ViT|known: (?!.*RN50)"),
         ("open_clip:ViT-B-16/opnai", "no tag 'opnai': did you mean 'openai'"),
         ("open_clip:ViT-B-16", "no tag ''"),
+        ("https://example.org/ViT-B-16.pt", "does not exist: download it and give the file"),
     ],
 )
 def test_unknown_tags_name_the_nearest(source, message):
