@@ -38,13 +38,13 @@ from aim_fast.data.plan import ClipPlan
 from aim_fast.data.resize import box_slices, resize_box, resize_whole
 from aim_fast.errors import DataError, UsageError
 
-__all__ = ["KINDS", "FrameCache", "load_or_build_frame_cache"]
+__all__ = ["JPEG_SHARE", "KINDS", "FrameCache", "load_or_build_frame_cache", "raw_bytes"]
 
 KINDS = ("raw", "jpeg")
 _SHARD_BYTES = 256 * 2**20
 _SHARD_CLIPS = 64
 _QUALITY = 95
-_JPEG_SHARE = 0.12  # of the raw bytes, for planning the room that is needed
+JPEG_SHARE = 0.12  # of the raw bytes, for planning the room that is needed
 _PICTURES_AT_ONCE = 64
 
 
@@ -123,7 +123,7 @@ def load_or_build_frame_cache(
     if kind not in KINDS:
         raise UsageError(f"unknown kind of frame cache {kind!r}: known are {', '.join(KINDS)}")
     place = Path(folder).expanduser() / f"{kind}-{short_side}" / index.split
-    share = _JPEG_SHARE if kind == "jpeg" else 1.0
+    share = JPEG_SHARE if kind == "jpeg" else 1.0
     try:
         place.mkdir(parents=True, exist_ok=True)
         have = _read(place)
@@ -154,9 +154,14 @@ def _shape(row: Row, short_side: int) -> tuple[int, int]:
     return (height, width) if factor >= 1 else (round(height * factor), round(width * factor))
 
 
-def _expected(row: Row, short_side: int, share: float) -> int:
+def raw_bytes(row: Row, short_side: int) -> int:
+    """Of all frames of a clip, as raw frames of ``short_side`` pixels at most."""
     height, width = _shape(row, short_side)
-    return int(row.frames * height * width * 3 * share)
+    return row.frames * height * width * 3
+
+
+def _expected(row: Row, short_side: int, share: float) -> int:
+    return int(raw_bytes(row, short_side) * share)
 
 
 def _within(
@@ -180,7 +185,7 @@ def _check_room(place: Path, needed: int) -> None:
     if needed > free:
         raise DataError(
             f"frame cache {place}: needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; "
-            "give --cache-gib, --cache jpeg, or another --cache-dir"
+            "give --cache-gib, --cache-format jpeg, or another --cache-dir"
         )
 
 

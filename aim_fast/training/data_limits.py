@@ -24,6 +24,7 @@ from aim_fast.data import Batch, Index
 from aim_fast.data.cores import default_workers
 from aim_fast.data.decode import shown
 from aim_fast.data.decoder_choice import measure_decoders
+from aim_fast.data.frame_cache import JPEG_SHARE, raw_bytes
 from aim_fast.data.frame_folder import CODEC as PICTURES
 from aim_fast.data.plan import epoch_order
 from aim_fast.data.route import routes
@@ -43,6 +44,7 @@ _READ_SECONDS = 2.0
 _GOP_FILES = 8
 _STEPS = 3
 _LONG_GOP = 24  # frames between key frames, above which a transcode to 12 decodes clearly less
+_CACHED = 256  # pixels of the short side of cached frames, for crops of 224
 _LARGE = 320  # pixels of the short side, above which decoding pays for what the crop throws away
 
 
@@ -169,15 +171,12 @@ def _judge(found: DataLimits, index: Index) -> None:
         reasons.append(f"a short side of {found.short_side} is shrunk anyway")
     if reasons:
         found.advice.append(f"aim-fast transcode: {' and '.join(reasons)}")
-    rows = [index.rows[i] for i in index.healthy]
-    shares = ((min(1.0, 256 / min(row.display_size)) ** 2, row) for row in rows)
-    raw = sum(row.frames * row.height * row.width * 3 * share for share, row in shares) / 2**30
+    raw = sum(raw_bytes(index.rows[i], _CACHED) for i in index.healthy) / 2**30
+    jpeg = JPEG_SHARE * raw
     free = shutil.disk_usage(index.root if Path(index.root).exists() else ".").free / 2**30
-    needs = (
-        f"--cache frames needs {raw:.1f} GiB raw, {0.12 * raw:.1f} GiB as jpeg, for training clips; {free:.0f} are free"
-    )
-    if 0.12 * raw < free:
-        found.advice.append(needs if raw < free else f"{needs}: --cache-format jpeg")
+    room = f"--cache frames needs {raw:.1f} GiB raw, {jpeg:.1f} GiB as jpeg, for training clips; {free:.0f} are free"
+    if jpeg < free:
+        found.advice.append(room if raw < free else f"{room}: --cache-format jpeg")
     cores = default_workers()
     if found.threads < cores:
         found.advice.append(f"--workers {cores}: {found.threads} of {cores} cores decode")

@@ -35,3 +35,18 @@ def undisturbed(tmp_path_factory, motion_set, trunk) -> Path:
     options = ("--dataset", "ssv2", "--data-root", motion_set, "--weights", trunk, *TINY)
     finish(start("train", *options, "--epochs", 2, "--output", folder, "--quiet"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def towers(tmp_path_factory):
+    """A small CLIP of both towers in open_clip's format, of the sizes of the demo."""
+    import torch
+    from open_clip import CLIP
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    torch.manual_seed(0)
+    vision = CLIPVisionCfg(layers=4, width=64, head_width=32, patch_size=8, image_size=48)
+    clip = CLIP(64, vision, CLIPTextCfg(width=64, heads=1, layers=2), quick_gelu=True)
+    path = tmp_path_factory.mktemp("towers") / "clip.pt"
+    torch.save(clip.state_dict(), path)
+    return path

@@ -6,7 +6,6 @@ import signal
 import pytest
 import timm
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import load_file, save_file
 
 from aim_fast.models.registry import find_entry
@@ -23,17 +22,6 @@ def vit(tmp_path_factory):
     sizes = {"img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 3}
     path = tmp_path_factory.mktemp("vit") / "timm.safetensors"
     save_file(timm.create_model("vit_base_patch16_224", **sizes).state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory):
-    """A CLIP of both towers in open_clip's format, its image tower of the sizes of `aim_vit_demo`."""
-    torch.manual_seed(0)
-    vision = CLIPVisionCfg(layers=4, width=64, head_width=32, patch_size=8, image_size=48)
-    clip = CLIP(64, vision, CLIPTextCfg(width=64, heads=1, layers=2), quick_gelu=True)
-    path = tmp_path_factory.mktemp("towers") / "clip.pt"
-    torch.save(clip.state_dict(), path)
     return path
 
 

@@ -5,23 +5,11 @@ import shutil
 
 import pytest
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors import safe_open
 
 from aim_fast.training.run import load_run
 
 TRAIN = ("--model", "aim_vit_demo", "--head", "text", "--frames", 4, "--batch-size", 8, "--quiet")
-
-
-@pytest.fixture(scope="session")
-def clip_file(tmp_path_factory):
-    """A small CLIP of both towers in open_clip's format, of the sizes of the demo."""
-    torch.manual_seed(0)
-    vision = CLIPVisionCfg(layers=4, width=64, head_width=32, patch_size=8, image_size=48)
-    clip = CLIP(64, vision, CLIPTextCfg(width=64, heads=1, layers=2), quick_gelu=True)
-    path = tmp_path_factory.mktemp("clip") / "clip.pt"
-    torch.save(clip.state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -38,11 +26,11 @@ def other_set(tmp_path_factory, motion_set):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, motion_set, clip_file):
+def run(tmp_path_factory, motion_set, towers):
     from aim_fast.cli import main
 
     folder = tmp_path_factory.mktemp("text") / "run"
-    options = ("train", "--dataset", "ssv2", "--data-root", motion_set, "--weights", clip_file, *TRAIN)
+    options = ("train", "--dataset", "ssv2", "--data-root", motion_set, "--weights", towers, *TRAIN)
     with pytest.raises(SystemExit) as caught:
         main(
             [
@@ -80,11 +68,11 @@ def test_other_classes_are_scored_and_predicted(run, other_set, aim_fast):
 
 
 def test_interpolation_goes_from_frozen_clip_to_the_trained_weights(
-    run, motion_set, other_set, clip_file, aim_fast, tmp_path
+    run, motion_set, other_set, towers, aim_fast, tmp_path
 ):
     """Share 0 is CLIP as it was before any training, share 1 the run itself; between them every branch is scaled."""
     where = ("--dataset", "folder", "--data-root", other_set)
-    options = ("train", "--dataset", "ssv2", "--data-root", motion_set, "--weights", clip_file, *TRAIN)
+    options = ("train", "--dataset", "ssv2", "--data-root", motion_set, "--weights", towers, *TRAIN)
     assert aim_fast(*options, "--epochs", 0, "--seed", 7, "--output", tmp_path / "frozen")[0] == 0
     frozen, trained = (scores(aim_fast, folder, *where) for folder in (tmp_path / "frozen", run))
     ends = [scores(aim_fast, run, *where, "--wise-ft", share) for share in (0, 1)]
@@ -110,9 +98,9 @@ def test_a_text_head_passes_through_a_single_file(run, other_set, aim_fast, tmp_
 
 
 @pytest.fixture
-def bad(motion_set, clip_file, tmp_path, other_set):
+def bad(motion_set, towers, tmp_path, other_set):
     """Options of a training run, and of what is wrong with it by name."""
-    tower = {name: tensor for name, tensor in torch.load(clip_file).items() if name.startswith("visual.")}
+    tower = {name: tensor for name, tensor in torch.load(towers).items() if name.startswith("visual.")}
     torch.save(tower, tmp_path / "tower.pt")
     (tmp_path / "long.txt").write_text("a {} " + "far " * 90)
     numbered = tmp_path / "numbered"
@@ -141,8 +129,8 @@ def bad(motion_set, clip_file, tmp_path, other_set):
         ("head", "'txt' must be one of linear, text"),
     ],
 )
-def test_what_a_text_head_cannot_do_is_one_line(kind, message, bad, motion_set, clip_file, aim_fast, tmp_path):
-    options = ("train", "--dataset", "ssv2", "--data-root", motion_set, "--weights", clip_file, *TRAIN)
+def test_what_a_text_head_cannot_do_is_one_line(kind, message, bad, motion_set, towers, aim_fast, tmp_path):
+    options = ("train", "--dataset", "ssv2", "--data-root", motion_set, "--weights", towers, *TRAIN)
     status, _, err = aim_fast(*options, *bad[kind], "--output", tmp_path / "run")
     assert status == 2
     assert message in err
