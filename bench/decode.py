@@ -27,16 +27,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from aim_fast.data.cores import default_workers
-from aim_fast.data.encode import CODECS, Encoding
-from aim_fast.data.frame_cache import KINDS, load_or_build_frame_cache
-from aim_fast.data.index import Index
-from aim_fast.data.indexing import load_or_build_index
+from aim_fast.cores import default_workers
+from aim_fast.data.copies.frame_cache import KINDS, load_or_build_frame_cache
+from aim_fast.data.copies.transcode import transcode
+from aim_fast.data.index.indexing import load_or_build_index
+from aim_fast.data.index.rows import Index
 from aim_fast.data.loader import ClipLoader
-from aim_fast.data.motion import write_demo_set
-from aim_fast.data.plan import Augmentation, epoch_order, plan_clip
-from aim_fast.data.sampling import Sampling
-from aim_fast.data.transcode import transcode
+from aim_fast.data.plan.clip_plan import Augmentation, epoch_order, plan_clip
+from aim_fast.data.plan.sampling import Sampling
+from aim_fast.data.video.encode import CODECS, Encoding
+from aim_fast.demo.moving_objects import write_demo_set
 from aim_fast.training.clock import Clock
 from bench import goals
 

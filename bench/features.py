@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from aim_fast.data.feature_loader import FeatureLoader
-from aim_fast.data.feature_store import FeatureSource, FeatureStore, write_features
-from aim_fast.data.index import Index, Row
+from aim_fast.data.features.loader import FeatureLoader
+from aim_fast.data.features.store import FeatureSource, FeatureStore, write_features
+from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.loader import Batch
-from aim_fast.data.sampling import Sampling
+from aim_fast.data.plan.sampling import Sampling
 from aim_fast.models.registry import create_model
 
 _CLIPS = 10_000

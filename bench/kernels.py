@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from aim_fast.models.registry import create_model
-from aim_fast.training.timing import ratio, take_turns
+from aim_fast.studies.timing import ratio, take_turns
 from aim_kernels.adaptation import AdapterWeights, adapter_reference
 from aim_kernels.adapter import adapter
 from aim_kernels.layer_norm import layer_norm

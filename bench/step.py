@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from aim_fast.models.flops import count_costs
 from aim_fast.models.registry import create_model
 from aim_fast.models.saved_bytes import saved_bytes
+from aim_fast.studies.timing import Timing, ratio, take_turns
 from aim_fast.training.cuda_graph import WARM_UP, GraphedStep
-from aim_fast.training.timing import Timing, ratio, take_turns
 from aim_kernels import AIMBlock, hold_trunk
 from bench.bars import draw_bars
 from bench.machine_rates import matrix_rate

@@ -10,7 +10,7 @@ SHARED = Path(__file__).parent.parent.parent / "shared"
 @pytest.fixture(scope="session")
 def motion_set(tmp_path_factory) -> Path:
     """A folder in Something-Something v2's layout: 40 training and 16 validation clips of eight classes."""
-    from aim_fast.data.motion import write_demo_set
+    from aim_fast.demo.moving_objects import write_demo_set
 
     root = tmp_path_factory.mktemp("motion") / "ssv2"
     write_demo_set(root, train=40, validation=16)

@@ -55,10 +55,10 @@ def command(
     aim-fast ablate --study rungs --demo
     """
     from aim_fast.errors import UsageError, nearest
+    from aim_fast.studies.cells import STUDIES
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.recipe import load_recipe
     from aim_fast.training.run import check_model_fields
-    from aim_fast.training.studies import STUDIES
 
     if study not in STUDIES:
         raise UsageError(f"unknown study {study!r}; {nearest(study, STUDIES)}")
@@ -79,7 +79,7 @@ def command(
     check_model_fields(resolved.model, fields, resolved.head)
     chosen = _seeds(seeds, resolved.seed)
 
-    from aim_fast.training.ablation import Study
+    from aim_fast.studies.ablation import Study
 
     work = Study(study, resolved, folder, chosen, finetune_lr_factor)
     if demo:
@@ -106,8 +106,8 @@ def _make_demo(folder: Path, recipe: Any, progress: Any) -> None:
     """Makes the demo's clips and trunk once; what an interrupted study left half made is made again."""
     import shutil
 
+    from aim_fast.demo.demo_set import DATA, TRUNK, make_clips, make_trunk
     from aim_fast.errors import UsageError
-    from aim_fast.training.demo_set import DATA, TRUNK, make_clips, make_trunk
     from aim_fast.training.devices import join_processes
 
     if (folder / TRUNK).exists():

@@ -11,7 +11,7 @@ import click
 from aim_fast.cli.options import recipe_options
 
 if TYPE_CHECKING:
-    from aim_fast.training.comparison import Row
+    from aim_fast.studies.comparison import Row
 
 
 @click.command("compare")
@@ -55,8 +55,8 @@ def command(
     \b
     aim-fast compare aim_vit_b16_clip aim_vit_b16_clip,tune=all torchvision:mvit_v2_s runs/k400 --plot compare.png
     """
-    from aim_fast.training.comparison import count, measure, memory_meaning, to_csv, to_dicts
-    from aim_fast.training.contenders import dataset_classes, find_contender
+    from aim_fast.studies.comparison import count, measure, memory_meaning, to_csv, to_dicts
+    from aim_fast.studies.contenders import dataset_classes, find_contender
     from aim_fast.training.devices import single_place
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.report import check_writable
@@ -87,7 +87,7 @@ def command(
     if csv_file:
         Path(csv_file).write_text(to_csv(rows))
     if plot:
-        from aim_fast.training.comparison_plot import draw_comparison
+        from aim_fast.studies.comparison_plot import draw_comparison
 
         draw_comparison(rows, f"{dataset} models; {measured}", Path(plot))
 

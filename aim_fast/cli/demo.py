@@ -39,8 +39,8 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     for path in earlier:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    from aim_fast.data.motion import MOTIONS
-    from aim_fast.training.demo_set import DATA, TRUNK, held_out_clips, make_clips, make_trunk
+    from aim_fast.demo.demo_set import DATA, TRUNK, held_out_clips, make_clips, make_trunk
+    from aim_fast.demo.moving_objects import MOTIONS
     from aim_fast.training.devices import join_processes
     from aim_fast.training.loop import train
     from aim_fast.training.prediction import predict_files

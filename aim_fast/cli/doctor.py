@@ -68,7 +68,7 @@ def command(as_json: bool, gpus: int | None, clips_per_s: float | None, **option
 
 
 def _limits(fields: dict[str, Any], whole: bool, gpus: int | None, rate: float | None) -> dict[str, Any]:
-    from aim_fast.training.data_limits import measure_limits
+    from aim_fast.studies.data_limits import measure_limits
     from aim_fast.training.recipe import load_recipe
 
     found = measure_limits(load_recipe(None, fields), "model" in fields, gpus, rate)

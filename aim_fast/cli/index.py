@@ -22,7 +22,7 @@ def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any
     aim-fast index --dataset ssv2 --data-root DIR
     """
     from aim_fast.data import load_or_build_index
-    from aim_fast.data.splits import same_classes
+    from aim_fast.data.index.splits import same_classes
     from aim_fast.errors import DataError, UsageError
     from aim_fast.training.recipe import load_recipe
 

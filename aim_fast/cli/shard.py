@@ -23,8 +23,8 @@ def command(output: str, shard_size: int, splits: tuple[str, ...], **options: An
     aim-fast train --dataset webdataset --data-root SHARDS --weights ...
     """
     from aim_fast.data import load_or_build_index
-    from aim_fast.data.shard import write_shards
-    from aim_fast.data.splits import same_classes
+    from aim_fast.data.copies.shard import write_shards
+    from aim_fast.data.index.splits import same_classes
     from aim_fast.errors import UsageError
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.recipe import load_recipe

@@ -26,8 +26,8 @@ def command(output: str, short_side: int, gop: int, codec: str, quality: int | N
     aim-fast transcode --dataset kinetics400 --data-root DIR --output DIR256
     aim-fast train --dataset kinetics400 --data-root DIR256 --weights ...
     """
-    from aim_fast.data.encode import CODECS, Encoding
-    from aim_fast.data.transcode import REPORT, transcode
+    from aim_fast.data.copies.transcode import REPORT, transcode
+    from aim_fast.data.video.encode import CODECS, Encoding
     from aim_fast.errors import UsageError, nearest
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.recipe import load_recipe

@@ -1,9 +1,9 @@
 """Which decoder is fastest for a data set on this machine, found by timing it on the data set's own clips.
 
-The routes of ``aim_fast.data.route`` that can differ here each decode a sample of the clips with the recipe's own
-frames and image size, in turns, so that what else the machine does falls on all alike; the one with the best median is
-taken. Only routes that give the right frames stand for choice: on a CPU all give the same bits, on a GPU those whose
-codecs ``aim_fast.data.gpu_decode`` found right. The result is kept beside the index, by machine and settings.
+The routes of ``aim_fast.data.pixels.route`` that can differ here each decode a sample of the clips with the recipe's
+own frames and image size, in turns, so that what else the machine does falls on all alike; the one with the best median
+is taken. Only routes that give the right frames stand for choice: on a CPU all give the same bits, on a GPU those whose
+codecs ``aim_fast.data.pixels.gpu_decode`` found right. The result is kept beside the index, by machine and settings.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from aim_fast.data.index import Index
-from aim_fast.data.index_file import index_paths
+from aim_fast.data.index.index_file import index_paths
+from aim_fast.data.index.rows import Index
 from aim_fast.data.loader import ClipLoader
-from aim_fast.data.plan import Augmentation, epoch_order
-from aim_fast.data.route import dali_available, routes
-from aim_fast.data.sampling import Sampling
+from aim_fast.data.pixels.route import dali_available, routes
+from aim_fast.data.plan.clip_plan import Augmentation, epoch_order
+from aim_fast.data.plan.sampling import Sampling
 from aim_fast.errors import DataError
 
 __all__ = ["DecoderChoice", "choose_decoder", "measure_decoders", "prefetch_depth"]

@@ -22,20 +22,20 @@ from itertools import islice
 import numpy as np
 import torch
 
-from aim_fast.data.clip_input import ClipInput, GraphError
-from aim_fast.data.cores import default_workers
-from aim_fast.data.decode import decode_frames
-from aim_fast.data.frame_cache import FrameCache
-from aim_fast.data.index import Index, Row
-from aim_fast.data.plan import Augmentation, ClipPlan, epoch_order, plan_clip, replacement_draw
+from aim_fast.cores import default_workers
+from aim_fast.data.copies.frame_cache import FrameCache
+from aim_fast.data.index.rows import Index, Row
+from aim_fast.data.index.scan import Prober
+from aim_fast.data.pixels.clip_input import ClipInput, GraphError
+from aim_fast.data.pixels.resize import resize_box
+from aim_fast.data.pixels.route import Router
+from aim_fast.data.plan.clip_plan import Augmentation, ClipPlan, epoch_order, plan_clip, replacement_draw
+from aim_fast.data.plan.sampling import Sampling
+from aim_fast.data.plan.shard_order import READ_ORDERS, shard_order
 from aim_fast.data.prefetch import Prefetcher
-from aim_fast.data.probe import file_state
-from aim_fast.data.resize import resize_box
-from aim_fast.data.route import Router
-from aim_fast.data.sampling import Sampling
-from aim_fast.data.scan import Prober
-from aim_fast.data.shard_order import READ_ORDERS, shard_order
-from aim_fast.data.source import held_bytes, tar_member
+from aim_fast.data.video.decode import decode_frames
+from aim_fast.data.video.probe import file_state
+from aim_fast.data.video.source import held_bytes, tar_member
 from aim_fast.errors import DataError, UsageError
 
 __all__ = ["Batch", "ClipLoader", "DataCounts"]
@@ -114,12 +114,12 @@ class ClipLoader:
         rank, world: this process's number and how many there are.
         workers: decoding threads; None for one a core, divided over the processes of this machine by the caller.
         device: where batches are put.
-        decoder: "auto", "dali", "pyav", or a route (see ``aim_fast.data.route``); auto takes DALI for what it decodes
+        decoder: "auto", "dali", "pyav", or a route of ``aim_fast.data.pixels.route``; auto takes DALI for what it decodes
             here and PyAV for the rest.
         prefetch: finished batches held ready.
         cache: decoded frames of this index, which are taken instead of the videos of the clips that it holds.
         read_order: of training; "shuffled" draws every clip from the whole set, "shards" reads whole shards one after
-            another, for disks that are slow at random access (see ``aim_fast.data.shard_order``).
+            another, for disks that are slow at random access (see ``aim_fast.data.plan.shard_order``).
 
     Raises:
         UsageError: sizes or options that cannot be. DataError: no clip has T frames.

@@ -6,11 +6,11 @@ import os
 
 import torch
 
-from aim_fast.data.decode import decode_frames
-from aim_fast.data.plan import plan_clip
-from aim_fast.data.probe import MISSING, ONE_FRAME, probe
-from aim_fast.data.resize import resize_box
-from aim_fast.data.sampling import Sampling
+from aim_fast.data.pixels.resize import resize_box
+from aim_fast.data.plan.clip_plan import plan_clip
+from aim_fast.data.plan.sampling import Sampling
+from aim_fast.data.video.decode import decode_frames
+from aim_fast.data.video.probe import MISSING, ONE_FRAME, probe
 from aim_fast.errors import DataError
 
 __all__ = ["load_views"]

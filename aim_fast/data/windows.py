@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from aim_fast.data.decode import stream_frames
-from aim_fast.data.plan import plan_clip
-from aim_fast.data.probe import file_state
-from aim_fast.data.resize import resize_box
-from aim_fast.data.sampling import Sampling, frame_indices
-from aim_fast.data.truncation import missing_bytes
+from aim_fast.data.pixels.resize import resize_box
+from aim_fast.data.plan.clip_plan import plan_clip
+from aim_fast.data.plan.sampling import Sampling, frame_indices
+from aim_fast.data.video.decode import stream_frames
+from aim_fast.data.video.probe import file_state
+from aim_fast.data.video.truncation import missing_bytes
 from aim_fast.errors import DataError, UsageError
 
 __all__ = ["Window", "read_windows"]

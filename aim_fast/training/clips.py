@@ -9,13 +9,13 @@ from typing import Any
 import torch.distributed as dist
 
 from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_build_index
+from aim_fast.data.copies.frame_cache import FrameCache, load_or_build_frame_cache
 from aim_fast.data.decoder_choice import choose_decoder, prefetch_depth
-from aim_fast.data.feature_loader import FeatureLoader
-from aim_fast.data.feature_store import FeatureSource, FeatureStore
-from aim_fast.data.frame_cache import FrameCache, load_or_build_frame_cache
-from aim_fast.data.selection import choose_classes, draw_shots, keep_classes, keep_listed
-from aim_fast.data.share import share_of_classes
-from aim_fast.data.splits import same_classes
+from aim_fast.data.features.loader import FeatureLoader
+from aim_fast.data.features.store import FeatureSource, FeatureStore
+from aim_fast.data.index.class_share import share_of_classes
+from aim_fast.data.index.selection import choose_classes, draw_shots, keep_classes, keep_listed
+from aim_fast.data.index.splits import same_classes
 from aim_fast.errors import DataError, UsageError
 from aim_fast.training.devices import Place, first_process_first
 from aim_fast.training.progress import RunProgress

@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from aim_fast.data.cores import default_workers
+from aim_fast.cores import default_workers
 from aim_fast.errors import UsageError
 from aim_fast.training.meeting import meet
 from aim_fast.training.recipe import DEVICES, PRECISIONS

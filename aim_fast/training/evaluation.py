@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from aim_fast.data.feature_loader import FeatureLoader
+from aim_fast.data.features.loader import FeatureLoader
 from aim_fast.data.loader import ClipLoader
 
 

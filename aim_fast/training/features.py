@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aim_fast.data import Index, Sampling, read_dataset
-from aim_fast.data.feature_store import FeatureSource, FeatureStore, write_features
+from aim_fast.data.features.store import FeatureSource, FeatureStore, write_features
 from aim_fast.errors import UsageError
 from aim_fast.training.clips import feature_source, open_loader, open_split, sampling_of
 from aim_fast.training.devices import Place, first_process_first, single_place

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aim_fast.data import ClipLoader, read_dataset
-from aim_fast.data.feature_loader import FeatureLoader
-from aim_fast.data.selection import choose_classes
+from aim_fast.data.features.loader import FeatureLoader
+from aim_fast.data.index.selection import choose_classes
 from aim_fast.errors import DataError, UsageError
 from aim_fast.training.checkpoint import find_checkpoint, write_atomically
 from aim_fast.training.clips import feature_source, open_features, open_loader, open_split, sampling_of

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from aim_fast.data.selection import read_lines
+from aim_fast.data.index.selection import read_lines
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.models.class_embeddings import read_templates
 from aim_fast.models.registry import argument_names, create_model

@@ -75,8 +75,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(aim_fast, tmp_path, option
 
 
 def test_a_study_without_a_data_set_makes_the_demo_s(aim_fast, tmp_path, monkeypatch):
+    from aim_fast.demo import demo_set
     from aim_fast.errors import UsageError
-    from aim_fast.training import demo_set
 
     def stop(folder, *_):
         raise UsageError(f"clips go to {folder}")

@@ -189,7 +189,7 @@ def test_videos_that_cannot_be_predicted(refused, trained, motion_set, tmp_path,
     if kind in ("empty", "text", "truncated"):
         path.write_bytes({"empty": b"", "text": b"no video", "truncated": source[: len(source) // 2]}[kind])
     elif kind in ("one frame", "short"):
-        from aim_fast.data.motion import _encode, render_clip
+        from aim_fast.demo.moving_objects import _encode, render_clip
 
         _encode(str(path), render_clip(0, 0)[0][: 1 if kind == "one frame" else 3])
     elif kind == "audio":
@@ -198,7 +198,7 @@ def test_videos_that_cannot_be_predicted(refused, trained, motion_set, tmp_path,
 
 
 def test_a_short_video_is_predicted_when_asked_for(aim_fast, trained, tmp_path):
-    from aim_fast.data.motion import _encode, render_clip
+    from aim_fast.demo.moving_objects import _encode, render_clip
 
     path = tmp_path / "clip.webm"
     _encode(str(path), render_clip(0, 0)[0][:3])
@@ -331,6 +331,6 @@ def test_what_the_system_refuses_is_one_line_that_names_the_file(refused, motion
     def full(*_):
         raise OSError(28, "No space left on device", "/somewhere/file")
 
-    monkeypatch.setattr("aim_fast.training.data_limits.measure_limits", full)
+    monkeypatch.setattr("aim_fast.studies.data_limits.measure_limits", full)
     line = refused("doctor", "--dataset", "ssv2", "--data-root", motion_set)
     assert "/somewhere/file: No space left on device" in line

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aim_fast.data.feature_store import FeatureStore
+from aim_fast.data.features.store import FeatureStore
 from aim_fast.data.loader import ClipLoader
 from aim_fast.training.metrics import read_metrics
 

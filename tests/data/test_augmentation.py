@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from aim_fast.data import Augmentation, ClipLoader, Sampling, load_or_build_index
-from aim_fast.data.clip_input import ClipInput
-from aim_fast.data.plan import ClipPlan, plan_clip
-from aim_fast.data.timm_policy import TimmPolicy
+from aim_fast.data.pixels.clip_input import ClipInput
+from aim_fast.data.pixels.timm_policy import TimmPolicy
+from aim_fast.data.plan.clip_plan import ClipPlan, plan_clip
 from aim_fast.errors import UsageError
 from aim_fast.training.recipe import load_recipe
 
@@ -29,7 +29,7 @@ def plans(augmentation: Augmentation, count: int) -> list[ClipPlan]:
 def run(augmentation: Augmentation, made: list[ClipPlan], frames: np.ndarray) -> np.ndarray:
     """uint8 [B, T, S, S, 3]: what the graph makes of frames uint8 [U, S, S, 3] by each plan."""
     pytest.importorskip("nvidia.dali")
-    from aim_fast.data.pipelines import augment_inputs, augmenting
+    from aim_fast.data.pixels.dali_graphs import augment_inputs, augmenting
 
     clips = [ClipInput(plan, "", frames[: len(plan.frames)]) for plan in made]
     pipeline = augmenting(SIZE, augmentation, batch_size=len(clips), threads=2)

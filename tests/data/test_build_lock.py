@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from aim_fast.data import ClipLoader, load_or_build_index
-from aim_fast.data import frame_cache as frame_cache_module
-from aim_fast.data import indexing as indexing_module
 from aim_fast.data.build_lock import one_builder
-from aim_fast.data.encode import Encoding
-from aim_fast.data.frame_cache import load_or_build_frame_cache
-from aim_fast.data.shard import write_shards
-from aim_fast.data.transcode import transcode
+from aim_fast.data.copies import frame_cache as frame_cache_module
+from aim_fast.data.copies.frame_cache import load_or_build_frame_cache
+from aim_fast.data.copies.shard import write_shards
+from aim_fast.data.copies.transcode import transcode
+from aim_fast.data.index import indexing as indexing_module
+from aim_fast.data.video.encode import Encoding
 
 HOLDER = """
 import sys, time

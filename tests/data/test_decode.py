@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from aim_fast.data.decode import _CONVERSION, decode_frames, shown
-from aim_fast.data.probe import probe
+from aim_fast.data.video.decode import _CONVERSION, decode_frames, shown
+from aim_fast.data.video.probe import probe
 from aim_fast.errors import DataError
 from tests.data.conftest import write_cut
 
@@ -47,9 +47,9 @@ def test_chosen_frames_of_real_clips_equal_a_whole_decode(shared_videos):
 @pytest.mark.parametrize("kind", ["vp9", "vp9_other", "vp9_gop", "vp9_altref", "vp8", "mjpeg"])
 def test_pixels_equal_those_of_dalis_decoder(videos, kind):
     pytest.importorskip("nvidia.dali")
-    from aim_fast.data.clip_input import ClipInput
-    from aim_fast.data.pipelines import decode_inputs, decoding
-    from aim_fast.data.plan import ClipPlan
+    from aim_fast.data.pixels.clip_input import ClipInput
+    from aim_fast.data.pixels.dali_graphs import decode_inputs, decoding
+    from aim_fast.data.plan.clip_plan import ClipPlan
 
     count = probe(str(videos[kind])).frames
     frames = np.array([0, 3, count // 2, count - 1], np.int32)
@@ -60,9 +60,9 @@ def test_pixels_equal_those_of_dalis_decoder(videos, kind):
 
 def test_dali_refuses_frames_that_are_not_there_instead_of_giving_black_ones(videos):
     pytest.importorskip("nvidia.dali")
-    from aim_fast.data.clip_input import ClipInput, GraphError
-    from aim_fast.data.pipelines import decode_inputs, decoding
-    from aim_fast.data.plan import ClipPlan
+    from aim_fast.data.pixels.clip_input import ClipInput, GraphError
+    from aim_fast.data.pixels.dali_graphs import decode_inputs, decoding
+    from aim_fast.data.plan.clip_plan import ClipPlan
 
     frames = np.array([0, 30], np.int32)
     pipeline = decoding(batch_size=1, threads=1)

@@ -12,11 +12,11 @@ import torch
 
 from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_build_index
 from aim_fast.data import decoder_choice as module
-from aim_fast.data import route as routing
 from aim_fast.data.decoder_choice import choose_decoder, measure_decoders, prefetch_depth
-from aim_fast.data.gpu_decode import trusted_kinds
-from aim_fast.data.pipelines import decoding
-from aim_fast.data.route import Router, routes
+from aim_fast.data.pixels import route as routing
+from aim_fast.data.pixels.dali_graphs import decoding
+from aim_fast.data.pixels.gpu_decode import trusted_kinds
+from aim_fast.data.pixels.route import Router, routes
 from aim_fast.errors import UsageError
 
 pytest.importorskip("nvidia.dali")
@@ -102,7 +102,7 @@ def test_prefetch_follows_threads_and_stays_within_memory():
 
 def test_what_the_gpu_is_trusted_with_goes_there_and_the_rest_to_pyav(index, monkeypatch):
     """Routing alone, with a card that is trusted with H.264 and VP8: no GPU is needed to decide."""
-    from aim_fast.data import gpu_decode
+    from aim_fast.data.pixels import gpu_decode
 
     trusted = frozenset({("h264", "yuv420p"), ("vp8", "yuv420p")})
     monkeypatch.setattr(gpu_decode, "trusted_kinds", lambda *_: (trusted, ["vp9 (yuv420p) is not decoded: a fault"]))

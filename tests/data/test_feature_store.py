@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from aim_fast.data import ClipLoader, Sampling, load_or_build_index
-from aim_fast.data.feature_loader import FeatureLoader
-from aim_fast.data.feature_store import FeatureSource, FeatureStore, write_features
+from aim_fast.data.features.loader import FeatureLoader
+from aim_fast.data.features.store import FeatureSource, FeatureStore, write_features
 from aim_fast.errors import DataError, UsageError
 
 SOURCE = FeatureSource("frame features", "ab" * 32, 4, 0, 32, "gelu", (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))

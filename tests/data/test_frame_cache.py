@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from aim_fast.data import Augmentation, ClipLoader, Sampling, load_or_build_index
-from aim_fast.data import frame_cache as module
-from aim_fast.data.frame_cache import load_or_build_frame_cache
+from aim_fast.data.copies import frame_cache as module
+from aim_fast.data.copies.frame_cache import load_or_build_frame_cache
 from aim_fast.errors import DataError, UsageError
 
 KINDS = ("vp9", "vp9_other", "vp8", "h264", "mpeg4")

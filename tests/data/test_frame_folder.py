@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from aim_fast.data import ClipLoader, Sampling, load_or_build_index, load_views
-from aim_fast.data.decode import decode_frames
-from aim_fast.data.frame_folder import picture_names
-from aim_fast.data.probe import probe
+from aim_fast.data.video.decode import decode_frames
+from aim_fast.data.video.frame_folder import picture_names
+from aim_fast.data.video.probe import probe
 from aim_fast.errors import DataError
 
 

@@ -52,8 +52,8 @@ def test_every_augmentation_runs_on_the_gpu_as_on_the_cpu(index):
 
 
 def test_the_gpu_decoder_is_trusted_only_with_what_it_decodes_as_pyav_does(index):
-    from aim_fast.data.gpu_decode import trusted_kinds
-    from aim_fast.data.pipelines import GPU_CODECS
+    from aim_fast.data.pixels.dali_graphs import GPU_CODECS
+    from aim_fast.data.pixels.gpu_decode import trusted_kinds
 
     trusted, remarks = trusted_kinds(index, 0, 2)
     kinds = {(row.codec, row.pixel_format) for row in index.rows if row.codec in GPU_CODECS}
@@ -64,11 +64,11 @@ def test_the_gpu_decoder_is_trusted_only_with_what_it_decodes_as_pyav_does(index
 def test_whatever_goes_to_the_gpu_decodes_within_three_levels_of_pyav(index):
     """Mixed widths and sizes in one stream first: the decoder cache finds by coded size what it keeps by display size.
     Variable rate and frames before time zero are among the files, which a comparison of a sample may not meet."""
-    from aim_fast.data.clip_input import ClipInput
-    from aim_fast.data.decode import decode_frames
-    from aim_fast.data.pipelines import decode_inputs, decoding
-    from aim_fast.data.plan import ClipPlan
-    from aim_fast.data.route import Router
+    from aim_fast.data.pixels.clip_input import ClipInput
+    from aim_fast.data.pixels.dali_graphs import decode_inputs, decoding
+    from aim_fast.data.pixels.route import Router
+    from aim_fast.data.plan.clip_plan import ClipPlan
+    from aim_fast.data.video.decode import decode_frames
 
     device = torch.device("cuda", torch.cuda.current_device())
     router = Router(index, decoder="auto", device=device, batch_size=4, img_size=96, augmentation=None, threads=2)
@@ -91,7 +91,7 @@ def test_whatever_goes_to_the_gpu_decodes_within_three_levels_of_pyav(index):
 
 
 def test_a_card_that_decodes_nothing_leaves_it_to_the_cpu_in_the_same_order(index, monkeypatch):
-    from aim_fast.data import gpu_decode
+    from aim_fast.data.pixels import gpu_decode
 
     monkeypatch.setattr(gpu_decode, "trusted_kinds", lambda *_: (frozenset(), ["no video library"]))
     options = {"train": True, "sampling": Sampling(4), "augmentation": Augmentation()}
@@ -117,7 +117,7 @@ def test_the_training_step_copies_no_pixels_between_host_and_device(index, tmp_p
     from torch.profiler import ProfilerActivity, profile
 
     from aim_fast import create_model
-    from aim_fast.data.gpu_decode import trusted_kinds
+    from aim_fast.data.pixels.gpu_decode import trusted_kinds
     from aim_fast.training.clock import Clock
     from aim_fast.training.devices import Place
     from aim_fast.training.optimization import Optimization

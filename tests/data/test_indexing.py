@@ -11,9 +11,10 @@ import shutil
 import numpy as np
 import pytest
 
-from aim_fast.data import index_file, indexing, load_index, load_or_build_index
-from aim_fast.data.index_file import index_paths, read_index, write_index
-from aim_fast.data.probe import probe
+from aim_fast.data import load_index, load_or_build_index
+from aim_fast.data.index import index_file, indexing
+from aim_fast.data.index.index_file import index_paths, read_index, write_index
+from aim_fast.data.video.probe import probe
 from aim_fast.errors import DataError
 
 

@@ -13,8 +13,8 @@ import torch
 
 from aim_fast.data import Augmentation, Batch, ClipLoader, Index, Sampling, load_or_build_index
 from aim_fast.data import loader as loading
-from aim_fast.data import route as routing
-from aim_fast.data.decode import decode_frames
+from aim_fast.data.pixels import route as routing
+from aim_fast.data.video.decode import decode_frames
 from aim_fast.errors import DataError, UsageError
 
 FULL = Augmentation(flip=0.5, randaug=(4, 7), color_jitter=0.1, erasing=0.5)

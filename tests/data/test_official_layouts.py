@@ -10,8 +10,8 @@ import pytest
 
 from aim_fast.data.formats import DATASETS, UNLABELLED, layout, read_dataset, source
 from aim_fast.data.formats.annotation import files_read
-from aim_fast.data.indexing import load_or_build_index
-from aim_fast.data.splits import same_classes
+from aim_fast.data.index.indexing import load_or_build_index
+from aim_fast.data.index.splits import same_classes
 from aim_fast.errors import DataError, UsageError
 
 

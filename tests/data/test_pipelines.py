@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aim_fast.data.clip_input import ClipInput
-from aim_fast.data.decode import decode_frames
-from aim_fast.data.plan import Augmentation, plan_clip
-from aim_fast.data.probe import probe
-from aim_fast.data.resize import resize_box
-from aim_fast.data.sampling import Sampling
+from aim_fast.data.pixels.clip_input import ClipInput
+from aim_fast.data.pixels.resize import resize_box
+from aim_fast.data.plan.clip_plan import Augmentation, plan_clip
+from aim_fast.data.plan.sampling import Sampling
+from aim_fast.data.video.decode import decode_frames
+from aim_fast.data.video.probe import probe
 
 pytest.importorskip("nvidia.dali")
-from aim_fast.data.graph import HostGraph
-from aim_fast.data.pipelines import augment_inputs, box_inputs, decode_inputs, whole
+from aim_fast.data.pixels.batch_pipeline import HostGraph
+from aim_fast.data.pixels.dali_graphs import augment_inputs, box_inputs, decode_inputs, whole
 
 SIZE = 64
 

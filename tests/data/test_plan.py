@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aim_fast.data.plan import Augmentation, epoch_order, plan_clip, replacement_draw, view_box
-from aim_fast.data.sampling import Sampling
+from aim_fast.data.plan.clip_plan import Augmentation, epoch_order, plan_clip, replacement_draw, view_box
+from aim_fast.data.plan.sampling import Sampling
 from aim_fast.errors import UsageError
 
 FULL = Augmentation(flip=0.5, randaug=(4, 7), color_jitter=0.1, erasing=0.25, pre_crop=7)

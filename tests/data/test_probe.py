@@ -8,9 +8,9 @@ import resource
 
 import pytest
 
-from aim_fast.data.probe import MISSING, probe
-from aim_fast.data.scan import Prober, scan
-from aim_fast.data.truncation import missing_bytes
+from aim_fast.data.index.scan import Prober, scan
+from aim_fast.data.video.probe import MISSING, probe
+from aim_fast.data.video.truncation import missing_bytes
 
 EXPECTED = {
     "vp9": (30, 96, 171, "vp9"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from aim_fast.data.randaugment import OPERATIONS, Kind, operation_parameters, plan_randaugment
+from aim_fast.data.plan.randaugment import OPERATIONS, Kind, operation_parameters, plan_randaugment
 
 SIZE = 64
 ANGLE = math.radians(7)
@@ -110,9 +110,9 @@ def frames() -> np.ndarray:
 def augmented(frames):
     """(name, sign) -> what the graph makes of ``frames``; all in one batch of one graph."""
     pytest.importorskip("nvidia.dali")
-    from aim_fast.data.clip_input import ClipInput
-    from aim_fast.data.pipelines import augment_inputs, augmenting
-    from aim_fast.data.plan import Augmentation, ClipPlan
+    from aim_fast.data.pixels.clip_input import ClipInput
+    from aim_fast.data.pixels.dali_graphs import augment_inputs, augmenting
+    from aim_fast.data.plan.clip_plan import Augmentation, ClipPlan
 
     keys = [(name, sign) for name in OPERATIONS for sign in (1, -1)]
     whole = np.arange(3, dtype=np.int32)

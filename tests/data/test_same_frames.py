@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_build_index
-from aim_fast.data.decode import _CONVERSION, decode_frames, shown
-from aim_fast.data.frame_cache import load_or_build_frame_cache
-from aim_fast.data.shard import write_shards
+from aim_fast.data.copies.frame_cache import load_or_build_frame_cache
+from aim_fast.data.copies.shard import write_shards
+from aim_fast.data.video.decode import _CONVERSION, decode_frames, shown
 
 pytest.importorskip("nvidia.dali")
 

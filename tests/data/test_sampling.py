@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aim_fast.data.sampling import Sampling, frame_indices
+from aim_fast.data.plan.sampling import Sampling, frame_indices
 from aim_fast.errors import UsageError
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "sampling.json").read_text())

@@ -2,8 +2,8 @@
 
 import pytest
 
-from aim_fast.data.index import Index, Row
-from aim_fast.data.selection import choose_classes, draw_shots, keep_classes, keep_listed
+from aim_fast.data.index.rows import Index, Row
+from aim_fast.data.index.selection import choose_classes, draw_shots, keep_classes, keep_listed
 from aim_fast.errors import DataError, UsageError
 
 CLASSES = ["dive", "jump", "run", "swim"]

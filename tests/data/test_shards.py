@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from aim_fast.data import ClipLoader, indexing, load_or_build_index, read_dataset
-from aim_fast.data.decode import decode_frames
-from aim_fast.data.probe import probe
-from aim_fast.data.shard import write_shards
-from aim_fast.data.shard_index import read_shard
-from aim_fast.data.shard_order import shard_order
-from aim_fast.data.source import TarMember, file_state, read_member, tar_member
+from aim_fast.data import ClipLoader, load_or_build_index, read_dataset
+from aim_fast.data.copies.shard import write_shards
+from aim_fast.data.formats.shard_index import read_shard
+from aim_fast.data.index import indexing
+from aim_fast.data.plan.shard_order import shard_order
+from aim_fast.data.video.decode import decode_frames
+from aim_fast.data.video.probe import probe
+from aim_fast.data.video.source import TarMember, file_state, read_member, tar_member
 from aim_fast.errors import DataError, UsageError
 
 

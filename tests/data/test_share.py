@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from aim_fast.data.index import Index, Row
-from aim_fast.data.share import share_of_classes
+from aim_fast.data.index.class_share import share_of_classes
+from aim_fast.data.index.rows import Index, Row
 
 SIZES = {0: 200, 1: 50, 2: 7}
 

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from aim_fast.data.indexing import load_or_build_index
-from aim_fast.data.shard import write_shards
-from aim_fast.data.splits import same_classes
+from aim_fast.data.copies.shard import write_shards
+from aim_fast.data.index.indexing import load_or_build_index
+from aim_fast.data.index.splits import same_classes
 from aim_fast.errors import DataError
 
 

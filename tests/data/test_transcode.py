@@ -12,12 +12,14 @@ import av
 import numpy as np
 import pytest
 
-from aim_fast.data import encode, indexing, load_or_build_index, read_dataset
-from aim_fast.data import transcode as module
-from aim_fast.data.decode import decode_frames
-from aim_fast.data.encode import Encoding, encode_file
-from aim_fast.data.probe import probe
-from aim_fast.data.transcode import REPORT, transcode
+from aim_fast.data import load_or_build_index, read_dataset
+from aim_fast.data.copies import transcode as module
+from aim_fast.data.copies.transcode import REPORT, transcode
+from aim_fast.data.index import indexing
+from aim_fast.data.video import encode
+from aim_fast.data.video.decode import decode_frames
+from aim_fast.data.video.encode import Encoding, encode_file
+from aim_fast.data.video.probe import probe
 from aim_fast.errors import DataError, UsageError
 
 SMALL = Encoding(short_side=64, gop=8)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aim_fast.data import ClipLoader, Sampling, load_or_build_index, load_views
-from aim_fast.data.decode import decode_frames
+from aim_fast.data.video.decode import decode_frames
 from aim_fast.errors import DataError
 
 

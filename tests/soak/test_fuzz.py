@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from aim_fast.data.decode import decode_frames
 from aim_fast.data.formats import read_dataset
-from aim_fast.data.scan import scan
+from aim_fast.data.index.scan import scan
+from aim_fast.data.video.decode import decode_frames
 from aim_fast.errors import AimFastError, DataError
 from aim_fast.models.registry import create_model
 from aim_fast.models.weights import load_weights

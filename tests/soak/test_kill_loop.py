@@ -23,7 +23,9 @@ def train(arguments: list[str]) -> None:
 def server() -> multiprocessing.context.ForkServerContext:
     """Processes that start with everything imported, so that most of their short lives is training."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["aim_fast.training.loop", "aim_fast.data.pipelines", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(
+        ["aim_fast.training.loop", "aim_fast.data.pixels.dali_graphs", "torch.utils.tensorboard"]
+    )
     return context
 
 

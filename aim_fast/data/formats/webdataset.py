@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aim_fast.data.formats import UNLABELLED, Clip, Listing, found
 from aim_fast.data.formats.annotation import class_number, read_lines
-from aim_fast.data.shard_index import Sample, read_shard
+from aim_fast.data.formats.shard_index import Sample, read_shard
 from aim_fast.errors import DataError
 
 __all__ = ["LAYOUT", "MANIFEST", "SOURCE", "read", "shard_files"]

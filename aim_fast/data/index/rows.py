@@ -1,0 +1,107 @@
+"""The index of a split: one row a clip with its label and what a full decode of its file found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from aim_fast.data.video.probe import MISSING
+
+__all__ = ["Index", "Row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One clip: annotation and probe together (see ``aim_fast.data.video.probe.Probe`` for the units)."""
+
+    path: str
+    label: int
+    id: str
+    frames: int
+    height: int
+    width: int
+    codec: str
+    pixel_format: str
+    rotation: int
+    size: int
+    mtime_ns: int
+    error: str | None
+
+    @property
+    def healthy(self) -> bool:
+        return self.error is None
+
+    @property
+    def display_size(self) -> tuple[int, int]:
+        """(height, width) after rotation."""
+        return (self.width, self.height) if self.rotation % 180 else (self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Index:
+    """All clips of one split, in the order of the annotations, with the class names by class id."""
+
+    dataset: str
+    split: str
+    root: str
+    classes: list[str]
+    rows: list[Row]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def healthy(self) -> np.ndarray:
+        """int64 [n]: numbers of the rows that can be decoded."""
+        return np.array([i for i, row in enumerate(self.rows) if row.healthy], np.int64)
+
+    @cached_property
+    def missing(self) -> list[Row]:
+        """Rows whose file is not there."""
+        return [row for row in self.rows if row.error == MISSING]
+
+    @cached_property
+    def broken(self) -> list[Row]:
+        """Rows whose file is there and cannot be used; ``error`` says why."""
+        return [row for row in self.rows if not row.healthy and row.error != MISSING]
+
+    def _absent(self) -> list[str]:
+        """Classes that no usable clip has, in a split that has labels."""
+        present = {self.rows[i].label for i in self.healthy}
+        return [name for label, name in enumerate(self.classes) if label not in present] if max(present) >= 0 else []
+
+    def summary(self, named: int = 5) -> list[str]:
+        """Lines to print: counts, lengths, sizes, codecs, classes without a clip, the first ``named`` useless files."""
+        good = [self.rows[i] for i in self.healthy]
+        lengths = np.array([row.frames for row in good])
+        lines = [
+            f"{self.dataset} {self.split}: {len(good)} of {len(self)} clips can be used, {len(self.classes)} classes",
+            f"frames {lengths.min()} to {lengths.max()}, median {int(np.median(lengths))}; "
+            + _counted((f"{row.width}x{row.height}" for row in good), 3)
+            + "; "
+            + _counted((row.codec for row in good), 4),
+        ]
+        if absent := self._absent():
+            lines.append(f"classes without a clip: {len(absent)} of {len(self.classes)}, {_named(absent, named)}")
+        for what, rows in (("broken", self.broken), ("missing", self.missing)):
+            if rows:
+                lines.append(f"{what}: {len(rows)} file{'s' if len(rows) > 1 else ''}")
+                lines += [f"  {row.path}" + (f": {row.error}" if what == "broken" else "") for row in rows[:named]]
+                if named and len(rows) > named:
+                    lines.append(f"  and {len(rows) - named} more")
+        return lines
+
+
+def _named(names: list[str], most: int) -> str:
+    most = most or len(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _counted(values: Iterable[str], most: int) -> str:
+    counts = Counter(values).most_common()
+    text = ", ".join(f"{name} ({count})" for name, count in counts[:most])
+    return text + (f" and {len(counts) - most} more" if len(counts) > most else "")

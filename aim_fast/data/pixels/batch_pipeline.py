@@ -1,0 +1,202 @@
+"""From planned clips to tensors, batch after batch: on the host, or on a GPU.
+
+``HostGraph`` decodes with DALI in the background, boxes and resizes in threads, and augments with DALI where the plan
+asks for it; timm's policies run in those threads, behind the resize. Clips that PyAV decoded join behind it too, and
+plain views of such clips need no DALI at all. ``DeviceGraph`` is one DALI graph. Both keep two batches under way, so
+that decoding never waits for the consumer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from aim_fast.data.pixels.clip_input import ClipInput, GraphError
+from aim_fast.data.pixels.resize import resize_box
+from aim_fast.data.plan.clip_plan import Augmentation
+
+if TYPE_CHECKING:
+    from aim_fast.data.pixels.dali_graphs import Pipeline
+    from aim_fast.data.pixels.timm_policy import TimmPolicy
+
+__all__ = ["DeviceGraph", "Graph", "HostGraph"]
+
+_UNDER_WAY = 2
+
+
+class Graph(ABC):
+    """Batches of exactly B planned clips to uint8 frames [B, T, S, S, 3], in order."""
+
+    def run(self, batches: Iterable[Sequence[ClipInput]]) -> Iterator[torch.Tensor]:
+        """Frames of each batch, in memory of their own. Two batches are drawn ahead of the one that is given out;
+        closing the iterator finishes and discards them.
+
+        Raises:
+            GraphError: DALI failed on a batch that is under way; make a new graph.
+        """
+        source = iter(batches)
+        under_way = 0
+        try:
+            for batch in islice(source, _UNDER_WAY):
+                self._begin(batch)
+                under_way += 1
+            while under_way:
+                frames = self._finish()
+                under_way -= 1
+                for batch in islice(source, 1):
+                    self._begin(batch)
+                    under_way += 1
+                yield frames
+        except GraphError:
+            under_way = 0
+            raise
+        finally:
+            for _ in range(under_way):
+                self._finish()
+
+    @abstractmethod
+    def _begin(self, clips: Sequence[ClipInput]) -> None:
+        """Start on a batch and return."""
+
+    @abstractmethod
+    def _finish(self) -> torch.Tensor:
+        """Wait for the oldest batch begun."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the graph's threads."""
+
+
+class HostGraph(Graph):
+    """Everything on the CPU."""
+
+    def __init__(self, *, batch_size: int, img_size: int, augmentation: Augmentation | None, threads: int) -> None:
+        self.batch_size, self.img_size, self.augmentation, self.threads = batch_size, img_size, augmentation, threads
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="resize")
+        self._idle: list[Pipeline] = []
+        self._begun: deque[tuple[Sequence[ClipInput], Pipeline | None]] = deque()
+        self._augmenting: Pipeline | None = None
+        self._policy: TimmPolicy | None = None
+        if augmentation is not None and augmentation.policy:
+            from aim_fast.data.pixels.timm_policy import TimmPolicy
+
+            self._policy = TimmPolicy(augmentation.policy, img_size, augmentation.fill)
+        if augmentation is not None and (augmentation.randaug or augmentation.color_jitter or augmentation.erasing):
+            from aim_fast.data.pixels.dali_graphs import augmenting
+
+            self._augmenting = augmenting(img_size, augmentation, batch_size=batch_size, threads=threads)
+
+    def _begin(self, clips: Sequence[ClipInput]) -> None:
+        native = [clip for clip in clips if clip.pixels is None]
+        decoder = None
+        if native:
+            from aim_fast.data.pixels.dali_graphs import decode_inputs, decoding
+
+            decoder = self._idle.pop() if self._idle else decoding(batch_size=self.batch_size, threads=self.threads)
+            decoder.start(decode_inputs(native))
+        self._begun.append((clips, decoder))
+
+    def _finish(self) -> torch.Tensor:
+        clips, decoder = self._begun.popleft()
+        decoded = iter(decoder.wait()) if decoder is not None else iter(())
+        # Zero-copy views of DALI's buffers, which stay as they are until this decoder is started again.
+        sources = [torch.from_dlpack(next(decoded)) if clip.pixels is None else None for clip in clips]
+        if self._augmenting is None:
+            length, size = len(clips[0].plan.order), self.img_size
+            out = torch.empty(len(clips), length, size, size, 3, dtype=torch.uint8)
+            if (
+                decoder is None and self._policy is None
+            ):  # resized already: handing the copies to threads would cost more than they do
+                for work in zip(out, clips, sources):
+                    _fill(*work, size, None)
+            else:
+                for job in [
+                    self._threads.submit(_fill, *work, size, self._policy) for work in zip(out, clips, sources)
+                ]:
+                    job.result()
+        else:
+            from aim_fast.data.pixels.dali_graphs import augment_inputs
+
+            jobs = [self._threads.submit(_resized, *work, self.img_size, self._policy) for work in zip(clips, sources)]
+            pixels = [job.result() for job in jobs]
+            self._augmenting.start(augment_inputs(clips, pixels, self.augmentation))
+            out = torch.from_dlpack(self._augmenting.wait().as_tensor()).clone()
+        if decoder is not None:
+            self._idle.append(decoder)
+        return out
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+
+class DeviceGraph(Graph):
+    """Everything behind the file on a GPU, but for the clips that PyAV decodes and resizes."""
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        img_size: int,
+        augmentation: Augmentation | None,
+        threads: int,
+        device: torch.device,
+        decode_on: str,
+    ) -> None:
+        from aim_fast.data.pixels.dali_graphs import whole
+
+        self.augmentation = augmentation
+        self._stream = torch.cuda.Stream(device)
+        self._idle = [
+            whole(
+                img_size,
+                augmentation,
+                batch_size=batch_size,
+                threads=threads,
+                device_id=torch.cuda.current_device() if device.index is None else device.index,
+                decode_on=decode_on,
+            )
+            for _ in range(_UNDER_WAY)
+        ]
+        self._begun: deque[Pipeline] = deque()
+
+    def _begin(self, clips: Sequence[ClipInput]) -> None:
+        from aim_fast.data.pixels.dali_graphs import augment_inputs, box_inputs, decode_inputs
+
+        pipeline = self._idle.pop()
+        pixels = [clip.pixels for clip in clips]
+        inputs = decode_inputs(clips) | box_inputs(clips) | augment_inputs(clips, pixels, self.augmentation)
+        pipeline.start(inputs)
+        self._begun.append(pipeline)
+
+    def _finish(self) -> torch.Tensor:
+        pipeline = self._begun.popleft()
+        with torch.cuda.stream(self._stream):  # not behind the training step's kernels
+            frames = torch.from_dlpack(pipeline.wait().as_tensor()).clone()
+        self._stream.synchronize()
+        self._idle.append(pipeline)
+        return frames
+
+    def close(self) -> None:
+        self._idle.clear()
+
+
+def _resized(clip: ClipInput, source: torch.Tensor | None, img_size: int, policy: TimmPolicy | None) -> np.ndarray:
+    frames = clip.pixels
+    if frames is None:
+        assert source is not None
+        frames = resize_box(source, clip.plan, img_size)
+    return frames if policy is None or clip.plan.policy_seed is None else policy(frames, clip.plan.policy_seed)
+
+
+def _fill(
+    out: torch.Tensor, clip: ClipInput, source: torch.Tensor | None, img_size: int, policy: TimmPolicy | None
+) -> None:
+    frames = torch.from_numpy(_resized(clip, source, img_size, policy))
+    torch.index_select(frames, 0, torch.from_numpy(clip.plan.order), out=out)

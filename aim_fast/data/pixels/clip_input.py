@@ -1,0 +1,26 @@
+"""What a graph takes and how it fails, apart from any one graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from aim_fast.data.plan.clip_plan import ClipPlan
+
+__all__ = ["ClipInput", "GraphError"]
+
+
+class GraphError(Exception):
+    """A batch that a graph could not produce; the graph is of no use after it."""
+
+
+@dataclass(slots=True)
+class ClipInput:
+    """One clip for a graph: what to do, and the file for DALI to decode, or its bytes uint8 [n] where it is part of a
+    shard, or from PyAV frames uint8 [U, S, S, 3]."""
+
+    plan: ClipPlan
+    path: str
+    pixels: np.ndarray | None = None
+    encoded: np.ndarray | None = None

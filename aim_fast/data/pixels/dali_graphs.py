@@ -1,0 +1,283 @@
+"""The DALI graphs: decode, augment, and on a GPU both in one.
+
+All randomness comes in as numbers from the plan; a graph only executes. On a GPU one graph does everything behind the
+file: decode → box → resize → augment → gather. On a CPU the same augmentation is a graph of its own behind the decoding
+one, and PyTorch's uint8 kernel resizes between them, six times as fast there as DALI's resampling:
+
+    frames [U, H, W, 3] → box → [U, S, S, 3] → RandAugment → lighting → erase → gather → uint8 [T, S, S, 3]
+
+Repeated frames are gathered at the very end, so they are never decoded or augmented twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import nvidia.dali
+from nvidia.dali import math, pipeline_def
+
+from aim_fast.data.pixels.clip_input import ClipInput, GraphError
+from aim_fast.data.plan.clip_plan import Augmentation, ClipPlan
+from aim_fast.data.plan.randaugment import FILL, Kind
+
+__all__ = [
+    "CPU_CODECS",
+    "GPU_CODECS",
+    "Pipeline",
+    "augment_inputs",
+    "augmenting",
+    "box_inputs",
+    "decode_inputs",
+    "decoding",
+    "whole",
+]
+
+CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
+GPU_CODECS = CPU_CODECS | {"h264", "hevc", "mpeg4", "av1"}
+
+fn: Any = nvidia.dali.fn  # made at run time, unknown to type checkers
+types: Any = nvidia.dali.types
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_NO_BYTES = np.zeros(1, np.uint8)
+_NO_PIXELS = np.zeros((1, 1, 1, 3), np.uint8)
+
+
+class Pipeline:
+    """A built graph that works on one batch at a time, in the background between ``start`` and ``wait``.
+
+    A failed batch raises GraphError; the pipeline is of no use after it.
+    """
+
+    def __init__(self, pipeline: nvidia.dali.Pipeline) -> None:
+        self._pipeline = pipeline
+        self._pipeline.build()
+
+    def start(self, inputs: dict[str, list[np.ndarray]]) -> None:
+        """Feed one batch and begin."""
+        for name, values in inputs.items():
+            self._pipeline.feed_input(name, values)
+        self._call("schedule_run")
+
+    def wait(self) -> Any:
+        """The batch's output, a DALI tensor list that is valid until the next ``start``."""
+        (output,) = self._call("share_outputs")
+        self._call("release_outputs")
+        return output
+
+    def _call(self, name: str) -> Any:
+        try:
+            return getattr(self._pipeline, name)()
+        except RuntimeError as error:
+            raise GraphError(str(error)) from None
+
+
+def decoding(*, batch_size: int, threads: int, device_id: int | None = None) -> Pipeline:
+    """Files to frames [U, H, W, 3], on the CPU or on a GPU. Inputs: ``decode_inputs``."""
+    backend = "cpu" if device_id is None else "mixed"
+    options = {"batch_size": batch_size, "num_threads": threads, "device_id": device_id, **_OPTIONS}
+    return Pipeline(_decode_pipeline(backend, **options))
+
+
+def augmenting(img_size: int, augmentation: Augmentation, *, batch_size: int, threads: int) -> Pipeline:
+    """Resized frames [U, S, S, 3] to augmented clips [T, S, S, 3], on the CPU. Inputs: ``augment_inputs``."""
+    return Pipeline(
+        _augment_pipeline(
+            img_size, augmentation, batch_size=batch_size, num_threads=threads, device_id=None, **_OPTIONS
+        )
+    )
+
+
+def whole(
+    img_size: int,
+    augmentation: Augmentation | None,
+    *,
+    batch_size: int,
+    threads: int,
+    device_id: int | None,
+    decode_on: str = "cpu",
+) -> Pipeline:
+    """Files, or resized frames, to clips [T, S, S, 3] on a GPU (on the CPU with None, where it is only slower).
+
+    Inputs: ``decode_inputs``, ``box_inputs`` and ``augment_inputs``.
+    """
+    device = "cpu" if device_id is None else "gpu"
+    backend = "mixed" if decode_on == "gpu" else "cpu"
+    options = {"batch_size": batch_size, "num_threads": threads, "device_id": device_id, **_OPTIONS}
+    return Pipeline(_whole_pipeline(img_size, augmentation, device, backend, **options))
+
+
+def decode_inputs(clips: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
+    """Which frames of which files, or of which bytes where they are held already."""
+    return {
+        "path": [np.frombuffer(os.fsencode(clip.path), np.uint8) for clip in clips],
+        "encoded": [_NO_BYTES if clip.encoded is None else clip.encoded for clip in clips],
+        "held": [np.array(clip.encoded is not None) for clip in clips],
+        "frames": [clip.plan.frames for clip in clips],
+    }
+
+
+def box_inputs(clips: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
+    """Boxes for the graph that resizes, and which clips come resized already."""
+    return {
+        "box": [_mirrored(clip.plan) for clip in clips],
+        "decoded": [np.array(clip.pixels is not None) for clip in clips],
+    }
+
+
+def augment_inputs(
+    clips: Sequence[ClipInput], pixels: Sequence[np.ndarray | None], augmentation: Augmentation | None
+) -> dict[str, list[np.ndarray]]:
+    """Resized frames, where there are any, and what the plans say about their augmentation."""
+    plans = [clip.plan for clip in clips]
+    inputs = {
+        "pixels": [_NO_PIXELS if frames is None else frames for frames in pixels],
+        "order": [plan.order for plan in plans],
+    }
+    if augmentation is not None:
+        if augmentation.randaug is not None:
+            inputs["kinds"] = [plan.randaug[0] for plan in plans if plan.randaug]
+            inputs["parameters"] = [plan.randaug[1] for plan in plans if plan.randaug]
+        if augmentation.color_jitter:
+            inputs["light"] = [plan.light for plan in plans if plan.light is not None]
+        if augmentation.erasing:
+            inputs["erase"] = [plan.erase for plan in plans if plan.erase is not None]
+    return inputs
+
+
+_OPTIONS: dict[str, Any] = {"prefetch_queue_depth": 1, "seed": 0}
+
+
+def _mirrored(plan: ClipPlan) -> np.ndarray:
+    """A mirrored clip is a box whose right side is its start."""
+    y0, x0, y1, x1 = plan.box
+    return np.array((y0, x1, y1, x0) if plan.flip else plan.box, np.float32)
+
+
+def _input(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
+    return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
+
+
+@pipeline_def(enable_conditionals=True)
+def _decode_pipeline(decode_device):
+    path, frames = _input("path", types.UINT8, 1), _input("frames", types.INT32, 1)
+    return _decoded(path, _input("encoded", types.UINT8, 1), _input("held", types.BOOL, 0), frames, decode_device)
+
+
+@pipeline_def(enable_conditionals=True)
+def _augment_pipeline(img_size, augmentation):
+    video = _augmented(_input("pixels", types.UINT8, 4, "FHWC"), img_size, augmentation, "cpu")
+    return fn.sequence_rearrange(video, new_order=_input("order", types.INT32, 1))
+
+
+@pipeline_def(enable_conditionals=True)
+def _whole_pipeline(img_size, augmentation, device, decode_device):
+    path, frames, box = _input("path", types.UINT8, 1), _input("frames", types.INT32, 1), _input("box", types.FLOAT, 1)
+    encoded, held = _input("encoded", types.UINT8, 1), _input("held", types.BOOL, 0)
+    pixels = _input("pixels", types.UINT8, 4, "FHWC")
+    if device == "gpu":
+        pixels = pixels.gpu()
+    if _input("decoded", types.BOOL, 0):
+        video = pixels
+    else:
+        video = _decoded(path, encoded, held, frames, decode_device)
+        if device == "gpu" and decode_device == "cpu":
+            video = video.gpu()
+        video = fn.resize(
+            video,
+            size=[img_size, img_size],
+            roi_start=box[0:2],
+            roi_end=box[2:4],
+            roi_relative=True,
+            interp_type=types.INTERP_LINEAR,
+            antialias=True,
+        )
+    video = _augmented(video, img_size, augmentation, device)
+    return fn.sequence_rearrange(video, new_order=_input("order", types.INT32, 1))
+
+
+def _decoded(path, encoded, held, frames, decode_device):
+    if held:
+        data = encoded
+    else:
+        data = fn.io.file.read(path)
+    # Out-of-range frames raise instead of coming out black.
+    # Threads stay free: pinned ones of several processes would share the first cores.
+    return fn.decoders.video(data, frames=frames, pad_mode="none", affine=False, device=decode_device)
+
+
+def _augmented(video, img_size, augmentation, device):
+    if augmentation is not None:
+        if augmentation.randaug is not None:
+            kinds, parameters = _input("kinds", types.INT32, 1), _input("parameters", types.FLOAT, 2)
+            for layer in range(augmentation.randaug[0]):
+                video = _operation(video, kinds[layer], parameters[layer], img_size, device)
+        if augmentation.color_jitter:
+            light = _input("light", types.FLOAT, 1)
+            video = fn.cast(video + (light.gpu() if device == "gpu" else light), dtype=types.UINT8)
+        if augmentation.erasing:
+            erase = _input("erase", types.FLOAT, 1)
+            video = fn.erase(
+                video, anchor=erase[0:2], shape=erase[2:4], axes=(1, 2), fill_value=list(augmentation.fill)
+            )
+    return video
+
+
+def _operation(video, kind, parameters, img_size, device):
+    """One RandAugment layer: the clip's kind of operation, Pillow's formula to one level."""
+    value, shift, cutout = parameters[31], parameters[32], parameters[32:36]
+    kernel = fn.reshape(parameters[6:31], shape=[5, 5])
+    scalar = value
+    if device == "gpu":
+        kernel, scalar = kernel.gpu(), value.gpu()
+    if kind == int(Kind.AFFINE):
+        video = fn.warp_affine(
+            video,
+            matrix=fn.reshape(parameters[0:6], shape=[2, 3]),
+            fill_value=FILL,
+            interp_type=types.INTERP_NN,
+            inverse_map=True,
+        )
+    elif kind == int(Kind.FILTER):
+        video = _filtered(video, kernel, scalar, img_size, device)
+    elif kind == int(Kind.LINE):
+        video = fn.brightness_contrast(video, brightness=value, brightness_shift=shift / 255.0)
+    elif kind == int(Kind.CONTRAST):
+        grey = fn.reductions.mean(video, axis_names="HW", keep_dims=True) * _constant(_LUMA, device)
+        centre = math.floor(fn.reductions.sum(grey, axis_names="C", keep_dims=True) + 0.5)
+        video = fn.cast(centre + (video - centre) * scalar, dtype=types.UINT8)
+    elif kind == int(Kind.COLOR):
+        video = fn.saturation(video, saturation=value)
+    elif kind == int(Kind.POSTERIZE):
+        video = video & fn.cast(scalar, dtype=types.UINT8)
+    elif kind == int(Kind.SOLARIZE):
+        kept = video < scalar
+        video = video * kept + (_constant(np.uint8(255), device) - video) * (kept ^ True)
+    elif kind == int(Kind.AUTOCONTRAST):
+        low = fn.reductions.min(video, axis_names="HW", keep_dims=True)
+        span = fn.reductions.max(video, axis_names="HW", keep_dims=True) - low
+        flat = span == 0
+        stretched = fn.cast(math.floor((video - low) * (255.0 / (span + flat)) + 1e-3), dtype=types.UINT8)
+        video = stretched * (flat ^ True) + video * flat
+    elif kind == int(Kind.EQUALIZE):
+        video = fn.equalize(video)
+    elif kind == int(Kind.CUTOUT):
+        video = fn.erase(video, anchor=cutout[0:2], shape=cutout[2:4], axes=(1, 2), fill_value=FILL)
+    else:
+        video = video  # every branch of a conditional gives the frames
+    return video
+
+
+def _filtered(video, kernel, margin, img_size, device):
+    """A 5×5 filter whose outermost ``margin`` pixels stay as they were, as in Pillow."""
+    steps = np.minimum(np.arange(img_size), np.arange(img_size)[::-1])
+    rim = np.minimum(steps[:, None], steps[None, :]).clip(max=255).astype(np.uint8)
+    kept = _constant(rim[None, :, :, None], device) < margin
+    return video * kept + fn.filter(video, kernel) * (kept ^ True)
+
+
+def _constant(value, device):
+    return types.Constant(value, device=device)

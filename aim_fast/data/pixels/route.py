@@ -1,0 +1,178 @@
+"""Which decoder takes which clip, and the graph that they feed.
+
+DALI takes what it decodes on this device; PyAV, in threads, takes the other codecs, files whose metadata asks for a
+rotation, files whose frames change size, and files that DALI failed on. Both may serve one batch. Without DALI
+evaluation is left to PyAV and PyTorch; training says that it needs DALI.
+
+The routes, each with PyAV for what it leaves: ``gpu``, DALI on the GPU's video engine; ``shared``, half of those files
+there and half by PyAV on the cores at the same time; ``cpu``, DALI on the cores; ``pyav``, PyAV alone. ``auto`` is the
+first of them that is possible, ``dali`` the same without PyAV. On a CPU they all give the same bits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from aim_fast.data.index.rows import Index, Row
+from aim_fast.data.pixels.batch_pipeline import DeviceGraph, Graph, HostGraph
+from aim_fast.data.pixels.clip_input import ClipInput, GraphError
+from aim_fast.data.pixels.timm_policy import check_policy
+from aim_fast.data.plan.clip_plan import Augmentation
+from aim_fast.data.video.frame_folder import CODEC as PICTURES
+from aim_fast.errors import UsageError
+
+__all__ = ["DECODERS", "Router", "dali_available", "routes"]
+
+DECODERS = ("auto", "dali", "pyav", "cpu", "gpu", "shared")
+
+
+def dali_available() -> bool:
+    """Whether DALI is installed here."""
+    return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+
+
+def routes(index: Index, device: torch.device, threads: int) -> list[str]:
+    """The routes that differ for these files on this device and give the right frames; the first is auto's."""
+    rows = [index.rows[i] for i in index.healthy]
+    if not dali_available():
+        return ["pyav"]
+    from aim_fast.data.pixels.dali_graphs import CPU_CODECS
+
+    found = []
+    if device.type == "cuda":
+        from aim_fast.data.pixels.gpu_decode import trusted_kinds
+
+        if trusted_kinds(index, _number(device), threads)[0]:
+            found += ["gpu", "shared"]
+    if any(row.codec in CPU_CODECS and _plain(row) for row in rows):
+        found.append("cpu")
+    return [*found, "pyav"]
+
+
+class Router:
+    """Decides for each row who decodes it, and owns the graph, made when first needed and made anew after a failure.
+
+    Raises:
+        UsageError: training without DALI, or a decoder asked for that cannot take this data.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        decoder: str,
+        device: torch.device,
+        batch_size: int,
+        img_size: int,
+        augmentation: Augmentation | None,
+        threads: int,
+    ) -> None:
+        if decoder not in DECODERS:
+            raise UsageError(f"unknown decoder {decoder!r}: known are {', '.join(DECODERS)}")
+        self.batch_size, self.img_size, self.augmentation = batch_size, img_size, augmentation
+        self.device, self.threads = device, threads
+        self._dali = dali_available()
+        if not self._dali and (augmentation is not None or decoder == "dali"):
+            raise UsageError(
+                "training decodes and augments with DALI, which is not installed here: "
+                "pip install nvidia-dali-cuda130 (Linux), or use eval and predict, which work without it"
+            )
+        self._avoided: set[str] = set()
+        self._graph: Graph | None = None
+        if decoder in ("gpu", "shared") and device.type != "cuda":
+            raise UsageError(f"decoder {decoder} decodes on a GPU, and the clips go to {device}: use auto")
+        self._half = decoder == "shared"
+        self._decode_on, self._kinds = "cpu", frozenset[tuple[str, str]]()
+        remarks: list[str] = []
+        # timm's policies work on Pillow's images, so everything before them is on the host
+        self._on_host = device.type != "cuda" or not self._dali or bool(augmentation and augmentation.policy)
+        if augmentation and augmentation.policy:
+            check_policy(augmentation.policy)
+        if self._dali and decoder != "pyav":
+            where = "cpu" if self._on_host else decoder
+            self._decode_on, self._kinds, remarks = _decoding_of(index, device, threads, where)
+        rows = [index.rows[i] for i in index.healthy]
+        if decoder == "dali" and any(self.takes_pixels(row) for row in rows):
+            row = next(row for row in rows if self.takes_pixels(row))
+            raise UsageError(
+                f"DALI does not decode {row.path} here ({row.codec}, {row.pixel_format}): use decoder auto or pyav, or "
+                "make VP9 of it by aim-fast transcode"
+            )
+        shares = Counter(
+            (row.codec, _outside(row) if self.takes_pixels(row) else f"DALI on the {self._decode_on}") for row in rows
+        )
+        parts = [f"{count} {codec} by {who}" for (codec, who), count in shares.most_common()]
+        self.description = "; ".join([f"decoding {', '.join(parts)}", f"{threads} threads", *remarks])
+
+    def takes_pixels(self, row: Row) -> bool:
+        """Whether PyAV decodes this row."""
+        native = (row.codec, row.pixel_format) in self._kinds and _plain(row)
+        return not native or row.path in self._avoided or (self._half and _in_second_half(row))
+
+    def run(self, batches: Iterable[Sequence[ClipInput]]) -> Iterator[torch.Tensor]:
+        """Frames uint8 [B, T, S, S, 3] of each batch."""
+        if self._graph is None:
+            self._graph = self._made()
+        try:
+            for frames in self._graph.run(batches):
+                yield frames.to(self.device)
+        except GraphError:
+            self.close()
+            raise
+
+    def avoid(self, path: str) -> None:
+        """Have PyAV decode this file from now on."""
+        self._avoided.add(path)
+
+    def close(self) -> None:
+        """End the graph's threads."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+    def _made(self) -> Graph:
+        sizes = {"batch_size": self.batch_size, "img_size": self.img_size, "threads": self.threads}
+        if self._on_host:
+            return HostGraph(**sizes, augmentation=self.augmentation)
+        return DeviceGraph(**sizes, augmentation=self.augmentation, device=self.device, decode_on=self._decode_on)
+
+
+def _outside(row: Row) -> str:
+    """Who decodes what DALI does not."""
+    return "Pillow" if row.codec == PICTURES else "PyAV"
+
+
+def _plain(row: Row) -> bool:
+    """Whether DALI can be asked to decode the row at all."""
+    return row.rotation == 0 and row.pixel_format != "varying"
+
+
+def _in_second_half(row: Row) -> bool:
+    """A halving of the files by their names, the same in every run and process."""
+    return zlib.crc32(os.fsencode(os.path.basename(row.path))) % 2 == 1
+
+
+def _number(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _decoding_of(
+    index: Index, device: torch.device, threads: int, decoder: str
+) -> tuple[str, frozenset[tuple[str, str]], list[str]]:
+    """Where DALI decodes, which (codec, pixel format) it takes, and remarks on what it was not trusted with."""
+    from aim_fast.data.pixels.dali_graphs import CPU_CODECS
+
+    rows = (index.rows[i] for i in index.healthy)
+    on_cpu = frozenset((row.codec, row.pixel_format) for row in rows if row.codec in CPU_CODECS)
+    if device.type != "cuda" or decoder == "cpu":
+        return "cpu", on_cpu, []
+    from aim_fast.data.pixels.gpu_decode import trusted_kinds
+
+    trusted, remarks = trusted_kinds(index, _number(device), threads)
+    return ("gpu", trusted, remarks) if trusted else ("cpu", on_cpu, remarks)
