@@ -114,8 +114,8 @@ class ClipLoader:
         rank, world: this process's number and how many there are.
         workers: decoding threads; None for one a core, divided over the processes of this machine by the caller.
         device: where batches are put.
-        decoder: "auto", "dali", "pyav", or a route of ``aim_fast.data.pixels.route``; auto takes DALI for what it decodes
-            here and PyAV for the rest.
+        decoder: "auto", "dali", "pyav", or a route of ``aim_fast.data.pixels.route``; auto takes DALI for what it
+            decodes and PyAV for the rest.
         prefetch: finished batches held ready.
         cache: decoded frames of this index, which are taken instead of the videos of the clips that it holds.
         read_order: of training; "shuffled" draws every clip from the whole set, "shards" reads whole shards one after
