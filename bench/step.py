@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from aim_fast.models.flops import count_costs
+from aim_fast.models.frame_vit import FrameViT
 from aim_fast.models.registry import create_model
 from aim_fast.models.saved_bytes import saved_bytes
 from aim_fast.studies.timing import Timing, ratio, take_turns
@@ -131,7 +132,7 @@ def _failing(steps: dict[str, Callable[[], object]], times: int = 1) -> dict[str
     return failed
 
 
-def _compiled(model: Any, how: str) -> nn.Module:
+def _compiled(model: FrameViT, how: str) -> nn.Module:
     """A copy, compiled as one, or block by block: alike, they are compiled once, where 24 in one graph take minutes."""
     twin = copy.deepcopy(model)
     if how == "whole":

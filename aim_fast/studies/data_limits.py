@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import av
 import torch
@@ -29,6 +28,7 @@ from aim_fast.data.plan.clip_plan import epoch_order
 from aim_fast.data.video.decode import shown
 from aim_fast.data.video.frame_folder import CODEC as PICTURES
 from aim_fast.data.video.source import tar_member, video_source
+from aim_fast.models.video_model import VideoModel
 from aim_fast.studies.scale import Needs, Parts, needs
 from aim_fast.training.clips import augmentation_of, open_split, sampling_of
 from aim_fast.training.clock import Clock
@@ -185,7 +185,7 @@ def _judge(found: DataLimits, index: Index) -> None:
         found.advice.append(f"{best} is the fastest decoder here: --decoder auto finds it in training")
 
 
-def _step_rate(model: Any, recipe: Recipe, place: Place, num_classes: int) -> float:
+def _step_rate(model: VideoModel, recipe: Recipe, place: Place, num_classes: int) -> float:
     """Clips a second of training steps on one random batch in the device's memory."""
     model.train()
     optimization = Optimization(model, recipe.replace(total_batch_size=None, accumulate=1), place, num_classes)

@@ -17,6 +17,7 @@ from aim_fast.data.index.class_share import share_of_classes
 from aim_fast.data.index.selection import choose_classes, draw_shots, keep_classes, keep_listed
 from aim_fast.data.index.splits import same_classes
 from aim_fast.errors import DataError, UsageError
+from aim_fast.models.video_model import VideoModel
 from aim_fast.training.devices import Place, first_process_first
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe, parse_views
@@ -162,7 +163,7 @@ def open_validation(
     return open_loader(recipe, place, index, img_size, sampling_of(recipe).validation(img_size), None, progress)
 
 
-def feature_source(recipe: Recipe, model: Any, trunk_sha256: str) -> FeatureSource:
+def feature_source(recipe: Recipe, model: VideoModel, trunk_sha256: str) -> FeatureSource:
     """What features of this model, at the recipe's frames, are computed from."""
     return FeatureSource(
         model.frozen_part + (", validation view" if recipe.cache_features else ""),

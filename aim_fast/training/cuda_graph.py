@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +39,9 @@ class GraphedStep:
         self.parameters = parameters
         self.clip_norm = clip_norm
         self._seen = 0
-        self._graph: Any = None
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
-        self._loss: Any = None
+        self._loss = torch.empty(0)  # where a replay leaves the loss
         set_capturable(optimizer, True)
 
     @property
@@ -54,7 +53,7 @@ class GraphedStep:
             if self._seen < WARM_UP:
                 self._seen += 1
                 return self._aside(*inputs)
-            self._capture(*inputs)
+            self._graph = self._capture(*inputs)
         for held, given in zip(self._inputs, inputs, strict=True):
             if held.shape != given.shape or held.dtype != given.dtype:
                 raise TrainingError(
@@ -73,13 +72,13 @@ class GraphedStep:
         torch.cuda.current_stream().wait_stream(stream)
         return loss
 
-    def _capture(self, *inputs: Tensor) -> None:
+    def _capture(self, *inputs: Tensor) -> torch.cuda.CUDAGraph:
         self._inputs = [x.clone() for x in inputs]
         graph = torch.cuda.CUDAGraph()
         # the loader's threads go on allocating meanwhile
         with torch.cuda.graph(graph, capture_error_mode="thread_local"), _weights_cast_each_time():
             self._loss = self._step(*self._inputs)
-        self._graph = graph
+        return graph
 
     def _step(self, *inputs: Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
@@ -108,7 +107,7 @@ def set_capturable(optimizer: torch.optim.Optimizer, capturable: bool) -> None:
     """Keeps learning rates in tensors that a captured step reads, or as plain numbers."""
     for group in optimizer.param_groups:
         device = group["params"][0].device
-        rate: Any = float(group["lr"])
+        rate = float(group["lr"])
         group["lr"] = torch.tensor(rate, device=device) if capturable else rate
         group["capturable"] = capturable
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from aim_fast.data.features.loader import FeatureLoader
 from aim_fast.data.loader import ClipLoader
+from aim_fast.models.video_model import VideoModel
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
+    model: VideoModel,
     loader: ClipLoader | FeatureLoader,
     num_classes: int,
     device: torch.device,

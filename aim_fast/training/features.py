@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from aim_fast.data import Index, Sampling, read_dataset
 from aim_fast.data.features.store import FeatureSource, FeatureStore, write_features
 from aim_fast.errors import UsageError
+from aim_fast.models.video_model import VideoModel
 from aim_fast.training.clips import feature_source, open_loader, open_split, sampling_of
 from aim_fast.training.devices import Place, first_process_first, single_place
 from aim_fast.training.progress import RunProgress
@@ -47,7 +47,12 @@ def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype:
 
 
 def cache_features(
-    recipe: Recipe, model: Any, place: Place, indices: Iterable[Index], source: FeatureSource, progress: RunProgress
+    recipe: Recipe,
+    model: VideoModel,
+    place: Place,
+    indices: Iterable[Index],
+    source: FeatureSource,
+    progress: RunProgress,
 ) -> None:
     """Keeps the frozen bottom's output for the validation view of every clip below `recipe.cache_features`.
 
@@ -70,7 +75,7 @@ def cache_features(
 
 def _write_split(
     recipe: Recipe,
-    model: Any,
+    model: VideoModel,
     place: Place,
     index: Index,
     sampling: Sampling,

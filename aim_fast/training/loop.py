@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aim_fast.data import Index
 from aim_fast.errors import CheckpointError, TrainingError
+from aim_fast.models.video_model import VideoModel
 from aim_fast.training.checkpoint import (
     Description,
     find_checkpoint,
@@ -106,13 +107,13 @@ class Trainer:
         folder: Path,
         place: Place,
         progress: RunProgress,
-        model: Any,
+        model: VideoModel,
         description: Description,
         index: Index,
         validation: Index,
     ) -> None:
         self.recipe, self.folder, self.place, self.progress = recipe, folder, place, progress
-        self.model: Any = model
+        self.model = model
         self.description = description
         self.classes = description.classes
         self.steps = Steps.of(recipe, len(index.rows), place.world)

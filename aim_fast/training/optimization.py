@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aim_fast.data import Batch
 from aim_fast.errors import UsageError
+from aim_fast.models.video_model import VideoModel
 from aim_fast.training.checkpoint import copy_values
 from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import GraphedStep, set_capturable
@@ -34,14 +35,14 @@ class Optimization:
     else empty.
     """
 
-    def __init__(self, model: Any, recipe: Recipe, place: Place, num_classes: int) -> None:
+    def __init__(self, model: VideoModel, recipe: Recipe, place: Place, num_classes: int) -> None:
         self.model, self.recipe, self.place = model, recipe, place
         self.mixup = _mixup(recipe, num_classes)
         self.trainable: dict[str, nn.Parameter] = dict(model.trainable_parameters())
         self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.ema else {}
         self.optimizer = build_optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
-        self.replica: Any = _replicate(model, recipe, place)
+        self.replica = _replicate(model, recipe, place)
         self.graphed: GraphedStep | None = None
         if recipe.cuda_graph:
             parameters = list(self.trainable.values())
@@ -140,9 +141,9 @@ class Optimization:
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing) * weights
 
 
-def _replicate(model: nn.Module, recipe: Recipe, place: Place) -> nn.Module:
+def _replicate(model: VideoModel, recipe: Recipe, place: Place) -> nn.Module:
     """The model as a step calls it: compiled where asked for, its gradients averaged over the processes."""
-    replica: Any = torch.compile(model) if recipe.compile else model
+    replica: nn.Module = torch.compile(model) if recipe.compile else model
     if place.world > 1:
         devices = [place.device.index] if place.device.type == "cuda" else None
         replica = DistributedDataParallel(

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from aim_fast.models.video_model import VideoModel
 from aim_fast.training.recipe import Recipe
 
 
@@ -33,9 +34,9 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def build_optimizer(model: VideoModel, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over the model's trainable parameters; one fused launch a step."""
-    groups = parameter_groups(model.trainable_parameters(), model.no_weight_decay(), recipe)  # type: ignore[operator]
+    groups = parameter_groups(model.trainable_parameters(), model.no_weight_decay(), recipe)
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), fused=True)
 
 

@@ -15,6 +15,7 @@ from aim_fast.data.index.selection import read_lines
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.models.class_embeddings import read_templates
 from aim_fast.models.registry import argument_names, create_model
+from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights import WeightsReport, load_weights, trunk_names
 from aim_fast.training.checkpoint import (
     ADAPTERS,
@@ -47,7 +48,7 @@ MODEL_FIELDS = (
 class Run:
     """A trained model, opened: in eval mode on its device, with its class names and the recipe that it came from."""
 
-    model: Any  # of the registry: AIMViTCLIP
+    model: VideoModel
     classes: list[str]
     recipe: Recipe
     source: Path  # the checkpoint folder, or the published checkpoint
@@ -117,7 +118,7 @@ def check_model_fields(model: str, typed: Iterable[str], head: str = "linear") -
         raise UsageError(f"model {model} takes no {options}: leave it out, or take another --model")
 
 
-def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> tuple[Any, WeightsReport]:
+def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> tuple[VideoModel, WeightsReport]:
     """The recipe's model with its trunk's weights, on the place's device and its trunk in the place's precision.
 
     ``classes`` are the names of the data set's classes.
@@ -168,7 +169,7 @@ def open_run(path: str | Path, overrides: dict[str, Any], place: Place, classes:
 
 def restore_run(
     path: str | Path, overrides: dict[str, Any], wise_ft: float | None = None
-) -> tuple[Any, Description, WeightsReport]:
+) -> tuple[VideoModel, Description, WeightsReport]:
     """The model of a run's best checkpoint, or of a checkpoint folder, on the CPU in fp32, and what it is.
 
     `overrides`: recipe fields as typed; `weights` names the trunk where it has moved. `wise_ft`: share of the trained
@@ -209,14 +210,14 @@ def _refuse_other_structure(path: Path, checkpoint: Checkpoint, overrides: dict[
             )
 
 
-def _ready(model: Any, place: Place) -> Any:
+def _ready(model: VideoModel, place: Place) -> VideoModel:
     """The model on its device for evaluation, its trunk in the precision that it is computed in."""
     return _on_device(model, place).eval()
 
 
-def _on_device(model: Any, place: Place) -> Any:
+def _on_device(model: VideoModel, place: Place) -> VideoModel:
     """The model on its device, its trunk in the precision that it is computed in, its classes read there."""
-    model = hold_trunk(model.to(place.device), place.dtype)
+    hold_trunk(model.to(place.device), place.dtype)
     if model.takes_class_names and model.class_names:
         model.set_classes(model.class_names)
     return model
@@ -224,7 +225,7 @@ def _on_device(model: Any, place: Place) -> Any:
 
 def _restore(
     checkpoint: Checkpoint, weights: str, seed: int, wise_ft: float | None = None
-) -> tuple[Any, WeightsReport]:
+) -> tuple[VideoModel, WeightsReport]:
     description = checkpoint.description
     torch.manual_seed(seed)
     model = create_model(description.model, **description.options)
