@@ -58,7 +58,7 @@ def command(
     from aim_fast.studies.cells import STUDIES
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.recipe import load_recipe
-    from aim_fast.training.run import check_model_fields
+    from aim_fast.training.recipe_model import check_model_fields
 
     if study not in STUDIES:
         raise UsageError(f"unknown study {study!r}; {nearest(study, STUDIES)}")

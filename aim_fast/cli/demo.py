@@ -47,7 +47,7 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.recipe import load_recipe
     from aim_fast.training.report import evaluate_run
-    from aim_fast.training.run import absolute_paths
+    from aim_fast.training.run_folder import absolute_paths
 
     progress = RunProgress()
     fields = typed(options)

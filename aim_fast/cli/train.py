@@ -34,7 +34,8 @@ def command(recipe: str | None, resume: str | None, quiet: bool, **options: Any)
     torchrun --nproc-per-node 8 --max-restarts 3 -m aim_fast train ... --resume auto
     """
     from aim_fast.training.recipe import load_recipe
-    from aim_fast.training.run import RECIPE, absolute_paths, check_model_fields
+    from aim_fast.training.recipe_model import check_model_fields
+    from aim_fast.training.run_folder import RECIPE, absolute_paths
 
     fields = typed(options)
     output = fields.get("output")

@@ -8,12 +8,13 @@ project wrote.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
 from aim_fast.models.architecture import what_else
+from aim_fast.models.identity import Identity
 from aim_fast.models.registry import MODELS, find_entry
 from aim_fast.models.state_dict import strip_prefixes
 from aim_fast.models.weight_files import WeightsFile
@@ -22,16 +23,8 @@ from aim_fast.models.weight_files import WeightsFile
 _SIZES = ("embed_dim", "depth", "depths", "patch_size", "window_size")
 
 
-class Identified(NamedTuple):
-    """``create_model(model, **arguments)`` takes the file; ``classes`` where the file names them."""
-
-    model: str
-    arguments: dict[str, Any]
-    classes: list[str] | None = None
-
-
-def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identified:
-    """The model that a trained checkpoint is of; ``asked``: a model's name that it has to be.
+def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identity:
+    """The model that a trained checkpoint is of, with the classes that it names; ``asked``: a name that it has to be.
 
     Raises WeightsError for a file without a trained model in it, and for one of another variant than asked, saying
     which it is.
@@ -40,14 +33,15 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identif
     tensors.pop("proj", None)
     told = file.description or {}
     variant, found = _recognise(tensors, where)
+    classes = told.get("classes") or []
     if asked is None and told.get("options", {}).get("head") == "text":
-        return Identified(told["model"], dict(told["options"]), told.get("classes"))
+        return Identity(told["model"], dict(told["options"]), classes)
     if not variant.takes_class_names:
         if "fc_cls.weight" not in tensors:
             raise WeightsError(f"{where}: holds no classifier (fc_cls): no trained model; give it as --weights instead")
         found["num_classes"] = len(tensors["fc_cls.weight"])
     if asked is None and told:
-        return Identified(told["model"], dict(told["options"]), told.get("classes"))
+        return Identity(told["model"], dict(told["options"]), classes)
     name = asked or _name(variant, found)
     entry, right = find_entry(name), _name(variant, found)
     other_size = _fits(MODELS[right].arguments, found, _SIZES) and not _fits(entry.arguments, found, _SIZES)
@@ -56,7 +50,7 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identif
         raise WeightsError(f"{where}: is {article} {right} checkpoint, not {name}: give --model {right}")
     if asked or _fits(entry.arguments, found, _SIZES):
         found.pop("num_heads", None)  # the table knows
-    return Identified(name, found, told.get("classes"))
+    return Identity(name, found, classes)
 
 
 def _recognise(tensors: Mapping[str, Tensor], where: str) -> tuple[Any, dict[str, Any]]:

@@ -28,8 +28,9 @@ from aim_fast.studies.cells import PUBLISHED_ON, Cell, cells_of
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint, write_atomically
 from aim_fast.training.loop import train
 from aim_fast.training.recipe import Recipe, recipe_differences
+from aim_fast.training.recipe_model import check_model_fields
 from aim_fast.training.report import evaluate_run
-from aim_fast.training.run import RECIPE, absolute_paths, check_model_fields
+from aim_fast.training.run_folder import RECIPE, absolute_paths
 
 STUDY = "study.json"
 

@@ -28,7 +28,7 @@ from aim_fast.models.video_model import VideoModel
 from aim_fast.studies.contenders import Contender
 from aim_fast.studies.timing import Timing, take_turns
 from aim_fast.training.devices import Place
-from aim_kernels import hold_trunk
+from aim_fast.training.trained_model import move_to_place
 
 _MIB = 2**20
 
@@ -138,10 +138,8 @@ class _Runner:
     def __init__(self, contender: Contender, place: Place, batch_size: int) -> None:
         torch.manual_seed(0)
         self.place = place
-        model = contender.build()
-        if model.takes_class_names:  # as many as there would be; what they say costs nothing
-            model.set_classes([f"action {number}" for number in range(model.num_classes)])
-        self.model: VideoModel = hold_trunk(model.to(place.device), place.dtype)  # type: ignore[assignment]
+        self.model: VideoModel = contender.build()
+        move_to_place(self.model, place)
         side, frames = self.model.img_size, self.model.num_frames
         shape = (batch_size, frames, side, side, 3)
         self.clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=place.device)

@@ -22,6 +22,7 @@ import yaml
 
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.flops import published_figures
+from aim_fast.models.identity import Identity
 from aim_fast.models.peers import create_peer, default_frames, list_peers, published_by_library, takes_frames
 from aim_fast.models.published import dataset_arguments, datasets, find_published
 from aim_fast.models.registry import MODELS, argument_names, create_model
@@ -29,7 +30,8 @@ from aim_fast.models.video_model import VideoModel
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from aim_fast.training.metrics import METRICS, read_metrics
 from aim_fast.training.recipe import load_recipe, shipped_recipes
-from aim_fast.training.run import model_options, saved_recipe
+from aim_fast.training.recipe_model import model_options
+from aim_fast.training.run_folder import saved_recipe
 
 _LIBRARIES = re.compile("|".join(sorted({name.partition(":")[0] + ":" for name in list_peers()})))
 
@@ -38,23 +40,22 @@ _LIBRARIES = re.compile("|".join(sorted({name.partition(":")[0] + ":" for name i
 class Contender:
     """One row of a comparison.
 
-    ``label`` as typed; ``arguments`` for ``create_model`` or, of another library's model, ``create_peer``;
+    ``label`` as typed; ``identity`` for ``create_model`` or, of another library's model, ``create_peer``;
     ``published`` what was published for this structure, with its ``dataset``; ``top1`` percent that a run reached, on
     the clips that ``scored`` names.
     """
 
     label: str
-    name: str
-    arguments: dict[str, Any]
+    identity: Identity
     published: dict[str, Any] = field(default_factory=dict)
     top1: float | None = None
     scored: str | None = None
 
     def build(self) -> VideoModel:
         """The model with random values, on the current default device."""
-        create = create_peer if _LIBRARIES.match(self.name) else create_model
-        model = create(self.name, **self.arguments)
-        unnamed = getattr(model, "takes_class_names", False) and not model.class_names
+        create = create_peer if _LIBRARIES.match(self.identity.model) else create_model
+        model = create(self.identity.model, **self.identity.options)
+        unnamed = model.takes_class_names and not model.class_names
         if unnamed and not next(model.parameters()).is_meta:
             model.set_classes([f"action {number}" for number in range(model.num_classes)])
         return model
@@ -115,7 +116,7 @@ def _of_model(
     asked = {"num_frames": frames, "num_classes": num_classes}
     common = {key: value for key, value in asked.items() if value is not None and key in taken}
     arguments = dataset_arguments(name, dataset) | common | overrides
-    return Contender(label, name, arguments, _published(name, dataset, arguments))
+    return Contender(label, Identity(name, arguments), _published(name, dataset, arguments))
 
 
 def _of_library(
@@ -128,28 +129,26 @@ def _of_library(
         create_peer(name)  # says what is wrong with the name
     count = arguments.get("num_frames", default_frames(name))
     published = published_by_library(name, dataset, count)
-    return Contender(label, name, arguments, {**published, "dataset": dataset} if published else {})
+    return Contender(label, Identity(name, arguments), {**published, "dataset": dataset} if published else {})
 
 
 def _of_recipe(name: str, dataset: str, num_classes: int | None) -> Contender:
     recipe = load_recipe(name, {})
     dataset = recipe.dataset if recipe.dataset in datasets() else dataset
     arguments = model_options(recipe, num_classes or dataset_classes(dataset))
-    return Contender(name, recipe.model, arguments, _published(recipe.model, dataset, arguments))
+    return Contender(name, Identity(recipe.model, arguments), _published(recipe.model, dataset, arguments))
 
 
 def _of_run(text: str) -> Contender:
-    checkpoint = read_checkpoint(find_checkpoint(text))
-    recipe, description = saved_recipe(text), checkpoint.description
+    recipe, identity = saved_recipe(text), read_checkpoint(find_checkpoint(text)).identity
     published = {}
     if recipe and recipe.dataset in datasets():
-        published = _published(description.model, recipe.dataset, description.options)
+        published = _published(identity.model, recipe.dataset, identity.options)
     scores = [row for row in _metrics(Path(text)) if row.get("kind") == "eval" and "top1" in row]
     best = max(scores, key=lambda row: row["top1"], default=None)
     return Contender(
         text,
-        description.model,
-        description.options,
+        identity,
         published,
         round(100 * best["top1"], 2) if best else None,
         f"{best['videos']} validation videos, 1x1 views" if best and "videos" in best else None,

@@ -36,7 +36,7 @@ from aim_fast.training.devices import Place, single_place
 from aim_fast.training.optimization import Optimization
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
-from aim_fast.training.run import build_model
+from aim_fast.training.recipe_model import build_model
 from aim_fast.training.steps import Steps
 
 _READ_FILES = 64
@@ -107,7 +107,7 @@ def measure_limits(recipe: Recipe, with_step: bool, gpus: int | None = None, rat
     threads = place.decoding_threads(recipe.workers)
     model, step = None, None
     if with_step:
-        model, _ = build_model(recipe.replace(weights="random"), index.classes, place)
+        model = build_model(recipe.replace(weights="random"), index.classes, place).model
         step = _step_rate(model, recipe, place, len(index.classes))
     rows = [index.rows[i] for i in index.healthy]
     size = statistics.fmean(row.size for row in rows)

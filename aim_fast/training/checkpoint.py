@@ -28,21 +28,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from aim_fast.errors import CheckpointError
+from aim_fast.models.identity import Identity
 
 ADAPTERS = "adapters.safetensors"
 STATE = "state.pt"
 _METADATA = ("model", "options", "classes", "trunk_sha256", "weights")
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a file of adapters belongs to."""
-
-    model: str  # name given to create_model
-    options: dict[str, Any]  # its overrides
-    classes: list[str]
-    trunk_sha256: str
-    weights: str  # where the trunk came from
 
 
 @dataclass(frozen=True)
@@ -51,12 +41,12 @@ class Checkpoint:
 
     folder: Path
     tensors: dict[str, Tensor]
-    description: Description
+    identity: Identity
     state: dict[str, Any] | None
 
 
 def save_checkpoint(
-    folder: Path, names: tuple[str, ...], tensors: dict[str, Tensor], state: dict[str, Any], description: Description
+    folder: Path, names: tuple[str, ...], tensors: dict[str, Tensor], state: dict[str, Any], identity: Identity
 ) -> None:
     """Writes one checkpoint below `folder` and points the links `names` (of `last`, `best`) at it.
 
@@ -70,11 +60,11 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         metadata = {
-            "model": description.model,
-            "options": json.dumps(description.options),
-            "classes": json.dumps(description.classes),
-            "trunk_sha256": description.trunk_sha256,
-            "weights": description.weights,
+            "model": identity.model,
+            "options": json.dumps(identity.options),
+            "classes": json.dumps(identity.classes),
+            "trunk_sha256": identity.trunk_sha256,
+            "weights": identity.weights,
         }
         saved = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
         (temporary / ADAPTERS).write_bytes(save(saved, metadata))
@@ -183,7 +173,7 @@ def read_checkpoint(folder: Path, with_state: bool = False) -> Checkpoint:
         ) from None
     if missing := [name for name in _METADATA if name not in metadata]:
         raise CheckpointError(f"{path}: its metadata lacks {', '.join(missing)}; it was not written by aim-fast train")
-    description = Description(
+    identity = Identity(
         metadata["model"],
         json.loads(metadata["options"]),
         json.loads(metadata["classes"]),
@@ -193,7 +183,7 @@ def read_checkpoint(folder: Path, with_state: bool = False) -> Checkpoint:
     state = None
     if with_state:
         state = _read_state(folder / STATE)
-    return Checkpoint(folder, tensors, description, state)
+    return Checkpoint(folder, tensors, identity, state)
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from aim_fast.data.index.class_share import share_of_classes
 from aim_fast.data.index.selection import choose_classes, draw_shots, keep_classes, keep_listed
 from aim_fast.data.index.splits import same_classes
 from aim_fast.errors import DataError, UsageError
-from aim_fast.models.video_model import VideoModel
 from aim_fast.training.devices import Place, first_process_first
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe, parse_views
+from aim_fast.training.trained_model import TrainedModel
 
 
 def data_classes(recipe: Recipe) -> list[str]:
@@ -163,11 +163,12 @@ def open_validation(
     return open_loader(recipe, place, index, img_size, sampling_of(recipe).validation(img_size), None, progress)
 
 
-def feature_source(recipe: Recipe, model: VideoModel, trunk_sha256: str) -> FeatureSource:
-    """What features of this model, at the recipe's frames, are computed from."""
+def feature_source(trained: TrainedModel) -> FeatureSource:
+    """What features of this model, by its recipe, are computed from."""
+    model, recipe = trained.model, trained.recipe
     return FeatureSource(
         model.frozen_part + (", validation view" if recipe.cache_features else ""),
-        trunk_sha256,
+        trained.identity.trunk_sha256,
         model.num_frames,
         recipe.interval,
         model.img_size,

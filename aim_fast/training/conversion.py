@@ -7,16 +7,18 @@ it is evaluated and predicted with as any other. It has no optimiser, so it cann
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aim_fast.errors import UsageError
-from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights import save_trunk
-from aim_fast.training.checkpoint import ADAPTERS, Description, save_checkpoint, write_atomically
+from aim_fast.training.checkpoint import ADAPTERS, save_checkpoint, write_atomically
 from aim_fast.training.recipe import FIELDS, load_recipe
-from aim_fast.training.run import RECIPE, restore_run
+from aim_fast.training.run import restore_run
+from aim_fast.training.run_folder import RECIPE
 from aim_fast.training.trained_file import is_numbered, read_trained, write_trained
+from aim_fast.training.trained_model import TrainedModel
 
 TRUNK = "trunk.safetensors"
 
@@ -36,27 +38,24 @@ def convert(source: str, destination: str, fields: dict[str, Any], classes: str 
         raise UsageError(f"{target}: there is no folder {target.parent}; make it first")
     names = read_class_names(Path(classes)) if classes else None
     if path.is_file() and path.name != ADAPTERS:
-        model, description, report = read_trained(path, fields, names)
-        source_lines = report.lines
-        if names is None and is_numbered(description.classes):
-            what = "the data set's are scored" if model.takes_class_names else "they are numbered"
-            source_lines = [*source_lines, f"{path} names no classes: {what}; --classes FILE gives names"]
+        trained = read_trained(path, fields, names)
+        lines = list(trained.lines)
+        if names is None and is_numbered(trained.classes):
+            what = "the data set's are scored" if trained.model.takes_class_names else "they are numbered"
+            lines.append(f"{path} names no classes: {what}; --classes FILE gives names")
     else:
         if names is not None:
             raise UsageError(f"{path}: is a run, which knows its classes; leave --classes out")
-        model, description, report = restore_run(path, fields)
-        source_lines = report.lines
+        trained = restore_run(path, fields)
+        lines = list(trained.lines)
     if target.suffix in (".pth", ".pt", ".safetensors"):
-        write_trained(model, description, target)
+        write_trained(trained, target)
         what = f"{'bare' if target.suffix == '.safetensors' else 'published'} names"
     else:
-        _write_run(model, description, target)
+        _write_run(trained, target)
         what = "a run"
-    tensors = len(model.state_dict())
-    return [
-        *source_lines,
-        f"{target}: {description.model}, {len(description.classes) or 'no'} classes, {tensors} tensors, {what}",
-    ]
+    count, tensors = len(trained.classes) or "no", len(trained.model.state_dict())
+    return [*lines, f"{target}: {trained.identity.model}, {count} classes, {tensors} tensors, {what}"]
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -83,10 +82,11 @@ def read_class_names(path: Path) -> list[str]:
     return names
 
 
-def _write_run(model: VideoModel, description: Description, folder: Path) -> None:
-    told = {**description.options, "frames": model.num_frames, "model": description.model, "templates": None}
+def _write_run(trained: TrainedModel, folder: Path) -> None:
+    model, identity = trained.model, trained.identity
+    told = {**identity.options, "frames": model.num_frames, "model": identity.model, "templates": None}
     known = {name: value for name, value in told.items() if name in FIELDS and value is not None}
-    recipe = load_recipe(None, {"model": description.model})
+    recipe = load_recipe(None, {"model": identity.model})
     recipe = recipe.replace(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})
     trunk = folder.absolute() / TRUNK
     try:
@@ -96,7 +96,5 @@ def _write_run(model: VideoModel, description: Description, folder: Path) -> Non
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); name another place") from None
     tensors = {name: parameter.detach() for name, parameter in model.trainable_parameters()}
-    described = Description(
-        description.model, description.options, description.classes, description.trunk_sha256, str(trunk)
-    )
-    save_checkpoint(folder / "checkpoints", ("last", "best"), tensors, {"step": 0}, described)
+    written = replace(identity, weights=str(trunk))
+    save_checkpoint(folder / "checkpoints", ("last", "best"), tensors, {"step": 0}, written)

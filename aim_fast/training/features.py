@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from aim_fast.data import Index, Sampling, read_dataset
-from aim_fast.data.features.store import FeatureSource, FeatureStore, write_features
+from aim_fast.data.features.store import FeatureStore, write_features
 from aim_fast.errors import UsageError
-from aim_fast.models.video_model import VideoModel
 from aim_fast.training.clips import feature_source, open_loader, open_split, sampling_of
 from aim_fast.training.devices import Place, first_process_first, single_place
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
-from aim_fast.training.run import build_model
+from aim_fast.training.recipe_model import build_model
+from aim_fast.training.trained_model import TrainedModel
 
 
 def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype: str, quiet: bool = False) -> list[str]:
@@ -29,14 +29,13 @@ def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype:
         raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) and --data-root DIR")
     place, progress = single_place(recipe.device, recipe.precision), RunProgress(quiet)
     classes = read_dataset(recipe.dataset, Path(recipe.data_root), splits[0]).classes
-    model, report = build_model(recipe, classes, place)
-    for line in report.lines:
+    trained = build_model(recipe, classes, place)
+    for line in trained.lines:
         progress.say(line)
-    source = feature_source(recipe, model, report.sha256)
     lines = []
     for split in splits:
         index = open_split(recipe, split, place, progress)
-        done = _write_split(recipe, model, place, index, sampling_of(recipe), source, folder, dtype, progress)
+        done = _write_split(trained, place, index, sampling_of(recipe), folder, dtype, progress)
         store, clips = FeatureStore(folder / split), len(index.healthy)
         resumed = f", {done} of them found done" if done else ""
         lines.append(
@@ -46,19 +45,13 @@ def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype:
     return lines
 
 
-def cache_features(
-    recipe: Recipe,
-    model: VideoModel,
-    place: Place,
-    indices: Iterable[Index],
-    source: FeatureSource,
-    progress: RunProgress,
-) -> None:
-    """Keeps the frozen bottom's output for the validation view of every clip below `recipe.cache_features`.
+def cache_features(trained: TrainedModel, place: Place, indices: Iterable[Index], progress: RunProgress) -> None:
+    """Keeps the frozen bottom's output for the validation view of every clip below its recipe's `cache_features`.
 
     The first process writes what is not there yet. Raises UsageError, before anything is written, for a model that
     trains from its first layer on, and where the folder holds features of another trunk, depth or number of frames.
     """
+    recipe, model = trained.recipe, trained.model
     folder = Path(recipe.cache_features or "")
     with torch.inference_mode(), place.autocast():  # one clip shows whether there is something to keep
         model.frozen_features(
@@ -68,23 +61,23 @@ def cache_features(
         if place.first:
             sampling, alone = sampling_of(recipe).validation(model.img_size), replace(place, world=1)
             for index in indices:
-                _write_split(recipe, model, alone, index, sampling, source, folder, recipe.cache_dtype, progress)
+                _write_split(trained, alone, index, sampling, folder, recipe.cache_dtype, progress)
                 store = FeatureStore(folder / index.split)
-                progress.say(f"{store.folder}: {source.part} of {len(index)} clips, {store.bytes / 2**20:.1f} MiB")
+                part, size = store.source.part, store.bytes / 2**20
+                progress.say(f"{store.folder}: {part} of {len(index)} clips, {size:.1f} MiB")
 
 
 def _write_split(
-    recipe: Recipe,
-    model: VideoModel,
+    trained: TrainedModel,
     place: Place,
     index: Index,
     sampling: Sampling,
-    source: FeatureSource,
     folder: Path,
     dtype: str,
     progress: RunProgress,
 ) -> int:
     """Writes `folder/SPLIT`; returns how many clips were found done."""
+    recipe, model = trained.recipe, trained.model
     training = model.training
     model.eval()
 
@@ -96,6 +89,7 @@ def _write_split(
     loader = open_loader(recipe, place, index, model.img_size, sampling)
     try:
         count = progress.counter(f"{index.split} views", loader.clips_per_epoch)
+        source = feature_source(trained)
         return write_features(folder / index.split, source, loader, extract, dtype=dtype, progress=count)
     finally:
         progress.close()

@@ -18,14 +18,7 @@ from torch import Tensor
 
 from aim_fast.data import Index
 from aim_fast.errors import CheckpointError, TrainingError
-from aim_fast.models.video_model import VideoModel
-from aim_fast.training.checkpoint import (
-    Description,
-    find_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
+from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint, save_checkpoint, write_atomically
 from aim_fast.training.clips import data_classes, feature_source, open_split, open_training, open_validation
 from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import check_cuda_graph
@@ -37,10 +30,12 @@ from aim_fast.training.optimization import Optimization
 from aim_fast.training.optimizer import learning_rate
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
-from aim_fast.training.run import RECIPE, build_model, check_output
+from aim_fast.training.recipe_model import build_model
+from aim_fast.training.run_folder import RECIPE, check_output
 from aim_fast.training.run_lock import RunLock
 from aim_fast.training.steps import Steps
 from aim_fast.training.stop import StopRequest
+from aim_fast.training.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -75,15 +70,13 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
         progress = RunProgress(quiet or not place.first)
         # a scan of a large data set takes long: what can be known before it is found out before it
         classes = data_classes(recipe)
-        model, weights = build_model(recipe, classes, place)
-        for line in weights.lines:
+        trained = build_model(recipe, classes, place)
+        for line in trained.lines:
             progress.say(line)
         splits = {split: open_split(recipe, split, place, progress, classes) for split in ("train", "validation")}
-        description = Description(recipe.model, model.config, classes, weights.sha256, weights.source)
         if recipe.cache_features:
-            source = feature_source(recipe, model, weights.sha256)
-            cache_features(recipe, model, place, splits.values(), source, progress)
-        trainer = Trainer(recipe, folder, place, progress, model, description, splits["train"], splits["validation"])
+            cache_features(trained, place, splits.values(), progress)
+        trainer = Trainer(folder, place, progress, trained, splits["train"], splits["validation"])
         if resume:
             trainer.restore()
         try:
@@ -103,24 +96,21 @@ class Trainer:
 
     def __init__(
         self,
-        recipe: Recipe,
         folder: Path,
         place: Place,
         progress: RunProgress,
-        model: VideoModel,
-        description: Description,
+        trained: TrainedModel,
         index: Index,
         validation: Index,
     ) -> None:
-        self.recipe, self.folder, self.place, self.progress = recipe, folder, place, progress
-        self.model = model
-        self.description = description
-        self.classes = description.classes
+        self.recipe, self.folder, self.place, self.progress = trained.recipe, folder, place, progress
+        self.model, self.identity, self.classes = trained.model, trained.identity, trained.classes
+        recipe = self.recipe
         self.steps = Steps.of(recipe, len(index.rows), place.world)
-        self.optimization = Optimization(model, recipe, place, len(self.classes))
-        source = feature_source(recipe, model, description.trunk_sha256)
-        self.loader = open_training(recipe, place, index, model.img_size, source, progress)
-        self.validation = open_validation(recipe, place, validation, model.img_size, source, progress)
+        self.optimization = Optimization(self.model, recipe, place, len(self.classes))
+        source, img_size = feature_source(trained), self.model.img_size
+        self.loader = open_training(recipe, place, index, img_size, source, progress)
+        self.validation = open_validation(recipe, place, validation, img_size, source, progress)
         self.step = 0
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
@@ -161,10 +151,10 @@ class Trainer:
         if not (self.folder / "checkpoints" / "last").exists():
             return
         checkpoint = read_checkpoint(find_checkpoint(self.folder, "last"), with_state=True)
-        state, saved = checkpoint.state or {}, checkpoint.description
+        state, saved = checkpoint.state or {}, checkpoint.identity
         if "optimizer" not in state:
             raise CheckpointError(f"{self.folder}: was converted and holds no optimiser, so it cannot be resumed")
-        if saved.trunk_sha256 != self.description.trunk_sha256:
+        if saved.trunk_sha256 != self.identity.trunk_sha256:
             raise CheckpointError(
                 f"{self.folder}: was trained on the trunk of {saved.weights}; give the same --weights"
             )
@@ -331,7 +321,7 @@ class Trainer:
             "last": self.last,
             **self.optimization.state(),
         }
-        save_checkpoint(self.folder / "checkpoints", names, self.optimization.used, state, self.description)
+        save_checkpoint(self.folder / "checkpoints", names, self.optimization.used, state, self.identity)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from aim_fast.training.devices import join_processes
 from aim_fast.training.evaluation import Evaluation, draw_confusion, evaluate
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import parse_views
-from aim_fast.training.run import Run, absolute_paths, open_run, saved_recipe
+from aim_fast.training.run import open_run
+from aim_fast.training.run_folder import absolute_paths, saved_recipe
+from aim_fast.training.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path}: cannot be written; name a file in a folder that is there and yours")
 
 
-def scored_classes(run: Run, listed: list[str], wanted: str | None, what: str) -> list[str]:
+def scored_classes(run: TrainedModel, listed: list[str], wanted: str | None, what: str) -> list[str]:
     """The classes that a run is scored on, of the `listed` ones of a data set.
 
     `wanted` is "seen" (trained on), "unseen", "all", or a file of names; without it those that the run was trained on
@@ -137,7 +139,7 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
             raise DataError(f"{root}: its {split} split has no labels to score against; use --split validation")
         loader: ClipLoader | FeatureLoader
         if recipe.features:
-            loader = open_features(recipe, place, index, False, feature_source(recipe, run.model, run.trunk_sha256))
+            loader = open_features(recipe, place, index, False, feature_source(replace(run, recipe=recipe)))
             views = f"{loader.store.views} stored views"
         else:
             loader = open_loader(recipe, place, index, run.model.img_size, sampling_of(recipe), None, progress)

@@ -17,7 +17,8 @@ from aim_fast.training.checkpoint import write_atomically
 from aim_fast.training.clips import sampling_of
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.progress import RunProgress
-from aim_fast.training.run import Run, open_named_run
+from aim_fast.training.run import open_named_run
+from aim_fast.training.trained_model import TrainedModel
 
 _WINDOWS_AT_ONCE = 8
 
@@ -118,7 +119,7 @@ def write_timelines(
 
 
 @torch.inference_mode()
-def _timeline(run: Run, place: Place, video: str, seconds: float | None, stride: float | None) -> Timeline:
+def _timeline(run: TrainedModel, place: Place, video: str, seconds: float | None, stride: float | None) -> Timeline:
     windows = read_windows(video, sampling_of(run.recipe), run.model.img_size, seconds=seconds, stride=stride)
     times, rows = [], []
     while batch := list(itertools.islice(windows, _WINDOWS_AT_ONCE)):
@@ -127,7 +128,7 @@ def _timeline(run: Run, place: Place, video: str, seconds: float | None, stride:
     return Timeline(video, run.classes, times, torch.cat(rows))
 
 
-def _probabilities(run: Run, place: Place, batch: list[Window]) -> torch.Tensor:
+def _probabilities(run: TrainedModel, place: Place, batch: list[Window]) -> torch.Tensor:
     frames = torch.stack([window.frames for window in batch]).to(place.device)
     with place.autocast():
         logits = run.model(frames)

@@ -11,7 +11,6 @@ over it, and files that lack it, the published ones, are taken with the publishe
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -22,19 +21,18 @@ from safetensors.torch import save_file
 
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.models.identification import identify
+from aim_fast.models.identity import Identity
 from aim_fast.models.registry import create_model
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weight_files import DESCRIPTION, read_weights
-from aim_fast.models.weights import WeightsReport, load_weights
-from aim_fast.training.checkpoint import Description
-from aim_fast.training.recipe import coerce
+from aim_fast.models.weights import load_weights
+from aim_fast.training.recipe import Recipe, coerce, load_recipe
+from aim_fast.training.trained_model import TrainedModel
 
 UNTOLD = ("adapter_scale", "activation", "prompt_prefix", "prompt_postfix")  # arguments that leave no trace in tensors
 
 
-def read_trained(
-    path: Path, fields: dict[str, Any], classes: list[str] | None = None
-) -> tuple[VideoModel, Description, WeightsReport]:
+def read_trained(path: Path, fields: dict[str, Any], classes: list[str] | None = None) -> TrainedModel:
     """The model of a trained checkpoint file, on the CPU as the file has it.
 
     ``fields``: recipe fields as typed; ``model``, ``frames`` and those of ``UNTOLD`` say what a file cannot, the first
@@ -44,22 +42,27 @@ def read_trained(
     """
     file = read_weights(path)
     found = identify(file, str(path), fields.get("model"))
-    options = dict(found.arguments)
+    options = dict(found.options)
     for field, option in (("frames", "num_frames"), *((name, name) for name in UNTOLD)):
         if fields.get(field) is not None:
             options[option] = coerce(field, fields[field], "command line")
     model = create_model(found.model, **options)
     report = load_weights(model, str(path))
-    if file.description is None:
-        report.lines.extend(_untold(model, path, fields))
+    lines = report.lines + (_untold(model, path, fields) if file.description is None else [])
     if model.takes_class_names:
-        if classes:
-            model.set_classes(classes)
-        description = Description(found.model, model.config, list(model.class_names), report.sha256, str(path))
-        return model, description, report
-    names = found.classes or [f"class {number}" for number in range(model.num_classes)]
-    description = Description(found.model, model.config, list(names), report.sha256, str(path))
-    return model, name_classes(description, classes, path) if classes else description, report
+        names = list(model.class_names)
+    else:
+        names = found.classes or [f"class {number}" for number in range(model.num_classes)]
+    identity = Identity(found.model, model.config, names, report.sha256, str(path))
+    trained = TrainedModel(model, identity, _recipe_of(identity, path, fields), str(path), lines)
+    return name_classes(trained, classes) if classes else trained
+
+
+def _recipe_of(identity: Identity, path: Path, fields: dict[str, Any]) -> Recipe:
+    """The defaults of the model's recipes, with what the file and the typed fields say."""
+    recipe = load_recipe(None, {"weights": str(path), **fields, "model": identity.model})
+    told = {name: identity.options[name] for name in ("num_tadapter", "adapter_scale") if name in identity.options}
+    return recipe.replace(frames=identity.options["num_frames"], **told)
 
 
 def _untold(model: VideoModel, path: Path, fields: dict[str, Any]) -> list[str]:
@@ -74,24 +77,27 @@ def is_numbered(classes: list[str]) -> bool:
     return classes == [f"class {number}" for number in range(len(classes))]
 
 
-def name_classes(description: Description, classes: list[str], path: Path) -> Description:
-    """The description with these names; raises CheckpointError for another number of them."""
-    if len(classes) != len(description.classes):
+def name_classes(trained: TrainedModel, classes: list[str]) -> TrainedModel:
+    """The same with these class names; raises CheckpointError where a classifier has another number of them."""
+    if trained.model.takes_class_names:
+        trained.model.set_classes(classes)
+    elif len(classes) != len(trained.classes):
         raise CheckpointError(
-            f"{path}: has {len(description.classes)} classes, the data set {len(classes)}; take the classes of the "
-            "data it was trained on"
+            f"{trained.source}: has {len(trained.classes)} classes, the data set {len(classes)}; take the classes of "
+            "the data it was trained on"
         )
-    return dataclasses.replace(description, classes=list(classes))
+    return trained.with_classes(classes)
 
 
-def write_trained(model: VideoModel, description: Description, path: Path) -> None:
+def write_trained(trained: TrainedModel, path: Path) -> None:
     """Write a trained model: ``.safetensors`` with bare names, ``.pth`` or ``.pt`` as the published checkpoints are.
 
     Tensors keep their dtype and every bit. Raises UsageError for another ending and where the disk refuses.
     """
-    if description.options.get("head") == "text" and path.suffix != ".safetensors":
+    model, identity = trained.model, trained.identity
+    if identity.options.get("head") == "text" and path.suffix != ".safetensors":
         raise UsageError(f"{path}: the published names know no text head; name a .safetensors file or a folder")
-    told = {"model": description.model, "options": description.options, "classes": description.classes}
+    told = {"model": identity.model, "options": identity.options, "classes": identity.classes}
     meta = {DESCRIPTION: json.dumps(told)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -65,7 +65,7 @@ def test_identified_models_compute_the_golden_logits(case, tmp_path):
     found = identify(read_weights(path), str(path))
     heads = config.get("heads", config.get("num_heads"))  # these tiny models have heads that no CLIP has
     scale = {"adapter_scale": config["adapter_scale"]} if "adapter_scale" in config else {}
-    model = create_model(found.model, **{**found.arguments, "num_heads": heads, **scale}).double().eval()
+    model = create_model(found.model, **{**found.options, "num_heads": heads, **scale}).double().eval()
     model.load_state_dict({name.split(".", 1)[1]: tensor for name, tensor in state.items()})
     torch.testing.assert_close(model(golden["input"].double()), golden["logits"].double(), rtol=1e-8, atol=1e-8)
 
@@ -80,9 +80,9 @@ def test_sizes_name_the_registered_model(name):
         state = create_model(name, num_frames=16, num_classes=174).state_dict()
     found = identify(WeightsFile({f"module.{key}": tensor for key, tensor in state.items()}), "it")
     assert found.model == name
-    assert found.arguments["num_frames"] == 16
+    assert found.options["num_frames"] == 16
     with torch.device("meta"):
-        again = create_model(found.model, **found.arguments)
+        again = create_model(found.model, **found.options)
     assert {key: t.shape for key, t in again.state_dict().items()} == {key: t.shape for key, t in state.items()}
 
 

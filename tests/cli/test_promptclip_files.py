@@ -45,7 +45,7 @@ def test_identified_models_compute_the_golden_logits(case, tmp_path):
     torch.save({"state_dict": state}, tmp_path / "it.pth")
     found = identify(read_weights(tmp_path / "it.pth"), "it.pth")
     prompt = {"prompt_prefix": 4, "prompt_postfix": 4, "temporal_heads": 4}  # which no tensor tells
-    model = create_model(found.model, **found.arguments, **prompt).double()
+    model = create_model(found.model, **found.options, **prompt).double()
     report = load_weights(model, tmp_path / "it.pth")
     unread = [line for line in report.lines if "temporalEmbedding" in line]
     assert len(unread) == (case == "promptclip_notfm")

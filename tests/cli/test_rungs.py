@@ -5,7 +5,7 @@ from safetensors import safe_open
 
 from aim_fast.models.registry import create_model
 from aim_fast.training.recipe import load_recipe
-from aim_fast.training.run import model_options
+from aim_fast.training.recipe_model import model_options
 
 
 def tensor_names(run):

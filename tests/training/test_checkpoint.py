@@ -9,33 +9,33 @@ import pytest
 import torch
 
 from aim_fast.errors import CheckpointError
+from aim_fast.models.identity import Identity
 from aim_fast.training.checkpoint import (
-    Description,
     find_checkpoint,
     read_checkpoint,
     save_checkpoint,
     write_atomically,
 )
 
-DESCRIPTION = Description("aim_vit_demo", {"num_frames": 8, "adapters": ["spatial"]}, ["a", "b,c"], "ab12", "trunk.pt")
+IDENTITY = Identity("aim_vit_demo", {"num_frames": 8, "adapters": ["spatial"]}, ["a", "b,c"], "ab12", "trunk.pt")
 
 
 def save(folder, step, names=("last",), **extra):
     tensors = {"fc_cls.weight": torch.full((2, 3), float(step)), "temporal_embedding": torch.ones(1, 8, 4)}
-    save_checkpoint(folder, names, tensors, {"step": step, **extra}, DESCRIPTION)
+    save_checkpoint(folder, names, tensors, {"step": step, **extra}, IDENTITY)
     return tensors
 
 
-def test_a_checkpoint_reads_back_with_its_description(tmp_path):
+def test_a_checkpoint_reads_back_with_its_identity(tmp_path):
     tensors = save(tmp_path, 7, optimizer={"lr": 0.1})
     checkpoint = read_checkpoint(find_checkpoint(tmp_path / "last"), with_state=True)
-    assert checkpoint.description == DESCRIPTION
+    assert checkpoint.identity == IDENTITY
     assert checkpoint.state == {"step": 7, "optimizer": {"lr": 0.1}}
     assert all(torch.equal(checkpoint.tensors[name], tensor) for name, tensor in tensors.items())
 
 
 def test_half_precision_tensors_are_kept_in_fp32(tmp_path):
-    save_checkpoint(tmp_path, ("last",), {"x": torch.ones(2, dtype=torch.bfloat16)}, {"step": 1}, DESCRIPTION)
+    save_checkpoint(tmp_path, ("last",), {"x": torch.ones(2, dtype=torch.bfloat16)}, {"step": 1}, IDENTITY)
     assert read_checkpoint(tmp_path / "last").tensors["x"].dtype == torch.float32
 
 
@@ -43,7 +43,7 @@ def test_the_adapters_of_a_b16_run_are_under_60_mb(tmp_path):
     from aim_fast import create_model
 
     model = create_model("aim_vit_b16_clip", num_tadapter=2, num_classes=174)
-    save_checkpoint(tmp_path, ("last",), dict(model.trainable_parameters()), {"step": 1}, DESCRIPTION)
+    save_checkpoint(tmp_path, ("last",), dict(model.trainable_parameters()), {"step": 1}, IDENTITY)
     assert (tmp_path / "last" / "adapters.safetensors").stat().st_size < 60e6
 
 
@@ -57,7 +57,7 @@ def test_best_outlives_last_and_nothing_else_is_kept(tmp_path):
 
 def test_a_step_that_is_saved_again_replaces_the_old_one(tmp_path):
     save(tmp_path, 3, ("last", "best"))
-    save_checkpoint(tmp_path, ("last",), {"y": torch.zeros(1)}, {"step": 3}, DESCRIPTION)
+    save_checkpoint(tmp_path, ("last",), {"y": torch.zeros(1)}, {"step": 3}, IDENTITY)
     assert set(read_checkpoint(tmp_path / "last").tensors) == {"y"}
 
 
@@ -68,9 +68,10 @@ def test_a_kill_at_any_system_call_leaves_a_whole_checkpoint(tmp_path):
         import os, shutil, sys
         from pathlib import Path
         import torch
-        from aim_fast.training.checkpoint import Description, read_checkpoint, save_checkpoint
+        from aim_fast.models.identity import Identity
+        from aim_fast.training.checkpoint import read_checkpoint, save_checkpoint
 
-        description = Description("m", {}, ["a"], "00", "w")
+        identity = Identity("m", {}, ["a"], "00", "w")
 
         def run(folder, die_at):
             calls = 0
@@ -85,13 +86,13 @@ def test_a_kill_at_any_system_call_leaves_a_whole_checkpoint(tmp_path):
             for module, name in ((os, "replace"), (os, "fsync"), (shutil, "rmtree"), (Path, "rename"), (Path, "mkdir"),
                                  (Path, "symlink_to"), (torch, "save"), (Path, "write_bytes")):
                 setattr(module, name, counted(getattr(module, name)))
-            save_checkpoint(folder, ("last", "best"), {"x": torch.full((3,), 2.0)}, {"step": 2}, description)
+            save_checkpoint(folder, ("last", "best"), {"x": torch.full((3,), 2.0)}, {"step": 2}, identity)
             os._exit(0)
 
         root = Path(sys.argv[1])
         for die_at in range(1, 100):
             folder = root / str(die_at)
-            save_checkpoint(folder, ("last", "best"), {"x": torch.full((3,), 1.0)}, {"step": 1}, description)
+            save_checkpoint(folder, ("last", "best"), {"x": torch.full((3,), 1.0)}, {"step": 1}, identity)
             child = os.fork()
             if child == 0:
                 run(folder, die_at)
@@ -101,7 +102,7 @@ def test_a_kill_at_any_system_call_leaves_a_whole_checkpoint(tmp_path):
                 assert read.tensors["x"][0] == read.state["step"], (die_at, name)
             if status == 0:
                 break
-            save_checkpoint(folder, ("last", "best"), {"x": torch.full((3,), 3.0)}, {"step": 3}, description)
+            save_checkpoint(folder, ("last", "best"), {"x": torch.full((3,), 3.0)}, {"step": 3}, identity)
             assert sorted(os.listdir(folder)) == ["best", "last", "step-00000003"], os.listdir(folder)
         print(die_at)
         """

@@ -1,0 +1,58 @@
+"""The model that a recipe asks for: which of its fields the model takes, and the model with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from aim_fast.errors import UsageError
+from aim_fast.models.class_embeddings import read_templates
+from aim_fast.models.identity import Identity
+from aim_fast.models.registry import argument_names, create_model
+from aim_fast.models.weights import load_weights
+from aim_fast.training.devices import Place
+from aim_fast.training.recipe import Recipe
+from aim_fast.training.trained_model import TrainedModel, move_to_place
+
+# Recipe fields that a model may have an argument for.
+MODEL_FIELDS = (
+    *("num_tadapter", "adapter_scale", "adapter_ratio", "adapters", "adapter_layers", "temporal_place", "tune"),
+    *("drop_path", "drop_path_mode", "head_dropout", "backend", "memory", "img_size", "activation"),
+    "published_freeze",
+    "templates",
+    *("prompt_prefix", "prompt_postfix", "temporal_layers", "max_names"),
+)
+
+
+def model_options(recipe: Recipe, num_classes: int, class_names: Sequence[str] = ()) -> dict[str, Any]:
+    """The overrides that a recipe passes to create_model: those of its fields that the model takes."""
+    options = {"num_frames": recipe.frames, "num_classes": num_classes, "class_names": list(class_names)}
+    options |= {name: getattr(recipe, name) for name in MODEL_FIELDS if getattr(recipe, name) is not None}
+    options["head"] = recipe.head
+    if recipe.head == "text":
+        options["templates"] = read_templates(recipe.templates)
+    known = argument_names(recipe.model, recipe.head)
+    return {name: value for name, value in options.items() if name in known}
+
+
+def check_model_fields(model: str, typed: Iterable[str], head: str = "linear") -> None:
+    """Raises UsageError for a recipe field, typed on the command line, that `model` has nothing to do with."""
+    known = argument_names(model, head)
+    if odd := [name for name in typed if name in MODEL_FIELDS and name not in known]:
+        options = ", ".join("--" + name.replace("_", "-") for name in odd)
+        raise UsageError(f"model {model} takes no {options}: leave it out, or take another --model")
+
+
+def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> TrainedModel:
+    """The recipe's model with its trunk's weights, on the place's device and its trunk in the place's precision.
+
+    ``classes`` are the names of the data set's classes. Initial values are a function of the recipe's seed.
+    """
+    torch.manual_seed(recipe.seed)
+    model = create_model(recipe.model, **model_options(recipe, len(classes), classes))
+    report = load_weights(model, recipe.weights, seed=recipe.seed)
+    move_to_place(model, place)
+    identity = Identity(recipe.model, model.config, list(classes), report.sha256, report.source)
+    return TrainedModel(model, identity, recipe, report.source, report.lines)
