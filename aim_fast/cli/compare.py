@@ -88,8 +88,10 @@ def command(
         Path(csv_file).write_text(to_csv(rows))
     if plot:
         from aim_fast.studies.comparison_plot import draw_comparison
+        from aim_fast.training.drawing import drawing
 
-        draw_comparison(rows, f"{dataset} models; {measured}", Path(plot))
+        with drawing(Path(plot)):
+            draw_comparison(rows, f"{dataset} models; {measured}", Path(plot))
 
 
 def _table(rows: list[Row], speed: bool) -> str:
@@ -124,10 +126,6 @@ def _table(rows: list[Row], speed: bool) -> str:
         )
         for line in lines
     )
-
-
-def _short(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _rate(value: float | None, spread: float | None) -> str:

@@ -42,6 +42,7 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     from aim_fast.demo.demo_set import DATA, TRUNK, held_out_clips, make_clips, make_trunk
     from aim_fast.demo.moving_objects import MOTIONS
     from aim_fast.training.devices import join_processes
+    from aim_fast.training.drawing import drawing
     from aim_fast.training.loop import train
     from aim_fast.training.prediction import predict_files
     from aim_fast.training.progress import RunProgress
@@ -81,8 +82,10 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
         top1[name] = report.scores.top(1)
         trained[name] = _trained_values(folder / name)
         if name == "aim":
-            report.draw(folder / "confusion.png")
-    shutil.copy(folder / "aim" / "curves.png", folder / "curves.png")
+            with drawing(folder / "confusion.png"):
+                report.draw(folder / "confusion.png")
+    with drawing(folder / "curves.png"):
+        shutil.copy(folder / "aim" / "curves.png", folder / "curves.png")
 
     progress.say("5/5 predicting one held-out file")
     entry = json.loads((folder / "data" / "validation.json").read_text())[0]

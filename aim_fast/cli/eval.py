@@ -45,6 +45,7 @@ def command(run: str, split: str, json_file: str | None, confusion: str | None, 
     \b
     aim-fast eval RUN --views 1x3 --json scores.json
     """
+    from aim_fast.training.drawing import drawing
     from aim_fast.training.report import check_writable, evaluate_run
 
     for file in (json_file if json_file != "-" else None, confusion):
@@ -53,14 +54,12 @@ def command(run: str, split: str, json_file: str | None, confusion: str | None, 
     report = evaluate_run(run, split, typed(options))
     if report is None:  # not the first process
         return
+    content = json.dumps(report.to_dict(), indent=2)
+    click.echo(content if json_file == "-" else report.text())
+    if json_file and json_file != "-":
+        report.write(Path(json_file), content)
     destination = Path(confusion) if confusion else report.default_confusion(json_file)
-    report.draw(destination)
-    if json_file != "-":
-        click.echo(report.text())
-        click.echo(f"confusion matrix: {destination}")
-    if json_file:
-        content = json.dumps(report.to_dict(), indent=2)
-        if json_file == "-":
-            click.echo(content)
-        else:
-            report.write(Path(json_file), content)
+    with drawing(destination):
+        report.draw(destination)
+        if json_file != "-":
+            click.echo(f"confusion matrix: {destination}")

@@ -41,7 +41,7 @@ def command(
     \b
     aim-fast models aim_vit_b16_clip open_clip:ViT-H-14 --frames 16
     """
-    from aim_fast.models.flops import TABLE_DATASETS, model_table
+    from aim_fast.studies.model_table import TABLE_DATASETS, model_table
 
     chosen = {name: value for name, value in overrides.items() if value is not None}
     rows = model_table(frames, views, datasets or TABLE_DATASETS, names, **chosen)

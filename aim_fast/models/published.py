@@ -57,6 +57,13 @@ class PublishedResult:
         frames = {} if self.frames is None else {"num_frames": self.frames}
         return dataset_arguments(self.model, self.dataset) | frames | dict(self.overrides)
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What stands beside a model in a table: figures, protocol and source, those that there are."""
+        names = ("top1", "views", "gflops", "params", "trainable", "train_memory_gb", "train_batch", "rung", "weights")
+        found = {name: getattr(self, name) for name in (*names, "source")}
+        return {name: value for name, value in found.items() if value is not None}
+
 
 @functools.cache
 def published_results() -> tuple[PublishedResult, ...]:

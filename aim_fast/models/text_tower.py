@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -26,9 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.state_dict import load_strictly, strip_prefixes
+from aim_fast.models.state_dict import strip_prefixes
 from aim_fast.models.tokens import TextTokens
-from aim_fast.models.weight_files import WeightsFile
 from aim_kernels.adaptation import Activation
 from aim_kernels.modules import MLP, TemporalAttention
 
@@ -72,20 +70,6 @@ class TextTower(nn.Module):
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.reset_parameters()
         self.requires_grad_(False)
-
-    @classmethod
-    def from_weights(cls, file: WeightsFile, source: str | Path) -> TextTower:
-        """The tower in an OpenAI or open_clip file, its architecture read from the shapes.
-
-        The activation is the file's where it tells, else QuickGELU. Raises WeightsError where there is no such tower.
-        """
-        tensors = text_tensors(file.tensors, str(source))
-        sizes = infer_text_architecture(tensors, str(source))
-        with torch.device("meta"):
-            tower = cls(**sizes, activation=file.activation or "quick_gelu")
-        tower.to_empty(device="cpu")
-        load_strictly(tower, tensors, str(source))
-        return tower.eval()
 
     def reset_parameters(self) -> None:
         """CLIP's initialisation."""

@@ -26,6 +26,7 @@ import yaml
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.studies.cells import PUBLISHED_ON, Cell, cells_of
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint, write_atomically
+from aim_fast.training.drawing import drawing
 from aim_fast.training.loop import train
 from aim_fast.training.recipe import Recipe, recipe_differences
 from aim_fast.training.recipe_model import check_model_fields
@@ -189,7 +190,9 @@ class Study:
             ("table.txt", self.text() + "\n"),
         ):
             write_atomically(self.folder / name, content)
-        draw_study(self.rows(), f"{self.name}: {self.recipe.dataset}, {self.recipe.model}", self.folder / "table.png")
+        picture = self.folder / "table.png"
+        with drawing(picture):
+            draw_study(self.rows(), f"{self.name}: {self.recipe.dataset}, {self.recipe.model}", picture)
 
 
 def draw_study(rows: Sequence[Row], title: str, path: Path) -> None:

@@ -21,7 +21,6 @@ import torch
 import yaml
 
 from aim_fast.errors import UsageError, nearest
-from aim_fast.models.flops import published_figures
 from aim_fast.models.identity import Identity
 from aim_fast.models.peers import create_peer, default_frames, list_peers, published_by_library, takes_frames
 from aim_fast.models.published import dataset_arguments, datasets, find_published
@@ -157,7 +156,7 @@ def _of_run(text: str) -> Contender:
 
 def _published(model: str, dataset: str, arguments: dict[str, Any]) -> dict[str, Any]:
     found = find_published(model, dataset, arguments)
-    return {**published_figures(found), "dataset": dataset} if found else {}
+    return {**found.figures, "dataset": dataset} if found else {}
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

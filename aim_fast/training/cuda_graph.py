@@ -39,21 +39,17 @@ class GraphedStep:
         self.parameters = parameters
         self.clip_norm = clip_norm
         self._seen = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self.graph: torch.cuda.CUDAGraph | None = None  # once it is captured
         self._inputs: list[Tensor] = []
         self._loss = torch.empty(0)  # where a replay leaves the loss
         set_capturable(optimizer, True)
 
-    @property
-    def captured(self) -> bool:
-        return self._graph is not None
-
     def __call__(self, *inputs: Tensor) -> Tensor:
-        if self._graph is None:
+        if self.graph is None:
             if self._seen < WARM_UP:
                 self._seen += 1
                 return self._aside(*inputs)
-            self._graph = self._capture(*inputs)
+            self.graph = self._capture(*inputs)
         for held, given in zip(self._inputs, inputs, strict=True):
             if held.shape != given.shape or held.dtype != given.dtype:
                 raise TrainingError(
@@ -61,7 +57,7 @@ class GraphedStep:
                     "train without --cuda-graph"
                 )
             held.copy_(given)
-        self._graph.replay()
+        self.graph.replay()
         return self._loss.clone()
 
     def _aside(self, *inputs: Tensor) -> Tensor:

@@ -23,9 +23,10 @@ from aim_fast.training.clips import data_classes, feature_source, open_split, op
 from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import check_cuda_graph
 from aim_fast.training.devices import Place, join_processes
+from aim_fast.training.drawing import drawing
 from aim_fast.training.evaluation import evaluate
 from aim_fast.training.features import cache_features
-from aim_fast.training.metrics import MetricsLog, draw_curves
+from aim_fast.training.metrics import CURVES, MetricsLog, draw_curves
 from aim_fast.training.optimization import Optimization
 from aim_fast.training.optimizer import learning_rate
 from aim_fast.training.progress import RunProgress
@@ -279,7 +280,8 @@ class Trainer:
         self.validated = True
         self._save(*(("last", "best") if best else ("last",)))
         if self.place.first:
-            draw_curves(self.folder, 1 / len(self.classes))
+            with drawing(self.folder / CURVES):
+                draw_curves(self.folder, 1 / len(self.classes))
         return True
 
     def _data_counts(self) -> dict[str, int]:

@@ -16,6 +16,7 @@ from aim_fast.errors import CheckpointError
 from aim_fast.training.checkpoint import write_atomically
 
 METRICS = "metrics.jsonl"
+CURVES = "curves.png"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -97,8 +98,7 @@ def draw_curves(folder: Path, chance: float | None = None) -> Path:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(loc="best", fontsize=8)
-    path = folder / "curves.png"
-    temporary = folder / ".curves.png"
+    path, temporary = folder / CURVES, folder / f".{CURVES}"
     figure.savefig(temporary, dpi=110, format="png")
     temporary.replace(path)
     return path

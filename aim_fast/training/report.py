@@ -65,10 +65,7 @@ class Report:
         return (self.run if self.run.is_dir() else self.run.parent) / "confusion.png"
 
     def draw(self, path: Path) -> None:
-        try:
-            draw_confusion(self.scores, self.classes, path)
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be written ({error.strerror}); give --confusion PNG elsewhere") from None
+        draw_confusion(self.scores, self.classes, path)
 
     def write(self, path: Path, content: str) -> None:
         try:

@@ -16,6 +16,7 @@ from aim_fast.errors import AimFastError, UsageError
 from aim_fast.training.checkpoint import write_atomically
 from aim_fast.training.clips import sampling_of
 from aim_fast.training.devices import Place, single_place
+from aim_fast.training.drawing import drawing
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.run import open_named_run
 from aim_fast.training.trained_model import TrainedModel
@@ -114,7 +115,8 @@ def write_timelines(
             yield {"video": video, "error": " ".join(str(error).split())}
             continue
         write_atomically(folder / f"{name}.json", timeline.to_json())
-        timeline.draw(folder / f"{name}.png", top_k)
+        with drawing(folder / f"{name}.png"):
+            timeline.draw(folder / f"{name}.png", top_k)
         yield timeline
 
 

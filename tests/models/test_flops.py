@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aim_fast.models.flops import count_costs, count_parameters, model_table, multiply_adds
+from aim_fast.models.flops import count_costs, count_parameters, multiply_adds
 from aim_fast.models.published import dataset_arguments, find_published, published_results
 from aim_fast.models.registry import MODELS, create_model
 from aim_kernels.modules import AIMBlock
@@ -33,19 +33,6 @@ def test_counted_costs_are_the_published_ones(row):
 def agrees(value, printed):
     digits = 1 if isinstance(printed, float) else 0
     return round(value, digits) == printed or value == pytest.approx(printed, rel=0.005)
-
-
-def test_every_published_cost_of_the_main_tables_is_among_the_rows():
-    table = model_table(names=("aim_vit_b16_clip", "aim_vit_l14_clip"))
-    rows = {(row["name"], row["dataset"], row["frames"]): row for row in table if not row["overrides"]}
-    for trunk in ("b16", "l14"):
-        for dataset in ("kinetics400", "ssv2"):
-            for frames in (8, 16, 32):
-                row = rows[f"aim_vit_{trunk}_clip", dataset, frames]
-                assert row["gflops"] == pytest.approx(row["published"]["gflops"], rel=0.005)
-    assert rows["aim_vit_b16_clip", "kinetics400", 8]["trainable"] == 10_966_672
-    assert rows["aim_vit_b16_clip", "ssv2", 8]["trainable"] == 14_343_342
-    assert rows["aim_vit_b16_clip", "kinetics400", 8]["published"]["top1"] == 83.9
 
 
 @pytest.mark.parametrize("overrides", [{}, {"adapters": ("spatial",)}, {"adapters": ()}])

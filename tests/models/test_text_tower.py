@@ -7,7 +7,8 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from safetensors.torch import save_file
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.text_tower import TextTower, infer_text_architecture
+from aim_fast.models.state_dict import load_strictly
+from aim_fast.models.text_tower import TextTower, infer_text_architecture, text_tensors
 from aim_fast.models.tokens import tokenize
 from aim_fast.models.weight_files import WeightsFile, read_weights
 
@@ -26,6 +27,14 @@ def make_clip(kind=CLIP, quick_gelu=True, **text):
     return clip
 
 
+def tower_in(file):
+    """The tower of a file, as the models that have one read it."""
+    tensors = text_tensors(file.tensors, "file.pt")
+    tower = TextTower(**infer_text_architecture(tensors, "file.pt"), activation=file.activation or "quick_gelu")
+    load_strictly(tower, tensors, "file.pt")
+    return tower.eval()
+
+
 @pytest.fixture(scope="module")
 def clip():
     return make_clip()
@@ -35,7 +44,7 @@ def clip():
 def test_features_equal_those_of_open_clip(clip, write, tmp_path):
     path = tmp_path / "clip.pt"
     write(clip.state_dict(), path)
-    tower = TextTower.from_weights(read_weights(path), path)
+    tower = tower_in(read_weights(path))
     ids = open_clip.get_tokenizer("ViT-B-16")(NAMES)
     texts = tokenize(NAMES)
     assert torch.equal(texts.ids, ids)
@@ -49,14 +58,14 @@ def test_features_equal_those_of_open_clip(clip, write, tmp_path):
 @pytest.mark.parametrize("quick_gelu", [True, False])
 def test_the_files_activation_is_taken(quick_gelu):
     clip = make_clip(quick_gelu=quick_gelu)
-    tower = TextTower.from_weights(WeightsFile(clip.state_dict(), "quick_gelu" if quick_gelu else "gelu"), "clip")
+    tower = tower_in(WeightsFile(clip.state_dict(), "quick_gelu" if quick_gelu else "gelu"))
     ids = tokenize(NAMES).ids
     torch.testing.assert_close(tower(ids), clip.encode_text(ids), rtol=1e-4, atol=1e-5)
 
 
 def test_the_names_of_open_clips_newer_models_are_taken():
     clip = make_clip(CustomTextCLIP)
-    tower = TextTower.from_weights(WeightsFile(clip.state_dict()), "clip")
+    tower = tower_in(WeightsFile(clip.state_dict()))
     ids = tokenize(NAMES).ids
     torch.testing.assert_close(tower(ids), clip.encode_text(ids), rtol=1e-4, atol=1e-5)
 
@@ -66,7 +75,7 @@ def test_the_architecture_is_read_from_the_shapes(clip):
 
 
 def test_gradients_reach_embeddings_and_no_weight_of_the_tower(clip):
-    tower = TextTower.from_weights(WeightsFile(clip.state_dict()), "clip")
+    tower = tower_in(WeightsFile(clip.state_dict()))
     embeddings = torch.randn(2, 9, 128, requires_grad=True)
     tower.encode(embeddings, torch.tensor([8, 4])).sum().backward()
     assert not any(parameter.requires_grad for parameter in tower.parameters())
@@ -77,7 +86,7 @@ def test_gradients_reach_embeddings_and_no_weight_of_the_tower(clip):
 
 @pytest.mark.parametrize("shared", [1, 4])
 def test_a_shared_beginning_gives_the_same_features_and_gradients(clip, shared):
-    tower = TextTower.from_weights(WeightsFile(clip.state_dict()), "clip").double()
+    tower = tower_in(WeightsFile(clip.state_dict())).double()
     rest = torch.randn(3, 9, 128, dtype=torch.float64)
     begin = torch.randn(4, 128, dtype=torch.float64)
     ends = torch.tensor([8, 4, 6])
@@ -117,11 +126,11 @@ def test_a_class_without_a_name_and_another_vocabulary_are_refused():
 )
 def test_a_file_without_a_text_tower_says_what_it_is(names, said):
     with pytest.raises(WeightsError, match=said):
-        TextTower.from_weights(WeightsFile({name: torch.zeros(1) for name in names}), "file.pt")
+        tower_in(WeightsFile({name: torch.zeros(1) for name in names}))
 
 
 def test_a_text_tower_with_a_missing_tensor_names_it(clip):
     state = clip.state_dict()
     del state["transformer.resblocks.1.ln_2.weight"]
     with pytest.raises(WeightsError, match=r"missing transformer\.resblocks\.1\.ln_2\.weight"):
-        TextTower.from_weights(WeightsFile(state), "file.pt")
+        tower_in(WeightsFile(state))

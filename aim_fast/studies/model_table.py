@@ -1,0 +1,85 @@
+"""All models in a table: what each costs, and what was published for it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aim_fast.errors import UsageError
+from aim_fast.models.flops import count_costs
+from aim_fast.models.published import PublishedResult, dataset_arguments, find_published, published_results
+from aim_fast.models.registry import MODELS, argument_names, find_entry, list_models
+
+# Data sets whose models the table is made for when nothing else is asked.
+TABLE_DATASETS = ("kinetics400", "ssv2")
+
+
+def model_table(
+    frames: Sequence[int] = (),
+    views: int = 3,
+    datasets: Sequence[str] = TABLE_DATASETS,
+    names: Sequence[str] = (),
+    **overrides: Any,
+) -> list[dict[str, Any]]:
+    """One row per model, data set and number of frames, then one per published row of another structure.
+
+    ``names`` are all models when not given. Without ``frames`` a model has those that something was published for,
+    else its own; with them, models that cannot take so many are left out.
+
+    Keys: ``name, dataset, frames, views, overrides, params, trainable, gflops, published``. ``gflops`` are 10⁹
+    multiply-adds of all ``views`` of one clip together, as published tables give them; ``published`` is what was
+    published for this structure, or None. ``overrides`` go to every model that takes them, over the data set's.
+    """
+    rows = []
+    for name in names or list_models():
+        taken = argument_names(name)
+        chosen = {key: value for key, value in overrides.items() if key in taken}
+        for dataset in datasets:
+            for num_frames in frames or _own_frames(name, dataset):
+                arguments = dataset_arguments(name, dataset) | {"num_frames": num_frames} | chosen
+                published = find_published(name, dataset, arguments)
+                try:
+                    rows.append(_row(name, dataset, arguments, views, chosen, published))
+                except UsageError:
+                    if not frames:
+                        raise
+    for result in published_results():
+        wanted = result.model in (names or MODELS) and result.dataset in datasets and not overrides
+        if wanted and result.overrides and (not frames or result.frames in frames):
+            rows.append(_row(result.model, result.dataset, result.arguments, views, result.overrides, result))
+    return rows
+
+
+def _own_frames(name: str, dataset: str) -> list[int]:
+    """Frames of the rows of the main tables, or what the model is made for when nothing is said."""
+    published = {
+        result.frames
+        for result in published_results()
+        if (result.model, result.dataset) == (name, dataset) and result.frames and not result.overrides
+    }
+    entry = find_entry(name)
+    default = inspect.signature(entry.model).parameters["num_frames"].default
+    return sorted(published) or [entry.arguments.get("num_frames", default)]
+
+
+def _row(
+    name: str,
+    dataset: str,
+    arguments: Mapping[str, Any],
+    views: int,
+    overrides: Mapping[str, Any],
+    published: PublishedResult | None,
+) -> dict[str, Any]:
+    params, trainable, products = count_costs(name, arguments)
+    return {
+        "name": name,
+        "dataset": dataset,
+        "frames": arguments["num_frames"],
+        "views": views,
+        "overrides": dict(overrides),
+        "params": params,
+        "trainable": trainable,
+        "gflops": round(products * views / 1e9, 3),
+        "published": published and published.figures,
+    }
