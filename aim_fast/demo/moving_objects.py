@@ -14,6 +14,7 @@ objects with their shape as label, for training an image model that has never se
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,11 +42,11 @@ FRAMES = 16
 FRAMES_PER_SECOND = 12
 
 
-def _box(x, y, x0, y0, x1, y1):
+def _box(x: np.ndarray, y: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
     return np.maximum(np.maximum(x0 - x, x - x1), np.maximum(y0 - y, y - y1))
 
 
-def _disc(x, y, cx, cy, radius):
+def _disc(x: np.ndarray, y: np.ndarray, cx: float, cy: float, radius: float) -> np.ndarray:
     return np.hypot(x - cx, y - cy) - radius
 
 
@@ -116,7 +117,7 @@ def render_clip(
     height: int = HEIGHT,
     width: int = WIDTH,
     scene_bias: float = 0.0,
-):
+) -> tuple[np.ndarray, int]:
     """One clip of class `motion` (row of MOTIONS): (uint8 `[frames, height, width, 3]` RGB, index into SHAPES).
 
     `scene_bias` is the probability that the clip's scene gives its class away.
@@ -169,10 +170,11 @@ def render_stills(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndar
     return images, answers
 
 
-def _encode(path: str, frames: np.ndarray) -> None:
+def write_clip(path: Path, frames: np.ndarray) -> None:
+    """Writes uint8 `[T, H, W, 3]` RGB frames as VP9 in WebM."""
     import av
 
-    with av.open(path, "w", format="webm") as container:
+    with av.open(str(path), "w", format="webm") as container:
         stream = container.add_stream("libvpx-vp9", rate=FRAMES_PER_SECOND)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.options = {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0", "row-mt": "0", "threads": "1"}
@@ -181,17 +183,23 @@ def _encode(path: str, frames: np.ndarray) -> None:
         container.mux(stream.encode(None))
 
 
-def _write_clips(videos: str, jobs: list[tuple[int, int, int]], scene_bias: float) -> list[int]:
+def _write_clips(videos: Path, jobs: list[tuple[int, int, int]], scene_bias: float) -> list[int]:
     shapes = []
     for number, motion, seed in jobs:
         frames, shape = render_clip(motion, seed, scene_bias=scene_bias)
-        _encode(str(Path(videos) / f"{number}.webm"), frames)
+        write_clip(videos / f"{number}.webm", frames)
         shapes.append(shape)
     return shapes
 
 
 def write_demo_set(
-    root: Path, train: int, validation: int, seed: int = 0, workers: int = 2, progress=None, scene_bias: float = 0.0
+    root: Path,
+    train: int,
+    validation: int,
+    seed: int = 0,
+    workers: int = 2,
+    progress: Callable[[int], None] | None = None,
+    scene_bias: float = 0.0,
 ) -> None:
     """Writes the demo set below `root`: `labels.json`, `train.json`, `validation.json`, `test.json` and `.webm` clips.
 
@@ -211,7 +219,7 @@ def write_demo_set(
     chunks = [jobs[i : i + 32] for i in range(0, len(jobs), 32)]
     shapes: list[int] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done in pool.map(_write_clips, [str(videos)] * len(chunks), chunks, [scene_bias] * len(chunks)):
+        for done in pool.map(_write_clips, [videos] * len(chunks), chunks, [scene_bias] * len(chunks)):
             shapes += done
             if progress:
                 progress(len(done))

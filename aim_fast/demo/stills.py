@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from aim_fast.demo.moving_objects import COLOURS, SHAPES, render_stills
 from aim_fast.models.registry import create_model
+from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights import save_trunk
 from aim_fast.training.devices import Place
 from aim_fast.training.steps import step_seed
@@ -57,14 +59,14 @@ def train_stills(
     return scores
 
 
-def _answer(model, pictures, place):
+def _answer(model: VideoModel, pictures: Tensor, place: Place) -> tuple[Tensor, ...]:
     """Logits of shape and of colour, and the estimate of x, y and size."""
     with place.autocast():
         out = model(pictures[:, None].to(place.device))
     return out.float().split([len(SHAPES), len(COLOURS), 3], dim=1)
 
 
-def _losses(model, pictures, answers, place) -> dict[str, torch.Tensor]:
+def _losses(model: VideoModel, pictures: Tensor, answers: Tensor, place: Place) -> dict[str, Tensor]:
     shape, colour, where = _answer(model, pictures, place)
     answers = answers.to(place.device)
     return {
@@ -75,7 +77,7 @@ def _losses(model, pictures, answers, place) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def _scores(model, pictures, answers, place) -> dict[str, float]:
+def _scores(model: VideoModel, pictures: Tensor, answers: Tensor, place: Place) -> dict[str, float]:
     shape, colour, where = (part.cpu() for part in _answer(model, pictures, place))
     return {
         "shape": (shape.argmax(1) == answers[:, 0]).float().mean().item(),

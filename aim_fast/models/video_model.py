@@ -6,7 +6,7 @@ A model derives from :class:`VideoModel` and gives ``forward_features``, ``forwa
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
@@ -42,7 +42,7 @@ class Fit:
     activation: Activation | None = None
 
 
-class VideoModel(nn.Module):
+class VideoModel(nn.Module, ABC):
     """A model of clips.
 
     Input: uint8 ``[B, T, H, W, 3]`` RGB (normalised inside), or floating ``[B, 3, T, H, W]`` already normalised with

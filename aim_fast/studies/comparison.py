@@ -202,7 +202,7 @@ def _check_memory(rows: Sequence[Row], place: Place, batch_size: int) -> None:
     if place.device.type == "cuda":
         return
     step = max((4 * row.trainable + (row.memory_mib or 0) * _MIB for row in rows), default=0.0)
-    needed, free = sum(8 * row.trainable for row in rows) + step, _free_memory()
+    needed, free = sum(8 * row.trainable for row in rows) + step, free_memory()
     if free is not None and needed > free:
         raise TrainingError(
             f"{len(rows)} models side by side need {needed / 2**30:.1f} GiB more, {free / 2**30:.1f} are free: compare "
@@ -210,7 +210,7 @@ def _check_memory(rows: Sequence[Row], place: Place, batch_size: int) -> None:
         )
 
 
-def _free_memory() -> int | None:
+def free_memory() -> int | None:
     """Bytes that this machine can still give, where it says so."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -133,7 +133,7 @@ def measure_limits(recipe: Recipe, with_step: bool, gpus: int | None = None, rat
         gop=_gop(index),
         short_side=int(statistics.median(min(row.display_size) for row in rows)),
     )
-    _judge(found, index)
+    judge(found, index)
     if gpus and model is not None:
         best = max(found.decode, key=lambda name: found.decode[name])
         parts = Parts(
@@ -148,7 +148,7 @@ def measure_limits(recipe: Recipe, with_step: bool, gpus: int | None = None, rat
     return found
 
 
-def _judge(found: DataLimits, index: Index) -> None:
+def judge(found: DataLimits, index: Index) -> None:
     """Names the limit and what would help."""
     parts = {"decoding": max(found.decode.values()), "reading": found.read_clips}
     data = min(parts.values())

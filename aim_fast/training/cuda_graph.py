@@ -64,7 +64,7 @@ class GraphedStep:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), _weights_cast_each_time():
-            loss = self._step(*inputs).clone()
+            loss = self.eager(*inputs).clone()
         torch.cuda.current_stream().wait_stream(stream)
         return loss
 
@@ -73,10 +73,11 @@ class GraphedStep:
         graph = torch.cuda.CUDAGraph()
         # the loader's threads go on allocating meanwhile
         with torch.cuda.graph(graph, capture_error_mode="thread_local"), _weights_cast_each_time():
-            self._loss = self._step(*self._inputs)
+            self._loss = self.eager(*self._inputs)
         return graph
 
-    def _step(self, *inputs: Tensor) -> Tensor:
+    def eager(self, *inputs: Tensor) -> Tensor:
+        """The step without a graph: what is captured."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(*inputs)
         loss.backward()

@@ -62,7 +62,7 @@ class Optimization:
                 batch = next(batches)
             seed = step_seed(self.recipe.seed, number, part, self.place.rank)
             torch.manual_seed(seed)
-            frames, labels, weights, *classes = self._inputs(batch, seed)
+            frames, labels, weights, *classes = self.inputs(batch, seed)
             rows += batch.indices.tolist()
             if self.graphed:
                 total += self.graphed(frames, labels, weights / clips, *classes)
@@ -116,7 +116,7 @@ class Optimization:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _inputs(self, batch: Batch, seed: int) -> list[Tensor]:
+    def inputs(self, batch: Batch, seed: int) -> list[Tensor]:
         """Frames, labels and weights on the device, mixed where the recipe mixes clips.
 
         Where a step scores some of the classes alone, they are the fourth, and labels are places among them.

@@ -189,19 +189,19 @@ def test_videos_that_cannot_be_predicted(refused, trained, motion_set, tmp_path,
     if kind in ("empty", "text", "truncated"):
         path.write_bytes({"empty": b"", "text": b"no video", "truncated": source[: len(source) // 2]}[kind])
     elif kind in ("one frame", "short"):
-        from aim_fast.demo.moving_objects import _encode, render_clip
+        from aim_fast.demo.moving_objects import render_clip, write_clip
 
-        _encode(str(path), render_clip(0, 0)[0][: 1 if kind == "one frame" else 3])
+        write_clip(path, render_clip(0, 0)[0][: 1 if kind == "one frame" else 3])
     elif kind == "audio":
         write_audio(path)
     assert "clip.webm" in refused("predict", trained, path)
 
 
 def test_a_short_video_is_predicted_when_asked_for(aim_fast, trained, tmp_path):
-    from aim_fast.demo.moving_objects import _encode, render_clip
+    from aim_fast.demo.moving_objects import render_clip, write_clip
 
     path = tmp_path / "clip.webm"
-    _encode(str(path), render_clip(0, 0)[0][:3])
+    write_clip(path, render_clip(0, 0)[0][:3])
     status, out, _ = aim_fast("predict", trained, path, "--repeat-frames", "--json")
     assert status == 0
     assert json.loads(out)[0]["video"] == str(path)

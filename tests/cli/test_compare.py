@@ -51,7 +51,7 @@ def test_a_model_that_reads_class_names_is_measured_with_as_many(aim_fast):
 def test_what_does_not_fit_into_memory_together_is_refused(aim_fast, monkeypatch):
     from aim_fast.studies import comparison
 
-    monkeypatch.setattr(comparison, "_free_memory", lambda: 2**20)
+    monkeypatch.setattr(comparison, "free_memory", lambda: 2**20)
     status, out, err = aim_fast("compare", "aim_vit_demo,tune=all", "aim_vit_demo", *SPEED)
     assert (status, out) == (2, "")
     assert "compare fewer at a time" in err.splitlines()[-1]

@@ -23,6 +23,17 @@ def test_eval_reports_every_class_its_protocol_and_a_picture(aim_fast, trained, 
     assert file.with_suffix(".confusion.png").exists()
 
 
+def test_a_picture_that_cannot_be_drawn_costs_no_score(aim_fast, trained, tmp_path):
+    file, picture = tmp_path / "scores.json", tmp_path / "scores.confusion.png"
+    picture.mkdir()
+    status, out, err = aim_fast("eval", trained, "--json", file)
+    assert status == 0
+    assert json.loads(file.read_text())["videos"] == 16
+    assert "protocol" in out
+    assert "confusion matrix" not in out
+    assert f"{picture}: not drawn (Is a directory)" in err
+
+
 def test_json_on_standard_output_is_only_json(aim_fast, trained, tmp_path):
     status, out, _ = aim_fast("eval", trained, "--json", "-", "--confusion", tmp_path / "c.png")
     assert status == 0

@@ -23,6 +23,15 @@ def test_a_run_leaves_what_the_design_says(trained):
     assert (recipe["model"], recipe["frames"], recipe["epochs"]) == ("aim_vit_demo", 4, 2)
 
 
+def test_curves_that_cannot_be_drawn_stop_no_training(aim_fast, tiny, tmp_path):
+    run = tmp_path / "run"
+    (run / "curves.png").mkdir(parents=True)
+    status, _, err = aim_fast("train", *tiny, "--epochs", 2, "--output", run, "--quiet")
+    assert status == 0
+    assert err.count(f"{run / 'curves.png'}: not drawn (Is a directory)") == 2
+    assert [row["epoch"] for row in read_metrics(run) if row["kind"] == "eval"] == [1, 2]
+
+
 def test_metrics_hold_every_step_and_epoch(trained):
     rows = read_metrics(trained)
     train = [row for row in rows if row["kind"] == "train"]

@@ -216,7 +216,7 @@ def test_compiled_without_graph_breaks_equals_eager():
     found = []
     for compiled in (False, True):
         model = tiny(drop_path=0.0, head_dropout=0.0, depths=(2, 1))
-        torch._dynamo.reset()
+        torch.compiler.reset()
         step = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
         F.cross_entropy(step(x), torch.tensor([0, 1])).backward()
         found.append(torch.cat([p.grad.flatten() for _, p in model.trainable_parameters()]))

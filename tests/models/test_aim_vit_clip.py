@@ -278,7 +278,7 @@ def test_compiled_without_graph_breaks_equals_eager(layout):
 def test_inference_compiled_by_inductor_equals_eager():
     model = tiny(depth=1).eval()
     x = torch.randint(0, 256, (2, 4, 32, 32, 3), dtype=torch.uint8)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-5)
 
@@ -292,7 +292,7 @@ def _compare_compiled_with_eager(model, layout):
     loss = _train_once(model, x, label)
     gradients = {name: p.grad.clone() for name, p in model.trainable_parameters()}
     model.zero_grad()
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(_train_once(compiled, x, label), loss)
     for name, parameter in model.trainable_parameters():
@@ -300,7 +300,7 @@ def _compare_compiled_with_eager(model, layout):
 
 
 def test_compiles_with_droppath():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model = tiny(drop_path=0.5)
     loss = torch.compile(model, fullgraph=True, backend="aot_eager")(torch.randn(2, 3, 4, 32, 32)).sum()
     loss.backward()

@@ -15,6 +15,7 @@ from aim_fast import load_checkpoint
 from aim_fast.errors import UsageError
 from aim_fast.models.flops import count_costs
 from aim_fast.models.registry import MODELS, create_model, find_entry
+from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights import load_weights
 
 SMALL = {"img_size": 32, "depth": 2, "num_frames": 4}
@@ -134,7 +135,7 @@ def test_trains_compiled_without_graph_breaks_as_eagerly(case):
     found = []
     for compiled in (False, True):
         model = case.make(**shallow)
-        torch._dynamo.reset()
+        torch.compiler.reset()
         step = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
         loss = F.cross_entropy(step(case.clips()), torch.tensor([0, 1]))
         loss.backward()
@@ -177,6 +178,13 @@ def test_what_takes_no_weight_decay_is_there_and_no_adapter(case):
     free = model.no_weight_decay()
     assert free <= {name for name, _ in model.named_parameters()}
     assert not [name for name in free if "_Adapter" in name or name == "temporal_embedding"]
+
+
+@pytest.mark.parametrize("part", ["freeze", "reset_parameters", "fit_weights", "forward_features", "forward_head"])
+def test_a_model_that_lacks_a_part_of_the_contract_is_not_made(part):
+    own = {name: lambda self, *_: None for name in VideoModel.__abstractmethods__ - {part}}
+    with pytest.raises(TypeError, match=part):
+        type("Model", (VideoModel,), own)()
 
 
 @pytest.mark.parametrize(

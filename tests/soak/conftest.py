@@ -1,5 +1,5 @@
 """The data tests' videos serve here too."""
 
-from tests.data.conftest import _own_cache, broken, videos
+from tests.data.conftest import broken, own_cache, videos
 
-__all__ = ["_own_cache", "broken", "videos"]
+__all__ = ["broken", "own_cache", "videos"]

@@ -4,7 +4,7 @@ import pytest
 
 from aim_fast.data import Index
 from aim_fast.data.index.rows import Row
-from aim_fast.studies.data_limits import DataLimits, _judge
+from aim_fast.studies.data_limits import DataLimits, judge
 
 
 def found(**figures) -> DataLimits:
@@ -12,7 +12,7 @@ def found(**figures) -> DataLimits:
     base |= {"read_clips": 1000.0, "step": 100.0, "gop": 12, "short_side": 240}
     made = DataLimits(**base | figures)
     row = Row("a.webm", 0, "a", 40, 240, 427, "vp9", "yuv420p", 0, 90_000, 0, None)
-    _judge(made, Index("folder", "train", "/", ["a"], [row] * 100))
+    judge(made, Index("folder", "train", "/", ["a"], [row] * 100))
     return made
 
 

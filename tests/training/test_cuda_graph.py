@@ -60,7 +60,7 @@ def test_learning_rates_are_set_in_place_and_given_back():
 
 def test_a_compiled_step_is_compiled_once_before_it_would_be_captured():
     """The steps that run before a capture settle what --compile makes: a recompilation within one would break it."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model = create_model("aim_vit_demo", img_size=32, depth=2, num_frames=2, num_classes=3, drop_path=0.3).train()
     replica = torch.compile(model, fullgraph=True, backend="aot_eager")
     trained = [parameter for _, parameter in model.trainable_parameters()]
@@ -70,8 +70,8 @@ def test_a_compiled_step_is_compiled_once_before_it_would_be_captured():
     clips, losses = torch.randint(0, 256, (3, 2, 32, 32, 3), dtype=torch.uint8), []
     for number in range(WARM_UP + 1):
         set_learning_rate(optimizer, 0.01 / (1 + number))
-        with torch._dynamo.config.patch(error_on_recompile=number > 0):
-            losses.append(step._step(clips, torch.tensor([0, 1, 2])).item())
+        with torch.compiler.set_stance("fail_on_recompile" if number else "default"):
+            losses.append(step.eager(clips, torch.tensor([0, 1, 2])).item())
     assert all(parameter.grad is None for parameter in trained)
     assert all(math.isfinite(loss) for loss in losses)
     assert (model.fc_cls.weight - before).abs().max() > 0.01

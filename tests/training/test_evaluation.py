@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from aim_fast.training.drawing import drawing
 from aim_fast.training.evaluation import Evaluation, draw_confusion
 
 PROBABILITIES = torch.tensor(
@@ -38,3 +39,19 @@ def test_the_confusion_matrix_is_drawn(tmp_path):
     draw_confusion(Evaluation(PROBABILITIES, LABELS, 0), list("abcd"), path)
     with Image.open(path) as image:
         assert image.format == "PNG"
+
+
+def test_a_class_with_dollar_signs_in_its_name_is_drawn_as_it_is_written(tmp_path, capsys):
+    path = tmp_path / "confusion.png"
+    with drawing(path):
+        draw_confusion(Evaluation(PROBABILITIES, LABELS, 0), ["a", r"$\frac$", "counting $5 and $10", "d"], path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_picture_that_fails_is_named_and_costs_nothing_else(tmp_path, capsys):
+    path = tmp_path / "confusion.png"
+    path.mkdir()
+    with drawing(path):
+        draw_confusion(Evaluation(PROBABILITIES, LABELS, 0), list("abcd"), path)
+    assert capsys.readouterr().err == f"aim-fast: {path}: not drawn (Is a directory)\n"

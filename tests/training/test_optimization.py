@@ -63,7 +63,7 @@ def test_mixing_is_a_function_of_seed_and_step(fields):
     made, other = optimization(**fields), optimization(**fields)
 
     def mixed(side: Optimization, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        frames, labels, _ = side._inputs(batch(), step_seed(0, step, 0, 0))
+        frames, labels, _ = side.inputs(batch(), step_seed(0, step, 0, 0))
         return frames, labels
 
     for step in (0, 1, 2):
@@ -84,6 +84,6 @@ def test_mixing_is_the_same_for_all_frames_of_a_clip():
     still = batch()
     still.frames[:] = still.frames[:, :1]  # every frame the first one
     for step in range(4):
-        frames, labels, _ = made._inputs(still, step_seed(0, step, 0, 0))  # [B, 3, T, H, W]
+        frames, labels, _ = made.inputs(still, step_seed(0, step, 0, 0))  # [B, 3, T, H, W]
         assert torch.equal(frames, frames[:, :, :1].expand_as(frames))
         torch.testing.assert_close(labels.sum(1), torch.ones(4))
