@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aim_fast.data.formats import DATASETS, SPLITS, Clip, Listing, read_dataset
-    from aim_fast.data.index.indexing import build_index, load_index, load_or_build_index
+    from aim_fast.data.index.indexing import load_or_build_index
     from aim_fast.data.index.rows import Index, Row
     from aim_fast.data.loader import Batch, ClipLoader
     from aim_fast.data.plan.clip_plan import Augmentation
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("DATASETS", "SPLITS", "Clip", "Listing", "read_dataset"), "formats"),
     **dict.fromkeys(("Index", "Row"), "index.rows"),
-    **dict.fromkeys(("build_index", "load_index", "load_or_build_index"), "index.indexing"),
     **dict.fromkeys(("Batch", "ClipLoader"), "loader"),
+    "load_or_build_index": "index.indexing",
     "Augmentation": "plan.clip_plan",
     "Sampling": "plan.sampling",
     "load_views": "views",
@@ -49,8 +49,6 @@ __all__ = [
     "Listing",
     "Row",
     "Sampling",
-    "build_index",
-    "load_index",
     "load_or_build_index",
     "load_views",
     "read_dataset",

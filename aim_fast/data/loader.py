@@ -14,7 +14,7 @@ it is counted and named, and the run goes on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -168,7 +168,7 @@ class ClipLoader:
         self.workers = workers or default_workers()
         self.counts = self._counted()
         self._healthy = index.healthy
-        self._router = Router(
+        self.router = Router(
             index,
             decoder=decoder,
             device=self.device,
@@ -195,7 +195,7 @@ class ClipLoader:
     @property
     def decoding(self) -> str:
         """Who decodes what, in one line to print."""
-        return "; ".join([self._router.description, *([self.cache.description] if self.cache else [])])
+        return "; ".join([self.router.description, *([self.cache.description] if self.cache else [])])
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` from number ``start`` on; preparing begins with the call.
@@ -214,7 +214,7 @@ class ClipLoader:
         """Stop preparing and end the decoding threads and processes."""
         self._prefetcher.stop()
         self._pool.shutdown(cancel_futures=True)
-        self._router.close()
+        self.router.close()
         self._prober.stop()
 
     def _counted(self) -> DataCounts:
@@ -246,14 +246,14 @@ class ClipLoader:
         members = (tar_member(row.path) for row in self.index.rows)
         return [member.archive if member else "" for member in members]
 
-    def _prepared(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _prepared(self, epoch: int, start: int) -> Generator[Batch, None, None]:
         """Batches, made anew from the failing one on whenever a file on the way breaks the graph."""
         number = start
         while number < self.batches_per_epoch:
             under_way: deque[list[_Place]] = deque()
             try:
                 clips = self._planned(epoch, number, under_way)
-                for frames in self._router.run(clips):
+                for frames in self.router.run(clips):
                     yield self._batch(under_way.popleft(), frames)
                     number += 1
             except GraphError as error:
@@ -307,7 +307,7 @@ class ClipLoader:
         place = _Place(index, view, weight, shown, row, plan)
         if self.cache is not None and shown in self.cache and row is self.index.rows[shown]:
             place.pixels = self._pool.submit(self.cache.box, shown, plan, self.img_size)
-        elif self._router.takes_pixels(row):
+        elif self.router.takes_pixels(row):
             place.pixels = self._pool.submit(_decoded_box, row.path, plan, self.img_size)
         elif tar_member(row.path):
             place.encoded = self._pool.submit(held_bytes, row.path)
@@ -358,7 +358,7 @@ class ClipLoader:
             if not suspects and under_way:
                 raise DataError(f"DALI cannot make a batch: {str(error).splitlines()[0]}")
             for row in suspects.values():
-                self._router.avoid(row.path)
+                self.router.avoid(row.path)
 
     def _batch(self, places: list[_Place], frames: torch.Tensor) -> Batch:
         shown = [place.shown != place.index for place in places]

@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 __all__ = ["Prefetcher"]
@@ -23,7 +23,7 @@ class Prefetcher(Generic[Item]):
         self._run: _Run | None = None
         self._at_end: weakref.finalize | None = None
 
-    def start(self, items: Iterator[Item]) -> Iterator[Item]:
+    def start(self, items: Generator[Item, None, None]) -> Iterator[Item]:
         """Begin drawing ``items`` now; they, or the exception that ended them, come out of the iterator returned."""
         self.stop()
         self._run = run = _Run(items, self.depth)
@@ -61,13 +61,13 @@ class _Raised:
 
 
 class _Run:
-    def __init__(self, items: Iterator, depth: int) -> None:
+    def __init__(self, items: Generator[Any, None, None], depth: int) -> None:
         self.ready: queue.Queue[Any] = queue.Queue(depth)
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._draw, args=(items,), name="prefetch", daemon=True)
         self.thread.start()
 
-    def _draw(self, items) -> None:
+    def _draw(self, items: Generator[Any, None, None]) -> None:
         last: Any = _END
         try:
             for item in items:

@@ -83,7 +83,7 @@ class Second(threading.Thread):
 
 
 def test_two_that_cache_frames_into_one_folder_mix_nothing(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(frame_cache_module, "_SHARD_CLIPS", 1)
+    monkeypatch.setattr(frame_cache_module, "SHARD_CLIPS", 1)
     index = load_or_build_index("folder", root, "train")
     again = []
     second = Second(lambda: load_or_build_frame_cache(index, tmp_path, progress=lambda *done: again.append(done)))

@@ -187,7 +187,7 @@ def test_files_that_the_device_turns_out_not_to_decode_go_to_pyav_in_the_same_ep
 
     expected = batches("pyav")
     trusted = frozenset((row.codec, row.pixel_format) for row in index.rows)
-    monkeypatch.setattr(routing, "_decoding_of", lambda *_: ("cpu", trusted, []))
+    monkeypatch.setattr(routing, "decoding_of", lambda *_: ("cpu", trusted, []))
     for found, wanted in zip(batches("cpu"), expected, strict=True):
         assert torch.equal(found.indices, wanted.indices)
         assert torch.equal(found.frames, wanted.frames)

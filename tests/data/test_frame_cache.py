@@ -65,7 +65,7 @@ def test_frames_above_the_short_side_are_shrunk_to_it(index, tmp_path):
 
 
 def test_an_interrupted_cache_goes_on_with_what_is_missing(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_SHARD_CLIPS", 2)
+    monkeypatch.setattr(module, "SHARD_CLIPS", 2)
     calls = []
 
     def stop(done: int, total: int) -> None:

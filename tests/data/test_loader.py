@@ -280,14 +280,19 @@ def test_an_abandoned_epoch_leaves_nothing_behind(make, index):
     assert list(left) == []  # ended by the one that came after it
 
 
-def test_batches_are_prepared_while_the_consumer_works(make, index):
-    loader = make(index)
+def test_batches_are_prepared_while_the_consumer_works(make, own_index):
+    """After one batch is taken two are ready and a third waits, as the clips tell that were replaced in them."""
+    loader = make(own_index, batch_size=1)
+    rows = [batch.indices.item() for batch in loader.batches()]
+    for row in rows[1:]:
+        Path(own_index.rows[row].path).unlink()
     batches = loader.batches()
     next(batches)
     deadline = time.monotonic() + 20
-    while loader._prefetcher._run.ready.qsize() < 2 and time.monotonic() < deadline:
+    while loader.counts.replaced < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert loader._prefetcher._run.ready.qsize() == 2
+    time.sleep(0.5)
+    assert loader.counts.replaced == 3
 
 
 def test_clips_shorter_than_t_repeat_frames_and_are_counted(make, index):

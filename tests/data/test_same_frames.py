@@ -39,7 +39,7 @@ def clips(index: Index, train: bool, **options) -> dict[str, torch.Tensor]:
                 found[index.rows[number].id] = frames
     loader.close()
     assert not loader.counts.failed
-    assert not loader._router._avoided  # nothing that DALI takes was left to PyAV after a failure
+    assert not loader.router.avoided  # nothing that DALI takes was left to PyAV after a failure
     return found
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -209,7 +210,7 @@ def test_other_clips_in_the_same_folder_too_little_disk_and_pictures_are_refused
     (tmp_path / "full" / "thesis.txt").write_text("")
     with pytest.raises(UsageError, match=r"or something else"):
         write_shards([index], tmp_path / "full")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**6, used=10**6, free=1000))
     with pytest.raises(DataError, match=r"the shards need 0\.0 GB and 0\.0 GB are free"):
         write_shards([index], tmp_path / "new")
     assert not list((tmp_path / "new").glob("*.tar"))

@@ -42,7 +42,7 @@ __all__ = ["JPEG_SHARE", "KINDS", "FrameCache", "load_or_build_frame_cache", "ra
 
 KINDS = ("raw", "jpeg")
 _SHARD_BYTES = 256 * 2**20
-_SHARD_CLIPS = 64
+SHARD_CLIPS = 64
 _QUALITY = 95
 JPEG_SHARE = 0.12  # of the raw bytes, for planning the room that is needed
 _PICTURES_AT_ONCE = 64
@@ -255,7 +255,7 @@ def _shards(index: Index, todo: list[int], short_side: int, share: float) -> Ite
     for number in todo:
         rows.append(number)
         size += _expected(index.rows[number], short_side, share)
-        if size >= _SHARD_BYTES or len(rows) == _SHARD_CLIPS:
+        if size >= _SHARD_BYTES or len(rows) == SHARD_CLIPS:
             yield rows
             rows, size = [], 0
     if rows:

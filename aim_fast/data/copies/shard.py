@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from aim_fast.data.build_lock import one_builder
 from aim_fast.data.formats.shard_index import read_shard
@@ -193,7 +194,7 @@ def _write_shard(path: Path, index: Index, rows: Sequence[int]) -> None:
     os.replace(temporary, path)
 
 
-def _add(archive: tarfile.TarFile, name: str, size: int, content) -> None:
+def _add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None:
     member = tarfile.TarInfo(name)  # no times and no owners: the same clips give the same bytes
     member.size, member.mode = size, 0o644
     archive.addfile(member, content)

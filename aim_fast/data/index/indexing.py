@@ -20,7 +20,7 @@ from aim_fast.data.index.scan import scan
 from aim_fast.data.video.probe import MISSING, Probe, file_state
 from aim_fast.errors import DataError
 
-__all__ = ["build_index", "load_index", "load_or_build_index"]
+__all__ = ["load_or_build_index"]
 
 _SAVED_EVERY = 30.0  # seconds between saves of an unfinished scan
 _NOT_SCANNED = "not scanned"
@@ -36,8 +36,6 @@ def load_or_build_index(
     progress: bool | None = None,
 ) -> Index:
     """The index of a split, scanning what is new or changed since it was last written.
-
-    With several processes let one call this, and the others ``load_index`` after it.
 
     Args:
         workers: scanning processes; None for one a core.
@@ -69,20 +67,6 @@ def load_or_build_index(
         if not current:
             write_index(index, root, complete=True)
     return index
-
-
-def build_index(dataset: str, root: str | Path, split: str, **options) -> Index:
-    """``load_or_build_index`` from nothing: every file is scanned."""
-    return load_or_build_index(dataset, root, split, rebuild=True, **options)
-
-
-def load_index(dataset: str, root: str | Path, split: str) -> Index:
-    """The index as last written, without looking at any video; DataError where there is none."""
-    root = Path(root).expanduser()
-    for index, complete in stored_indices(dataset, root, split):
-        if complete:
-            return index
-    raise DataError(f"no finished index of {dataset} {split} for {root}; run aim-fast index first")
 
 
 def _remembered(listing: Listing, stored: Iterable[tuple[Index, bool]]) -> tuple[list[Probe | None], bool]:

@@ -40,6 +40,7 @@ GPU_CODECS = CPU_CODECS | {"h264", "hevc", "mpeg4", "av1"}
 
 fn: Any = nvidia.dali.fn  # made at run time, unknown to type checkers
 types: Any = nvidia.dali.types
+Node = Any  # of a graph: what an operator gives
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _NO_BYTES = np.zeros(1, np.uint8)
@@ -157,24 +158,24 @@ def _mirrored(plan: ClipPlan) -> np.ndarray:
     return np.array((y0, x1, y1, x0) if plan.flip else plan.box, np.float32)
 
 
-def _input(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
+def _input(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Node:
     return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
 
 
 @pipeline_def(enable_conditionals=True)
-def _decode_pipeline(decode_device):
+def _decode_pipeline(decode_device: str) -> Node:
     path, frames = _input("path", types.UINT8, 1), _input("frames", types.INT32, 1)
     return _decoded(path, _input("encoded", types.UINT8, 1), _input("held", types.BOOL, 0), frames, decode_device)
 
 
 @pipeline_def(enable_conditionals=True)
-def _augment_pipeline(img_size, augmentation):
+def _augment_pipeline(img_size: int, augmentation: Augmentation | None) -> Node:
     video = _augmented(_input("pixels", types.UINT8, 4, "FHWC"), img_size, augmentation, "cpu")
     return fn.sequence_rearrange(video, new_order=_input("order", types.INT32, 1))
 
 
 @pipeline_def(enable_conditionals=True)
-def _whole_pipeline(img_size, augmentation, device, decode_device):
+def _whole_pipeline(img_size: int, augmentation: Augmentation | None, device: str, decode_device: str) -> Node:
     path, frames, box = _input("path", types.UINT8, 1), _input("frames", types.INT32, 1), _input("box", types.FLOAT, 1)
     encoded, held = _input("encoded", types.UINT8, 1), _input("held", types.BOOL, 0)
     pixels = _input("pixels", types.UINT8, 4, "FHWC")
@@ -199,7 +200,7 @@ def _whole_pipeline(img_size, augmentation, device, decode_device):
     return fn.sequence_rearrange(video, new_order=_input("order", types.INT32, 1))
 
 
-def _decoded(path, encoded, held, frames, decode_device):
+def _decoded(path: Node, encoded: Node, held: Node, frames: Node, decode_device: str) -> Node:
     if held:
         data = encoded
     else:
@@ -209,7 +210,7 @@ def _decoded(path, encoded, held, frames, decode_device):
     return fn.decoders.video(data, frames=frames, pad_mode="none", affine=False, device=decode_device)
 
 
-def _augmented(video, img_size, augmentation, device):
+def _augmented(video: Node, img_size: int, augmentation: Augmentation | None, device: str) -> Node:
     if augmentation is not None:
         if augmentation.randaug is not None:
             kinds, parameters = _input("kinds", types.INT32, 1), _input("parameters", types.FLOAT, 2)
@@ -226,7 +227,7 @@ def _augmented(video, img_size, augmentation, device):
     return video
 
 
-def _operation(video, kind, parameters, img_size, device):
+def _operation(video: Node, kind: Node, parameters: Node, img_size: int, device: str) -> Node:
     """One RandAugment layer: the clip's kind of operation, Pillow's formula to one level."""
     value, shift, cutout = parameters[31], parameters[32], parameters[32:36]
     kernel = fn.reshape(parameters[6:31], shape=[5, 5])
@@ -271,7 +272,7 @@ def _operation(video, kind, parameters, img_size, device):
     return video
 
 
-def _filtered(video, kernel, margin, img_size, device):
+def _filtered(video: Node, kernel: Node, margin: Node, img_size: int, device: str) -> Node:
     """A 5×5 filter whose outermost ``margin`` pixels stay as they were, as in Pillow."""
     steps = np.minimum(np.arange(img_size), np.arange(img_size)[::-1])
     rim = np.minimum(steps[:, None], steps[None, :]).clip(max=255).astype(np.uint8)
@@ -279,5 +280,5 @@ def _filtered(video, kernel, margin, img_size, device):
     return video * kept + fn.filter(video, kernel) * (kept ^ True)
 
 
-def _constant(value, device):
+def _constant(value: np.ndarray | np.uint8, device: str) -> Node:
     return types.Constant(value, device=device)

@@ -83,7 +83,7 @@ class Router:
                 "training decodes and augments with DALI, which is not installed here: "
                 "pip install nvidia-dali-cuda130 (Linux), or use eval and predict, which work without it"
             )
-        self._avoided: set[str] = set()
+        self.avoided: set[str] = set()
         self._graph: Graph | None = None
         if decoder in ("gpu", "shared") and device.type != "cuda":
             raise UsageError(f"decoder {decoder} decodes on a GPU, and the clips go to {device}: use auto")
@@ -96,7 +96,7 @@ class Router:
             check_policy(augmentation.policy)
         if self._dali and decoder != "pyav":
             where = "cpu" if self._on_host else decoder
-            self._decode_on, self._kinds, remarks = _decoding_of(index, device, threads, where)
+            self._decode_on, self._kinds, remarks = decoding_of(index, device, threads, where)
         rows = [index.rows[i] for i in index.healthy]
         if decoder == "dali" and any(self.takes_pixels(row) for row in rows):
             row = next(row for row in rows if self.takes_pixels(row))
@@ -113,7 +113,7 @@ class Router:
     def takes_pixels(self, row: Row) -> bool:
         """Whether PyAV decodes this row."""
         native = (row.codec, row.pixel_format) in self._kinds and _plain(row)
-        return not native or row.path in self._avoided or (self._half and _in_second_half(row))
+        return not native or row.path in self.avoided or (self._half and _in_second_half(row))
 
     def run(self, batches: Iterable[Sequence[ClipInput]]) -> Iterator[torch.Tensor]:
         """Frames uint8 [B, T, S, S, 3] of each batch."""
@@ -128,7 +128,7 @@ class Router:
 
     def avoid(self, path: str) -> None:
         """Have PyAV decode this file from now on."""
-        self._avoided.add(path)
+        self.avoided.add(path)
 
     def close(self) -> None:
         """End the graph's threads."""
@@ -162,7 +162,7 @@ def _number(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-def _decoding_of(
+def decoding_of(
     index: Index, device: torch.device, threads: int, decoder: str
 ) -> tuple[str, frozenset[tuple[str, str]], list[str]]:
     """Where DALI decodes, which (codec, pixel format) it takes, and remarks on what it was not trusted with."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import av
 import numpy as np
@@ -99,7 +99,7 @@ def _opened(path: str, threads: int) -> Iterator[av.container.InputContainer]:
         yield container
 
 
-def _by_key_frames(container, wanted: list[int], rotate: bool) -> np.ndarray | None:
+def _by_key_frames(container: av.container.InputContainer, wanted: list[int], rotate: bool) -> np.ndarray | None:
     """Decode only the needed stretches; None where timestamps cannot tell the frames apart."""
     stream = container.streams.video[0]
     packets = [packet for packet in container.demux(stream) if packet.size]
@@ -133,13 +133,13 @@ def _stretches(times: list[int], position: dict[int, int], keys: list[tuple[int,
     return stretches
 
 
-def _decoded(context, packets) -> Iterator[av.VideoFrame]:
+def _decoded(context: av.VideoCodecContext, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
     for packet in packets:
         yield from context.decode(packet)
     yield from context.decode(None)
 
 
-def _from_start(container, wanted: list[int], rotate: bool) -> np.ndarray | None:
+def _from_start(container: av.container.InputContainer, wanted: list[int], rotate: bool) -> np.ndarray | None:
     sink = _Sink(len(wanted), rotate)
     places = {frame: i for i, frame in enumerate(wanted)}
     number = 0
