@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from aim_fast.errors import UsageError
+from aim_fast.files import replacing, write_whole
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights import save_trunk
-from aim_fast.training.checkpoint import ADAPTERS, Description, save_checkpoint, write_atomically
+from aim_fast.training.checkpoint import ADAPTERS, Description, save_checkpoint
 from aim_fast.training.recipe import FIELDS, load_recipe
 from aim_fast.training.run import RECIPE, restore_run
 from aim_fast.training.trained_file import is_numbered, read_trained, write_trained
@@ -89,14 +90,15 @@ def _write_run(model: VideoModel, description: Description, folder: Path) -> Non
     recipe = load_recipe(None, {"model": description.model})
     recipe = recipe.replace(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})
     trunk = folder.absolute() / TRUNK
-    try:
-        folder.mkdir()
-        save_trunk(model, trunk)
-        write_atomically(folder / RECIPE, recipe.replace(weights=str(trunk)).to_yaml())
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror}); name another place") from None
     tensors = {name: parameter.detach() for name, parameter in model.trainable_parameters()}
     described = Description(
         description.model, description.options, description.classes, description.trunk_sha256, str(trunk)
     )
-    save_checkpoint(folder / "checkpoints", ("last", "best"), tensors, {"step": 0}, described)
+    try:
+        with replacing(folder) as made:
+            made.mkdir()
+            save_trunk(model, made / TRUNK)
+            write_whole(made / RECIPE, recipe.replace(weights=str(trunk)).to_yaml())
+            save_checkpoint(made / "checkpoints", ("last", "best"), tensors, {"step": 0}, described)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); name another place") from None

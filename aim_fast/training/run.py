@@ -13,6 +13,7 @@ import torch
 
 from aim_fast.data.index.selection import read_lines
 from aim_fast.errors import CheckpointError, UsageError
+from aim_fast.files import check_unlocked
 from aim_fast.models.class_embeddings import read_templates
 from aim_fast.models.registry import argument_names, create_model
 from aim_fast.models.weights import WeightsReport, load_weights, trunk_names
@@ -27,7 +28,6 @@ from aim_fast.training.checkpoint import (
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.metrics import METRICS
 from aim_fast.training.recipe import Recipe, coerce, load_recipe, recipe_differences
-from aim_fast.training.run_lock import check_unlocked
 from aim_fast.training.trained_file import UNTOLD, is_numbered, name_classes, read_trained
 from aim_fast.training.wise_ft import check_wise_ft, interpolate_weights
 from aim_kernels import hold_trunk
