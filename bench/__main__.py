@@ -24,6 +24,7 @@ from typing import Any
 
 from rich.console import Console
 
+from aim_fast.files import write_whole
 from bench import goals
 
 PROGRAMS = ("step", "kernels", "memory", "decode", "features")
@@ -45,7 +46,7 @@ def _one(options: argparse.Namespace) -> int:
         files += [options.out / f"{options.what}.json"] if options.out and not options.json else []
         for file in files:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({**header, **results}, indent=2) + "\n")
+            write_whole(file, json.dumps({**header, **results}, indent=2) + "\n")
 
     save(program.run(argparse.Namespace(**vars(options), save=save)))
     return 0
@@ -72,7 +73,7 @@ def _all(options: argparse.Namespace) -> int:
     Console().print(goals.table(rows))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "goals.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        write_whole(options.out / "goals.json", json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
     return 1 if failed else 0
 
 

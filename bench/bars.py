@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from aim_fast.files import replacing
+
 
 def draw_bars(values: Mapping[str, float], title: str, path: Path) -> None:
     """One bar a name, longest at the bottom, each with its figure."""
@@ -21,5 +23,6 @@ def draw_bars(values: Mapping[str, float], title: str, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.12)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     pyplot.close(figure)

@@ -55,6 +55,7 @@ def command(
     \b
     aim-fast compare aim_vit_b16_clip aim_vit_b16_clip,tune=all torchvision:mvit_v2_s runs/k400 --plot compare.png
     """
+    from aim_fast.files import write_whole
     from aim_fast.studies.comparison import count, measure, memory_meaning, to_csv, to_dicts
     from aim_fast.studies.contenders import dataset_classes, find_contender
     from aim_fast.training.devices import single_place
@@ -85,7 +86,7 @@ def command(
         for source in dict.fromkeys(row.published_source for row in rows if row.published_source):
             click.echo(f"Published: {source}")
     if csv_file:
-        Path(csv_file).write_text(to_csv(rows))
+        write_whole(Path(csv_file), to_csv(rows))
     if plot:
         from aim_fast.studies.comparison_plot import draw_comparison
         from aim_fast.training.drawing import drawing

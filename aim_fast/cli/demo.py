@@ -41,6 +41,7 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
 
     from aim_fast.demo.demo_set import DATA, TRUNK, held_out_clips, make_clips, make_trunk
     from aim_fast.demo.moving_objects import MOTIONS
+    from aim_fast.files import write_whole
     from aim_fast.training.devices import join_processes
     from aim_fast.training.drawing import drawing
     from aim_fast.training.loop import train
@@ -85,7 +86,7 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
             with drawing(folder / "confusion.png"):
                 report.draw(folder / "confusion.png")
     with drawing(folder / "curves.png"):
-        shutil.copy(folder / "aim" / "curves.png", folder / "curves.png")
+        write_whole(folder / "curves.png", (folder / "aim" / "curves.png").read_bytes())
 
     progress.say("5/5 predicting one held-out file")
     entry = json.loads((folder / "data" / "validation.json").read_text())[0]
@@ -103,7 +104,7 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     click.echo(f"{'chance':<36}{'':>9}{100 * chance:>7.1f} %")
     click.echo(f"{held_out} held-out clips, {total:.0f} s in all; curves: {folder / 'curves.png'}")
     summary = {"aim_top1": top1["aim"], "frozen_top1": top1["frozen"], "chance": chance, "seconds": round(total, 1)}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def _trained_values(folder: Path) -> int:

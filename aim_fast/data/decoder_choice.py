@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from aim_fast.data.pixels.route import dali_available, routes
 from aim_fast.data.plan.clip_plan import Augmentation, epoch_order
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.errors import DataError
+from aim_fast.files import write_whole
 
 __all__ = ["DecoderChoice", "choose_decoder", "measure_decoders", "prefetch_depth"]
 
@@ -228,12 +228,5 @@ def _store(index: Index, entry: dict[str, Any]) -> None:
     for path in _paths(index):
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
-            try:
-                with os.fdopen(handle, "w") as file:
-                    file.write(text)
-                os.replace(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+            write_whole(path, text)
             return

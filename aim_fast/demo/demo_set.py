@@ -29,8 +29,6 @@ def make_trunk(
 ) -> dict[str, float]:
     """Trains the trunk of `model` on still objects into `folder/trunk.safetensors`; returns its scores on new ones."""
     count = progress.counter("stills", steps * 64)
-    unfinished = folder / f".{TRUNK}"
-    scores = train_stills(model, unfinished, place, stills, steps, seed=seed, progress=count)
-    unfinished.replace(folder / TRUNK)
+    scores = train_stills(model, folder / TRUNK, place, stills, steps, seed=seed, progress=count)
     progress.close()
     return scores

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from aim_fast.files import write_whole
+
 # template as in labels.json, the quantity that changes, the sign of its change (y grows downward), there and back?
 MOTIONS = (
     ("Moving [something] from left to right", "x", 1, False),
@@ -234,4 +236,4 @@ def write_demo_set(
     files |= {f"{split}.json": rows for split, rows in entries.items()}
     files |= {"test.json": []}
     for name, content in files.items():
-        (root / name).write_text(json.dumps(content, indent=1))
+        write_whole(root / name, json.dumps(content, indent=1))

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from aim_fast.errors import WeightsError
+from aim_fast.files import write_whole
 from aim_fast.models.open_clip_tags import TAG_PREFIX, fetch_tag, tag_normalisation
 from aim_fast.models.state_dict import load_strictly
 from aim_fast.models.timm_tags import TIMM_PREFIX, fetch_timm_tag, timm_normalisation
@@ -85,7 +86,7 @@ def save_trunk(model: VideoModel, path: str | Path) -> None:
     """Write the image Transformer alone as safetensors, in the names that :func:`load_weights` reads."""
     state = model.state_dict()
     tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(trunk_names(model))}
-    save_file(tensors, path, metadata={"activation": model.activation})
+    write_whole(Path(path), save(tensors, {"activation": model.activation}))
 
 
 def _set_normalisation(model: VideoModel, tag: str) -> list[str]:

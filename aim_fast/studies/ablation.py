@@ -24,8 +24,9 @@ from typing import Any
 import yaml
 
 from aim_fast.errors import CheckpointError, UsageError
+from aim_fast.files import replacing, write_whole
 from aim_fast.studies.cells import PUBLISHED_ON, Cell, cells_of
-from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint, write_atomically
+from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from aim_fast.training.drawing import drawing
 from aim_fast.training.loop import train
 from aim_fast.training.recipe import Recipe, recipe_differences
@@ -189,7 +190,7 @@ class Study:
             ("table.csv", sheet.getvalue()),
             ("table.txt", self.text() + "\n"),
         ):
-            write_atomically(self.folder / name, content)
+            write_whole(self.folder / name, content)
         picture = self.folder / "table.png"
         with drawing(picture):
             draw_study(self.rows(), f"{self.name}: {self.recipe.dataset}, {self.recipe.model}", picture)
@@ -219,7 +220,8 @@ def draw_study(rows: Sequence[Row], title: str, path: Path) -> None:
     axes.set_title(title, fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right", fontsize=7)
-    figure.savefig(path, dpi=120, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 def _fields(saved: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from aim_fast.files import replacing
 from aim_fast.studies.comparison import Row
 
 _PANELS = (
@@ -56,4 +57,5 @@ def draw_comparison(rows: Sequence[Row], title: str, path: Path) -> None:
         panel.tick_params(axis="x", labelsize=7)
         panel.grid(axis="x", alpha=0.3)
     figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=120, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

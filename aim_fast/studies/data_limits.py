@@ -8,7 +8,6 @@ pace. On a CPU decoding and the step share the cores, so that together they are 
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from aim_fast.data.plan.clip_plan import epoch_order
 from aim_fast.data.video.decode import shown
 from aim_fast.data.video.frame_folder import CODEC as PICTURES
 from aim_fast.data.video.source import tar_member, video_source
+from aim_fast.files import free_bytes
 from aim_fast.models.video_model import VideoModel
 from aim_fast.studies.scale import Needs, Parts, needs
 from aim_fast.training.clips import augmentation_of, open_split, sampling_of
@@ -173,7 +173,7 @@ def judge(found: DataLimits, index: Index) -> None:
         found.advice.append(f"aim-fast transcode: {' and '.join(reasons)}")
     raw = sum(raw_bytes(index.rows[i], _CACHED) for i in index.healthy) / 2**30
     jpeg = JPEG_SHARE * raw
-    free = shutil.disk_usage(index.root if Path(index.root).exists() else ".").free / 2**30
+    free = free_bytes(Path(index.root)) / 2**30
     room = f"--cache frames needs {raw:.1f} GiB raw, {jpeg:.1f} GiB as jpeg, for training clips; {free:.0f} are free"
     if jpeg < free:
         found.advice.append(room if raw < free else f"{room}: --cache-format jpeg")

@@ -28,6 +28,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from aim_fast.errors import CheckpointError
+from aim_fast.files import replacing, sync
 from aim_fast.models.identity import Identity
 
 ADAPTERS = "adapters.safetensors"
@@ -55,10 +56,8 @@ def save_checkpoint(
     whole.
     """
     target = folder / f"step-{state['step']:08d}{'' if state.get('validated', True) else '-unvalidated'}"
-    temporary = folder / f".{target.name}.{os.getpid()}"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         metadata = {
             "model": identity.model,
             "options": json.dumps(identity.options),
@@ -67,38 +66,22 @@ def save_checkpoint(
             "weights": identity.weights,
         }
         saved = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
-        (temporary / ADAPTERS).write_bytes(save(saved, metadata))
         # written from memory: torch.save to a disk that is full raises what says nothing of the disk
         packed = io.BytesIO()
         torch.save(state, packed)
-        (temporary / STATE).write_bytes(packed.getbuffer())
-        for path in (temporary / ADAPTERS, temporary / STATE, temporary):
-            _sync(path)
-        _replace_folder(temporary, target)
+        with replacing(target) as temporary:
+            temporary.mkdir()
+            (temporary / ADAPTERS).write_bytes(save(saved, metadata))
+            (temporary / STATE).write_bytes(packed.getbuffer())
         for name in names:
-            link = folder / f".{name}.{os.getpid()}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(target.name, target_is_directory=True)
-            os.replace(link, folder / name)
-        _sync(folder)
+            with replacing(folder / name) as link:
+                link.symlink_to(target.name, target_is_directory=True)
+        sync(folder)
         _remove_unlinked(folder)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"checkpoint {target}: not written ({error.strerror or error}); make room, then --resume"
         ) from None
-
-
-def _replace_folder(temporary: Path, target: Path) -> None:
-    """Renames `temporary` to `target`; a folder of that step from an earlier life of the run makes way first."""
-    if target.exists():
-        stale = target.with_name(f".{target.name}.stale")
-        shutil.rmtree(stale, ignore_errors=True)
-        target.rename(stale)
-        temporary.rename(target)
-        shutil.rmtree(stale, ignore_errors=True)
-    else:
-        temporary.rename(target)
 
 
 def _remove_unlinked(folder: Path) -> None:
@@ -110,28 +93,6 @@ def _remove_unlinked(folder: Path) -> None:
                 path.unlink()
         elif path.name.lstrip(".").startswith("step-") and path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces a small file in one rename, synced, so that a reader or a kill sees the old or the new one whole."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from aim_fast.errors import UsageError
+from aim_fast.files import replacing, write_whole
 from aim_fast.models.weights import save_trunk
-from aim_fast.training.checkpoint import ADAPTERS, save_checkpoint, write_atomically
+from aim_fast.training.checkpoint import ADAPTERS, save_checkpoint
 from aim_fast.training.recipe import FIELDS, load_recipe
 from aim_fast.training.run import restore_run
 from aim_fast.training.run_folder import RECIPE
@@ -89,12 +90,13 @@ def _write_run(trained: TrainedModel, folder: Path) -> None:
     recipe = load_recipe(None, {"model": identity.model})
     recipe = recipe.replace(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})
     trunk = folder.absolute() / TRUNK
-    try:
-        folder.mkdir()
-        save_trunk(model, trunk)
-        write_atomically(folder / RECIPE, recipe.replace(weights=str(trunk)).to_yaml())
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror}); name another place") from None
     tensors = {name: parameter.detach() for name, parameter in model.trainable_parameters()}
     written = replace(identity, weights=str(trunk))
-    save_checkpoint(folder / "checkpoints", ("last", "best"), tensors, {"step": 0}, written)
+    try:
+        with replacing(folder) as made:
+            made.mkdir()
+            save_trunk(model, made / TRUNK)
+            write_whole(made / RECIPE, recipe.replace(weights=str(trunk)).to_yaml())
+            save_checkpoint(made / "checkpoints", ("last", "best"), tensors, {"step": 0}, written)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); name another place") from None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from aim_fast.data.features.loader import FeatureLoader
 from aim_fast.data.loader import ClipLoader
+from aim_fast.files import replacing
 from aim_fast.models.video_model import VideoModel
 
 
@@ -132,4 +133,5 @@ def draw_confusion(evaluation: Evaluation, classes: list[str], path: Path) -> No
         axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
         axes.set_yticks(range(len(classes)), classes, fontsize=7)
     figure.colorbar(image, ax=axes, label="share of the true class")
-    figure.savefig(path, dpi=110, format="png", bbox_inches="tight")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight")

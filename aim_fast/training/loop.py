@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from torch import Tensor
 
 from aim_fast.data import Index
 from aim_fast.errors import CheckpointError, TrainingError
-from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint, save_checkpoint, write_atomically
+from aim_fast.files import lock_run, write_whole
+from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint, save_checkpoint
 from aim_fast.training.clips import data_classes, feature_source, open_split, open_training, open_validation
 from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import check_cuda_graph
@@ -33,7 +35,6 @@ from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.recipe_model import build_model
 from aim_fast.training.run_folder import RECIPE, check_output
-from aim_fast.training.run_lock import RunLock
 from aim_fast.training.steps import Steps
 from aim_fast.training.stop import StopRequest
 from aim_fast.training.trained_model import TrainedModel
@@ -120,12 +121,12 @@ class Trainer:
         self.stop = StopRequest(place)
         self.named: set[str] = set()  # files that broke under way and were said
         self.log: MetricsLog | None = None
-        self.lock: RunLock | None = None
-        trained, total = (
+        self.lock: FileLock | None = None
+        trains, total = (
             sum(p.numel() for p in ps) for ps in (self.optimization.trainable.values(), self.model.parameters())
         )
         progress.say(
-            f"{recipe.model}: {trained:,} of {total:,} parameters train, {place.dtype} on {place.device.type}; "
+            f"{recipe.model}: {trains:,} of {total:,} parameters train, {place.dtype} on {place.device.type}; "
             f"{self.steps.clips_per_step} clips a step, {self.steps.per_epoch} steps an epoch"
         )
         if self.steps.clips_per_step > (recipe.total_batch_size or math.inf) and not recipe.accumulate:
@@ -190,9 +191,9 @@ class Trainer:
     def _open_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = RunLock(self.folder)
+            self.lock = lock_run(self.folder)
             if not self.resumed:
-                write_atomically(self.folder / RECIPE, self.recipe.to_yaml())
+                write_whole(self.folder / RECIPE, self.recipe.to_yaml())
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder}: cannot be written ({error.strerror}); give another --output"

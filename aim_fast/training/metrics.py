@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aim_fast.errors import CheckpointError
-from aim_fast.training.checkpoint import write_atomically
+from aim_fast.files import replacing, write_whole
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
@@ -48,7 +48,7 @@ class MetricsLog:
             kept = [row for row in rows if row.get("step", 0) <= (resume_step or 0)]
             if not validated:
                 kept = [row for row in kept if row["kind"] == "train" or row["step"] != resume_step]
-            write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+            write_whole(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
             self._file = open(folder / METRICS, "a", buffering=1)  # noqa: SIM115 - open for the run's life
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
         except OSError as error:
@@ -98,9 +98,9 @@ def draw_curves(folder: Path, chance: float | None = None) -> Path:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(loc="best", fontsize=8)
-    path, temporary = folder / CURVES, folder / f".{CURVES}"
-    figure.savefig(temporary, dpi=110, format="png")
-    temporary.replace(path)
+    path = folder / CURVES
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     return path
 
 

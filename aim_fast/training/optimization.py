@@ -6,9 +6,9 @@ computed before it.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -67,8 +67,8 @@ class Optimization:
             if self.graphed:
                 total += self.graphed(frames, labels, weights / clips, *classes)
                 continue
-            alone = isinstance(self.replica, DistributedDataParallel) and part < count - 1
-            with self.replica.no_sync() if alone else contextlib.nullcontext():
+            replica, more = self.replica, part < count - 1
+            with replica.no_sync() if isinstance(replica, DistributedDataParallel) and more else nullcontext():
                 # a mean over the clips of the step; DistributedDataParallel divides by the number of processes
                 loss = self._losses(frames, labels, weights, *classes).sum() / clips
                 self.scaler.scale(loss * self.place.world).backward()
@@ -98,7 +98,7 @@ class Optimization:
         """The tensors that a model is used with: the averages where they are kept."""
         return self.averaged or {name: tensor.detach() for name, tensor in self.trainable.items()}
 
-    @contextlib.contextmanager
+    @contextmanager
     def averages(self) -> Iterator[None]:
         """A block in which the model holds the averaged tensors, where they are kept."""
         raw = {name: tensor.detach().clone() for name, tensor in self.trainable.items()} if self.averaged else {}
@@ -143,7 +143,7 @@ class Optimization:
 
 def _replicate(model: VideoModel, recipe: Recipe, place: Place) -> nn.Module:
     """The model as a step calls it: compiled where asked for, its gradients averaged over the processes."""
-    replica: nn.Module = torch.compile(model) if recipe.compile else model
+    replica = cast(nn.Module, torch.compile(model)) if recipe.compile else model  # its type says a function
     if place.world > 1:
         devices = [place.device.index] if place.device.type == "cuda" else None
         replica = DistributedDataParallel(

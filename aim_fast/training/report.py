@@ -11,7 +11,8 @@ from aim_fast.data import ClipLoader, read_dataset
 from aim_fast.data.features.loader import FeatureLoader
 from aim_fast.data.index.selection import choose_classes
 from aim_fast.errors import DataError, UsageError
-from aim_fast.training.checkpoint import find_checkpoint, write_atomically
+from aim_fast.files import write_whole
+from aim_fast.training.checkpoint import find_checkpoint
 from aim_fast.training.clips import feature_source, open_features, open_loader, open_split, sampling_of
 from aim_fast.training.devices import join_processes
 from aim_fast.training.evaluation import Evaluation, draw_confusion, evaluate
@@ -69,7 +70,7 @@ class Report:
 
     def write(self, path: Path, content: str) -> None:
         try:
-            write_atomically(path, content + "\n")
+            write_whole(path, content + "\n")
         except OSError as error:
             raise UsageError(f"{path}: cannot be written ({error.strerror}); give --json FILE elsewhere") from None
 

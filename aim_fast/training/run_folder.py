@@ -11,10 +11,10 @@ import os
 from pathlib import Path
 
 from aim_fast.errors import CheckpointError, UsageError
+from aim_fast.files import check_unlocked
 from aim_fast.training.checkpoint import find_checkpoint
 from aim_fast.training.metrics import METRICS
 from aim_fast.training.recipe import Recipe, load_recipe, recipe_differences
-from aim_fast.training.run_lock import check_unlocked
 
 RECIPE = "recipe.yaml"
 

@@ -13,7 +13,7 @@ import torch
 
 from aim_fast.data.windows import Window, read_windows
 from aim_fast.errors import AimFastError, UsageError
-from aim_fast.training.checkpoint import write_atomically
+from aim_fast.files import replacing, write_whole
 from aim_fast.training.clips import sampling_of
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.drawing import drawing
@@ -79,9 +79,8 @@ class Timeline:
         axes.set_title(Path(self.video).name)
         axes.grid(alpha=0.3)
         axes.legend(loc="upper right", fontsize=8)
-        temporary = path.with_name(f".{path.name}")
-        figure.savefig(temporary, dpi=110, format="png")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=110, format="png")
 
 
 def write_timelines(
@@ -114,7 +113,7 @@ def write_timelines(
         except AimFastError as error:
             yield {"video": video, "error": " ".join(str(error).split())}
             continue
-        write_atomically(folder / f"{name}.json", timeline.to_json())
+        write_whole(folder / f"{name}.json", timeline.to_json())
         with drawing(folder / f"{name}.png"):
             timeline.draw(folder / f"{name}.png", top_k)
         yield timeline

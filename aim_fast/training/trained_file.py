@@ -11,15 +11,16 @@ over it, and files that lack it, the published ones, are taken with the publishe
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from aim_fast.errors import CheckpointError, UsageError
+from aim_fast.files import write_whole
 from aim_fast.models.identification import identify
 from aim_fast.models.identity import Identity
 from aim_fast.models.registry import create_model
@@ -100,17 +101,17 @@ def write_trained(trained: TrainedModel, path: Path) -> None:
     told = {"model": identity.model, "options": identity.options, "classes": identity.classes}
     meta = {DESCRIPTION: json.dumps(told)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    content: bytes | memoryview  # written from memory: where a disk is full, the system then says so
+    if path.suffix == ".safetensors":
+        content = save({name: tensor.clone() for name, tensor in tensors.items()}, meta)
+    elif path.suffix in (".pth", ".pt"):
+        published = {model.published_name(name): tensor for name, tensor in tensors.items()}
+        packed = io.BytesIO()
+        torch.save({"meta": meta, "state_dict": published}, packed)
+        content = packed.getbuffer()
+    else:
+        raise UsageError(f"{path}: end the name in .pth (published names) or .safetensors, or give a folder")
     try:
-        if path.suffix == ".safetensors":
-            save_file({name: tensor.clone() for name, tensor in tensors.items()}, temporary, metadata=meta)
-        elif path.suffix in (".pth", ".pt"):
-            published = {model.published_name(name): tensor for name, tensor in tensors.items()}
-            torch.save({"meta": meta, "state_dict": published}, temporary)
-        else:
-            raise UsageError(f"{path}: end the name in .pth (published names) or .safetensors, or give a folder")
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise UsageError(f"{path}: cannot be written ({str(error).splitlines()[0]}); name another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error}); name another place") from None

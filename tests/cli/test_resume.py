@@ -110,9 +110,9 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(aim_fast, trained
 
 
 def test_two_runs_in_one_folder_are_refused_while_the_first_lives(aim_fast, trained):
-    from aim_fast.training.run_lock import RunLock
+    from aim_fast.files import lock_run
 
-    lock = RunLock(trained)
+    lock = lock_run(trained)
     status, _, err = aim_fast("train", "--output", trained, "--resume")
     lock.release()
     assert (status, err.count("\n")) == (2, 1)

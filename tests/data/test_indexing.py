@@ -183,14 +183,14 @@ def test_an_old_index_beside_data_that_became_read_only_yields_to_the_one_in_the
 ):
     load_or_build_index("folder", root, "train")
     beside, cached = index_paths("folder", root, "train")
-    real = index_file.tempfile.mkstemp
+    real = index_file.replacing
 
-    def read_only(*, dir, **options):
-        if dir == beside.parent:
+    def read_only(path):
+        if path.parent == beside.parent:
             raise OSError(errno.EROFS, "Read-only file system")
-        return real(dir=dir, **options)
+        return real(path)
 
-    monkeypatch.setattr(index_file.tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(index_file, "replacing", read_only)
     shutil.copy(videos["vp9_gop"], root / "train" / "a" / "00.webm")
     index = load_or_build_index("folder", root, "train")
     assert cached.is_file()

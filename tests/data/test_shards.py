@@ -211,7 +211,7 @@ def test_other_clips_in_the_same_folder_too_little_disk_and_pictures_are_refused
     with pytest.raises(UsageError, match=r"or something else"):
         write_shards([index], tmp_path / "full")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**6, used=10**6, free=1000))
-    with pytest.raises(DataError, match=r"the shards need 0\.0 GB and 0\.0 GB are free"):
+    with pytest.raises(DataError, match=r"the shards need 0\.0 GiB and 0\.0 GiB are free"):
         write_shards([index], tmp_path / "new")
     assert not list((tmp_path / "new").glob("*.tar"))
 

@@ -14,7 +14,6 @@ from aim_fast.training.checkpoint import (
     find_checkpoint,
     read_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 
 IDENTITY = Identity("aim_vit_demo", {"num_frames": 8, "adapters": ["spatial"]}, ["a", "b,c"], "ab12", "trunk.pt")
@@ -188,11 +187,3 @@ def test_what_is_no_run_is_refused(tmp_path, what):
         path.write_text("")
     with pytest.raises(CheckpointError):
         find_checkpoint(path)
-
-
-def test_a_small_file_is_replaced_whole(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    write_atomically(path, "old")
-    write_atomically(path, "new")
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["recipe.yaml"]

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,13 +28,13 @@ import torch
 from PIL import Image
 
 from aim_fast.cores import default_workers
-from aim_fast.data.build_lock import one_builder
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.pixels.resize import box_slices, resize_box, resize_whole
 from aim_fast.data.plan.clip_plan import ClipPlan
 from aim_fast.data.video.decode import decode_frames, stream_frames
 from aim_fast.data.video.frame_folder import CODEC as PICTURES
 from aim_fast.errors import DataError, UsageError
+from aim_fast.files import check_room, clear_unfinished, one_builder, replacing, write_whole
 
 __all__ = ["JPEG_SHARE", "KINDS", "FrameCache", "load_or_build_frame_cache", "raw_bytes"]
 
@@ -46,6 +44,7 @@ SHARD_CLIPS = 64
 _QUALITY = 95
 JPEG_SHARE = 0.12  # of the raw bytes, for planning the room that is needed
 _PICTURES_AT_ONCE = 64
+_LESS_ROOM = "give --cache-gib, --cache-format jpeg, or another --cache-dir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +129,12 @@ def load_or_build_frame_cache(
         wanted, missing = _within(index, have, short_side, share, max_bytes)
         if any(_key(index.rows[number]) not in have for number in wanted):
             with one_builder([place / "lock"], f"the frame cache {place}"):
+                clear_unfinished(place)
                 have = _read(place)  # another process may have cached meanwhile
                 wanted, missing = _within(index, have, short_side, share, max_bytes)
                 todo = [number for number in wanted if _key(index.rows[number]) not in have]
-                _check_room(place, sum(_expected(index.rows[number], short_side, share) for number in todo))
+                needed = sum(_expected(index.rows[number], short_side, share) for number in todo)
+                check_room(place, needed, "the frame cache needs about", _LESS_ROOM)
                 _build(index, todo, place, kind, short_side, share, workers or default_workers(), progress)
                 have = _read(place)
     except OSError as error:
@@ -178,15 +179,6 @@ def _within(
         else:
             wanted.append(number)
     return wanted, others
-
-
-def _check_room(place: Path, needed: int) -> None:
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise DataError(
-            f"frame cache {place}: needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; "
-            "give --cache-gib, --cache-format jpeg, or another --cache-dir"
-        )
 
 
 def _read(place: Path) -> dict[tuple[str, int, int], _Entry]:
@@ -264,25 +256,17 @@ def _shards(index: Index, todo: list[int], short_side: int, share: float) -> Ite
 
 def _write_shard(stem: Path, rows: Sequence[Row], kind: str, short_side: int, one: Callable[[], None]) -> None:
     """One ``.bin`` and its ``.json``; a clip that fails to decode is left to its video."""
-    temporary = stem.with_name(f".{stem.name}.{os.getpid()}")
     clips = []
-    try:
-        with open(temporary, "wb") as file:
-            for row in rows:
-                start = file.tell()
-                try:
-                    clips.append(_write_clip(file, row, kind, short_side))
-                except DataError:
-                    file.seek(start)
-                    file.truncate()
-                one()
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, stem.with_suffix(".bin"))
-        temporary.write_text(json.dumps(clips))
-        os.replace(temporary, stem.with_suffix(".json"))
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(stem.with_suffix(".bin")) as temporary, open(temporary, "wb") as file:
+        for row in rows:
+            start = file.tell()
+            try:
+                clips.append(_write_clip(file, row, kind, short_side))
+            except DataError:
+                file.seek(start)
+                file.truncate()
+            one()
+    write_whole(stem.with_suffix(".json"), json.dumps(clips))
 
 
 def _write_clip(file: BinaryIO, row: Row, kind: str, short_side: int) -> dict:

@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from aim_fast.data.build_lock import one_builder
 from aim_fast.data.formats.shard_index import read_shard
 from aim_fast.data.formats.webdataset import MANIFEST
 from aim_fast.data.index.index_file import write_index
@@ -29,6 +27,7 @@ from aim_fast.data.plan.clip_plan import epoch_order
 from aim_fast.data.video.frame_folder import CODEC
 from aim_fast.data.video.source import file_state, open_source
 from aim_fast.errors import DataError, UsageError
+from aim_fast.files import check_room, clear_unfinished, one_builder, replacing, write_whole
 
 __all__ = ["ShardReport", "write_shards"]
 
@@ -89,7 +88,10 @@ def write_shards(
 
 def _write_all(output: Path, jobs: Sequence[_Job], workers: int, progress: Callable[[int], None] | None) -> None:
     """Write the shards that are not there."""
-    _check_space(output, [job for job in jobs if not job[1].exists()])
+    clear_unfinished(output)
+    missing = (index.rows[i] for index, path, rows in jobs if not path.exists() for i in rows)
+    needed = sum(row.size + _OVERHEAD for row in missing)
+    check_room(output, needed, "the shards need", "give an --output on a larger disk")
 
     def work(job: _Job) -> None:
         index, path, rows = job
@@ -152,46 +154,33 @@ def _begin(output: Path, indices: Sequence[Index], plans: dict[str, list[list[in
             ("classes.txt", "\n".join(" ".join(name.split()) for name in indices[0].classes) + "\n"),
             (MANIFEST, json.dumps(manifest, indent=1) + "\n"),
         ):
-            temporary = output / f"{name}.{os.getpid()}.part"
-            temporary.write_text(content, encoding="utf-8")
-            os.replace(temporary, output / name)
+            write_whole(output / name, content)
     except OSError as error:
         raise DataError(f"{output} cannot be written to ({error.strerror}); give another --output") from None
 
 
-def _check_space(output: Path, jobs: Sequence[_Job]) -> None:
-    needed = sum(index.rows[i].size + _OVERHEAD for index, _, rows in jobs for i in rows)
-    free = shutil.disk_usage(output).free
-    if needed > free:
-        raise DataError(
-            f"{output}: the shards need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; give an --output on a "
-            "larger disk"
-        )
-
-
 def _write_shard(path: Path, index: Index, rows: Sequence[int]) -> None:
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for number in rows:
-                row = index.rows[number]
-                label = {
-                    "id": row.id,
-                    "label": row.label,
-                    "class": index.classes[row.label] if row.label >= 0 else None,
-                }
-                with open_source(row.path) as video:
-                    size = video.seek(0, os.SEEK_END)
-                    video.seek(0)
-                    if size != row.size:
-                        raise DataError(f"{row.path} changed since it was indexed; run aim-fast index again")
-                    _add(archive, f"{number:08d}{os.path.splitext(row.path)[1].lower()}", size, video)
-                for extension, text in (("cls", str(row.label)), ("json", json.dumps(label))):
-                    data = text.encode()
-                    _add(archive, f"{number:08d}.{extension}", len(data), io.BytesIO(data))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with (
+        replacing(path) as temporary,
+        open(temporary, "wb") as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for number in rows:
+            row = index.rows[number]
+            label = {
+                "id": row.id,
+                "label": row.label,
+                "class": index.classes[row.label] if row.label >= 0 else None,
+            }
+            with open_source(row.path) as video:
+                size = video.seek(0, os.SEEK_END)
+                video.seek(0)
+                if size != row.size:
+                    raise DataError(f"{row.path} changed since it was indexed; run aim-fast index again")
+                _add(archive, f"{number:08d}{os.path.splitext(row.path)[1].lower()}", size, video)
+            for extension, text in (("cls", str(row.label)), ("json", json.dumps(label))):
+                data = text.encode()
+                _add(archive, f"{number:08d}.{extension}", len(data), io.BytesIO(data))
 
 
 def _add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None:

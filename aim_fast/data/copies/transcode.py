@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from aim_fast.cores import default_workers
-from aim_fast.data.build_lock import one_builder
 from aim_fast.data.copies.transcode_report import TranscodeReport
 from aim_fast.data.formats import Clip, read_dataset
 from aim_fast.data.formats.annotation import files_read
@@ -31,6 +30,7 @@ from aim_fast.data.video.encode import CODECS, DISK_FULL, Encoding, encoder_avai
 from aim_fast.data.video.probe import MISSING, Probe, file_state
 from aim_fast.data.video.source import tar_member
 from aim_fast.errors import DataError, UsageError
+from aim_fast.files import check_room, clear_unfinished, one_builder, replacing, write_whole
 
 __all__ = ["REPORT", "transcode"]
 
@@ -76,6 +76,8 @@ def transcode(
     _begin(output, settings)
     with one_builder([output / _JOURNAL.with_suffix(".lock")], f"the data set {output}"):
         done = _begin(output, settings)
+        for folder in {output, *((output / job.target).parent for job in jobs)}:
+            clear_unfinished(folder)
         _copy_annotations(dataset, annotations, root, output, jobs, encoding)
         results, failed = _encoded(jobs, done, output, encoding, workers or default_workers(), progress)
         _carry_indices(dataset, indices, jobs, results, output, output if root.is_dir() else output / root.name)
@@ -87,7 +89,7 @@ def transcode(
     report.bytes_after = sum(found.size for found in results.values())
     made = [(job.row.path, str(output / job.target), job.row.frames) for job in jobs if job.row.path in results]
     report.measure(made)
-    _write(output / REPORT, json.dumps(asdict(report), indent=2) + "\n")
+    write_whole(output / REPORT, json.dumps(asdict(report), indent=2) + "\n")
     return report
 
 
@@ -155,7 +157,7 @@ def _begin(output: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
             raise UsageError(f"{output} is not empty and was not begun by aim-fast transcode; give another --output")
         try:
             journal.parent.mkdir(parents=True, exist_ok=True)
-            journal.write_text(json.dumps(settings) + "\n")
+            write_whole(journal, json.dumps(settings) + "\n")
         except OSError as error:
             raise DataError(f"{output} cannot be written to ({error.strerror}); give another --output") from None
         return {}
@@ -195,11 +197,10 @@ def _copy_annotations(
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             if dataset == "list" and path in files:
-                _write(place, rewrite_list(path, root, targets, encoding.extension))
+                write_whole(place, rewrite_list(path, root, targets, encoding.extension))
             elif not place.exists():
-                temporary = place.with_name(place.name + ".part")
-                shutil.copy2(path, temporary)
-                os.replace(temporary, place)
+                with replacing(place) as temporary:
+                    shutil.copyfile(path, temporary)
         except OSError as error:
             raise DataError(f"{place} cannot be written ({error.strerror}); give another --output") from None
 
@@ -289,13 +290,11 @@ def _check_space(output: Path, pending: Sequence[_Job], results: dict[str, Probe
     )
     left = sum(job.row.frames * job.row.height * job.row.width for job in pending[_SAMPLE:]) * shrunk
     needed = int(sum(found.size for found in sample) / pixels * left * _MARGIN)
-    free = shutil.disk_usage(output).free
-    if needed > free:
-        raise DataError(
-            f"{output}: the other {len(pending) - _SAMPLE} videos need about {needed / 1e9:.1f} GB, and "
-            f"{free / 1e9:.1f} GB are free: free space and run the same command again, or take another --output, on a "
-            "larger disk or with a smaller --short-side"
-        )
+    advice = (
+        "free space and run the same command again, or take another --output, on a larger disk or with a smaller "
+        "--short-side"
+    )
+    check_room(output, needed, f"the other {len(pending) - _SAMPLE} videos need about", advice)
 
 
 def _bytes(path: str) -> int:
@@ -334,9 +333,3 @@ def _carry_indices(
 
 def _row(clip: Clip, found: Probe) -> Row:
     return Row(clip.path, clip.label, clip.id, **asdict(found))
-
-
-def _write(place: Path, content: str) -> None:
-    temporary = place.with_name(place.name + ".part")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, place)

@@ -7,7 +7,7 @@ evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class FeatureLoader:
         """Stop reading."""
         self._prefetcher.stop()
 
-    def _read(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _read(self, epoch: int, start: int) -> Generator[Batch, None, None]:
         if self.train:
             rows = epoch_order(len(self.index), self.seed, epoch)
         else:

@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from torch import Tensor
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.loader import ClipLoader
 from aim_fast.errors import DataError, UsageError
+from aim_fast.files import check_room, write_whole
 
 __all__ = ["DTYPES", "FeatureSource", "FeatureStore", "clip_key", "write_features"]
 
@@ -184,7 +184,7 @@ def write_features(
         for features, valid in _by_shard(loader, extract, header, done, folder, DTYPES[dtype], shard_bytes, progress):
             count = len(features)
             tensors = {"features": features, "keys": torch.tensor(keys[at : at + count]), "valid": valid}
-            _write(_shard(folder, at // header["shard_clips"]), save(tensors))
+            write_whole(_shard(folder, at // header["shard_clips"]), save(tensors))
             at += count
     except OSError as error:
         raise DataError(f"{folder}: features cannot be written ({error.strerror}); make room or go elsewhere") from None
@@ -213,10 +213,10 @@ def _by_shard(
             raise DataError(f"{folder}: features do not fit into {dtype}: give --dtype bfloat16 or float32")
         of_a_clip = views * made[0].numel() * made.element_size()
         if number == first:
-            _check_room(folder, (header["clips"] - done) * of_a_clip)
+            check_room(folder, (header["clips"] - done) * of_a_clip, "the features need", "take a larger disk")
         if "shape" not in header:
             header |= {"shape": list(made.shape[1:]), "shard_clips": max(shard_bytes // of_a_clip, 1)}
-            _write(folder / _STORE, json.dumps(header, indent=2).encode())
+            write_whole(folder / _STORE, json.dumps(header, indent=2))
         held.append(made)
         good.append(kept)
         place += len(made)
@@ -228,15 +228,6 @@ def _by_shard(
             shard = features[:of_a_shard].unflatten(0, (-1, views)).contiguous()
             yield shard, valid[:of_a_shard].view(-1, views).all(1).to(torch.uint8)
             held, good = ([x[of_a_shard:]] if len(x) > of_a_shard else [] for x in (features, valid))
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{folder}: the features need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
-            "take a larger disk"
-        )
 
 
 def _found_done(folder: Path, header: dict[str, Any]) -> int:
@@ -283,16 +274,3 @@ def _opened(path: Path) -> Any:
         return safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: is damaged ({error}); remove it and run aim-fast features again") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Under a temporary name, synced, renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 import tarfile
-import tempfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
 from aim_fast.data.video.source import TarMember
 from aim_fast.errors import DataError
+from aim_fast.files import write_whole
 
 __all__ = ["Sample", "read_shard"]
 
@@ -68,7 +68,8 @@ def read_shard(shard: Path, root: Path) -> list[Sample]:
     }
     for place in places:
         with contextlib.suppress(OSError):  # an index is read faster than a shard, and not needed
-            _write(place, json.dumps(content))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, json.dumps(content))
             break
     return samples
 
@@ -79,18 +80,6 @@ def _index_files(shard: Path, root: Path) -> list[Path]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:16]
     return [root / ".aim-fast" / "shards" / name, cache / "aim-fast" / "index" / key / "shards" / name]
-
-
-def _write(place: Path, content: str) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=place.name)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(content)
-        os.replace(temporary, place)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _samples(shard: Path) -> list[Sample]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ import numpy as np
 
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.errors import DataError
+from aim_fast.files import replacing
 
 __all__ = ["index_paths", "read_index", "stored_indices", "write_index"]
 
@@ -65,17 +65,8 @@ def write_index(index: Index, root: Path, *, complete: bool) -> None:
     for path in index_paths(index.dataset, root, index.split):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    np.savez_compressed(file, **_columns(index, complete))  # type: ignore[arg-type]
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+            with replacing(path) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **_columns(index, complete))  # type: ignore[arg-type]
             return
         except OSError as error:
             reasons.append(f"{path.parent} ({error.strerror or error})")

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from aim_fast.data.build_lock import one_builder
 from aim_fast.data.formats import Clip, Listing, layout, read_dataset
 from aim_fast.data.index.index_file import index_paths, stored_indices, write_index
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.index.scan import scan
 from aim_fast.data.video.probe import MISSING, Probe, file_state
 from aim_fast.errors import DataError
+from aim_fast.files import one_builder
 
 __all__ = ["load_or_build_index"]
 

@@ -107,7 +107,7 @@ def _by_key_frames(container: av.container.InputContainer, wanted: list[int], ro
     counted = sum(map(shown, packets))
     if counted != len(times) or len(set(times)) != counted or wanted[-1] >= counted:
         return None
-    position = {packet.pts: i for i, packet in enumerate(packets) if shown(packet)}
+    position = {packet.pts: i for i, packet in enumerate(packets) if shown(packet) and packet.pts is not None}
     keys = [(i, packet.pts) for i, packet in enumerate(packets) if packet.is_keyframe and packet.pts is not None]
     places = {times[frame]: i for i, frame in enumerate(wanted)}
     sink = _Sink(len(wanted), rotate)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -27,6 +28,7 @@ from aim_fast.data.video.frame_folder import decode_pictures, picture_names
 from aim_fast.data.video.probe import Probe, probe
 from aim_fast.data.video.source import video_source
 from aim_fast.errors import DataError
+from aim_fast.files import replacing
 
 __all__ = ["CODECS", "DISK_FULL", "Encoding", "encode_file", "encoder_available", "serve"]
 
@@ -103,19 +105,12 @@ def encode_file(source: str, target: str, encoding: Encoding, frames: int) -> Pr
         DataError: the source does not decode, or the target came out with other frames. OSError: it cannot be written.
     """
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    temporary = f"{target}.{os.getpid()}.part"
-    try:
-        _encode(source, temporary, encoding)
-        found = probe(temporary)
+    with replacing(Path(target)) as temporary:
+        _encode(source, str(temporary), encoding)
+        found = probe(str(temporary))
         if found.error is not None or found.frames != frames:
             what = found.error or f"has {found.frames} frames instead of {frames}"
             raise DataError(f"{source} is not encoded right: the new file {what}")
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
     return found
 
 

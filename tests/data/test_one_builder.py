@@ -1,7 +1,5 @@
 """One process at a time builds what several share, and whoever waited does nothing again."""
 
-import subprocess
-import sys
 import threading
 import time
 
@@ -9,7 +7,6 @@ import pytest
 import torch
 
 from aim_fast.data import ClipLoader, load_or_build_index
-from aim_fast.data.build_lock import one_builder
 from aim_fast.data.copies import frame_cache as frame_cache_module
 from aim_fast.data.copies.frame_cache import load_or_build_frame_cache
 from aim_fast.data.copies.shard import write_shards
@@ -17,47 +14,10 @@ from aim_fast.data.copies.transcode import transcode
 from aim_fast.data.index import indexing as indexing_module
 from aim_fast.data.video.encode import Encoding
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from aim_fast.data.build_lock import one_builder
-with one_builder([Path(sys.argv[1])], "a thing"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
 
 @pytest.fixture
 def root(class_folders, videos):
     return class_folders({"train/a": [videos["vp9"], videos["vp8"], videos["h264"]], "val/a": [videos["vp9_other"]]})
-
-
-def test_the_lock_goes_with_a_holder_that_is_killed(tmp_path, capfd):
-    place = tmp_path / "new" / "lock"
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(place)], stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        entered = threading.Event()
-
-        def enter():
-            with one_builder([place], "the index"):
-                entered.set()
-
-        thread = threading.Thread(target=enter)
-        thread.start()
-        assert not entered.wait(0.5)
-        holder.kill()
-        assert entered.wait(10)
-        thread.join()
-    assert capfd.readouterr().err == f"waiting for process {holder.pid}, which makes the index\n"
-
-
-def test_a_place_that_cannot_be_written_is_passed_over(tmp_path):
-    (tmp_path / "file").write_text("")
-    places = [tmp_path / "file" / "lock", tmp_path / "lock"]
-    with one_builder(places, "a thing"):
-        assert places[1].exists()
-    with one_builder(places[:1], "a thing"):
-        pass
 
 
 class Second(threading.Thread):
