@@ -33,7 +33,8 @@ from aim_fast.data.copies.transcode import transcode
 from aim_fast.data.index.indexing import load_or_build_index
 from aim_fast.data.index.rows import Index
 from aim_fast.data.loader import ClipLoader
-from aim_fast.data.plan.clip_plan import Augmentation, epoch_order, plan_clip
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import epoch_order, plan_clip
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.data.video.encode import CODECS, Encoding
 from aim_fast.demo.moving_objects import write_demo_set

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aim_fast.data.index.indexing import build_index, load_index, load_or_build_index
     from aim_fast.data.index.rows import Index, Row
     from aim_fast.data.loader import Batch, ClipLoader
-    from aim_fast.data.plan.clip_plan import Augmentation
+    from aim_fast.data.plan.augmentation import Augmentation
     from aim_fast.data.plan.sampling import Sampling
     from aim_fast.data.views import load_views
 
@@ -33,7 +33,7 @@ _HOME = {
     **dict.fromkeys(("Index", "Row"), "index.rows"),
     **dict.fromkeys(("build_index", "load_index", "load_or_build_index"), "index.indexing"),
     **dict.fromkeys(("Batch", "ClipLoader"), "loader"),
-    "Augmentation": "plan.clip_plan",
+    "Augmentation": "plan.augmentation",
     "Sampling": "plan.sampling",
     "load_views": "views",
 }

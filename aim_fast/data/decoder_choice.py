@@ -27,7 +27,8 @@ from aim_fast.data.index.index_file import index_paths
 from aim_fast.data.index.rows import Index
 from aim_fast.data.loader import ClipLoader
 from aim_fast.data.pixels.route import dali_available, routes
-from aim_fast.data.plan.clip_plan import Augmentation, epoch_order
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import epoch_order
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.errors import DataError
 

@@ -29,7 +29,8 @@ from aim_fast.data.index.scan import Prober
 from aim_fast.data.pixels.clip_input import ClipInput, GraphError
 from aim_fast.data.pixels.resize import resize_box
 from aim_fast.data.pixels.route import Router
-from aim_fast.data.plan.clip_plan import Augmentation, ClipPlan, epoch_order, plan_clip, replacement_draw
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import ClipPlan, epoch_order, plan_clip, replacement_draw
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.data.plan.shard_order import READ_ORDERS, shard_order
 from aim_fast.data.prefetch import Prefetcher

@@ -7,7 +7,8 @@ import torch
 
 from aim_fast.data.pixels.clip_input import ClipInput
 from aim_fast.data.pixels.resize import resize_box
-from aim_fast.data.plan.clip_plan import Augmentation, plan_clip
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import plan_clip
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.data.video.decode import decode_frames
 from aim_fast.data.video.probe import probe

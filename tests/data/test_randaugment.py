@@ -112,7 +112,8 @@ def augmented(frames):
     pytest.importorskip("nvidia.dali")
     from aim_fast.data.pixels.clip_input import ClipInput
     from aim_fast.data.pixels.dali_graphs import augment_inputs, augmenting
-    from aim_fast.data.plan.clip_plan import Augmentation, ClipPlan
+    from aim_fast.data.plan.augmentation import Augmentation
+    from aim_fast.data.plan.clip_plan import ClipPlan
 
     keys = [(name, sign) for name in OPERATIONS for sign in (1, -1)]
     whole = np.arange(3, dtype=np.int32)

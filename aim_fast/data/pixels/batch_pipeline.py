@@ -20,7 +20,7 @@ import torch
 
 from aim_fast.data.pixels.clip_input import ClipInput, GraphError
 from aim_fast.data.pixels.resize import resize_box
-from aim_fast.data.plan.clip_plan import Augmentation
+from aim_fast.data.plan.augmentation import Augmentation
 
 if TYPE_CHECKING:
     from aim_fast.data.pixels.dali_graphs import Pipeline

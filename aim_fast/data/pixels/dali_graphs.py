@@ -20,7 +20,8 @@ import nvidia.dali
 from nvidia.dali import math, pipeline_def
 
 from aim_fast.data.pixels.clip_input import ClipInput, GraphError
-from aim_fast.data.plan.clip_plan import Augmentation, ClipPlan
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import ClipPlan
 from aim_fast.data.plan.randaugment import FILL, Kind
 
 __all__ = [

@@ -23,7 +23,7 @@ from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.pixels.batch_pipeline import DeviceGraph, Graph, HostGraph
 from aim_fast.data.pixels.clip_input import ClipInput, GraphError
 from aim_fast.data.pixels.timm_policy import check_policy
-from aim_fast.data.plan.clip_plan import Augmentation
+from aim_fast.data.plan.augmentation import Augmentation
 from aim_fast.data.video.frame_folder import CODEC as PICTURES
 from aim_fast.errors import UsageError
 
