@@ -136,7 +136,7 @@ def _loader(index: Index, sampling: Sampling, batch: int, device: str) -> ClipLo
 
 def _measured(index: Index, sampling: Sampling, batch: int, device: str) -> tuple[list[_Rate], list[_Rate]]:
     loader = _loader(index, sampling, batch, device)
-    _pass_of(loader, 0)  # builds the graph and warms the page cache
+    _pass_of(loader, 0)  # builds the pipeline and warms the page cache
     ours, theirs = [], []
     for epoch in range(1, _ROUNDS + 1):
         ours.append(_rate(_pass_of, loader, epoch))

@@ -140,7 +140,7 @@ def measure_decoders(
     spent: dict[str, list[float]] = {name: [] for name in candidates}
     try:
         for loader in loaders.values():
-            _seconds_of_an_epoch(loader, 0)  # builds the graphs and brings the files into memory
+            _seconds_of_an_epoch(loader, 0)  # builds the pipelines and brings the files into memory
         for epoch in range(1, 100):
             for name, loader in loaders.items():
                 spent[name].append(_seconds_of_an_epoch(loader, epoch))

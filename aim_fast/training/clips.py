@@ -13,8 +13,7 @@ from aim_fast.data.copies.frame_cache import FrameCache, load_or_build_frame_cac
 from aim_fast.data.decoder_choice import choose_decoder, prefetch_depth
 from aim_fast.data.features.loader import FeatureLoader
 from aim_fast.data.features.store import FeatureSource, FeatureStore
-from aim_fast.data.index.class_share import share_of_classes
-from aim_fast.data.index.selection import choose_classes, draw_shots, keep_classes, keep_listed
+from aim_fast.data.index.selection import choose_classes, draw_share, draw_shots, keep_classes, keep_listed
 from aim_fast.data.index.splits import same_classes
 from aim_fast.errors import DataError, UsageError
 from aim_fast.training.devices import Place, first_process_first
@@ -66,7 +65,7 @@ def open_split(
     elif split == "train" and recipe.shots:
         index = draw_shots(index, recipe.shots, recipe.seed)
     elif split == "train" and recipe.data_share < 1:
-        index = share_of_classes(index, recipe.data_share, recipe.seed)
+        index = draw_share(index, recipe.data_share, recipe.seed)
     if len(index) < total:
         progress.say(f"{split}: {len(index)} of its {total} clips are taken, {len(index.classes)} classes")
     return index
