@@ -13,6 +13,7 @@ from aim_fast.data.copies.frame_cache import FrameCache, load_or_build_frame_cac
 from aim_fast.data.decoder_choice import choose_decoder, prefetch_depth
 from aim_fast.data.features.loader import FeatureLoader
 from aim_fast.data.features.store import FeatureSource, FeatureStore
+from aim_fast.data.formats import chosen_dataset
 from aim_fast.data.index.selection import choose_classes, draw_share, draw_shots, keep_classes, keep_listed
 from aim_fast.data.index.splits import same_classes
 from aim_fast.errors import DataError, UsageError
@@ -26,7 +27,7 @@ def data_classes(recipe: Recipe) -> list[str]:
 
     Raises DataError when the splits do not have the same classes in the same order, or share a video.
     """
-    dataset, root = _source(recipe)
+    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
     classes = same_classes(dataset, root)
     if recipe.classes:
         classes = choose_classes(classes, recipe.classes, recipe.seed)
@@ -37,14 +38,6 @@ def data_classes(recipe: Recipe) -> list[str]:
     return classes
 
 
-def _source(recipe: Recipe) -> tuple[str, Path]:
-    if not recipe.dataset:
-        raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) with --data-root")
-    if not recipe.data_root:
-        raise UsageError(f"no folder for data set {recipe.dataset}: give --data-root DIR")
-    return recipe.dataset, Path(recipe.data_root)
-
-
 def open_split(
     recipe: Recipe, split: str, place: Place, progress: RunProgress, classes: list[str] | None = None
 ) -> Index:
@@ -52,7 +45,7 @@ def open_split(
 
     The clips of `classes` alone where they are given, and of the training split those that few-shot learning takes.
     """
-    dataset, root = _source(recipe)
+    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
     with first_process_first(place):
         index = load_or_build_index(dataset, root, split, workers=recipe.workers, progress=progress.shown)
     total = len(index)

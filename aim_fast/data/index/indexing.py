@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from aim_fast.data.build_lock import one_builder
-from aim_fast.data.formats import Clip, Listing, layout, read_dataset
+from aim_fast.data.formats import Clip, Listing, dataset_layout, read_dataset
 from aim_fast.data.index.index_file import index_paths, stored_indices, write_index
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.index.scan import scan
@@ -107,10 +107,10 @@ def _remembered(listing: Listing, stored: Iterable[tuple[Index, bool]]) -> tuple
 def _finished(index: Index) -> Index:
     """The index itself; DataError where no clip of it can be used."""
     if len(index.healthy) == 0:
-        row = index.rows[0]
+        row, expected = index.rows[0], dataset_layout(index.dataset).text
         raise DataError(
             f"none of the {len(index)} {index.split} clips under {index.root} can be used ({len(index.missing)} "
-            f"missing, {len(index.broken)} broken; the first: {row.path} {row.error}); expected {layout(index.dataset)}"
+            f"missing, {len(index.broken)} broken; the first: {row.path} {row.error}); expected {expected}"
         )
     return index
 
