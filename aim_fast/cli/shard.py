@@ -39,10 +39,13 @@ def command(output: str, shard_size: int, splits: tuple[str, ...], **options: An
         for split in dict.fromkeys(splits or ("train", "validation"))
     ]
     progress = RunProgress()
-    count = progress.counter("clips", sum(len(index.healthy) for index in indices))
     try:
         report = write_shards(
-            indices, folder, shard_bytes=shard_size * 2**20, workers=recipe.workers or 4, progress=count
+            indices,
+            folder,
+            shard_bytes=shard_size * 2**20,
+            workers=recipe.workers or 4,
+            progress=progress.bar("clips"),
         )
     finally:
         progress.close()

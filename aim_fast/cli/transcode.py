@@ -38,15 +38,7 @@ def command(output: str, short_side: int, gop: int, codec: str, quality: int | N
     recipe = load_recipe(None, typed(options))
     dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
     encoding = Encoding(short_side, gop, codec, CODECS[codec].quality if quality is None else quality)
-    progress, drawn = RunProgress(), 0
-
-    def show(done: int, total: int) -> None:
-        nonlocal drawn
-        if drawn == 0:
-            progress.start("videos", total)
-        progress.advance(done - drawn)
-        drawn = done
-
+    progress = RunProgress()
     try:
         report = transcode(
             dataset,
@@ -54,7 +46,7 @@ def command(output: str, short_side: int, gop: int, codec: str, quality: int | N
             Path(output),
             encoding,
             workers=recipe.workers or None,
-            progress=show,
+            progress=progress.bar("videos"),
         )
     finally:
         progress.close()

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -336,7 +336,7 @@ class ClipLoader:
         if index in self._changed and self._changed[index][0] == state:
             return self._changed[index][1]
         if state != (row.size, row.mtime_ns):
-            row = replace(row, **asdict(self._prober.probe(row.path)))
+            row = Row.of(row, self._prober.probe(row.path))
             self._changed[index] = (state, row)
             if not row.healthy:
                 self._fails(index, row)
@@ -354,7 +354,7 @@ class ClipLoader:
         found = {index: self._prober.probe(row.path) for index, row in suspects.items()}
         for index, row in suspects.items():
             if found[index].error is not None:
-                self._fails(index, replace(row, **asdict(found[index])))
+                self._fails(index, Row.of(row, found[index]))
         if all(probe.error is None for probe in found.values()):
             if not suspects and under_way:
                 raise DataError(f"DALI cannot make a batch: {str(error).splitlines()[0]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -194,13 +193,6 @@ def _open_cache(recipe: Recipe, place: Place, index: Index, img_size: int, progr
     if recipe.cache_dir is None and not Path(index.root).is_dir():
         raise UsageError(f"--cache frames: {index.root} is no folder to keep frames in; give --cache-dir")
     folder = Path(recipe.cache_dir) if recipe.cache_dir else Path(index.root) / ".aim-fast" / "frames"
-    count: Callable[[int], None] | None = None
-
-    def shown(done: int, total: int) -> None:
-        nonlocal count
-        count = count or progress.counter(f"caching the frames of {index.split}", total)
-        count(1)
-
     with first_process_first(place):
         cache = load_or_build_frame_cache(
             index,
@@ -209,7 +201,7 @@ def _open_cache(recipe: Recipe, place: Place, index: Index, img_size: int, progr
             short_side=max(256, round(img_size * 256 / 224)),  # as the published views have before a crop
             max_bytes=int(recipe.cache_gib * 2**30) or None,
             workers=place.decoding_threads(recipe.workers),
-            progress=shown,
+            progress=progress.bar(f"caching the frames of {index.split}"),
         )
     progress.close()
     progress.say(f"{index.split}: {cache.description}")

@@ -89,8 +89,8 @@ def _write_split(
 
     loader = open_loader(recipe, place, index, model.img_size, sampling)
     try:
-        count = progress.counter(f"{index.split} views", loader.clips_per_epoch)
-        return write_features(folder / index.split, source, loader, extract, dtype=dtype, progress=count)
+        show = progress.bar(f"{index.split} views")
+        return write_features(folder / index.split, source, loader, extract, dtype=dtype, progress=show)
     finally:
         progress.close()
         loader.close()

@@ -97,7 +97,7 @@ def _remembered(listing: Listing, stored: Iterable[tuple[Index, bool]]) -> tuple
     for clip in listing.clips:
         state, row = file_state(clip.path), known.get(clip.path)
         if row is not None and (row.size, row.mtime_ns) == state:
-            probes.append(_probe_of(row))
+            probes.append(row.probe)
         else:
             probes.append(Probe(error=MISSING) if state[0] < 0 else None)
             current = False
@@ -161,19 +161,10 @@ def _scan_into(
 
 
 def _assemble(dataset: str, root: Path, split: str, listing: Listing, probes: Iterable[Probe | None]) -> Index:
-    rows = []
-    for clip, found in zip(listing.clips, probes):
-        p = found or Probe(error=_NOT_SCANNED)
-        facts = (p.frames, p.height, p.width, p.codec, p.pixel_format, p.rotation, p.size, p.mtime_ns, p.error)
-        rows.append(Row(clip.path, clip.label, clip.id, *facts))
+    unknown = Probe(error=_NOT_SCANNED)
+    rows = [Row.of(clip, found or unknown) for clip, found in zip(listing.clips, probes)]
     return Index(dataset, split, str(root), listing.classes, rows)
 
 
 def _clips(items: Iterable[Clip | Row]) -> list[tuple[str, int, str]]:
     return [(item.path, item.label, item.id) for item in items]
-
-
-def _probe_of(row: Row) -> Probe:
-    return Probe(
-        row.frames, row.height, row.width, row.codec, row.pixel_format, row.rotation, row.size, row.mtime_ns, row.error
-    )

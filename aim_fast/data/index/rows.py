@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
 
-from aim_fast.data.video.probe import MISSING
+from aim_fast.data.formats.listing import Clip
+from aim_fast.data.video.probe import MISSING, Probe
 from aim_fast.errors import abridged
 
 __all__ = ["Index", "Row"]
+
+_PROBED = tuple(field.name for field in fields(Probe))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,16 @@ class Row:
     size: int
     mtime_ns: int
     error: str | None
+
+    @classmethod
+    def of(cls, clip: Clip | Row, probe: Probe) -> Row:
+        """The row of a clip, in whose file a probe found this."""
+        return cls(clip.path, clip.label, clip.id, **{name: getattr(probe, name) for name in _PROBED})
+
+    @property
+    def probe(self) -> Probe:
+        """What is known of the file."""
+        return Probe(**{name: getattr(self, name) for name in _PROBED})
 
     @property
     def healthy(self) -> bool:
