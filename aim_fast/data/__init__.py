@@ -10,7 +10,6 @@
     loader    an index                               -> batches for training and evaluation; ``views`` and ``windows``
                                                         do it for single files
 
-
 Names are imported when first used, so that ``import aim_fast.data`` needs neither torch, DALI nor PyAV.
 """
 
