@@ -32,6 +32,11 @@ class TrainingError(AimFastError):
     """A run that cannot go on: a loss that is not finite, or memory that does not suffice."""
 
 
+def abridged(names: list[str], most: int = 5) -> str:
+    """The first ``most`` of some names, for a message: "a, b and 3 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def nearest(word: str, known: Iterable[str], most: int = 1) -> str:
     """The end of a message about an unknown word: the nearest known ones, at most ``most``, or all of them."""
     known = list(known)

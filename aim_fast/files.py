@@ -79,7 +79,7 @@ def sync(path: Path) -> None:
 
 def clear_unfinished(folder: Path) -> None:
     """Remove what writers that were killed left in ``folder``, for one who alone writes there."""
-    for path in folder.glob(f".*.{'[0-9a-f]' * 8}{_UNFINISHED}"):
+    for path in folder.glob(f"*{_UNFINISHED}"):
         _remove(path)
 
 

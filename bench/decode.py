@@ -33,7 +33,8 @@ from aim_fast.data.copies.transcode import transcode
 from aim_fast.data.index.indexing import load_or_build_index
 from aim_fast.data.index.rows import Index
 from aim_fast.data.loader import ClipLoader
-from aim_fast.data.plan.clip_plan import Augmentation, epoch_order, plan_clip
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import epoch_order, plan_clip
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.data.video.encode import CODECS, Encoding
 from aim_fast.demo.moving_objects import write_demo_set
@@ -135,7 +136,7 @@ def _loader(index: Index, sampling: Sampling, batch: int, device: str) -> ClipLo
 
 def _measured(index: Index, sampling: Sampling, batch: int, device: str) -> tuple[list[_Rate], list[_Rate]]:
     loader = _loader(index, sampling, batch, device)
-    _pass_of(loader, 0)  # builds the graph and warms the page cache
+    _pass_of(loader, 0)  # builds the pipeline and warms the page cache
     ours, theirs = [], []
     for epoch in range(1, _ROUNDS + 1):
         ours.append(_rate(_pass_of, loader, epoch))

@@ -12,9 +12,10 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def command(as_json: bool) -> None:
     """Names for --dataset, the layout that each expects under --data-root, and where to get it."""
-    from aim_fast.data.formats import DATASETS, layout, source
+    from aim_fast.data.formats import DATASETS, dataset_layout
 
-    rows = [{"name": name, "layout": layout(name), "source": source(name)} for name in DATASETS]
+    layouts = {name: dataset_layout(name) for name in DATASETS}
+    rows = [{"name": name, "layout": layout.text, "source": layout.source} for name, layout in layouts.items()]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -22,19 +21,18 @@ def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any
     aim-fast index --dataset ssv2 --data-root DIR
     """
     from aim_fast.data import load_or_build_index
+    from aim_fast.data.formats import chosen_dataset
     from aim_fast.data.index.splits import same_classes
-    from aim_fast.errors import DataError, UsageError
+    from aim_fast.errors import DataError
     from aim_fast.training.recipe import load_recipe
 
     recipe = load_recipe(None, typed(options))
-    if not recipe.dataset or not recipe.data_root:
-        raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) and --data-root DIR")
-    root = Path(recipe.data_root)
+    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
     bad = 0
     if not splits:
-        same_classes(recipe.dataset, root)
+        same_classes(dataset, root)
     for split in splits or ("train", "validation"):
-        index = load_or_build_index(recipe.dataset, root, split, workers=recipe.workers, rebuild=rebuild)
+        index = load_or_build_index(dataset, root, split, workers=recipe.workers, rebuild=rebuild)
         for line in index.summary(named=0):
             click.echo(line)
         for row in (*index.missing, *index.broken):

@@ -24,26 +24,28 @@ def command(output: str, shard_size: int, splits: tuple[str, ...], **options: An
     """
     from aim_fast.data import load_or_build_index
     from aim_fast.data.copies.shard import write_shards
+    from aim_fast.data.formats import chosen_dataset
     from aim_fast.data.index.splits import same_classes
-    from aim_fast.errors import UsageError
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.recipe import load_recipe
 
     recipe = load_recipe(None, typed(options))
-    if not recipe.dataset or not recipe.data_root:
-        raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) and --data-root DIR")
-    root, folder = Path(recipe.data_root).expanduser(), Path(output).expanduser()
+    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
+    folder = Path(output).expanduser()
     if not splits:
-        same_classes(recipe.dataset, root)
+        same_classes(dataset, root)
     indices = [
-        load_or_build_index(recipe.dataset, root, split, workers=recipe.workers)
+        load_or_build_index(dataset, root, split, workers=recipe.workers)
         for split in dict.fromkeys(splits or ("train", "validation"))
     ]
     progress = RunProgress()
-    count = progress.counter("clips", sum(len(index.healthy) for index in indices))
     try:
         report = write_shards(
-            indices, folder, shard_bytes=shard_size * 2**20, workers=recipe.workers or 4, progress=count
+            indices,
+            folder,
+            shard_bytes=shard_size * 2**20,
+            workers=recipe.workers or 4,
+            progress=progress.bar("clips"),
         )
     finally:
         progress.close()

@@ -27,6 +27,7 @@ def command(output: str, short_side: int, gop: int, codec: str, quality: int | N
     aim-fast train --dataset kinetics400 --data-root DIR256 --weights ...
     """
     from aim_fast.data.copies.transcode import REPORT, transcode
+    from aim_fast.data.formats import chosen_dataset
     from aim_fast.data.video.encode import CODECS, Encoding
     from aim_fast.errors import UsageError, nearest
     from aim_fast.training.progress import RunProgress
@@ -35,26 +36,17 @@ def command(output: str, short_side: int, gop: int, codec: str, quality: int | N
     if codec not in CODECS:
         raise UsageError(f"unknown codec {codec!r}; {nearest(codec, CODECS)}")
     recipe = load_recipe(None, typed(options))
-    if not recipe.dataset or not recipe.data_root:
-        raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) and --data-root DIR")
+    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
     encoding = Encoding(short_side, gop, codec, CODECS[codec].quality if quality is None else quality)
-    progress, drawn = RunProgress(), 0
-
-    def show(done: int, total: int) -> None:
-        nonlocal drawn
-        if drawn == 0:
-            progress.start("videos", total)
-        progress.advance(done - drawn)
-        drawn = done
-
+    progress = RunProgress()
     try:
         report = transcode(
-            recipe.dataset,
-            Path(recipe.data_root),
+            dataset,
+            root,
             Path(output),
             encoding,
             workers=recipe.workers or None,
-            progress=show,
+            progress=progress.bar("videos"),
         )
     finally:
         progress.close()

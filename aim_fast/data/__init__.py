@@ -10,7 +10,6 @@
     loader    an index                               -> batches for training and evaluation; ``views`` and ``windows``
                                                         do it for single files
 
-
 Names are imported when first used, so that ``import aim_fast.data`` needs neither torch, DALI nor PyAV.
 """
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from aim_fast.data.index.indexing import load_or_build_index
     from aim_fast.data.index.rows import Index, Row
     from aim_fast.data.loader import Batch, ClipLoader
-    from aim_fast.data.plan.clip_plan import Augmentation
+    from aim_fast.data.plan.augmentation import Augmentation
     from aim_fast.data.plan.sampling import Sampling
     from aim_fast.data.views import load_views
 
@@ -33,7 +32,7 @@ _HOME = {
     **dict.fromkeys(("Index", "Row"), "index.rows"),
     **dict.fromkeys(("Batch", "ClipLoader"), "loader"),
     "load_or_build_index": "index.indexing",
-    "Augmentation": "plan.clip_plan",
+    "Augmentation": "plan.augmentation",
     "Sampling": "plan.sampling",
     "load_views": "views",
 }

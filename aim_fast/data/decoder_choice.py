@@ -26,7 +26,8 @@ from aim_fast.data.index.index_file import index_paths
 from aim_fast.data.index.rows import Index
 from aim_fast.data.loader import ClipLoader
 from aim_fast.data.pixels.route import dali_available, routes
-from aim_fast.data.plan.clip_plan import Augmentation, epoch_order
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import epoch_order
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.errors import DataError
 from aim_fast.files import write_whole
@@ -139,7 +140,7 @@ def measure_decoders(
     spent: dict[str, list[float]] = {name: [] for name in candidates}
     try:
         for loader in loaders.values():
-            _seconds_of_an_epoch(loader, 0)  # builds the graphs and brings the files into memory
+            _seconds_of_an_epoch(loader, 0)  # builds the pipelines and brings the files into memory
         for epoch in range(1, 100):
             for name, loader in loaders.items():
                 spent[name].append(_seconds_of_an_epoch(loader, epoch))

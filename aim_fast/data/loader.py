@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -26,10 +26,11 @@ from aim_fast.cores import default_workers
 from aim_fast.data.copies.frame_cache import FrameCache
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.index.scan import Prober
-from aim_fast.data.pixels.clip_input import ClipInput, GraphError
+from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
 from aim_fast.data.pixels.resize import resize_box
 from aim_fast.data.pixels.route import Router
-from aim_fast.data.plan.clip_plan import Augmentation, ClipPlan, epoch_order, plan_clip, replacement_draw
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import ClipPlan, epoch_order, plan_clip, replacement_draw
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.data.plan.shard_order import READ_ORDERS, shard_order
 from aim_fast.data.prefetch import Prefetcher
@@ -247,7 +248,7 @@ class ClipLoader:
         return [member.archive if member else "" for member in members]
 
     def _prepared(self, epoch: int, start: int) -> Generator[Batch, None, None]:
-        """Batches, made anew from the failing one on whenever a file on the way breaks the graph."""
+        """Batches, made anew from the failing one on whenever a file on the way breaks the pipeline."""
         number = start
         while number < self.batches_per_epoch:
             under_way: deque[list[_Place]] = deque()
@@ -256,11 +257,11 @@ class ClipLoader:
                 for frames in self.router.run(clips):
                     yield self._batch(under_way.popleft(), frames)
                     number += 1
-            except GraphError as error:
+            except PipelineError as error:
                 self._cleared(under_way, error)
 
     def _planned(self, epoch: int, start: int, under_way: deque[list[_Place]]) -> Iterator[list[ClipInput]]:
-        """Inputs of the graph, batch by batch; PyAV starts on a batch while the one before it is handed over."""
+        """Inputs of the pipeline, batch by batch; PyAV starts on a batch while the one before it is handed over."""
         order = self._places(epoch)
         numbers = iter(range(start, self.batches_per_epoch))
         coming: deque[list[_Place]] = deque()
@@ -314,7 +315,7 @@ class ClipLoader:
         return place
 
     def _input(self, places: list[_Place], at: int, epoch: int) -> ClipInput:
-        """The graph's input for one place, which gets another clip as long as PyAV fails on the one it has."""
+        """The pipeline's input for one place, which gets another clip as long as PyAV fails on the one it has."""
         while True:
             place = places[at]
             try:
@@ -335,7 +336,7 @@ class ClipLoader:
         if index in self._changed and self._changed[index][0] == state:
             return self._changed[index][1]
         if state != (row.size, row.mtime_ns):
-            row = replace(row, **asdict(self._prober.probe(row.path)))
+            row = Row.of(row, self._prober.probe(row.path))
             self._changed[index] = (state, row)
             if not row.healthy:
                 self._fails(index, row)
@@ -347,13 +348,13 @@ class ClipLoader:
         self.counts.failed += row.path not in self.counts.names
         self.counts.names[row.path] = row.error or ""
 
-    def _cleared(self, under_way: deque[list[_Place]], error: GraphError) -> None:
-        """After a failed graph: find the files among those under way that are broken now, or leave them all to PyAV."""
+    def _cleared(self, under_way: deque[list[_Place]], error: PipelineError) -> None:
+        """After a failure: find the files among those under way that are broken now, or leave them all to PyAV."""
         suspects = {place.shown: place.row for places in under_way for place in places if place.pixels is None}
         found = {index: self._prober.probe(row.path) for index, row in suspects.items()}
         for index, row in suspects.items():
             if found[index].error is not None:
-                self._fails(index, replace(row, **asdict(found[index])))
+                self._fails(index, Row.of(row, found[index]))
         if all(probe.error is None for probe in found.values()):
             if not suspects and under_way:
                 raise DataError(f"DALI cannot make a batch: {str(error).splitlines()[0]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from aim_fast.data.copies.frame_cache import FrameCache, load_or_build_frame_cac
 from aim_fast.data.decoder_choice import choose_decoder, prefetch_depth
 from aim_fast.data.features.loader import FeatureLoader
 from aim_fast.data.features.store import FeatureSource, FeatureStore
-from aim_fast.data.index.class_share import share_of_classes
-from aim_fast.data.index.selection import choose_classes, draw_shots, keep_classes, keep_listed
+from aim_fast.data.formats import chosen_dataset
+from aim_fast.data.index.selection import choose_classes, draw_share, draw_shots, keep_classes, keep_listed
 from aim_fast.data.index.splits import same_classes
 from aim_fast.errors import DataError, UsageError
 from aim_fast.training.devices import Place, first_process_first
@@ -28,7 +27,7 @@ def data_classes(recipe: Recipe) -> list[str]:
 
     Raises DataError when the splits do not have the same classes in the same order, or share a video.
     """
-    dataset, root = _source(recipe)
+    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
     classes = same_classes(dataset, root)
     if recipe.classes:
         classes = choose_classes(classes, recipe.classes, recipe.seed)
@@ -39,14 +38,6 @@ def data_classes(recipe: Recipe) -> list[str]:
     return classes
 
 
-def _source(recipe: Recipe) -> tuple[str, Path]:
-    if not recipe.dataset:
-        raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) with --data-root")
-    if not recipe.data_root:
-        raise UsageError(f"no folder for data set {recipe.dataset}: give --data-root DIR")
-    return recipe.dataset, Path(recipe.data_root)
-
-
 def open_split(
     recipe: Recipe, split: str, place: Place, progress: RunProgress, classes: list[str] | None = None
 ) -> Index:
@@ -54,7 +45,7 @@ def open_split(
 
     The clips of `classes` alone where they are given, and of the training split those that few-shot learning takes.
     """
-    dataset, root = _source(recipe)
+    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
     with first_process_first(place):
         index = load_or_build_index(dataset, root, split, workers=recipe.workers, progress=progress.shown)
     total = len(index)
@@ -67,7 +58,7 @@ def open_split(
     elif split == "train" and recipe.shots:
         index = draw_shots(index, recipe.shots, recipe.seed)
     elif split == "train" and recipe.data_share < 1:
-        index = share_of_classes(index, recipe.data_share, recipe.seed)
+        index = draw_share(index, recipe.data_share, recipe.seed)
     if len(index) < total:
         progress.say(f"{split}: {len(index)} of its {total} clips are taken, {len(index.classes)} classes")
     return index
@@ -204,13 +195,6 @@ def _open_cache(recipe: Recipe, place: Place, index: Index, img_size: int, progr
     if recipe.cache_dir is None and not Path(index.root).is_dir():
         raise UsageError(f"--cache frames: {index.root} is no folder to keep frames in; give --cache-dir")
     folder = Path(recipe.cache_dir) if recipe.cache_dir else Path(index.root) / ".aim-fast" / "frames"
-    count: Callable[[int], None] | None = None
-
-    def shown(done: int, total: int) -> None:
-        nonlocal count
-        count = count or progress.counter(f"caching the frames of {index.split}", total)
-        count(1)
-
     with first_process_first(place):
         cache = load_or_build_frame_cache(
             index,
@@ -219,7 +203,7 @@ def _open_cache(recipe: Recipe, place: Place, index: Index, img_size: int, progr
             short_side=max(256, round(img_size * 256 / 224)),  # as the published views have before a crop
             max_bytes=int(recipe.cache_gib * 2**30) or None,
             workers=place.decoding_threads(recipe.workers),
-            progress=shown,
+            progress=progress.bar(f"caching the frames of {index.split}"),
         )
     progress.close()
     progress.say(f"{index.split}: {cache.description}")

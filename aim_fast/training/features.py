@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aim_fast.data import Index, Sampling, read_dataset
 from aim_fast.data.features.store import FeatureStore, write_features
-from aim_fast.errors import UsageError
+from aim_fast.data.formats import chosen_dataset
 from aim_fast.training.clips import feature_source, open_loader, open_split, sampling_of
 from aim_fast.training.devices import Place, first_process_first, single_place
 from aim_fast.training.progress import RunProgress
@@ -25,10 +25,9 @@ def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype:
 
     Raises UsageError for a model that has no frozen part, and what building, reading and writing raise.
     """
-    if not recipe.dataset or not recipe.data_root:
-        raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) and --data-root DIR")
+    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
     place, progress = single_place(recipe.device, recipe.precision), RunProgress(quiet)
-    classes = read_dataset(recipe.dataset, Path(recipe.data_root), splits[0]).classes
+    classes = read_dataset(dataset, root, splits[0]).classes
     trained = build_model(recipe, classes, place)
     for line in trained.lines:
         progress.say(line)
@@ -88,9 +87,9 @@ def _write_split(
 
     loader = open_loader(recipe, place, index, model.img_size, sampling)
     try:
-        count = progress.counter(f"{index.split} views", loader.clips_per_epoch)
+        show = progress.bar(f"{index.split} views")
         source = feature_source(trained)
-        return write_features(folder / index.split, source, loader, extract, dtype=dtype, progress=count)
+        return write_features(folder / index.split, source, loader, extract, dtype=dtype, progress=show)
     finally:
         progress.close()
         loader.close()

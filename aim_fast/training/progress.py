@@ -59,6 +59,20 @@ class RunProgress:
         self.start(what, total)
         return lambda count: self.advance(count)
 
+    def bar(self, what: str) -> Callable[[int, int], None]:
+        """A function of (things done, all things) that draws a bar, opened when it is first called."""
+        drawn: int | None = None
+
+        def show(done: int, total: int) -> None:
+            nonlocal drawn
+            if drawn is None:
+                self.close()
+                self.start(what, total)
+            self.advance(done - (drawn or 0))
+            drawn = done
+
+        return show
+
     def close(self) -> None:
         if self._bar:
             self._bar.stop()

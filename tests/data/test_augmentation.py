@@ -27,9 +27,9 @@ def plans(augmentation: Augmentation, count: int) -> list[ClipPlan]:
 
 
 def run(augmentation: Augmentation, made: list[ClipPlan], frames: np.ndarray) -> np.ndarray:
-    """uint8 [B, T, S, S, 3]: what the graph makes of frames uint8 [U, S, S, 3] by each plan."""
+    """uint8 [B, T, S, S, 3]: what the pipeline makes of frames uint8 [U, S, S, 3] by each plan."""
     pytest.importorskip("nvidia.dali")
-    from aim_fast.data.pixels.dali_graphs import augment_inputs, augmenting
+    from aim_fast.data.pixels.dali_pipelines import augment_inputs, augmenting
 
     clips = [ClipInput(plan, "", frames[: len(plan.frames)]) for plan in made]
     pipeline = augmenting(SIZE, augmentation, batch_size=len(clips), threads=2)

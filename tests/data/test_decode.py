@@ -48,7 +48,7 @@ def test_chosen_frames_of_real_clips_equal_a_whole_decode(shared_videos):
 def test_pixels_equal_those_of_dalis_decoder(videos, kind):
     pytest.importorskip("nvidia.dali")
     from aim_fast.data.pixels.clip_input import ClipInput
-    from aim_fast.data.pixels.dali_graphs import decode_inputs, decoding
+    from aim_fast.data.pixels.dali_pipelines import decode_inputs, decoding
     from aim_fast.data.plan.clip_plan import ClipPlan
 
     count = probe(str(videos[kind])).frames
@@ -60,14 +60,14 @@ def test_pixels_equal_those_of_dalis_decoder(videos, kind):
 
 def test_dali_refuses_frames_that_are_not_there_instead_of_giving_black_ones(videos):
     pytest.importorskip("nvidia.dali")
-    from aim_fast.data.pixels.clip_input import ClipInput, GraphError
-    from aim_fast.data.pixels.dali_graphs import decode_inputs, decoding
+    from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
+    from aim_fast.data.pixels.dali_pipelines import decode_inputs, decoding
     from aim_fast.data.plan.clip_plan import ClipPlan
 
     frames = np.array([0, 30], np.int32)
     pipeline = decoding(batch_size=1, threads=1)
     pipeline.start(decode_inputs([ClipInput(ClipPlan(frames, frames, (0, 0, 1, 1)), str(videos["vp9"]))]))
-    with pytest.raises(GraphError):
+    with pytest.raises(PipelineError):
         pipeline.wait()
 
 

@@ -14,7 +14,7 @@ from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_bui
 from aim_fast.data import decoder_choice as module
 from aim_fast.data.decoder_choice import choose_decoder, measure_decoders, prefetch_depth
 from aim_fast.data.pixels import route as routing
-from aim_fast.data.pixels.dali_graphs import decoding
+from aim_fast.data.pixels.dali_pipelines import decoding
 from aim_fast.data.pixels.gpu_decode import trusted_kinds
 from aim_fast.data.pixels.route import Router, routes
 from aim_fast.errors import UsageError

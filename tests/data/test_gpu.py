@@ -13,7 +13,7 @@ from aim_fast.data import Augmentation, ClipLoader, Sampling, load_or_build_inde
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the GPU's graph is not run"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the GPU's pipeline is not run"),
 ]
 
 
@@ -52,7 +52,7 @@ def test_every_augmentation_runs_on_the_gpu_as_on_the_cpu(index):
 
 
 def test_the_gpu_decoder_is_trusted_only_with_what_it_decodes_as_pyav_does(index):
-    from aim_fast.data.pixels.dali_graphs import GPU_CODECS
+    from aim_fast.data.pixels.dali_pipelines import GPU_CODECS
     from aim_fast.data.pixels.gpu_decode import trusted_kinds
 
     trusted, remarks = trusted_kinds(index, 0, 2)
@@ -65,7 +65,7 @@ def test_whatever_goes_to_the_gpu_decodes_within_three_levels_of_pyav(index):
     """Mixed widths and sizes in one stream first: the decoder cache finds by coded size what it keeps by display size.
     Variable rate and frames before time zero are among the files, which a comparison of a sample may not meet."""
     from aim_fast.data.pixels.clip_input import ClipInput
-    from aim_fast.data.pixels.dali_graphs import decode_inputs, decoding
+    from aim_fast.data.pixels.dali_pipelines import decode_inputs, decoding
     from aim_fast.data.pixels.route import Router
     from aim_fast.data.plan.clip_plan import ClipPlan
     from aim_fast.data.video.decode import decode_frames
@@ -140,7 +140,7 @@ def test_the_training_step_copies_no_pixels_between_host_and_device(index, tmp_p
         decoder="gpu" if on_gpu else "cpu", prefetch=4,
     )  # fmt: skip
     steps = Steps(clips=16, batch_size=4, world=1, accumulate=1)
-    list(loader.batches(0))  # builds the graph
+    list(loader.batches(0))  # builds the pipeline
     ready = loader.batches(1) if on_gpu else iter(list(loader.batches(1)))
     optimization.step(islice(ready, 1), 0, steps, 1e-4, Clock())
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:

@@ -7,14 +7,15 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
-from aim_fast.data import load_or_build_index
+from aim_fast.data import Clip, Row, load_or_build_index
 from aim_fast.data.index import index_file, indexing
 from aim_fast.data.index.index_file import index_paths, read_index, stored_indices, write_index
-from aim_fast.data.video.probe import probe
+from aim_fast.data.video.probe import Probe, probe
 from aim_fast.errors import DataError
 
 
@@ -252,3 +253,13 @@ def test_an_index_of_which_any_bit_flipped_is_read_or_refused(root):
         path.write_bytes(damaged)
         with contextlib.suppress(DataError):
             read_index(path, root)
+
+
+def test_a_row_is_its_clip_and_its_probe_field_by_field():
+    names = [field.name for kind in (Clip, Probe) for field in fields(kind)]
+    assert sorted(names) == sorted(field.name for field in fields(Row))
+    clip, found = Clip("a.mp4", 3, "a"), Probe(**{field.name: f"its {field.name}" for field in fields(Probe)})
+    row = Row.of(clip, found)
+    assert row.probe == found
+    assert Row.of(Row.of(clip, Probe()), found) == row
+    assert [getattr(row, name) for name in names] == ["a.mp4", 3, "a", *(f"its {name}" for name in names[3:])]

@@ -217,7 +217,7 @@ def test_a_file_that_changed_and_is_healthy_is_used_as_it_is_now(make, own_index
 
 
 def test_garbage_that_reaches_dalis_decoder_does_not_stop_the_epoch(make, own_index, monkeypatch):
-    """The file is exchanged after it was looked at: DALI fails on the batch, and the graph is made anew without it."""
+    """The file is exchanged after it was looked at: DALI fails on the batch, and the next one is made without it."""
     rows = {row.path: row for row in own_index.rows}
     loader = make(own_index, batch_size=2, augmentation=FULL)
     before = list(loader.batches(0))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aim_fast.data.formats import DATASETS, UNLABELLED, layout, read_dataset, source
+from aim_fast.data.formats import DATASETS, UNLABELLED, dataset_layout, read_dataset
 from aim_fast.data.formats.annotation import files_read
 from aim_fast.data.index.indexing import load_or_build_index
 from aim_fast.data.index.splits import same_classes
@@ -267,8 +267,8 @@ def test_every_data_set_says_its_layout_and_where_it_comes_from(aim_fast):
     rows = {row["name"]: row for row in json.loads(out)}
     assert tuple(rows) == DATASETS
     for name in DATASETS:
-        assert rows[name]["layout"] == layout(name)
-        assert rows[name]["source"] == source(name)
+        assert rows[name]["layout"] == dataset_layout(name).text
+        assert rows[name]["source"] == dataset_layout(name).source
     text = aim_fast("datasets")[1]
     assert "ucf101, ucf101-split2, ucf101-split3" in text
     assert "classInd.txt" in text

@@ -78,7 +78,7 @@ def test_two_that_write_shards_into_one_folder_write_each_once(root, tmp_path):
     indices = [load_or_build_index("folder", root, split) for split in ("train", "validation")]
     output = tmp_path / "shards"
     second = Second(lambda: write_shards(indices, output, shard_bytes=20_000, workers=1))
-    first = write_shards(indices, output, shard_bytes=20_000, workers=1, progress=lambda done: second.begin())
+    first = write_shards(indices, output, shard_bytes=20_000, workers=1, progress=lambda done, total: second.begin())
     times = {path: path.stat().st_mtime_ns for path in output.glob("*.tar")}
     assert second.finish() == first
     assert {path: path.stat().st_mtime_ns for path in output.glob("*.tar")} == times

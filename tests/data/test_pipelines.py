@@ -1,4 +1,4 @@
-"""The GPU's one graph, run on the CPU: the same clips as the host's two graphs with PyTorch's resize between them."""
+"""The GPU's one pipeline, run on the CPU: the same clips as the host's two with PyTorch's resize between them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import torch
 
 from aim_fast.data.pixels.clip_input import ClipInput
 from aim_fast.data.pixels.resize import resize_box
-from aim_fast.data.plan.clip_plan import Augmentation, plan_clip
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import plan_clip
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.data.video.decode import decode_frames
 from aim_fast.data.video.probe import probe
 
 pytest.importorskip("nvidia.dali")
-from aim_fast.data.pixels.batch_pipeline import HostGraph
-from aim_fast.data.pixels.dali_graphs import augment_inputs, box_inputs, decode_inputs, whole
+from aim_fast.data.pixels.batch_pipeline import HostPipeline
+from aim_fast.data.pixels.dali_pipelines import augment_inputs, box_inputs, decode_inputs, whole
 
 SIZE = 64
 
@@ -49,9 +50,9 @@ def clips(videos):
     [None, Augmentation(flip=0.5), Augmentation(flip=0.5, color_jitter=0.1, erasing=1.0)],
     ids=["view", "crop", "augmented"],
 )
-def test_one_graph_gives_the_clips_of_the_host(clips, augmentation):
+def test_one_pipeline_gives_the_clips_of_the_host(clips, augmentation):
     batch = clips(augmentation)
-    host = HostGraph(batch_size=6, img_size=SIZE, augmentation=augmentation, threads=2)
+    host = HostPipeline(batch_size=6, img_size=SIZE, augmentation=augmentation, threads=2)
     (expected,) = host.run([batch])
     host.close()
     pipeline = whole(SIZE, augmentation, batch_size=6, threads=2, device_id=None)
@@ -67,10 +68,10 @@ def test_one_graph_gives_the_clips_of_the_host(clips, augmentation):
             assert (a - b).abs().mean() < 8
 
 
-def test_randaugment_in_the_one_graph_runs_on_what_the_host_runs_it_on(clips):
+def test_randaugment_in_the_one_pipeline_runs_on_what_the_host_runs_it_on(clips):
     augmentation = Augmentation(randaug=(4, 7))
     batch = [clip for clip in clips(augmentation) if clip.pixels is not None] * 3
-    host = HostGraph(batch_size=6, img_size=SIZE, augmentation=augmentation, threads=2)
+    host = HostPipeline(batch_size=6, img_size=SIZE, augmentation=augmentation, threads=2)
     (expected,) = host.run([batch])
     host.close()
     pipeline = whole(SIZE, augmentation, batch_size=6, threads=2, device_id=None)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aim_fast.data.plan.clip_plan import Augmentation, epoch_order, plan_clip, replacement_draw, view_box
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import epoch_order, plan_clip, replacement_draw, view_box
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.errors import UsageError
 

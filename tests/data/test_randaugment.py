@@ -1,4 +1,4 @@
-"""RandAugment: the published list and magnitudes, and each operation in the graph against Pillow."""
+"""RandAugment: the published list and magnitudes, and each operation in the pipeline against Pillow."""
 
 from __future__ import annotations
 
@@ -108,11 +108,12 @@ def frames() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def augmented(frames):
-    """(name, sign) -> what the graph makes of ``frames``; all in one batch of one graph."""
+    """(name, sign) -> what the pipeline makes of ``frames``; all in one batch of one pipeline."""
     pytest.importorskip("nvidia.dali")
     from aim_fast.data.pixels.clip_input import ClipInput
-    from aim_fast.data.pixels.dali_graphs import augment_inputs, augmenting
-    from aim_fast.data.plan.clip_plan import Augmentation, ClipPlan
+    from aim_fast.data.pixels.dali_pipelines import augment_inputs, augmenting
+    from aim_fast.data.plan.augmentation import Augmentation
+    from aim_fast.data.plan.clip_plan import ClipPlan
 
     keys = [(name, sign) for name in OPERATIONS for sign in (1, -1)]
     whole = np.arange(3, dtype=np.int32)

@@ -24,7 +24,7 @@ def server() -> multiprocessing.context.ForkServerContext:
     """Processes that start with everything imported, so that most of their short lives is training."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["aim_fast.training.loop", "aim_fast.data.pixels.dali_graphs", "torch.utils.tensorboard"]
+        ["aim_fast.training.loop", "aim_fast.data.pixels.dali_pipelines", "torch.utils.tensorboard"]
     )
     return context
 

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import tarfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -53,12 +54,12 @@ def write_shards(
     *,
     shard_bytes: int = 2**30,
     workers: int = 4,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ShardReport:
     """Write the usable clips of every split's index as shards of about ``shard_bytes`` into ``output``.
 
     Args:
-        progress: called with the number of clips of each shard that is there.
+        progress: called with (clips in shards that are there, all clips) after each shard.
 
     Raises:
         UsageError: clips that are folders of pictures; an output that holds shards of something else.
@@ -86,19 +87,23 @@ def write_shards(
     )
 
 
-def _write_all(output: Path, jobs: Sequence[_Job], workers: int, progress: Callable[[int], None] | None) -> None:
+def _write_all(output: Path, jobs: Sequence[_Job], workers: int, progress: Callable[[int, int], None] | None) -> None:
     """Write the shards that are not there."""
     clear_unfinished(output)
     missing = (index.rows[i] for index, path, rows in jobs if not path.exists() for i in rows)
     needed = sum(row.size + _OVERHEAD for row in missing)
     check_room(output, needed, "the shards need", "give an --output on a larger disk")
+    there, total, lock = 0, sum(len(rows) for _, _, rows in jobs), threading.Lock()
 
     def work(job: _Job) -> None:
+        nonlocal there
         index, path, rows = job
         if not path.exists():
             _write_shard(path, index, rows)
-        if progress is not None:
-            progress(len(rows))
+        with lock:
+            there += len(rows)
+            if progress is not None:
+                progress(there, total)
 
     try:
         with ThreadPoolExecutor(max(1, min(workers, len(jobs)))) as pool:

@@ -19,7 +19,7 @@ from typing import Any
 
 from aim_fast.cores import default_workers
 from aim_fast.data.copies.transcode_report import TranscodeReport
-from aim_fast.data.formats import Clip, read_dataset
+from aim_fast.data.formats import read_dataset
 from aim_fast.data.formats.annotation import files_read
 from aim_fast.data.formats.list import rewrite_list
 from aim_fast.data.index.index_file import write_index
@@ -62,7 +62,7 @@ def transcode(
 
     Args:
         workers: encoding processes, each on one core; None for one a core.
-        progress: called with (videos done now, all videos) after each.
+        progress: called with (videos done, all videos) after each.
 
     Raises:
         UsageError: an encoder that is not here, folders within each other, an output of something else.
@@ -327,9 +327,5 @@ def _carry_indices(
                 f"{output}: {len(lost)} {index.split} videos are not found again under their class, the first is "
                 f"{min(path for path, _ in lost)}; were files of another data set put into the folder?"
             )
-        rows = [_row(clip, made.get(clip.path) or Probe(error=MISSING)) for clip in listing.clips]
+        rows = [Row.of(clip, made.get(clip.path) or Probe(error=MISSING)) for clip in listing.clips]
         write_index(Index(dataset, index.split, str(new_root), listing.classes, rows), new_root, complete=True)
-
-
-def _row(clip: Clip, found: Probe) -> Row:
-    return Row(clip.path, clip.label, clip.id, **asdict(found))

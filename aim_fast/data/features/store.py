@@ -152,12 +152,12 @@ def write_features(
     *,
     dtype: str = "float16",
     shard_bytes: int = 64 * 2**20,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write ``extract(frames)`` [B, ...] of every view of every clip of an evaluation loader, a batch at a time.
 
-    Goes on after the shards that are there; returns how many clips were found done. ``progress`` is called with the
-    number of views done since its last call. Raises UsageError where the folder holds other features, DataError where
+    Goes on after the shards that are there; returns how many clips were found done. ``progress`` is called with (views
+    done, all views) after each batch. Raises UsageError where the folder holds other features, DataError where
     the disk refuses or a feature does not fit into ``dtype``.
     """
     index, views = loader.index, loader.sampling.views
@@ -199,7 +199,7 @@ def _by_shard(
     folder: Path,
     dtype: torch.dtype,
     shard_bytes: int,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features [n, V, ...] and valid uint8 [n] of one shard after the other; completes the header at the first."""
     views, total, size = header["views"], header["clips"] * header["views"], loader.batch_size
@@ -221,7 +221,7 @@ def _by_shard(
         good.append(kept)
         place += len(made)
         if progress:
-            progress(len(made))
+            progress(place, total)
         of_a_shard = header["shard_clips"] * views
         while sum(map(len, held)) >= of_a_shard or (place == total and held):
             features, valid = torch.cat(held), torch.cat(good)

@@ -1,36 +1,39 @@
 """Annotation formats: from a data set's own layout on disk to a list of clips with labels.
 
-``read_dataset(name, root, split)`` reads annotations only and never opens a video, so a path in the listing may be
-missing; the index finds that out and names it. One module a format, each with ``LAYOUT`` (what it expects, in one
-line), ``SOURCE`` (where to get it) and ``read(root, split) -> Listing``. Data sets that share a format, such as the
-three releases of Kinetics or the three splits of UCF-101, are one module read with other options.
+In: the name of a data set, its root and a split. Out: a :class:`~aim_fast.data.formats.listing.Listing`, by annotations
+alone: no video is opened, so a path in it may be missing; the index finds that out and names it.
+
+A format is a module of this folder with ``LAYOUT``, a :class:`~aim_fast.data.formats.layout.Layout`, and
+``read(data) -> Listing``, which is given a :class:`~aim_fast.data.formats.layout.DataRoot`; and a line in the table
+below. Data sets that share a format, such as the three releases of Kinetics or the three splits of UCF-101, are one
+module read with other options.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
+from aim_fast.data.formats.listing import UNLABELLED, Clip, Listing
 from aim_fast.errors import DataError, UsageError, nearest
 
 __all__ = [
     "DATASETS",
+    "FORMATS",
     "SPLITS",
     "UNLABELLED",
     "Clip",
     "Listing",
-    "found",
-    "layout",
-    "named",
+    "chosen_dataset",
+    "dataset_layout",
     "read_dataset",
-    "source",
 ]
 
-_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "kinetics400": ("kinetics", {"num_classes": 400}),
     "kinetics600": ("kinetics", {"num_classes": 600}),
     "kinetics700": ("kinetics", {"num_classes": 700}),
@@ -48,26 +51,17 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "list": ("list", {}),
     "webdataset": ("webdataset", {}),
 }
-DATASETS = tuple(_FORMATS)
-SPLITS = ("train", "validation", "test")
-UNLABELLED = -1
+DATASETS = tuple(FORMATS)
+SPLITS = tuple(SPLIT_NAMES)
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One video of a split: where it is, its class (``UNLABELLED`` where the split has no answers) and its name."""
-
-    path: str
-    label: int
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The clips of one split, in the order of the annotations, and the class names by class id."""
-
-    classes: list[str]
-    clips: list[Clip]
+def chosen_dataset(dataset: str | None, root: str | Path | None) -> tuple[str, Path]:
+    """A data set's name and its root; UsageError where one of them was not given."""
+    if not dataset:
+        raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) and --data-root DIR")
+    if not root:
+        raise UsageError(f"no folder for data set {dataset}: give --data-root DIR")
+    return dataset, Path(root).expanduser()
 
 
 def read_dataset(name: str, root: str | Path, split: str) -> Listing:
@@ -75,50 +69,33 @@ def read_dataset(name: str, root: str | Path, split: str) -> Listing:
 
     Raises:
         UsageError: unknown data set or split; the message gives the nearest known name.
-        DataError: missing or empty folder, missing or malformed annotations, a label that is no class. The message
-            says what was expected and what was found.
+        DataError: missing or empty folder, missing or malformed annotations, a label that is no class, no video at
+            all. The message says what was expected and what was found.
     """
-    _known(name, DATASETS, "data set")
-    _known(split, SPLITS, "split")
-    root = Path(root).expanduser()
-    if not root.exists():
-        raise DataError(f"data root {root} does not exist; expected {layout(name)}")
-    if root.is_dir() and not any(root.iterdir()):
-        raise DataError(f"data root {root} is empty; expected {layout(name)}")
     module, options = _format(name)
-    listing = module.read(root, split, **options)
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}: {nearest(str(split), SPLITS)}")
+    data = DataRoot(Path(root).expanduser(), split, module.LAYOUT)
+    listing = module.read(data, **options)
     if not listing.clips:
-        raise DataError(f"no {split} clips found under {root}; expected {layout(name)}; {found(root)}")
+        raise data.refusal(f"no {split} clips found under {data.path}")
     odd = next((clip for clip in listing.clips if not _nameable(clip)), None)
     if odd is not None:
         raise DataError(
-            f"{root}: the {split} annotations name a clip {odd.id!r}, which no file can be named; download or write "
-            "them again"
+            f"{data.path}: the {split} annotations name a clip {odd.id!r}, which no file can be named; download or "
+            "write them again"
+        )
+    if data.asked and not data.present:
+        first = os.path.relpath(listing.clips[0].path, data.path)
+        raise data.refusal(
+            f"none of the {data.asked} videos of the {split} annotations is under {data.path}, the first is {first}"
         )
     return listing
 
 
-def layout(name: str) -> str:
-    """The layout that data set ``name`` is expected in, in one line."""
+def dataset_layout(name: str) -> Layout:
+    """How data set ``name`` is expected to lie on disk, and where it can be had."""
     return _format(name)[0].LAYOUT
-
-
-def source(name: str) -> str:
-    """Where data set ``name`` can be had, in one line."""
-    return _format(name)[0].SOURCE
-
-
-def found(folder: Path) -> str:
-    """What is in a folder, for the end of a message about what is not: "found: a/, b.csv"."""
-    if not folder.is_dir():
-        return f"{folder} is no folder"
-    entries = sorted((entry for entry in os.scandir(folder) if entry.name[0] != "."), key=lambda entry: entry.name)
-    return f"found: {named([entry.name + '/' * entry.is_dir() for entry in entries], 6) or 'nothing'}"
-
-
-def named(names: list[str], most: int = 5) -> str:
-    """The first of some names, for a message: "a, b and 3 more"."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _nameable(clip: Clip) -> bool:
@@ -130,10 +107,7 @@ def _nameable(clip: Clip) -> bool:
 
 
 def _format(name: str) -> tuple[ModuleType, dict[str, Any]]:
-    module, options = _FORMATS[name]
+    if name not in FORMATS:
+        raise UsageError(f"unknown data set {name!r}: {nearest(str(name), DATASETS)}")
+    module, options = FORMATS[name]
     return importlib.import_module(f"{__name__}.{module}"), options
-
-
-def _known(value: str, known: tuple[str, ...], what: str) -> None:
-    if value not in known:
-        raise UsageError(f"unknown {what} {value!r}: {nearest(str(value), known)}")

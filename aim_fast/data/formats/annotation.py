@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ __all__ = [
     "VIDEO_EXTENSIONS",
     "class_number",
     "files_read",
-    "find_annotation",
+    "in_order",
+    "numbered_lines",
+    "read_entries",
     "read_json",
     "read_lines",
     "read_table",
@@ -31,12 +33,6 @@ VIDEO_EXTENSIONS = frozenset(
 MOST_CLASSES = 1_000_000  # a larger "class number" is a date, an id or a size: another column
 
 _READ: ContextVar[list[Path] | None] = ContextVar("annotation files read", default=None)
-
-
-def find_annotation(root: Path, names: Sequence[str], folders: Sequence[str] = ()) -> Path | None:
-    """The first file of these names at the root, in its ``annotations`` or ``labels``, or in other ``folders``."""
-    places = (root / folder for folder in (".", *folders, "annotations", "labels"))
-    return next((place / name for place in places for name in names if (place / name).is_file()), None)
 
 
 @contextlib.contextmanager
@@ -63,10 +59,27 @@ def read_json(file: Path) -> Any:
         raise DataError(f"{file} cannot be read as JSON ({error}); download or write it again") from None
 
 
+def read_entries(file: Path, key: str) -> list[dict[str, Any]]:
+    """The objects of a JSON list that all have ``key``; DataError for any other file."""
+    entries = read_json(file)
+    a_key = f"{'an' if key[0] in 'aeiou' else 'a'} {key}"
+    if not isinstance(entries, list):
+        raise DataError(f"{file} holds no list of entries; expected objects with {a_key}")
+    odd = next((place for place, entry in enumerate(entries) if not (isinstance(entry, dict) and key in entry)), None)
+    if odd is not None:
+        raise DataError(f"{file}: entry {odd} is no object with {a_key}; is it the annotation file of this data set?")
+    return entries
+
+
 def read_lines(file: Path) -> list[str]:
     """The file's lines without line ends; blank lines stay, so that positions are line numbers."""
     lines = _text(file).split("\n")  # str.splitlines() would also cut at marks that names may hold, such as U+2028
     return lines if lines[-1] else lines[:-1]
+
+
+def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """(line number, line without the blanks at its ends) of every line that is not blank."""
+    return ((number, line.strip()) for number, line in enumerate(read_lines(file), start=1) if line.strip())
 
 
 def read_table(file: Path, delimiter: str = ",") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -84,6 +97,14 @@ def read_table(file: Path, delimiter: str = ",") -> tuple[list[str], list[tuple[
             f"{file}: line {reader.line_num} is not CSV ({error}); is a quotation mark left open before it?"
         ) from None
     return headings, rows
+
+
+def in_order(file: Path, names: list[tuple[int, str]], first: int = 0) -> list[str]:
+    """Class names by their numbers, which must be ``first``, ``first`` + 1 and so on, each once."""
+    last = first + len(names) - 1
+    if sorted(number for number, _ in names) != list(range(first, last + 1)):
+        raise DataError(f"{file}: class numbers are not {first} to {last}, each once; download the file again")
+    return [name for _, name in sorted(names)]
 
 
 def class_number(text: str) -> int | None:

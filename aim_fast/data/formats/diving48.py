@@ -8,51 +8,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from aim_fast.data.formats import Clip, Listing, found
-from aim_fast.data.formats.annotation import find_annotation, read_json
-from aim_fast.data.formats.videos import Videos
+from aim_fast.data.formats.annotation import read_entries, read_json
+from aim_fast.data.formats.layout import DataRoot, Layout
+from aim_fast.data.formats.listing import Listing
 from aim_fast.errors import DataError
 
-__all__ = ["LAYOUT", "SOURCE", "read"]
+__all__ = ["LAYOUT", "read"]
 
-LAYOUT = (
-    "Diving48_V2_train.json, Diving48_V2_test.json and Diving48_vocab.json (or train.json, test.json, vocab.json; also "
-    "in annotations/) and videos as rgb/<vid_name>.mp4"
+LAYOUT = Layout(
+    text="Diving48_V2_train.json, Diving48_V2_test.json and Diving48_vocab.json (or train.json, test.json, vocab.json; "
+    "also in annotations/) and videos as rgb/<vid_name>.mp4",
+    source="http://www.svcl.ucsd.edu/projects/resound/dataset.html (labels of version 2)",
+    splits={"train": ("train",), "validation": ("test",), "test": ("test",)},
+    prefixes=("Diving48_V2_", "Diving48_", ""),
+    videos=("rgb", "videos"),
 )
-SOURCE = "http://www.svcl.ucsd.edu/projects/resound/dataset.html (labels of version 2)"
-_FILES = {"train": "train.json", "validation": "test.json", "test": "test.json"}
 
 
-def read(root: Path, split: str) -> Listing:
-    """Clips of ``split`` in the order of its JSON file."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected {LAYOUT}")
-    classes = _classes(_file(root, "vocab.json"))
-    file = _file(root, _FILES[split])
-    entries = read_json(file)
-    if not isinstance(entries, list):
-        raise DataError(f"{file} holds no list of entries; expected objects with vid_name and label")
-    videos = Videos(root)
-    place = videos.place(("rgb", "videos"))
+def read(data: DataRoot) -> Listing:
+    """Clips of a split in the order of its JSON file."""
+    classes = _classes(data.annotation("vocab.json"))
+    file = data.annotation(f"{data.split_names[0]}.json")
     clips = []
-    for position, entry in enumerate(entries):
-        name, label = _entry(file, position, entry, len(classes))
-        clips.append(Clip(videos.find(name) or str(place / f"{name}.mp4"), label, name))
-    if clips and not any(videos.find(clip.id) for clip in clips):
-        raise DataError(
-            f"none of the {len(clips)} videos of {file} is under {root}, the first is {clips[0].id}.mp4; expected "
-            f"{LAYOUT}; {found(root)}"
-        )
+    for position, entry in enumerate(read_entries(file, "vid_name")):
+        name, label = str(entry["vid_name"]), entry.get("label")
+        if not isinstance(label, int) or not 0 <= label < len(classes):
+            raise DataError(
+                f"{file}: entry {position} ({name}) has label {label!r}, none of the {len(classes)} of the vocabulary; "
+                "use the files of one release"
+            )
+        clips.append(data.clip(name, label, f"{name}.mp4"))
     return Listing(classes, clips)
-
-
-def _file(root: Path, name: str) -> Path:
-    file = find_annotation(root, [prefix + name for prefix in ("Diving48_V2_", "Diving48_", "")])
-    if file is None:
-        raise DataError(f"Diving48_V2_{name} not found in {root} or its annotations/; expected {LAYOUT}; {found(root)}")
-    return file
 
 
 def _classes(file: Path) -> list[str]:
@@ -60,15 +47,3 @@ def _classes(file: Path) -> list[str]:
     if not isinstance(vocabulary, list) or not all(isinstance(parts, (list, str)) for parts in vocabulary):
         raise DataError(f"{file} is no list of dives; expected entries such as ['Back', '15som', '05Twis', 'FREE']")
     return [parts if isinstance(parts, str) else " ".join(map(str, parts)) for parts in vocabulary]
-
-
-def _entry(file: Path, position: int, entry: Any, num_classes: int) -> tuple[str, int]:
-    if not isinstance(entry, dict) or "vid_name" not in entry:
-        raise DataError(f"{file}: entry {position} is no object with a vid_name; expected {LAYOUT}")
-    label = entry.get("label")
-    if not isinstance(label, int) or not 0 <= label < num_classes:
-        raise DataError(
-            f"{file}: entry {position} ({entry['vid_name']}) has label {label!r}, none of the {num_classes} of the "
-            "vocabulary; use the files of one release"
-        )
-    return str(entry["vid_name"]), label

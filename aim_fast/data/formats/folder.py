@@ -14,27 +14,26 @@ from pathlib import Path
 
 import numpy as np
 
-from aim_fast.data.formats import Clip, Listing, found
 from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
+from aim_fast.data.formats.layout import DataRoot, Layout
+from aim_fast.data.formats.listing import Clip, Listing
 from aim_fast.errors import DataError
 
-__all__ = ["HELD_OUT", "LAYOUT", "SOURCE", "read"]
+__all__ = ["HELD_OUT", "LAYOUT", "read"]
 
-LAYOUT = "train/<class>/<video> with val/ (or validation/) and test/, or <class>/<video>"
-SOURCE = "your own videos"
+LAYOUT = Layout(
+    text="train/<class>/<video> with val/ (or validation/) and test/, or <class>/<video>", source="your own videos"
+)
 HELD_OUT = 0.2
-_SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 
 
-def read(root: Path, split: str) -> Listing:
-    """Clips of ``split``, by class and then by name."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected {LAYOUT}")
-    if not any((root / name).is_dir() for names in _SPLIT_FOLDERS.values() for name in names):
-        return _divided(root, split)
-    folder = _split_folder(root, split)
-    classes = _classes(_split_folder(root, "train"))
-    unknown = sorted(set(_classes(folder)) - set(classes))
+def read(data: DataRoot) -> Listing:
+    """Clips of a split, by class and then by name."""
+    if not any((data.path / name).is_dir() for names in LAYOUT.splits.values() for name in names):
+        return _divided(data)
+    folder = _split_folder(data)
+    classes = _classes(data, _split_folder(data.of("train")))
+    unknown = sorted(set(_classes(data, folder)) - set(classes))
     if unknown:
         raise DataError(f"{folder} has classes that train has not: {', '.join(unknown[:5])}; move or rename them")
     clips = [
@@ -46,34 +45,31 @@ def read(root: Path, split: str) -> Listing:
     return Listing(classes, clips)
 
 
-def _split_folder(root: Path, split: str) -> Path:
-    for name in _SPLIT_FOLDERS[split]:
-        if (root / name).is_dir():
-            return root / name
-    raise DataError(
-        f"{root} has no {' or '.join(_SPLIT_FOLDERS[split])} folder for the {split} split; expected {LAYOUT}; "
-        f"{found(root)}"
-    )
+def _split_folder(data: DataRoot) -> Path:
+    for name in data.split_names:
+        if (data.path / name).is_dir():
+            return data.path / name
+    raise data.refusal(f"{data.path} has no {' or '.join(data.split_names)} folder for the {data.split} split")
 
 
-def _divided(root: Path, split: str) -> Listing:
-    classes = _classes(root)
+def _divided(data: DataRoot) -> Listing:
+    classes = _classes(data, data.path)
     clips = []
     for label, name in enumerate(classes):
-        files = _video_names(root / name)
+        files = _video_names(data.path / name)
         order = np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode()))).permutation(len(files))
         held_out = int(np.ceil(len(files) * HELD_OUT)) if len(files) > 1 else 0
-        chosen = order[held_out:] if split == "train" else order[:held_out]
-        clips += [Clip(str(root / name / files[i]), label, f"{name}/{files[i]}") for i in sorted(chosen)]
+        chosen = order[held_out:] if data.split == "train" else order[:held_out]
+        clips += [Clip(str(data.path / name / files[i]), label, f"{name}/{files[i]}") for i in sorted(chosen)]
     return Listing(classes, clips)
 
 
-def _classes(folder: Path) -> list[str]:
+def _classes(data: DataRoot, folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     names = sorted(entry.name for entry in folders if _video_names(entry))
     if not names:
-        raise DataError(f"{folder} has no class folder with videos in it; expected {LAYOUT}; {found(Path(folder))}")
+        raise data.refusal(f"{folder} has no class folder with videos in it", folder)
     return names
 
 

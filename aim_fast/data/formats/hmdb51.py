@@ -7,53 +7,38 @@ have been converted: the extension in the lists is not asked for.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-from aim_fast.data.formats import Clip, Listing, found
-from aim_fast.data.formats.annotation import read_lines
-from aim_fast.data.formats.videos import Videos
+from aim_fast.data.formats.annotation import numbered_lines
+from aim_fast.data.formats.layout import DataRoot, Layout
+from aim_fast.data.formats.listing import Listing
 from aim_fast.errors import DataError
 
-__all__ = ["LAYOUT", "SOURCE", "read"]
+__all__ = ["LAYOUT", "read"]
 
-LAYOUT = (
-    "<class>_test_split{1,2,3}.txt (also in testTrainMulti_7030_splits/ or splits/) and videos as <class>/<video>.avi "
-    "(also in hmdb51_org/ or videos/), both unpacked from their .rar files"
+LAYOUT = Layout(
+    text="<class>_test_split{1,2,3}.txt (also in testTrainMulti_7030_splits/ or splits/) and videos as "
+    "<class>/<video>.avi (also in hmdb51_org/ or videos/), both unpacked from their .rar files",
+    source="https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/",
+    annotation=("testTrainMulti_7030_splits", "test_train_splits", "splits", "annotations", "labels"),
+    videos=("hmdb51_org", "videos"),
 )
-SOURCE = "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/"
-_LIST_FOLDERS = (".", "testTrainMulti_7030_splits", "test_train_splits", "splits", "annotations", "labels")
 
 
-def read(root: Path, split: str, number: int) -> Listing:
-    """Clips of ``split`` of the published split ``number``, by class and then in the order of its list."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected {LAYOUT}")
+def read(data: DataRoot, number: int) -> Listing:
+    """Clips of a split of the published split ``number``, by class and then in the order of its list."""
     tail = f"_test_split{number}.txt"
-    files = next((files for name in _LIST_FOLDERS if (files := sorted((root / name).glob(f"*{tail}")))), [])
+    files = next((files for place in data.places if (files := sorted(place.glob(f"*{tail}")))), [])
     if not files:
-        packed = " (unpack the .rar files first)" if any(root.glob("*.rar")) else ""
-        raise DataError(f"no *{tail} under {root}{packed}; expected {LAYOUT}; {found(root)}")
+        packed = " (unpack the .rar files first)" if any(data.path.glob("*.rar")) else ""
+        raise data.refusal(f"no *{tail} under {data.path}{packed}")
     classes = [file.name.removesuffix(tail) for file in files]
-    flag = "1" if split == "train" else "2"
-    videos = Videos(root)
-    clips, present = [], 0
+    flag = "1" if data.split == "train" else "2"
+    clips = []
     for label, (name, file) in enumerate(zip(classes, files)):
-        place = videos.place(("hmdb51_org", "videos"), name)
-        for line_number, line in enumerate(read_lines(file), start=1):
-            if not line.strip():
-                continue
-            video, _, mark = line.strip().rpartition(" ")
+        for line_number, line in numbered_lines(file):
+            video, _, mark = line.rpartition(" ")
             if mark not in ("0", "1", "2") or not video:
                 raise DataError(f"{file}: line {line_number} is not '<video> flag' with a flag of 0, 1 or 2: {line!r}")
-            if mark != flag:
-                continue
-            path = videos.find(os.path.splitext(video.strip())[0], name)
-            present += path is not None
-            clips.append(Clip(path or str(place / video.strip()), label, f"{name}/{video.strip()}"))
-    if clips and not present:
-        raise DataError(
-            f"none of the {len(clips)} videos of {files[0].parent} is under {root}, the first is {clips[0].id}; "
-            f"expected {LAYOUT}; {found(root)}"
-        )
+            if mark == flag:
+                path = f"{name}/{video.strip()}"
+                clips.append(data.clip(path, label, path, folder=name))
     return Listing(classes, clips)

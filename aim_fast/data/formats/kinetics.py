@@ -8,39 +8,31 @@ of the training file. Some videos of Kinetics are always missing: they stay in t
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
-from aim_fast.data.formats import UNLABELLED, Clip, Listing, found
 from aim_fast.data.formats.annotation import read_table
-from aim_fast.data.formats.videos import Videos
+from aim_fast.data.formats.layout import DataRoot, Layout
+from aim_fast.data.formats.listing import UNLABELLED, Listing
 from aim_fast.errors import DataError
 
-__all__ = ["LAYOUT", "SOURCE", "read"]
+__all__ = ["LAYOUT", "read"]
 
-LAYOUT = (
-    "train.csv and val.csv (also in annotations/; columns label,youtube_id,time_start,time_end,split) and videos "
-    "as <youtube_id>_<start:06d>_<end:06d>.mp4, flat or in folders of splits or classes"
+LAYOUT = Layout(
+    text="train.csv and val.csv (also in annotations/; columns label,youtube_id,time_start,time_end,split) and videos "
+    "as <youtube_id>_<start:06d>_<end:06d>.mp4, flat or in folders of splits or classes",
+    source="https://github.com/cvdfoundation/kinetics-dataset",
+    splits={"train": ("train",), "validation": ("val", "validate", "validation"), "test": ("test",)},
+    videos=("{}", "videos_{}", "{}_256", "videos", "compress/{}_256"),
 )
-SOURCE = "https://github.com/cvdfoundation/kinetics-dataset"
-_NAMES = {"train": ("train",), "validation": ("val", "validate", "validation"), "test": ("test",)}
-_FOLDERS = {
-    "train": ("train", "videos_train", "train_256", "videos", "compress/train_256"),
-    "validation": ("val", "validate", "validation", "videos_val", "val_256", "videos", "compress/val_256"),
-    "test": ("test", "videos_test", "videos"),
-}
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
-def read(root: Path, split: str, num_classes: int) -> Listing:
-    """Clips of ``split`` in the order of its CSV file, for a release of ``num_classes`` classes or a part of it."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected {LAYOUT}")
-    file = _csv_file(root, split)
-    rows = _rows(file, labelled=split != "test")
-    train_file = file if split == "train" else _csv_file(root, "train")
-    train = rows if split == "train" else _rows(train_file)
+def read(data: DataRoot, num_classes: int) -> Listing:
+    """Clips of a split in the order of its CSV file, for a release of ``num_classes`` classes or a part of it."""
+    file, train_file = _csv_file(data), _csv_file(data.of("train"))
+    rows = _rows(file, labelled=data.split != "test")
+    train = rows if data.split == "train" else _rows(train_file)
     classes = sorted({row["label"] for _, row in train if row.get("label")})
     if len(classes) > num_classes:
         raise DataError(
@@ -48,36 +40,27 @@ def read(root: Path, split: str, num_classes: int) -> Listing:
             f"kinetics{600 if len(classes) <= 600 else 700}"
         )
     numbers = {name: number for number, name in enumerate(classes)}
-    videos = Videos(root)
-    clips, present = [], 0
+    clips = []
     for line, row in rows:
         label = row.get("label") or ""
-        if label not in numbers and (label or split != "test"):
+        if label not in numbers and (label or data.split != "test"):
             raise DataError(f"{file}: line {line} has label {label!r}, which {train_file} has not; use one release's")
         names = _video_names(file, line, row)
-        path = next(filter(None, (videos.find(name, label) for name in names)), None)
-        present += path is not None
-        expected = path or os.path.join(videos.place(_FOLDERS[split], label), f"{names[0]}.mp4")
-        clips.append(Clip(expected, numbers.get(label, UNLABELLED), names[0]))
-    if clips and not present:
-        raise DataError(
-            f"none of the {len(clips)} videos of {file} is under {root}, the first is {clips[0].id}.mp4; expected "
-            f"{LAYOUT}; {found(root)}"
-        )
+        files = [f"{name}.mp4" for name in names]
+        clips.append(data.clip(names[0], numbers.get(label, UNLABELLED), *files, folder=label))
     return Listing(classes, clips)
 
 
-def _csv_file(root: Path, split: str) -> Path:
+def _csv_file(data: DataRoot) -> Path:
     """``train.csv`` itself, else the shortest name with the split as a word, such as ``kinetics-700_train.csv``."""
-    folders = [folder for folder in (root, root / "annotations", root / "labels") if folder.is_dir()]
-    files = [file for folder in folders for file in sorted(folder.glob("*.csv"))]
-    words = _NAMES[split]
+    words = data.split_names
+    files = [file for place in data.places for file in sorted(place.glob("*.csv"))]
     fitting = [file for file in files if set(words) & set(re.split(r"[^a-z]+", file.stem.lower()))]
     if not fitting:
         hint = ""
-        if any((root / name).is_dir() for name in _FOLDERS[split][:2]):
+        if any((data.path / name).is_dir() for name in words):
             hint = " (without the CSV files, --dataset folder reads class folders)"
-        raise DataError(f"no CSV file of the {split} split in {root}{hint}; expected {LAYOUT}; {found(root)}")
+        raise data.refusal(f"no CSV file of the {data.split} split in {data.path}{hint}")
     return min(fitting, key=lambda file: (file.stem.lower() not in words, len(file.name)))
 
 

@@ -16,26 +16,31 @@ import os
 import re
 from pathlib import Path
 
-from aim_fast.data.formats import Clip, Listing, found
-from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, class_number, read_lines
+from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, class_number, numbered_lines, read_lines
+from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
+from aim_fast.data.formats.listing import Clip, Listing
 from aim_fast.errors import DataError
 
-__all__ = ["LAYOUT", "SOURCE", "list_file", "read", "rewrite_list"]
+__all__ = ["LAYOUT", "read", "rewrite_list"]
 
-LAYOUT = "train.txt and val.txt with lines 'path label' (space or comma; integers or class names), or such a file"
-SOURCE = "your own videos"
+LAYOUT = Layout(
+    text="train.txt and val.txt with lines 'path label' (space or comma; integers or class names), or such a file",
+    source="your own videos",
+    file=True,
+)
 _CLASS_FILES = ("classes.txt", "labels.txt")
-_SPLIT_NAMES = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
 _ENTRY = re.compile(rf"^(?P<path>.*(?:{_EXTENSION}))\"?(?:\s*,\s*|\s+)(?P<label>\S.*)$", re.IGNORECASE)
 
 
-def read(root: Path, split: str) -> Listing:
-    """Clips of ``split`` in the order of the list."""
-    file = list_file(root, split)
-    folder = root if root.is_dir() else root.parent
+def read(data: DataRoot) -> Listing:
+    """Clips of a split in the order of the list."""
+    file = _find(data.path, data.split)
+    if file is None:
+        names = " or ".join(f"{name}.txt" for name in data.split_names)
+        raise data.refusal(f"no list for the {data.split} split at {data.path} (looked for {names})")
     entries = _entries(file)
-    train = file if split == "train" else _find(root, "train")
+    train = _find(data.path, "train")
     known = entries if train in (None, file) else _entries(train)
     named = _named_classes(file)
     classes = named or _classes(known)
@@ -49,7 +54,7 @@ def read(root: Path, split: str) -> Listing:
             raise DataError(
                 f"{file}: line {line} has label {label!r}, none of the {len(classes)} classes of {train or file}"
             )
-        clips.append(Clip(_located(path, file.parent, folder), number, path))
+        clips.append(Clip(_located(path, file.parent, data.folder), number, path))
     return Listing(classes, clips)
 
 
@@ -69,47 +74,35 @@ def rewrite_list(file: Path, root: Path, targets: dict[str, str], extension: str
     return "\n".join(lines) + "\n"
 
 
-def list_file(root: Path, split: str) -> Path:
-    """The list of ``split`` for a root that is a folder or itself a list."""
-    file = _find(root, split)
-    if file is None:
-        names = " or ".join(f"{name}.txt" for name in _SPLIT_NAMES[split])
-        raise DataError(
-            f"no list for the {split} split at {root} (looked for {names}); expected {LAYOUT}; "
-            f"{found(root if root.is_dir() else root.parent)}"
-        )
-    return file
-
-
 def _find(root: Path, split: str) -> Path | None:
+    """The list of a split for a root that is a folder or itself a list."""
     if root.is_dir():
-        names = (f"{name}{tail}" for name in _SPLIT_NAMES[split] for tail in (".txt", ".csv", "_list.txt", "list.txt"))
+        names = (f"{name}{tail}" for name in SPLIT_NAMES[split] for tail in (".txt", ".csv", "_list.txt", "list.txt"))
         return next((root / name for name in names if (root / name).is_file()), None)
     own = _split_of(root)
     if own in (None, split):
         return root
-    word = next(name for name in sorted(_SPLIT_NAMES[own], key=len, reverse=True) if name in root.name)
-    siblings = (root.with_name(root.name.replace(word, name)) for name in _SPLIT_NAMES[split])
+    word = next(name for name in sorted(SPLIT_NAMES[own], key=len, reverse=True) if name in root.name)
+    siblings = (root.with_name(root.name.replace(word, name)) for name in SPLIT_NAMES[split])
     return next((sibling for sibling in siblings if sibling.is_file()), None)
 
 
 def _split_of(file: Path) -> str | None:
-    return next((split for split, names in _SPLIT_NAMES.items() if any(name in file.name for name in names)), None)
+    return next((split for split, names in SPLIT_NAMES.items() if any(name in file.name for name in names)), None)
 
 
 def _entries(file: Path) -> list[tuple[int, str, str]]:
     """(line number, path, label) of every line that is not blank; a heading 'path,label' is passed over."""
     entries = []
-    for number, line in enumerate(read_lines(file), start=1):
-        line = line.strip()
-        if not line or (number == 1 and re.fullmatch(r"\w+\s*[, ]\s*label\w*", line, re.I)):
+    for number, line in numbered_lines(file):
+        if number == 1 and re.fullmatch(r"\w+\s*[, ]\s*label\w*", line, re.I):
             continue
         match = _ENTRY.match(line) or re.match(r"^(?P<path>.+)[\s,]+(?P<label>[^\s,]+)$", line)
         if not match:
             raise DataError(f"{file}: line {number} is not 'path label': {line[:80]!r}")
         entries.append((number, match["path"].strip(' "'), match["label"].strip(' "')))
     if not entries:
-        raise DataError(f"{file} lists no clips; expected {LAYOUT}")
+        raise DataError(f"{file} lists no clips; expected {LAYOUT.text}")
     return entries
 
 
@@ -120,7 +113,7 @@ def _integers(entries: list[tuple[int, str, str]]) -> bool:
 def _named_classes(file: Path) -> list[str]:
     for name in _CLASS_FILES:
         if (file.parent / name).is_file() and (file.parent / name) != file:
-            return [line.strip() for line in read_lines(file.parent / name) if line.strip()]
+            return [line for _, line in numbered_lines(file.parent / name)]
     return []
 
 

@@ -11,95 +11,69 @@ holds the objects' names and is never used in its place.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from aim_fast.data.formats import UNLABELLED, Clip, Listing, found
-from aim_fast.data.formats.annotation import class_number, read_json, read_lines
+from aim_fast.data.formats.annotation import class_number, in_order, numbered_lines, read_entries, read_json
+from aim_fast.data.formats.layout import DataRoot, Layout
+from aim_fast.data.formats.listing import UNLABELLED, Listing
 from aim_fast.errors import DataError
 
-__all__ = ["LAYOUT", "SOURCE", "read"]
+__all__ = ["LAYOUT", "read"]
 
-LAYOUT = (
-    "Something-Something v2: labels.json, train.json and validation.json (or something-something-v2-*.json, also under "
-    "labels/) and videos as 20bn-something-something-v2/<id>.webm or .mp4"
+LAYOUT = Layout(
+    text="Something-Something v2: labels.json, train.json and validation.json (or something-something-v2-*.json, also "
+    "under labels/) and videos as 20bn-something-something-v2/<id>.webm or .mp4",
+    source="https://www.qualcomm.com/developer/software/something-something-v-2-dataset (free account)",
+    annotation=("labels", "annotations", "..", "../labels"),
+    prefixes=("", "something-something-v2-"),
+    videos=("20bn-something-something-v2",),
+    depth=1,
 )
-SOURCE = "https://www.qualcomm.com/developer/software/something-something-v-2-dataset (free account)"
-_OFFICIAL_VIDEOS = "20bn-something-something-v2"
-_EXTENSIONS = (".webm", ".mp4")
 
 
-def read(root: Path, split: str) -> Listing:
-    """Clips of ``split``; the test split has labels only when ``test-answers.csv`` is present."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected {LAYOUT}")
-    classes, labels_file = _classes(root)
+def read(data: DataRoot) -> Listing:
+    """Clips of a split; the test split has labels only when ``test-answers.csv`` is present."""
+    labels_file = data.annotation("labels.json")
+    classes = _classes(labels_file)
     numbers = {name: number for number, name in enumerate(classes)}
-    annotation = _find(root, f"{split}.json")
-    entries = read_json(annotation)
-    if not isinstance(entries, list):
-        raise DataError(f"{annotation} holds no list of entries; expected objects with id and template")
-    answers = _answers(root, numbers) if split == "test" else {}
-    videos = _videos(root, annotation)
-    preferred = _preferred_folder(root)
+    file = data.annotation(f"{data.split}.json")
+    entries = read_entries(file, "id")
+    answers = _answers(data.find_annotation("test-answers.csv"), numbers) if data.split == "test" else {}
     clips = []
     for position, entry in enumerate(entries):
-        if not isinstance(entry, dict) or "id" not in entry:
-            raise DataError(f"{annotation}: entry {position} is no object with an id; expected {LAYOUT}")
-        name = str(entry["id"])
-        if split == "test":
+        name, template = str(entry["id"]), entry.get("template")
+        where = f"{file}: entry {position} (id {name})"
+        if data.split == "test":
             label = answers.get(name, UNLABELLED)
-        else:
-            label = _label(entry, position, annotation, numbers, labels_file)
-        clips.append(Clip(videos.get(name) or str(preferred / f"{name}.webm"), label, name))
-    if clips and not any(clip.id in videos for clip in clips):
-        raise DataError(
-            f"none of the {len(clips)} videos of {annotation.name} is under {root}, the first is "
-            f"{clips[0].id}.webm; expected {LAYOUT}; {found(root)}"
-        )
+        elif not isinstance(template, str):
+            raise DataError(f"{where} has no template; download the annotations again")
+        elif (label := numbers.get(_without_brackets(template), UNLABELLED)) == UNLABELLED:
+            raise DataError(
+                f"{where} has template {template!r}, which is not in {labels_file}; use the labels file of the same "
+                "release"
+            )
+        clips.append(data.clip(name, label, f"{name}.webm"))
     return Listing(classes, clips)
-
-
-def _label(entry: dict, position: int, file: Path, numbers: dict[str, int], labels_file: Path) -> int:
-    template = entry.get("template")
-    if not isinstance(template, str):
-        raise DataError(f"{file}: entry {position} (id {entry['id']}) has no template; download the annotations again")
-    number = numbers.get(_without_brackets(template))
-    if number is None:
-        raise DataError(
-            f"{file}: entry {position} (id {entry['id']}) has template {template!r}, which is not in {labels_file}; "
-            "use the labels file of the same release"
-        )
-    return number
 
 
 def _without_brackets(template: str) -> str:
     return template.replace("[", "").replace("]", "")
 
 
-def _classes(root: Path) -> tuple[list[str], Path]:
-    file = _find(root, "labels.json")
+def _classes(file: Path) -> list[str]:
     table = read_json(file)
     if not isinstance(table, dict) or not table:
-        raise DataError(f"{file} is no object from template to class number; expected {LAYOUT}")
+        raise DataError(f"{file} is no object from template to class number; is it the labels file?")
     try:
-        by_number = {int(number): str(template) for template, number in table.items()}
+        return in_order(file, [(int(number), template) for template, number in table.items()])
     except (TypeError, ValueError):
         raise DataError(f"{file} has a class number that is no integer; expected values like '0' to '173'") from None
-    if sorted(by_number) != list(range(len(table))):
-        raise DataError(f"{file}: class numbers are not 0 to {len(table) - 1}, each once; download the labels again")
-    return [by_number[number] for number in range(len(table))], file
 
 
-def _answers(root: Path, numbers: dict[str, int]) -> dict[str, int]:
-    file = _found(root, "test-answers.csv")
-    if file is None:
-        return {}
+def _answers(file: Path | None, numbers: dict[str, int]) -> dict[str, int]:
     answers = {}
-    for line_number, line in enumerate(read_lines(file), start=1):
+    for line_number, line in numbered_lines(file) if file else ():
         name, separator, answer = line.partition(";")
-        if not line.strip():
-            continue
         answer = _without_brackets(answer.strip())
         number = numbers.get(answer, class_number(answer))
         if not separator or number is None:
@@ -108,41 +82,3 @@ def _answers(root: Path, numbers: dict[str, int]) -> dict[str, int]:
             raise DataError(f"{file}: line {line_number} has class {answer}, but there are {len(numbers)} classes")
         answers[name.strip()] = number
     return answers
-
-
-def _find(root: Path, name: str) -> Path:
-    file = _found(root, name)
-    if file is None:
-        raise DataError(
-            f"{name} (or something-something-v2-{name}) not found in {root} or its labels/; expected {LAYOUT}; "
-            f"{found(root)}"
-        )
-    return file
-
-
-def _found(root: Path, name: str) -> Path | None:
-    folders = [root, root / "labels", root / "annotations", root.absolute().parent, root.absolute().parent / "labels"]
-    candidates = (folder / prefix for folder in folders for prefix in (name, f"something-something-v2-{name}"))
-    return next((file for file in candidates if file.is_file()), None)
-
-
-def _preferred_folder(root: Path) -> Path:
-    return root / _OFFICIAL_VIDEOS if (root / _OFFICIAL_VIDEOS).is_dir() else root
-
-
-def _videos(root: Path, annotation: Path) -> dict[str, str]:
-    """Path by id: the official folder first, then the other subfolders by name, then the root; .webm before .mp4."""
-    parents = {root} if annotation.parent == root.absolute().parent else {root, annotation.parent}
-    subfolders = sorted(
-        entry.path for parent in parents for entry in os.scandir(parent) if entry.is_dir() and entry.name[0] != "."
-    )
-    official = [folder for folder in subfolders if Path(folder).name == _OFFICIAL_VIDEOS]
-    paths: dict[str, str] = {}
-    for folder in dict.fromkeys([*official, *subfolders, str(root)]):
-        with os.scandir(folder) as files:
-            here = sorted((file.name for file in files), key=lambda name: not name.endswith(".webm"))
-        for file in here:
-            stem, extension = os.path.splitext(file)
-            if extension.lower() in _EXTENSIONS:
-                paths.setdefault(stem, os.path.join(folder, file))
-    return paths

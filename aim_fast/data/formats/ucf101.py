@@ -7,72 +7,50 @@ too: there is no other. Videos may have been converted: the extension in the lis
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from aim_fast.data.formats import Clip, Listing, found
-from aim_fast.data.formats.annotation import class_number, find_annotation, read_lines
-from aim_fast.data.formats.videos import Videos
+from aim_fast.data.formats.annotation import class_number, in_order, numbered_lines
+from aim_fast.data.formats.layout import DataRoot, Layout
+from aim_fast.data.formats.listing import Listing
 from aim_fast.errors import DataError
 
-__all__ = ["LAYOUT", "SOURCE", "read"]
+__all__ = ["LAYOUT", "read"]
 
-LAYOUT = (
-    "classInd.txt, trainlist0{1,2,3}.txt and testlist0{1,2,3}.txt (also in ucfTrainTestlist/) and videos as "
-    "UCF-101/<class>/<video>.avi"
+_LISTS = "ucfTrainTestlist"
+LAYOUT = Layout(
+    text=f"classInd.txt, trainlist0{{1,2,3}}.txt and testlist0{{1,2,3}}.txt (also in {_LISTS}/) and videos as "
+    "UCF-101/<class>/<video>.avi",
+    source="https://www.crcv.ucf.edu/data/UCF101.php",
+    splits={"train": ("train",), "validation": ("test",), "test": ("test",)},
+    annotation=(_LISTS, f"UCF101TrainTestSplits-RecognitionTask/{_LISTS}", "splits", "annotations", "labels"),
+    videos=("UCF-101", "videos"),
 )
-SOURCE = "https://www.crcv.ucf.edu/data/UCF101.php"
-_LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "splits")
 
 
-def read(root: Path, split: str, number: int) -> Listing:
-    """Clips of ``split`` of the published split ``number``, in the order of the list."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected {LAYOUT}")
-    classes = _classes(_file(root, "classInd.txt"))
+def read(data: DataRoot, number: int) -> Listing:
+    """Clips of a split of the published split ``number``, in the order of the list."""
+    classes = _classes(data.annotation("classInd.txt"))
     numbers = {name: index for index, name in enumerate(classes)}
-    file = _file(root, f"{'train' if split == 'train' else 'test'}list0{number}.txt")
-    videos = Videos(root)
-    place = videos.place(("UCF-101", "videos"))
-    clips, present = [], 0
-    for line_number, line in enumerate(read_lines(file), start=1):
-        if not line.strip():
-            continue
-        before, _, last = line.strip().rpartition(" ")
-        name = before if before and last.isdecimal() else line.strip()
+    file = data.annotation(f"{data.split_names[0]}list0{number}.txt")
+    clips = []
+    for line_number, line in numbered_lines(file):
+        before, _, last = line.rpartition(" ")
+        name = before if before and last.isdecimal() else line
         class_name, _, video = name.partition("/")
         if class_name not in numbers or not video:
             raise DataError(
                 f"{file}: line {line_number} is not '<class>/<video>' with a class of classInd.txt: {line!r}"
             )
-        path = videos.find(os.path.splitext(video)[0], class_name)
-        present += path is not None
-        clips.append(Clip(path or str(place / name), numbers[class_name], name))
-    if clips and not present:
-        raise DataError(
-            f"none of the {len(clips)} videos of {file} is under {root}, the first is {clips[0].id}; expected "
-            f"{LAYOUT}; {found(root)}"
-        )
+        clips.append(data.clip(name, numbers[class_name], name, folder=class_name))
     return Listing(classes, clips)
 
 
-def _file(root: Path, name: str) -> Path:
-    file = find_annotation(root, [name], _LIST_FOLDERS)
-    if file is None:
-        raise DataError(f"{name} not found in {root} or its ucfTrainTestlist/; expected {LAYOUT}; {found(root)}")
-    return file
-
-
 def _classes(file: Path) -> list[str]:
-    by_number = {}
-    for line_number, line in enumerate(read_lines(file), start=1):
-        if not line.strip():
-            continue
-        text, _, name = line.strip().partition(" ")
+    names = []
+    for line_number, line in numbered_lines(file):
+        text, _, name = line.partition(" ")
         number = class_number(text)
         if number is None or not name:
             raise DataError(f"{file}: line {line_number} is not 'number class': {line!r}")
-        by_number[number] = name.strip()
-    if sorted(by_number) != list(range(1, len(by_number) + 1)):
-        raise DataError(f"{file}: class numbers are not 1 to {len(by_number)}, each once; download the lists again")
-    return [by_number[number] for number in sorted(by_number)]
+        names.append((number, name.strip()))
+    return in_order(file, names, first=1)

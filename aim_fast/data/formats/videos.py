@@ -3,66 +3,70 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
 
 __all__ = ["Videos"]
 
-_DEPTH = 3  # root/videos/train/<class>/<video>
-
 
 class Videos:
-    """All video files under a root, at most three folders down.
+    """All video files under a root, at most ``depth`` folders down; where ``depth`` is None, files and folders of
+    pictures in the first of ``folders`` that is there, else in the root.
 
-    Folders of classes may be named with spaces or with underscores, in any case; a file of the same name in the folder
-    of its class is preferred to one elsewhere.
+    Of several of one name that is taken which is in the folder of its class (named with spaces or with underscores, in
+    any case), then that in the earlier of ``folders``, then that of the extension asked for, then the first by name.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._by_stem: dict[str, list[str]] = {}
-        for path in _walk(str(root), _DEPTH):
-            stem, _ = os.path.splitext(os.path.basename(path))
-            self._by_stem.setdefault(stem, []).append(path)
+    def __init__(self, root: Path, folders: Sequence[str], depth: int | None) -> None:
+        there = [root / folder for folder in folders if (root / folder).is_dir()]
+        self.place = there[0] if there else root
+        self._folders = [f"{folder}{os.sep}" for folder in there]
+        self._by_name: dict[str, list[str]] = {}
+        for entry in _walk(self.place if depth is None else root, depth):
+            stem, extension = os.path.splitext(entry.name)
+            name = stem if extension.lower() in VIDEO_EXTENSIONS else entry.name
+            self._by_name.setdefault(name, []).append(entry.path)
 
-    def __len__(self) -> int:
-        return len(self._by_stem)
+    def find(self, file: str, folder: str = "") -> str | None:
+        """The video that ``file`` names, with another extension or none; ``folder`` is that of its class."""
+        stem, extension = os.path.splitext(os.path.basename(file))
+        paths = self._by_name.get(file) or self._by_name.get(stem)
+        if not paths or len(paths) == 1:
+            return paths[0] if paths else None
 
-    def find(self, stem: str, folder: str = "") -> str | None:
-        """The file of this name without its extension, in a folder like ``folder`` where there is a choice."""
-        paths = self._by_stem.get(stem)
-        if not paths:
-            return None
-        if folder and len(paths) > 1:
-            wanted = _plain(folder)
-            return next((path for path in paths if wanted in map(_plain, path.split(os.sep)[-3:-1])), paths[0])
-        return paths[0]
+        def order(path: str) -> tuple[bool, int, bool]:
+            apart = bool(folder) and _plain(folder) not in map(_plain, path.split(os.sep)[-3:-1])
+            place = next((i for i, known in enumerate(self._folders) if path.startswith(known)), len(self._folders))
+            return apart, place, os.path.splitext(path)[1].lower() != extension.lower()
 
-    def place(self, folders: tuple[str, ...], class_name: str = "") -> Path:
-        """Where a missing file would belong: the first of ``folders`` that exists, and in it the class's folder."""
-        base = next((self.root / name for name in folders if (self.root / name).is_dir()), self.root)
-        if class_name:
-            for name in (class_name, class_name.replace(" ", "_")):
-                if (base / name).is_dir():
-                    return base / name
-        return base
+        return min(paths, key=order)
+
+    def expected(self, file: str, folder: str = "") -> str:
+        """Where a missing file would belong: in the folder of its class, where there is one, of the first place."""
+        for name in (folder, folder.replace(" ", "_")):
+            if name and (self.place / name).is_dir():
+                return str(self.place / name / os.path.basename(file))
+        return str(self.place / file)
 
 
 def _plain(name: str) -> str:
     return name.replace("_", " ").lower()
 
 
-def _walk(folder: str, depth: int) -> Iterator[str]:
-    """Video files of a folder by name, then those of its subfolders by name."""
+def _walk(folder: str | Path, depth: int | None) -> Iterator[os.DirEntry[str]]:
+    """Video files of a folder by name, then those of its subfolders, or where ``depth`` is None these themselves."""
     with os.scandir(folder) as entries:
         here = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
     folders = []
     for entry in here:
         if os.path.splitext(entry.name)[1].lower() in VIDEO_EXTENSIONS:
-            yield entry.path
-        elif depth and entry.is_dir():
-            folders.append(entry.path)
-    for path in folders:
-        yield from _walk(path, depth - 1)
+            yield entry
+        elif depth != 0 and entry.is_dir():
+            folders.append(entry)
+    for entry in folders:
+        if depth is None:
+            yield entry
+        else:
+            yield from _walk(entry.path, depth - 1)

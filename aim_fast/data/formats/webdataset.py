@@ -13,29 +13,27 @@ import json
 import re
 from pathlib import Path
 
-from aim_fast.data.formats import UNLABELLED, Clip, Listing, found
-from aim_fast.data.formats.annotation import class_number, read_lines
+from aim_fast.data.formats.annotation import class_number, numbered_lines
+from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
+from aim_fast.data.formats.listing import UNLABELLED, Clip, Listing
 from aim_fast.data.formats.shard_index import Sample, read_shard
 from aim_fast.errors import DataError
 
-__all__ = ["LAYOUT", "MANIFEST", "SOURCE", "read", "shard_files"]
+__all__ = ["LAYOUT", "MANIFEST", "read"]
 
-LAYOUT = (
-    "train-000000.tar … and val-000000.tar … (or train/*.tar and val/*.tar) with samples <key>.webm or .mp4 and "
-    "<key>.cls or <key>.json, and classes.txt"
+LAYOUT = Layout(
+    text="train-000000.tar … and val-000000.tar … (or train/*.tar and val/*.tar) with samples <key>.webm or .mp4 and "
+    "<key>.cls or <key>.json, and classes.txt",
+    source="made from any other data set by aim-fast shard, or by WebDataset's own tools",
+    splits=SPLIT_NAMES | {"train": ("train", "training")},
 )
-SOURCE = "made from any other data set by aim-fast shard, or by WebDataset's own tools"
 MANIFEST = "shards.json"
-_NAMES = {"train": ("train", "training"), "validation": ("val", "validation", "valid"), "test": ("test",)}
 
 
-def read(root: Path, split: str) -> Listing:
-    """Clips of ``split`` in the order of the shards."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected {LAYOUT}")
-    shards = shard_files(root, split)
-    samples = [(shard, sample) for shard in shards for sample in read_shard(shard, root)]
-    classes = _classes(root, split, samples)
+def read(data: DataRoot) -> Listing:
+    """Clips of a split in the order of the shards."""
+    samples = _samples(data)
+    classes = _classes(data, samples)
     numbers = {name: number for number, name in enumerate(classes)}
     clips = []
     for shard, sample in samples:
@@ -44,27 +42,27 @@ def read(root: Path, split: str) -> Listing:
             number = UNLABELLED
         else:
             number = numbers.get(sample.label, UNLABELLED - 1) if written is None else written
-        if not (0 <= number < len(classes) or (number == UNLABELLED and split == "test")):
+        if not (0 <= number < len(classes) or (number == UNLABELLED and data.split == "test")):
             what = f"label {sample.label!r}, none of the {len(classes)} classes" if sample.label else "no .cls or .json"
             raise DataError(f"{shard}: sample {sample.key} has {what}; write the shard again")
         clips.append(Clip(sample.path(str(shard)), number, sample.id))
     return Listing(classes, clips)
 
 
-def shard_files(root: Path, split: str) -> list[Path]:
-    """The shards of a split by name; DataError where there is none or one is missing."""
-    names = _NAMES[split]
+def _samples(data: DataRoot) -> list[tuple[Path, Sample]]:
+    """(shard, sample) of all shards of a split by name; DataError where there is none or one is missing."""
+    root, names = data.path, data.split_names
     tars = sorted(path for path in root.glob("*.tar") if re.split(r"[^a-z]", path.name.lower())[0] in names)
     tars = tars or [path for name in names for path in sorted((root / name).glob("*.tar"))]
-    missing = _missing(root, split, tars)
+    missing = _missing(root, data.split, tars)
     if missing:
         raise DataError(
-            f"{root}: {len(missing)} {split} shards are missing, the first is {missing[0]}; copy them, or write them "
-            "again by the same aim-fast shard command"
+            f"{root}: {len(missing)} {data.split} shards are missing, the first is {missing[0]}; copy them, or write "
+            "them again by the same aim-fast shard command"
         )
     if not tars:
-        raise DataError(f"no shard of the {split} split in {root}; expected {LAYOUT}; {found(root)}")
-    return tars
+        raise data.refusal(f"no shard of the {data.split} split in {root}")
+    return [(shard, sample) for shard in tars for sample in read_shard(shard, root)]
 
 
 def _missing(root: Path, split: str, tars: list[Path]) -> list[str]:
@@ -85,11 +83,11 @@ def _missing(root: Path, split: str, tars: list[Path]) -> list[str]:
     return missing
 
 
-def _classes(root: Path, split: str, samples: list[tuple[Path, Sample]]) -> list[str]:
-    if (root / "classes.txt").is_file():
-        return [line.strip() for line in read_lines(root / "classes.txt") if line.strip()]
-    if split != "train":
-        samples = [(shard, sample) for shard in shard_files(root, "train") for sample in read_shard(shard, root)]
+def _classes(data: DataRoot, samples: list[tuple[Path, Sample]]) -> list[str]:
+    if (data.path / "classes.txt").is_file():
+        return [line for _, line in numbered_lines(data.path / "classes.txt")]
+    if data.split != "train":
+        samples = _samples(data.of("train"))
     labels = {sample.label for _, sample in samples if sample.label}
     if labels and all(class_number(label) is not None for label in labels):
         names = {class_number(sample.label): sample.class_name for _, sample in samples}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from aim_fast.data.formats import Clip, Listing, layout, read_dataset
+from aim_fast.data.formats import Clip, Listing, dataset_layout, read_dataset
 from aim_fast.data.index.index_file import index_paths, stored_indices, write_index
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.index.scan import scan
@@ -81,7 +81,7 @@ def _remembered(listing: Listing, stored: Iterable[tuple[Index, bool]]) -> tuple
     for clip in listing.clips:
         state, row = file_state(clip.path), known.get(clip.path)
         if row is not None and (row.size, row.mtime_ns) == state:
-            probes.append(_probe_of(row))
+            probes.append(row.probe)
         else:
             probes.append(Probe(error=MISSING) if state[0] < 0 else None)
             current = False
@@ -91,10 +91,10 @@ def _remembered(listing: Listing, stored: Iterable[tuple[Index, bool]]) -> tuple
 def _finished(index: Index) -> Index:
     """The index itself; DataError where no clip of it can be used."""
     if len(index.healthy) == 0:
-        row = index.rows[0]
+        row, expected = index.rows[0], dataset_layout(index.dataset).text
         raise DataError(
             f"none of the {len(index)} {index.split} clips under {index.root} can be used ({len(index.missing)} "
-            f"missing, {len(index.broken)} broken; the first: {row.path} {row.error}); expected {layout(index.dataset)}"
+            f"missing, {len(index.broken)} broken; the first: {row.path} {row.error}); expected {expected}"
         )
     return index
 
@@ -145,19 +145,10 @@ def _scan_into(
 
 
 def _assemble(dataset: str, root: Path, split: str, listing: Listing, probes: Iterable[Probe | None]) -> Index:
-    rows = []
-    for clip, found in zip(listing.clips, probes):
-        p = found or Probe(error=_NOT_SCANNED)
-        facts = (p.frames, p.height, p.width, p.codec, p.pixel_format, p.rotation, p.size, p.mtime_ns, p.error)
-        rows.append(Row(clip.path, clip.label, clip.id, *facts))
+    unknown = Probe(error=_NOT_SCANNED)
+    rows = [Row.of(clip, found or unknown) for clip, found in zip(listing.clips, probes)]
     return Index(dataset, split, str(root), listing.classes, rows)
 
 
 def _clips(items: Iterable[Clip | Row]) -> list[tuple[str, int, str]]:
     return [(item.path, item.label, item.id) for item in items]
-
-
-def _probe_of(row: Row) -> Probe:
-    return Probe(
-        row.frames, row.height, row.width, row.codec, row.pixel_format, row.rotation, row.size, row.mtime_ns, row.error
-    )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
 
-from aim_fast.data.video.probe import MISSING
+from aim_fast.data.formats.listing import Clip
+from aim_fast.data.video.probe import MISSING, Probe
+from aim_fast.errors import abridged
 
 __all__ = ["Index", "Row"]
+
+_PROBED = tuple(field.name for field in fields(Probe))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,16 @@ class Row:
     size: int
     mtime_ns: int
     error: str | None
+
+    @classmethod
+    def of(cls, clip: Clip | Row, probe: Probe) -> Row:
+        """The row of a clip, in whose file a probe found this."""
+        return cls(clip.path, clip.label, clip.id, **{name: getattr(probe, name) for name in _PROBED})
+
+    @property
+    def probe(self) -> Probe:
+        """What is known of the file."""
+        return Probe(**{name: getattr(self, name) for name in _PROBED})
 
     @property
     def healthy(self) -> bool:
@@ -86,7 +100,8 @@ class Index:
             + _counted((row.codec for row in good), 4),
         ]
         if absent := self._absent():
-            lines.append(f"classes without a clip: {len(absent)} of {len(self.classes)}, {_named(absent, named)}")
+            names = abridged(absent, named or len(absent))
+            lines.append(f"classes without a clip: {len(absent)} of {len(self.classes)}, {names}")
         for what, rows in (("broken", self.broken), ("missing", self.missing)):
             if rows:
                 lines.append(f"{what}: {len(rows)} file{'s' if len(rows) > 1 else ''}")
@@ -96,12 +111,5 @@ class Index:
         return lines
 
 
-def _named(names: list[str], most: int) -> str:
-    most = most or len(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _counted(values: Iterable[str], most: int) -> str:
-    counts = Counter(values).most_common()
-    text = ", ".join(f"{name} ({count})" for name, count in counts[:most])
-    return text + (f" and {len(counts) - most} more" if len(counts) > most else "")
+    return abridged([f"{name} ({count})" for name, count in Counter(values).most_common()], most)

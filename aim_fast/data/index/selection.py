@@ -1,12 +1,13 @@
 """Part of a split: some of its classes, some of its clips. Draws are a function of the seed and of nothing else.
 
 Few-shot learning takes K clips of each class (K-shot), of all classes (C-way) or of some (5-way); zero-shot learning
-trains on some classes and is scored on others.
+trains on some classes and is scored on others; a share of every class asks what less data would have given.
 """
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from aim_fast.data.index.rows import Index
 from aim_fast.errors import DataError, UsageError, nearest
 
-__all__ = ["choose_classes", "draw_shots", "keep_classes", "keep_listed", "read_lines"]
+__all__ = ["choose_classes", "draw_share", "draw_shots", "keep_classes", "keep_listed", "read_lines"]
 
 _CLASSES, _SHOTS = 11, 12  # streams of a seed
 
@@ -82,6 +83,24 @@ def draw_shots(index: Index, shots: int, seed: int) -> Index:
             )
         draws = np.random.default_rng([_SHOTS, seed, label]).permutation(len(numbers))[:shots]
         kept += [numbers[draw] for draw in draws]
+    return replace(index, rows=[index.rows[number] for number in sorted(kept)])
+
+
+def draw_share(index: Index, share: float, seed: int) -> Index:
+    """The index with ``share`` (0 to 1) of each class's clips, rounded, at least one, in the order of the annotations.
+
+    The clips of a class are shuffled by (seed, class) and the first are taken, so that a smaller share of the same seed
+    is a part of every larger one.
+    """
+    if share >= 1:
+        return index
+    by_class: dict[int, list[int]] = defaultdict(list)
+    for number, row in enumerate(index.rows):
+        by_class[row.label].append(number)
+    kept: list[int] = []
+    for label, numbers in by_class.items():
+        order = np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), label + 1])).permutation(len(numbers))
+        kept += [numbers[place] for place in order[: max(1, round(share * len(numbers)))]]
     return replace(index, rows=[index.rows[number] for number in sorted(kept)])
 
 

@@ -11,9 +11,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from aim_fast.data.formats import Clip, named, read_dataset
+from aim_fast.data.formats import Clip, read_dataset
 from aim_fast.data.video.source import file_state, open_source
-from aim_fast.errors import DataError
+from aim_fast.errors import DataError, abridged
 
 __all__ = ["same_classes", "shared_videos"]
 
@@ -31,12 +31,12 @@ def same_classes(name: str, root: str | Path, first: str = "train", second: str 
         odd = sorted(set(one.classes) ^ set(other.classes)) or ["the same names in another order"]
         raise DataError(
             f"{root}: {first} has {len(one.classes)} classes, {second} {len(other.classes)}; they differ in "
-            f"{named(odd)}: give both splits the same classes"
+            f"{abridged(odd)}: give both splits the same classes"
         )
     shared = [clip.id for clip in shared_videos(one.clips, other.clips)]
     if shared:
         raise DataError(
-            f"{root}: {len(shared)} of {len(other.clips)} {second} videos are in {first} as well: {named(shared)}; "
+            f"{root}: {len(shared)} of {len(other.clips)} {second} videos are in {first} as well: {abridged(shared)}; "
             "remove them from one of the two, or scores say nothing"
         )
     return one.classes

@@ -1,5 +1,6 @@
 """Pixels: from planned clips to tensors.
 
-In: plans, with a path or with frames that are decoded already. Out: uint8 [B, T, S, S, 3], decoded, cropped, resized
-and augmented by DALI or PyTorch, on the CPU or on a GPU, to the same values by every route.
+In: planned clips, each with the path of its video or with frames that are decoded already. Out: uint8 [B, T, S, S, 3],
+decoded by DALI or PyAV, cropped, resized and augmented; on the CPU to the same bits by every route, on a GPU within a
+few levels of them.
 """

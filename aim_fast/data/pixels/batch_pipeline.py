@@ -1,9 +1,9 @@
 """From planned clips to tensors, batch after batch: on the host, or on a GPU.
 
-``HostGraph`` decodes with DALI in the background, boxes and resizes in threads, and augments with DALI where the plan
-asks for it; timm's policies run in those threads, behind the resize. Clips that PyAV decoded join behind it too, and
-plain views of such clips need no DALI at all. ``DeviceGraph`` is one DALI graph. Both keep two batches under way, so
-that decoding never waits for the consumer.
+``HostPipeline`` decodes with DALI in the background, boxes and resizes in threads, and augments with DALI where the
+plan asks for it; timm's policies run in those threads, behind the resize. Clips that PyAV decoded join behind it too,
+and plain views of such clips need no DALI at all. ``DevicePipeline`` is one pipeline of DALI's. Both keep two batches
+under way, so that decoding never waits for the consumer.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from aim_fast.data.pixels.clip_input import ClipInput, GraphError
+from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
 from aim_fast.data.pixels.resize import resize_box
-from aim_fast.data.plan.clip_plan import Augmentation
+from aim_fast.data.plan.augmentation import Augmentation
 
 if TYPE_CHECKING:
-    from aim_fast.data.pixels.dali_graphs import Pipeline
+    from aim_fast.data.pixels.dali_pipelines import DaliPipeline
     from aim_fast.data.pixels.timm_policy import TimmPolicy
 
-__all__ = ["DeviceGraph", "Graph", "HostGraph"]
+__all__ = ["BatchPipeline", "DevicePipeline", "HostPipeline"]
 
 _UNDER_WAY = 2
 
 
-class Graph(ABC):
+class BatchPipeline(ABC):
     """Batches of exactly B planned clips to uint8 frames [B, T, S, S, 3], in order."""
 
     def run(self, batches: Iterable[Sequence[ClipInput]]) -> Iterator[torch.Tensor]:
@@ -39,7 +39,7 @@ class Graph(ABC):
         closing the iterator finishes and discards them.
 
         Raises:
-            GraphError: DALI failed on a batch that is under way; make a new graph.
+            PipelineError: DALI failed on a batch that is under way; make a new pipeline.
         """
         source = iter(batches)
         under_way = 0
@@ -54,7 +54,7 @@ class Graph(ABC):
                     self._begin(batch)
                     under_way += 1
                 yield frames
-        except GraphError:
+        except PipelineError:
             under_way = 0
             raise
         finally:
@@ -71,25 +71,25 @@ class Graph(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End the graph's threads."""
+        """End the pipeline's threads."""
 
 
-class HostGraph(Graph):
+class HostPipeline(BatchPipeline):
     """Everything on the CPU."""
 
     def __init__(self, *, batch_size: int, img_size: int, augmentation: Augmentation | None, threads: int) -> None:
         self.batch_size, self.img_size, self.augmentation, self.threads = batch_size, img_size, augmentation, threads
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="resize")
-        self._idle: list[Pipeline] = []
-        self._begun: deque[tuple[Sequence[ClipInput], Pipeline | None]] = deque()
-        self._augmenting: Pipeline | None = None
+        self._idle: list[DaliPipeline] = []
+        self._begun: deque[tuple[Sequence[ClipInput], DaliPipeline | None]] = deque()
+        self._augmenting: DaliPipeline | None = None
         self._policy: TimmPolicy | None = None
         if augmentation is not None and augmentation.policy:
             from aim_fast.data.pixels.timm_policy import TimmPolicy
 
             self._policy = TimmPolicy(augmentation.policy, img_size, augmentation.fill)
         if augmentation is not None and (augmentation.randaug or augmentation.color_jitter or augmentation.erasing):
-            from aim_fast.data.pixels.dali_graphs import augmenting
+            from aim_fast.data.pixels.dali_pipelines import augmenting
 
             self._augmenting = augmenting(img_size, augmentation, batch_size=batch_size, threads=threads)
 
@@ -97,7 +97,7 @@ class HostGraph(Graph):
         native = [clip for clip in clips if clip.pixels is None]
         decoder = None
         if native:
-            from aim_fast.data.pixels.dali_graphs import decode_inputs, decoding
+            from aim_fast.data.pixels.dali_pipelines import decode_inputs, decoding
 
             decoder = self._idle.pop() if self._idle else decoding(batch_size=self.batch_size, threads=self.threads)
             decoder.start(decode_inputs(native))
@@ -122,7 +122,7 @@ class HostGraph(Graph):
                 ]:
                     job.result()
         else:
-            from aim_fast.data.pixels.dali_graphs import augment_inputs
+            from aim_fast.data.pixels.dali_pipelines import augment_inputs
 
             jobs = [self._threads.submit(_resized, *work, self.img_size, self._policy) for work in zip(clips, sources)]
             pixels = [job.result() for job in jobs]
@@ -136,7 +136,7 @@ class HostGraph(Graph):
         self._threads.shutdown()
 
 
-class DeviceGraph(Graph):
+class DevicePipeline(BatchPipeline):
     """Everything behind the file on a GPU, but for the clips that PyAV decodes and resizes."""
 
     def __init__(
@@ -149,7 +149,7 @@ class DeviceGraph(Graph):
         device: torch.device,
         decode_on: str,
     ) -> None:
-        from aim_fast.data.pixels.dali_graphs import whole
+        from aim_fast.data.pixels.dali_pipelines import whole
 
         self.augmentation = augmentation
         self._stream = torch.cuda.Stream(device)
@@ -164,10 +164,10 @@ class DeviceGraph(Graph):
             )
             for _ in range(_UNDER_WAY)
         ]
-        self._begun: deque[Pipeline] = deque()
+        self._begun: deque[DaliPipeline] = deque()
 
     def _begin(self, clips: Sequence[ClipInput]) -> None:
-        from aim_fast.data.pixels.dali_graphs import augment_inputs, box_inputs, decode_inputs
+        from aim_fast.data.pixels.dali_pipelines import augment_inputs, box_inputs, decode_inputs
 
         pipeline = self._idle.pop()
         pixels = [clip.pixels for clip in clips]

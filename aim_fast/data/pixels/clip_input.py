@@ -1,4 +1,4 @@
-"""What a graph takes and how it fails, apart from any one graph."""
+"""What a pipeline takes and how it fails, apart from any one pipeline."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 
 from aim_fast.data.plan.clip_plan import ClipPlan
 
-__all__ = ["ClipInput", "GraphError"]
+__all__ = ["ClipInput", "PipelineError"]
 
 
-class GraphError(Exception):
-    """A batch that a graph could not produce; the graph is of no use after it."""
+class PipelineError(Exception):
+    """A batch that a pipeline could not produce; the pipeline is of no use after it."""
 
 
 @dataclass(slots=True)
 class ClipInput:
-    """One clip for a graph: what to do, and the file for DALI to decode, or its bytes uint8 [n] where it is part of a
-    shard, or from PyAV frames uint8 [U, S, S, 3]."""
+    """One clip for a pipeline: what to do, and the file for DALI to decode, or its bytes uint8 [n] where it is part of
+    a shard, or from PyAV frames uint8 [U, S, S, 3]."""
 
     plan: ClipPlan
     path: str

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 
 from aim_fast.data.index.rows import Index, Row
-from aim_fast.data.pixels.clip_input import ClipInput, GraphError
-from aim_fast.data.pixels.dali_graphs import GPU_CODECS, Pipeline, decode_inputs, decoding
+from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
+from aim_fast.data.pixels.dali_pipelines import GPU_CODECS, DaliPipeline, decode_inputs, decoding
 from aim_fast.data.plan.clip_plan import ClipPlan
 from aim_fast.data.video.decode import decode_frames
 from aim_fast.data.video.source import held_bytes
@@ -27,7 +27,7 @@ _FILES = 8  # of each kind
 _LEVELS = 3.0  # mean difference that two right decoders may have
 _LIBRARY = "libnvcuvid.so.1"
 
-Decoding = Callable[..., Pipeline]
+Decoding = Callable[..., DaliPipeline]
 
 
 def trusted_kinds(
@@ -76,7 +76,7 @@ def _fault(rows: list[Row], decoder: Decoding, device_id: int, threads: int) -> 
             fault = _difference(pipeline, batch)
             if fault is not None:
                 return fault
-    except (GraphError, RuntimeError, DataError) as error:
+    except (PipelineError, RuntimeError, DataError) as error:
         return str(error).splitlines()[0]
     return None
 
@@ -94,7 +94,7 @@ def _chosen(rows: list[Row]) -> list[Row]:
     return [*firsts, *(row for row in rows if row.path not in seen)][:_FILES]
 
 
-def _difference(pipeline: Pipeline, rows: list[Row]) -> str | None:
+def _difference(pipeline: DaliPipeline, rows: list[Row]) -> str | None:
     numbers = [np.unique([0, row.frames // 2, row.frames - 1]).astype(np.int32) for row in rows]
     box = (0.0, 0.0, 1.0, 1.0)
     clips = [

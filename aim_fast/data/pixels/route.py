@@ -1,4 +1,4 @@
-"""Which decoder takes which clip, and the graph that they feed.
+"""Which decoder takes which clip, and the pipeline that they feed.
 
 DALI takes what it decodes on this device; PyAV, in threads, takes the other codecs, files whose metadata asks for a
 rotation, files whose frames change size, and files that DALI failed on. Both may serve one batch. Without DALI
@@ -20,10 +20,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from aim_fast.data.index.rows import Index, Row
-from aim_fast.data.pixels.batch_pipeline import DeviceGraph, Graph, HostGraph
-from aim_fast.data.pixels.clip_input import ClipInput, GraphError
+from aim_fast.data.pixels.batch_pipeline import BatchPipeline, DevicePipeline, HostPipeline
+from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
 from aim_fast.data.pixels.timm_policy import check_policy
-from aim_fast.data.plan.clip_plan import Augmentation
+from aim_fast.data.plan.augmentation import Augmentation
 from aim_fast.data.video.frame_folder import CODEC as PICTURES
 from aim_fast.errors import UsageError
 
@@ -42,7 +42,7 @@ def routes(index: Index, device: torch.device, threads: int) -> list[str]:
     rows = [index.rows[i] for i in index.healthy]
     if not dali_available():
         return ["pyav"]
-    from aim_fast.data.pixels.dali_graphs import CPU_CODECS
+    from aim_fast.data.pixels.dali_pipelines import CPU_CODECS
 
     found = []
     if device.type == "cuda":
@@ -56,7 +56,7 @@ def routes(index: Index, device: torch.device, threads: int) -> list[str]:
 
 
 class Router:
-    """Decides for each row who decodes it, and owns the graph, made when first needed and made anew after a failure.
+    """Decides for each row who decodes it, and owns the pipeline, made when first needed and made anew after a failure.
 
     Raises:
         UsageError: training without DALI, or a decoder asked for that cannot take this data.
@@ -84,7 +84,7 @@ class Router:
                 "pip install nvidia-dali-cuda130 (Linux), or use eval and predict, which work without it"
             )
         self.avoided: set[str] = set()
-        self._graph: Graph | None = None
+        self._pipeline: BatchPipeline | None = None
         if decoder in ("gpu", "shared") and device.type != "cuda":
             raise UsageError(f"decoder {decoder} decodes on a GPU, and the clips go to {device}: use auto")
         self._half = decoder == "shared"
@@ -117,12 +117,12 @@ class Router:
 
     def run(self, batches: Iterable[Sequence[ClipInput]]) -> Iterator[torch.Tensor]:
         """Frames uint8 [B, T, S, S, 3] of each batch."""
-        if self._graph is None:
-            self._graph = self._made()
+        if self._pipeline is None:
+            self._pipeline = self._made()
         try:
-            for frames in self._graph.run(batches):
+            for frames in self._pipeline.run(batches):
                 yield frames.to(self.device)
-        except GraphError:
+        except PipelineError:
             self.close()
             raise
 
@@ -131,16 +131,16 @@ class Router:
         self.avoided.add(path)
 
     def close(self) -> None:
-        """End the graph's threads."""
-        if self._graph is not None:
-            self._graph.close()
-            self._graph = None
+        """End the pipeline's threads."""
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
 
-    def _made(self) -> Graph:
+    def _made(self) -> BatchPipeline:
         sizes = {"batch_size": self.batch_size, "img_size": self.img_size, "threads": self.threads}
         if self._on_host:
-            return HostGraph(**sizes, augmentation=self.augmentation)
-        return DeviceGraph(**sizes, augmentation=self.augmentation, device=self.device, decode_on=self._decode_on)
+            return HostPipeline(**sizes, augmentation=self.augmentation)
+        return DevicePipeline(**sizes, augmentation=self.augmentation, device=self.device, decode_on=self._decode_on)
 
 
 def _outside(row: Row) -> str:
@@ -166,7 +166,7 @@ def decoding_of(
     index: Index, device: torch.device, threads: int, decoder: str
 ) -> tuple[str, frozenset[tuple[str, str]], list[str]]:
     """Where DALI decodes, which (codec, pixel format) it takes, and remarks on what it was not trusted with."""
-    from aim_fast.data.pixels.dali_graphs import CPU_CODECS
+    from aim_fast.data.pixels.dali_pipelines import CPU_CODECS
 
     rows = (index.rows[i] for i in index.healthy)
     on_cpu = frozenset((row.codec, row.pixel_format) for row in rows if row.codec in CPU_CODECS)

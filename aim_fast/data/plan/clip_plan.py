@@ -2,8 +2,7 @@
 
 Every clip has a generator of its own, Philox with key (seed) and counter (stream, view, index, epoch), so its plan
 does not depend on what was planned before it: resuming, and any number of processes, give the same clips. The uniform
-numbers are drawn in one fixed layout (frames, box, flip, ...): switching one augmentation on or off leaves the draws of
-the others as they were.
+numbers are drawn in one fixed layout (``aim_fast.data.plan.draws``), whatever is switched on.
 
 Boxes are fractions (y0, x0, y1, x1) of the frame. The published views first resize the short side and then crop in
 whole pixels; the same box is taken here from the source frame, resized once.
@@ -18,67 +17,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aim_fast.data.plan.randaugment import OPERATIONS, RandAugmentPlan, plan_randaugment
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.draws import Draws
+from aim_fast.data.plan.randaugment import RandAugmentPlan, plan_randaugment
 from aim_fast.data.plan.sampling import Sampling, frame_indices
-from aim_fast.errors import UsageError
 
-__all__ = ["Augmentation", "ClipPlan", "epoch_order", "plan_clip", "replacement_draw", "stored_view_draw", "view_box"]
+__all__ = ["ClipPlan", "epoch_order", "plan_clip", "replacement_draw", "stored_view_draw", "view_box"]
 
 Box = tuple[float, float, float, float]
 
 _CLIP, _ORDER, _REPLACEMENT, _VIEW, _STORED = 0, 1, 2, 3, 4  # streams of a seed
-_TRIES = 10
 _EIGENVALUES = np.array([55.4625, 4.7940, 1.1475])  # of RGB over ImageNet (Krizhevsky et al., 2012)
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
-
-
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """What training does to a clip, one draw for all its frames. Each part is off at the value in brackets.
-
-    Attributes:
-        random_resized_crop: [False] a box of random area and aspect; else the centre square of the short side.
-        scale: range of the box's area, as a fraction of the frame's.
-        ratio: range of the box's aspect, width / height, drawn uniformly in its logarithm.
-        flip: [0] probability of a horizontal flip. Not for classes that tell left from right.
-        randaug: [None] (n, m): n operations of magnitude m (see ``aim_fast.data.plan.randaugment``).
-        policy: [""] an augmentation of timm's, such as ``rand-m9-mstd0.5-inc1`` (``aim_fast.data.pixels.timm_policy``).
-        pre_crop: [0] the box loses up to this many of 224 pixels on each side, each drawn apart, as imgaug's
-            RandAugment does before its operations.
-        color_jitter: [0] standard deviation of the weights of PCA lighting noise (Krizhevsky et al., 2012).
-        erasing: [0] probability that a box is filled with ``fill`` (Zhong et al., 2020).
-        erasing_scale: range of that box's area. erasing_ratio: range of its aspect.
-        fill: RGB that erased pixels take, 0 to 255: the rounded mean of the model's normalisation, because frames
-            stay uint8 and 0 after normalisation is the mean before it.
-        none: [False] nothing is drawn at random: a training clip is the sampling's first evaluation view.
-    """
-
-    random_resized_crop: bool = True
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.0
-    randaug: tuple[int, float] | None = None
-    policy: str = ""
-    pre_crop: float = 0.0
-    color_jitter: float = 0.0
-    erasing: float = 0.0
-    erasing_scale: tuple[float, float] = (0.02, 1 / 3)
-    erasing_ratio: tuple[float, float] = (0.3, 3.33)
-    fill: tuple[int, int, int] = (123, 117, 104)
-    none: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("flip", "erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"augmentation {name} is {getattr(self, name)}: a probability is between 0 and 1")
-        for name in ("scale", "ratio", "erasing_scale", "erasing_ratio"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UsageError(f"augmentation {name} is ({low}, {high}): give a range with 0 < low <= high")
-        if self.randaug is not None and not (1 <= self.randaug[0] <= len(OPERATIONS) and 0 <= self.randaug[1] <= 30):
-            raise UsageError(f"randaug is {self.randaug}: give n of 1 to {len(OPERATIONS)} and m of 0 to 30")
-        if self.policy and self.randaug is not None:
-            raise UsageError(f"augmentation has both randaug {self.randaug} and policy {self.policy}: give one of them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +84,22 @@ def plan_clip(
         return ClipPlan(*_unique(indices), view_box(height, width, img_size, short_side, crop, sampling.crops))
 
     length = sampling.num_frames
-    draws = _uniform_numbers(seed, _CLIP, view, index, epoch, length + 165).tolist()
+    draws = _uniform_numbers(seed, _CLIP, view, index, epoch, length + Draws.count).tolist()
     indices = frame_indices(sampling, num_frames, draws=draws[:length])
     draws = draws[length:]
-    box = _crop_box(height, width, augmentation, draws[0:40])
+    box = _crop_box(height, width, augmentation, draws[Draws.box])
     if augmentation.pre_crop:
-        box = _shrunk(box, augmentation.pre_crop / 224, draws[40:44])
+        box = _shrunk(box, augmentation.pre_crop / 224, draws[Draws.shrink])
     randaug = light = erase = None
     if augmentation.randaug is not None:
-        randaug = plan_randaugment(*augmentation.randaug, img_size, draws[48:120])
+        randaug = plan_randaugment(*augmentation.randaug, img_size, draws[Draws.randaug])
     if augmentation.color_jitter:
-        light = _lighting(augmentation.color_jitter, draws[120:124])
+        light = _lighting(augmentation.color_jitter, draws[Draws.light])
     if augmentation.erasing:
-        hit = draws[45] < augmentation.erasing
-        erase = _erase_box(img_size, augmentation, draws[124:164]) if hit else np.zeros(4, np.float32)
-    policy_seed = int(draws[164] * 2**53) if augmentation.policy else None
-    return ClipPlan(*_unique(indices), box, draws[44] < augmentation.flip, randaug, light, erase, policy_seed)
+        hit = draws[Draws.erase_chance] < augmentation.erasing
+        erase = _erase_box(img_size, augmentation, draws[Draws.erase]) if hit else np.zeros(4, np.float32)
+    policy_seed = int(draws[Draws.policy] * 2**53) if augmentation.policy else None
+    return ClipPlan(*_unique(indices), box, draws[Draws.flip] < augmentation.flip, randaug, light, erase, policy_seed)
 
 
 def view_box(height: int, width: int, img_size: int, short_side: int, crop: int = 0, crops: int = 1) -> Box:
@@ -198,7 +148,7 @@ def _crop_box(height: int, width: int, augmentation: Augmentation, draws: Sequen
     if augmentation.random_resized_crop:
         (low, high), (narrow, wide) = augmentation.scale, augmentation.ratio
         log_narrow, log_wide = math.log(narrow), math.log(wide)
-        for i in range(0, 4 * _TRIES, 4):
+        for i in range(0, len(draws), 4):
             area = (low + draws[i] * (high - low)) * rows * columns
             aspect = math.exp(log_narrow + draws[i + 1] * (log_wide - log_narrow))
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -219,7 +169,7 @@ def _shrunk(box: Box, most: float, draws: Sequence[float]) -> Box:
 
 def _erase_box(size: int, augmentation: Augmentation, draws: Sequence[float]) -> np.ndarray:
     (low, high), (narrow, wide) = augmentation.erasing_scale, augmentation.erasing_ratio
-    for i in range(0, len(draws) - 3, 4):
+    for i in range(0, len(draws), 4):
         area = (low + draws[i] * (high - low)) * size * size
         aspect = math.exp(math.log(narrow) + draws[i + 1] * (math.log(wide) - math.log(narrow)))
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

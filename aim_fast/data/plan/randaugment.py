@@ -5,9 +5,9 @@ frame. The list and its magnitudes are imgaug's (scale 0 to 30; Cubuk et al., 20
 shear ±0.3q rad, translation ±0.33q of the side, posterise to 8 - int(6q) bits, solarise above 256 - int(256q),
 enhancement factors 1 ± 0.9q, cutout of side 0.625q, fill 128. At m = 7: ±7°, ±4°, ±7.7 %, 7 bits, 197, 1 ± 0.21, 0.146.
 
-Planned here as numbers, executed in the graph by a few ``Kind``s of operator: five operations are one affine warp,
+Planned here as numbers, executed by DALI with a few ``Kind``s of operator: five operations are one affine warp,
 three are one 5×5 filter, two are one line value·a + b. Every kind follows Pillow's formula to a level or two, except
-Equalize, where the graph has OpenCV's formula for the table (further apart on strongly uneven histograms).
+Equalize, where DALI has OpenCV's formula for the table (further apart on strongly uneven histograms).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OPERATIONS = (
 
 
 class Kind(IntEnum):
-    """What the graph does for an operation, and where its parameters are in the 36 numbers of a layer."""
+    """What DALI does for an operation, and where its parameters are in the 36 numbers of a layer."""
 
     IDENTITY = 0
     AFFINE = 1  # [0:6] output to input, rows (xx, xy, x0), (yx, yy, y0), pixels

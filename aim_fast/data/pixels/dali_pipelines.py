@@ -1,8 +1,8 @@
-"""The DALI graphs: decode, augment, and on a GPU both in one.
+"""DALI's pipelines: decode, augment, and on a GPU both in one.
 
-All randomness comes in as numbers from the plan; a graph only executes. On a GPU one graph does everything behind the
-file: decode → box → resize → augment → gather. On a CPU the same augmentation is a graph of its own behind the decoding
-one, and PyTorch's uint8 kernel resizes between them, six times as fast there as DALI's resampling:
+All randomness comes in as numbers from the plan; a pipeline only executes. On a GPU one does everything behind the
+file: decode → box → resize → augment → gather. On a CPU the same augmentation is a pipeline of its own behind the
+decoding one, and PyTorch's uint8 kernel resizes between them, six times as fast there as DALI's resampling:
 
     frames [U, H, W, 3] → box → [U, S, S, 3] → RandAugment → lighting → erase → gather → uint8 [T, S, S, 3]
 
@@ -19,14 +19,15 @@ import numpy as np
 import nvidia.dali
 from nvidia.dali import math, pipeline_def
 
-from aim_fast.data.pixels.clip_input import ClipInput, GraphError
-from aim_fast.data.plan.clip_plan import Augmentation, ClipPlan
+from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
+from aim_fast.data.plan.augmentation import Augmentation
+from aim_fast.data.plan.clip_plan import ClipPlan
 from aim_fast.data.plan.randaugment import FILL, Kind
 
 __all__ = [
     "CPU_CODECS",
     "GPU_CODECS",
-    "Pipeline",
+    "DaliPipeline",
     "augment_inputs",
     "augmenting",
     "box_inputs",
@@ -47,10 +48,10 @@ _NO_BYTES = np.zeros(1, np.uint8)
 _NO_PIXELS = np.zeros((1, 1, 1, 3), np.uint8)
 
 
-class Pipeline:
-    """A built graph that works on one batch at a time, in the background between ``start`` and ``wait``.
+class DaliPipeline:
+    """A pipeline of DALI's, built, that works on one batch at a time, in the background between ``start`` and ``wait``.
 
-    A failed batch raises GraphError; the pipeline is of no use after it.
+    A failed batch raises PipelineError; the pipeline is of no use after it.
     """
 
     def __init__(self, pipeline: nvidia.dali.Pipeline) -> None:
@@ -73,19 +74,19 @@ class Pipeline:
         try:
             return getattr(self._pipeline, name)()
         except RuntimeError as error:
-            raise GraphError(str(error)) from None
+            raise PipelineError(str(error)) from None
 
 
-def decoding(*, batch_size: int, threads: int, device_id: int | None = None) -> Pipeline:
+def decoding(*, batch_size: int, threads: int, device_id: int | None = None) -> DaliPipeline:
     """Files to frames [U, H, W, 3], on the CPU or on a GPU. Inputs: ``decode_inputs``."""
     backend = "cpu" if device_id is None else "mixed"
     options = {"batch_size": batch_size, "num_threads": threads, "device_id": device_id, **_OPTIONS}
-    return Pipeline(_decode_pipeline(backend, **options))
+    return DaliPipeline(_decode_pipeline(backend, **options))
 
 
-def augmenting(img_size: int, augmentation: Augmentation, *, batch_size: int, threads: int) -> Pipeline:
+def augmenting(img_size: int, augmentation: Augmentation, *, batch_size: int, threads: int) -> DaliPipeline:
     """Resized frames [U, S, S, 3] to augmented clips [T, S, S, 3], on the CPU. Inputs: ``augment_inputs``."""
-    return Pipeline(
+    return DaliPipeline(
         _augment_pipeline(
             img_size, augmentation, batch_size=batch_size, num_threads=threads, device_id=None, **_OPTIONS
         )
@@ -100,7 +101,7 @@ def whole(
     threads: int,
     device_id: int | None,
     decode_on: str = "cpu",
-) -> Pipeline:
+) -> DaliPipeline:
     """Files, or resized frames, to clips [T, S, S, 3] on a GPU (on the CPU with None, where it is only slower).
 
     Inputs: ``decode_inputs``, ``box_inputs`` and ``augment_inputs``.
@@ -108,7 +109,7 @@ def whole(
     device = "cpu" if device_id is None else "gpu"
     backend = "mixed" if decode_on == "gpu" else "cpu"
     options = {"batch_size": batch_size, "num_threads": threads, "device_id": device_id, **_OPTIONS}
-    return Pipeline(_whole_pipeline(img_size, augmentation, device, backend, **options))
+    return DaliPipeline(_whole_pipeline(img_size, augmentation, device, backend, **options))
 
 
 def decode_inputs(clips: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
@@ -122,7 +123,7 @@ def decode_inputs(clips: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
 
 
 def box_inputs(clips: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
-    """Boxes for the graph that resizes, and which clips come resized already."""
+    """Boxes for the pipeline that resizes, and which clips come resized already."""
     return {
         "box": [_mirrored(clip.plan) for clip in clips],
         "decoded": [np.array(clip.pixels is not None) for clip in clips],

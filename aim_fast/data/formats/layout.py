@@ -1,0 +1,127 @@
+"""Where the files of a data set lie, and what is said where they do not.
+
+In: a root, a split, and the :class:`Layout` that a format declares. Out: a :class:`DataRoot`, by which the format finds
+its annotation files and videos; what is not there is refused in one wording, with what was expected and what is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from aim_fast.data.formats.listing import Clip
+from aim_fast.data.formats.videos import Videos
+from aim_fast.errors import DataError, abridged
+
+__all__ = ["SPLIT_NAMES", "DataRoot", "Layout"]
+
+SPLIT_NAMES = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a format expects under its root.
+
+    Attributes:
+        text: all of it in one line, for people.
+        source: where the data set can be had, in one line.
+        splits: what the files or folders of each split are called, the usual name first.
+        annotation: folders that annotation files may be in, behind the root itself; ``..`` where the root may be the
+            folder of the videos.
+        prefixes: what the names of annotation files may begin with, the official one first.
+        videos: folders that the videos may be in, the official one first, ``{}`` for each name of the split.
+        depth: how many folders below the root videos are looked for, as root/videos/train/<class>/<video> is 3.
+        pictures: a video may be a folder of pictures; it is looked for at the top of the first of ``videos`` alone.
+        file: the root may be an annotation file itself.
+    """
+
+    text: str
+    source: str
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: SPLIT_NAMES)
+    annotation: tuple[str, ...] = ("annotations", "labels")
+    prefixes: tuple[str, ...] = ("",)
+    videos: tuple[str, ...] = ("videos",)
+    depth: int = 3
+    pictures: bool = False
+    file: bool = False
+
+
+class DataRoot:
+    """One split of a data set on this disk, as its format looks for it.
+
+    Attributes: ``path``, ``split`` and ``layout``; ``asked`` and ``present``, how many clips were looked for by name
+    and how many of them are there.
+    """
+
+    def __init__(self, path: Path, split: str, layout: Layout) -> None:
+        """Raises DataError for a root that is not there, is empty, or is a file where a folder is expected."""
+        self.path, self.split, self.layout = path, split, layout
+        self.asked = self.present = 0
+        if not path.exists():
+            raise DataError(f"data root {path} does not exist; expected {layout.text}")
+        if path.is_dir():
+            if not any(path.iterdir()):
+                raise DataError(f"data root {path} is empty; expected {layout.text}")
+        elif not layout.file:
+            raise DataError(f"{path} is not a folder; expected {layout.text}")
+
+    def of(self, split: str) -> DataRoot:
+        """Another split of the same data set."""
+        return DataRoot(self.path, split, self.layout)
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """What files or folders of this split are called."""
+        return self.layout.splits[self.split]
+
+    @property
+    def folder(self) -> Path:
+        """The root, or the folder that it is in where it is a file."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def places(self) -> list[Path]:
+        """The folders that may hold annotation files and are there, in the order in which they are looked into."""
+        inside = (self.path / name for name in self.layout.annotation if ".." not in name)
+        beside = (os.path.normpath(self.path.absolute() / name) for name in self.layout.annotation if ".." in name)
+        return [place for place in (self.path, *inside, *map(Path, beside)) if place.is_dir()]
+
+    @cached_property
+    def videos(self) -> Videos:
+        """Every video under the root, by name."""
+        folders = [folder.format(name) for folder in self.layout.videos for name in self.split_names]
+        return Videos(self.path, list(dict.fromkeys(folders)), None if self.layout.pictures else self.layout.depth)
+
+    def find_annotation(self, *names: str) -> Path | None:
+        """The first file of one of these names, with any of the layout's prefixes; None where there is none."""
+        full = [prefix + name for prefix in self.layout.prefixes for name in names]
+        return next((place / name for place in self.places for name in full if (place / name).is_file()), None)
+
+    def annotation(self, *names: str) -> Path:
+        """:meth:`find_annotation`; DataError where there is none."""
+        file = self.find_annotation(*names)
+        if file is None:
+            official = self.layout.prefixes[0] + names[0]
+            raise self.refusal(f"{official} not found in {self.path} or its {self.layout.annotation[0]}/")
+        return file
+
+    def clip(self, id: str, label: int, *files: str, folder: str = "") -> Clip:
+        """The clip whose video has one of these names, whatever its folder and extension.
+
+        Args:
+            files: below the folder of the videos; where none is there, the first says where it would belong.
+            folder: of its class, which decides between videos of one name.
+        """
+        path = next(filter(None, (self.videos.find(file, folder) for file in files)), None)
+        self.asked += 1
+        self.present += path is not None
+        return Clip(path or self.videos.expected(files[0], folder), label, id)
+
+    def refusal(self, what: str, folder: Path | None = None) -> DataError:
+        """The error to raise: what is wrong, what was expected, and what ``folder`` (the root's) holds instead."""
+        entries = sorted(os.scandir(folder or self.folder), key=lambda entry: entry.name)
+        there = abridged([entry.name + "/" * entry.is_dir() for entry in entries if entry.name[0] != "."], 6)
+        return DataError(f"{what}; expected {self.layout.text}; found: {there or 'nothing'}")
