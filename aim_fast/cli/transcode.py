@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import recipe_options, typed
+from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 
 
-@click.command("transcode", short_help="Encode a data set anew, so that it decodes fast.")
+@click.command("transcode", cls=RecipeCommand, short_help="Encode a data set anew, so that it decodes fast.")
 @click.option("--output", required=True, metavar="DIR", help="folder of the new data set")
 @click.option("--short-side", default=256, show_default=True, type=click.IntRange(32), help="pixels; never enlarges")
 @click.option("--gop", default=12, show_default=True, type=click.IntRange(1, 250), help="frames between key frames")
@@ -30,12 +30,12 @@ def command(output: str, short_side: int, gop: int, codec: str, quality: int | N
     from aim_fast.data.video.encode import CODECS, Encoding
     from aim_fast.errors import UsageError, nearest
     from aim_fast.training.progress import RunProgress
-    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.recipe_file import load_recipe
 
     if codec not in CODECS:
         raise UsageError(f"unknown codec {codec!r}; {nearest(codec, CODECS)}")
     recipe = load_recipe(None, typed(options))
-    if not recipe.dataset or not recipe.data_root:
+    if not recipe.data.dataset or not recipe.data.data_root:
         raise UsageError("no data set: give --dataset NAME (aim-fast datasets lists them) and --data-root DIR")
     encoding = Encoding(short_side, gop, codec, CODECS[codec].quality if quality is None else quality)
     progress, drawn = RunProgress(), 0
@@ -49,11 +49,11 @@ def command(output: str, short_side: int, gop: int, codec: str, quality: int | N
 
     try:
         report = transcode(
-            recipe.dataset,
-            Path(recipe.data_root),
+            recipe.data.dataset,
+            Path(recipe.data.data_root),
             Path(output),
             encoding,
-            workers=recipe.workers or None,
+            workers=recipe.data.workers or None,
             progress=show,
         )
     finally:
