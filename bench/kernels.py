@@ -28,7 +28,7 @@ from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
 from aim_kernels.wide_activation import wide_activation
-from aim_kernels.wide_mlp import wide_mlp, wide_mlp_reference
+from aim_kernels.widened_mlp import wide_mlp, wide_mlp_reference
 from bench.bars import draw_bars
 from bench.machine_rates import copy_bandwidth
 

@@ -11,7 +11,7 @@ import argparse
 import copy
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,12 @@ from aim_fast.models.saved_bytes import saved_bytes
 from aim_fast.studies.timing import Timing, ratio, take_turns
 from aim_fast.training.cuda_graph import WARM_UP, GraphedStep
 from aim_kernels import AIMBlock, hold_trunk
+from aim_kernels.choices import Memory
 from bench.bars import draw_bars
 from bench.machine_rates import matrix_rate
 from bench.published import published
 
-MEMORY = ("fast", "balanced", "lean")
+MEMORY = get_args(Memory)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

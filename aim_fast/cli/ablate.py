@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import recipe_options, typed
+from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 from aim_fast.training.recipe import FIELDS
 
 # what a study's cells set themselves, or the study does
@@ -15,7 +15,7 @@ _OWN = ("output", "seed", "features", "cache_features", "cache_dtype")
 SCENE_BIAS = 0.4
 
 
-@click.command("ablate")
+@click.command("ablate", cls=RecipeCommand)
 @click.option(
     "--study",
     required=True,
@@ -57,7 +57,7 @@ def command(
     from aim_fast.errors import UsageError, nearest
     from aim_fast.studies.cells import STUDIES
     from aim_fast.training.progress import RunProgress
-    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.recipe_file import load_recipe
     from aim_fast.training.recipe_model import check_model_fields
 
     if study not in STUDIES:
@@ -75,9 +75,9 @@ def command(
         )
     else:
         resolved = load_recipe(recipe, fields)
-        folder = Path(output or f"runs/ablate-{study}-{resolved.dataset}")
-    check_model_fields(resolved.model, fields, resolved.head)
-    chosen = _seeds(seeds, resolved.seed)
+        folder = Path(output or f"runs/ablate-{study}-{resolved.data.dataset}")
+    check_model_fields(resolved.model.model, fields, resolved.model.head)
+    chosen = _seeds(seeds, resolved.run.seed)
 
     from aim_fast.studies.ablation import Study
 
@@ -119,5 +119,5 @@ def _make_demo(folder: Path, recipe: Any, progress: Any) -> None:
         raise UsageError(f"{folder}: cannot be made ({error.strerror}); give another --output") from None
     progress.say(f"writing clips of moving objects to {folder / DATA}, and training an image Transformer on still ones")
     make_clips(folder, 1280, 0, progress, SCENE_BIAS)
-    with join_processes(recipe.device, recipe.precision) as place:
-        make_trunk(folder, recipe.model, place, 8000, 1000, 0, progress)
+    with join_processes(recipe.run.device, recipe.run.precision) as place:
+        make_trunk(folder, recipe.model.model, place, 8000, 1000, 0, progress)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aim_fast.cli.options import recipe_options
+from aim_fast.cli.options import RecipeCommand, recipe_options
 
 if TYPE_CHECKING:
     from aim_fast.studies.comparison import Row
 
 
-@click.command("compare")
+@click.command("compare", cls=RecipeCommand)
 @click.argument("models", metavar="MODEL|RUN...", nargs=-1, required=True)
 @click.option(
     "--dataset",

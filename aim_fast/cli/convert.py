@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import recipe_options, typed
+from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 
 
-@click.command("convert", short_help="Turn a trained model into another form.")
+@click.command("convert", cls=RecipeCommand, short_help="Turn a trained model into another form.")
 @click.argument("source", metavar="RUN|CHECKPOINT")
 @click.argument("destination", metavar="FOLDER|FILE")
 @click.option("--classes", metavar="FILE", help="class names of a checkpoint without: one a line, or JSON")

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import recipe_options, typed
+from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 
 MADE = ("data", "trunk.safetensors", "aim", "frozen", "summary.json", "curves.png", "confusion.png")
 
 
-@click.command("demo")
+@click.command("demo", cls=RecipeCommand)
 @click.option("--output", default="demo", show_default=True, metavar="DIR", help="folder of all that the demo makes")
 @click.option("--overwrite", is_flag=True, help="remove what an earlier demo made in DIR first")
 @click.option("--clips", default=1280, show_default=True, type=click.IntRange(16), help="training clips to make")
@@ -47,7 +47,7 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     from aim_fast.training.loop import train
     from aim_fast.training.prediction import predict_files
     from aim_fast.training.progress import RunProgress
-    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.recipe_file import load_recipe
     from aim_fast.training.report import evaluate_run
     from aim_fast.training.run_folder import absolute_paths
 
@@ -61,11 +61,11 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     recipe = load_recipe("demo", {"data_root": str(folder / DATA), "weights": str(folder / TRUNK), **fields})
 
     progress.say(f"1/5 writing {clips} + {held_out} clips of moving objects to {folder / 'data'}")
-    make_clips(folder, clips, recipe.seed, progress)
+    make_clips(folder, clips, recipe.run.seed, progress)
 
     progress.say(f"2/5 training an image Transformer on {stills} still objects")
-    with join_processes(recipe.device, recipe.precision) as place:
-        scores = make_trunk(folder, recipe.model, place, stills, still_steps, recipe.seed, progress)
+    with join_processes(recipe.run.device, recipe.run.precision) as place:
+        scores = make_trunk(folder, recipe.model.model, place, stills, still_steps, recipe.run.seed, progress)
     progress.say(
         f"    it names {100 * scores['colour']:.0f} % of colours, {100 * scores['shape']:.0f} % of shapes right"
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import RUN_FIELDS, recipe_options, typed
+from aim_fast.cli.options import RUN_FIELDS, RecipeCommand, recipe_options, typed
 from aim_fast.errors import UsageError
 
 PACKAGES = (
@@ -23,7 +23,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-@click.command("doctor", short_help="Say what this machine has and which paths it takes.")
+@click.command("doctor", cls=RecipeCommand, short_help="Say what this machine has and which paths it takes.")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.option("--gpus", type=click.IntRange(1), help="with --model: what training on so many GPUs needs")
 @click.option(
@@ -69,7 +69,7 @@ def command(as_json: bool, gpus: int | None, clips_per_s: float | None, **option
 
 def _limits(fields: dict[str, Any], whole: bool, gpus: int | None, rate: float | None) -> dict[str, Any]:
     from aim_fast.studies.data_limits import measure_limits
-    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.recipe_file import load_recipe
 
     found = measure_limits(load_recipe(None, fields), "model" in fields, gpus, rate)
     return dataclasses.asdict(found) if whole else found.lines

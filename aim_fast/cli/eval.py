@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import RUN_FIELDS, recipe_options, typed
+from aim_fast.cli.options import RUN_FIELDS, RecipeCommand, recipe_options, typed
 
 FIELDS = (
     "dataset",
@@ -27,7 +27,7 @@ FIELDS = (
 )
 
 
-@click.command("eval", short_help="Score a run: top-1, top-5, mean-class accuracy, loss.")
+@click.command("eval", cls=RecipeCommand, short_help="Score a run: top-1, top-5, mean-class accuracy, loss.")
 @click.argument("run", metavar="RUN|CHECKPOINT")
 @click.option("--split", default="validation", show_default=True, help="train, validation or test")
 @click.option("--json", "json_file", metavar="FILE", help="write the scores as JSON; FILE - is standard output")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from aim_fast.cli.options import RUN_FIELDS, recipe_options, typed
+from aim_fast.cli.options import RUN_FIELDS, RecipeCommand, recipe_options, typed
+from aim_fast.data.choices import FeatureDtype
 
 FIELDS = (
     *(
@@ -28,11 +29,11 @@ FIELDS = (
 )
 
 
-@click.command("features", short_help="Store what a frozen trunk makes of every clip.")
+@click.command("features", cls=RecipeCommand, short_help="Store what a frozen trunk makes of every clip.")
 @click.option("--recipe", metavar="NAME|FILE", help="a shipped recipe or a YAML file; chosen by --model when not given")
 @click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
 @click.option("--output", metavar="DIR", required=True, help="folder of the features; one below it for each split")
-@click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), default="float16", show_default=True)
+@click.option("--dtype", type=click.Choice(get_args(FeatureDtype)), default="float16", show_default=True)
 @click.option("--quiet", is_flag=True, help="no progress on stderr")
 @recipe_options((*FIELDS, *RUN_FIELDS), defaults="features")
 def command(recipe: str | None, splits: tuple[str, ...], output: str, dtype: str, quiet: bool, **options: Any) -> None:
@@ -45,7 +46,7 @@ def command(recipe: str | None, splits: tuple[str, ...], output: str, dtype: str
     stopped.
     """
     from aim_fast.training.features import extract_features
-    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.recipe_file import load_recipe
 
     resolved = load_recipe(recipe, typed(options) | ({} if recipe else {"model": options["model"] or "promptclip_b16"}))
     for line in extract_features(resolved, splits or ("train", "validation"), Path(output), dtype, quiet):

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import recipe_options, typed
+from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 
 
-@click.command("index", short_help="Scan a data set; name missing and broken videos.")
+@click.command("index", cls=RecipeCommand, short_help="Scan a data set; name missing and broken videos.")
 @click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
 @click.option("--rebuild", is_flag=True, help="scan every file again")
 @click.option("--strict", is_flag=True, help="exit with status 2 when a video is missing or broken")
@@ -24,15 +24,15 @@ def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any
     from aim_fast.data.formats import chosen_dataset
     from aim_fast.data.index.splits import same_classes
     from aim_fast.errors import DataError
-    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.recipe_file import load_recipe
 
     recipe = load_recipe(None, typed(options))
-    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
+    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
     bad = 0
     if not splits:
         same_classes(dataset, root)
     for split in splits or ("train", "validation"):
-        index = load_or_build_index(dataset, root, split, workers=recipe.workers, rebuild=rebuild)
+        index = load_or_build_index(dataset, root, split, workers=recipe.data.workers, rebuild=rebuild)
         for line in index.summary(named=0):
             click.echo(line)
         for row in (*index.missing, *index.broken):

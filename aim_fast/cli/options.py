@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import types
-import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import click
 
-from aim_fast.training.recipe import FIELDS, Recipe, read_fields, shipped_recipes
+from aim_fast.training.recipe import FIELDS, GROUPS, group_of
+from aim_fast.training.recipe_file import read_fields, shipped_recipes
+from aim_fast.training.recipe_groups import kind_of
 
 RUN_FIELDS = ("device", "precision", "workers")
-_TYPES = typing.get_type_hints(Recipe)
 
 
 def recipe_options(
@@ -27,11 +26,24 @@ def recipe_options(
     """
 
     def add(function: Callable) -> Callable:
-        for name in reversed(list(names)):
+        for name in sorted(names, key=list(FIELDS).index, reverse=True):
             function = _option(name, defaults)(function)
         return function
 
     return add
+
+
+class RecipeCommand(click.Command):
+    """A command whose help has the recipe's options below the headings of their groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                sections.setdefault(getattr(parameter, "heading", "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 class _RecipeOption(click.Option):
@@ -40,6 +52,8 @@ class _RecipeOption(click.Option):
     def __init__(self, *arguments: Any, defaults: str, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
         self.defaults = defaults
+        group = GROUPS[group_of(str(self.name), "option")]
+        self.heading = group.model_config.get("title", group.__name__)
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra = super().get_help_extra(ctx)
@@ -58,7 +72,7 @@ def _default_text(name: str, defaults: str) -> str:
     if defaults == "features":
         defaults, default = "recipe", "promptclip_b16" if name == "model" else default
     if defaults == "demo":
-        default = read_fields("demo").get(name, default)
+        default = read_fields("demo")[name].value if name in read_fields("demo") else default
     text = "" if default is None else str(default)
     if isinstance(default, tuple):
         text = ",".join(map(str, default)) or "none"
@@ -75,14 +89,12 @@ def _set_by_shipped_recipes() -> frozenset[str]:
 
 
 def _option(name: str, defaults: str) -> Callable[[Callable], Callable]:
-    flag, text = "--" + name.replace("_", "-"), FIELDS[name].metadata["help"]
-    kind = _TYPES[name]
-    if isinstance(kind, types.UnionType):
-        kind = typing.get_args(kind)[0]
-    fixed: dict[str, Any] = {"cls": _RecipeOption, "defaults": defaults, "default": None, "help": text}
+    flag, (kind, listed) = "--" + name.replace("_", "-"), kind_of(FIELDS[name])
+    fixed: dict[str, Any] = {"cls": _RecipeOption, "defaults": defaults, "default": None}
+    fixed["help"] = FIELDS[name].description
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, **fixed)
-    metavar = "LIST" if typing.get_origin(kind) is tuple else {str: "TEXT", int: "N", float: "X"}[kind]
+    metavar = "LIST" if listed else {str: "TEXT", int: "N", float: "X"}[kind]
     return click.option(flag, name, metavar=metavar, **fixed)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import recipe_options, typed
+from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 
 PROMPT = ("prompt_prefix", "prompt_postfix")
 
 
-@click.command("predict", short_help="Name the most probable classes of video files.")
+@click.command("predict", cls=RecipeCommand, short_help="Name the most probable classes of video files.")
 @click.argument("run", metavar="RUN|CHECKPOINT")
 @click.argument("videos", metavar="VIDEO...", nargs=-1, required=True)
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="classes to name for each video")

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import recipe_options, typed
+from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 
 
-@click.command("shard", short_help="Write a data set as tar shards (WebDataset).")
+@click.command("shard", cls=RecipeCommand, short_help="Write a data set as tar shards (WebDataset).")
 @click.option("--output", required=True, metavar="DIR", help="folder of the shards")
 @click.option("--shard-size", default=1024, show_default=True, type=click.IntRange(1), help="MiB a shard, about")
 @click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
@@ -27,15 +27,15 @@ def command(output: str, shard_size: int, splits: tuple[str, ...], **options: An
     from aim_fast.data.formats import chosen_dataset
     from aim_fast.data.index.splits import same_classes
     from aim_fast.training.progress import RunProgress
-    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.recipe_file import load_recipe
 
     recipe = load_recipe(None, typed(options))
-    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
+    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
     folder = Path(output).expanduser()
     if not splits:
         same_classes(dataset, root)
     indices = [
-        load_or_build_index(dataset, root, split, workers=recipe.workers)
+        load_or_build_index(dataset, root, split, workers=recipe.data.workers)
         for split in dict.fromkeys(splits or ("train", "validation"))
     ]
     progress = RunProgress()
@@ -44,7 +44,7 @@ def command(output: str, shard_size: int, splits: tuple[str, ...], **options: An
             indices,
             folder,
             shard_bytes=shard_size * 2**20,
-            workers=recipe.workers or 4,
+            workers=recipe.data.workers or 4,
             progress=progress.bar("clips"),
         )
     finally:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import recipe_options, typed
+from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 
 
-@click.command("train")
+@click.command("train", cls=RecipeCommand)
 @click.option(
     "--recipe", metavar="NAME|FILE", help="a shipped recipe or a YAML file; chosen by --dataset when not given"
 )
@@ -33,7 +33,7 @@ def command(recipe: str | None, resume: str | None, quiet: bool, **options: Any)
     torchrun --nproc-per-node 8 -m aim_fast train ...
     torchrun --nproc-per-node 8 --max-restarts 3 -m aim_fast train ... --resume auto
     """
-    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.recipe_file import load_recipe
     from aim_fast.training.recipe_model import check_model_fields
     from aim_fast.training.run_folder import RECIPE, absolute_paths
 
@@ -43,14 +43,15 @@ def command(recipe: str | None, resume: str | None, quiet: bool, **options: Any)
         resolved = load_recipe(Path(output) / RECIPE, fields)
     else:
         resolved = load_recipe(recipe, fields)
-    if resolved.output is None:
-        resolved = resolved.replace(output=f"runs/{resolved.dataset}-{resolved.model}-{resolved.frames}f")
+    if resolved.run.output is None:
+        data = resolved.data
+        resolved = resolved.replace(output=f"runs/{data.dataset}-{resolved.model.model}-{data.frames}f")
 
     from aim_fast.training.loop import train
 
-    check_model_fields(resolved.model, fields, resolved.head)
+    check_model_fields(resolved.model.model, fields, resolved.model.head)
     # decided before the processes join, and so before the first one can write the file that decides it
-    resumes = resume == "yes" or (resume == "auto" and (Path(resolved.output or "") / RECIPE).is_file())
+    resumes = resume == "yes" or (resume == "auto" and (Path(resolved.run.output or "") / RECIPE).is_file())
     result = train(absolute_paths(resolved), resume=resumes, quiet=quiet)
     if not result.first:  # one process speaks for all
         return

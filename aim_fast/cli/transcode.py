@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import recipe_options, typed
+from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 
 
-@click.command("transcode", short_help="Encode a data set anew, so that it decodes fast.")
+@click.command("transcode", cls=RecipeCommand, short_help="Encode a data set anew, so that it decodes fast.")
 @click.option("--output", required=True, metavar="DIR", help="folder of the new data set")
 @click.option("--short-side", default=256, show_default=True, type=click.IntRange(32), help="pixels; never enlarges")
 @click.option("--gop", default=12, show_default=True, type=click.IntRange(1, 250), help="frames between key frames")
@@ -31,12 +31,12 @@ def command(output: str, short_side: int, gop: int, codec: str, quality: int | N
     from aim_fast.data.video.encode import CODECS, Encoding
     from aim_fast.errors import UsageError, nearest
     from aim_fast.training.progress import RunProgress
-    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.recipe_file import load_recipe
 
     if codec not in CODECS:
         raise UsageError(f"unknown codec {codec!r}; {nearest(codec, CODECS)}")
     recipe = load_recipe(None, typed(options))
-    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
+    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
     encoding = Encoding(short_side, gop, codec, CODECS[codec].quality if quality is None else quality)
     progress = RunProgress()
     try:
@@ -45,7 +45,7 @@ def command(output: str, short_side: int, gop: int, codec: str, quality: int | N
             root,
             Path(output),
             encoding,
-            workers=recipe.workers or None,
+            workers=recipe.data.workers or None,
             progress=progress.bar("videos"),
         )
     finally:

@@ -18,11 +18,13 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import get_args
 
 import numpy as np
 import torch
 
 from aim_fast.cores import default_workers
+from aim_fast.data.choices import ReadOrder
 from aim_fast.data.copies.frame_cache import FrameCache
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.index.scan import Prober
@@ -32,7 +34,7 @@ from aim_fast.data.pixels.route import Router
 from aim_fast.data.plan.augmentation import Augmentation
 from aim_fast.data.plan.clip_plan import ClipPlan, epoch_order, plan_clip, replacement_draw
 from aim_fast.data.plan.sampling import Sampling
-from aim_fast.data.plan.shard_order import READ_ORDERS, shard_order
+from aim_fast.data.plan.shard_order import shard_order
 from aim_fast.data.prefetch import Prefetcher
 from aim_fast.data.video.decode import decode_frames
 from aim_fast.data.video.probe import file_state
@@ -155,8 +157,8 @@ class ClipLoader:
                 f"batch size {batch_size}, image size {img_size}, prefetch {prefetch} must be at least 1 and "
                 f"rank {rank} below world {world}"
             )
-        if read_order not in READ_ORDERS:
-            raise UsageError(f"unknown read order {read_order!r}: known are {', '.join(READ_ORDERS)}")
+        if read_order not in get_args(ReadOrder):
+            raise UsageError(f"unknown read order {read_order!r}: known are {', '.join(get_args(ReadOrder))}")
         if read_order == "shards" and not all(tar_member(row.path) for row in index.rows):
             raise UsageError(
                 f"read order shards needs tar shards, which {index.dataset} has not: make some by aim-fast shard"

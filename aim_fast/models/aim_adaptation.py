@@ -6,17 +6,16 @@ Source: Yang et al., AIM: Adapting Image Models for Efficient Video Action Recog
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from aim_fast.models.adapter_layers import resolve_layers
+from aim_fast.models.choices import TemporalPlace, Tune
 from aim_fast.models.frame_vit import FrameViT
-from aim_fast.models.video_model import Tune, check_tune
-from aim_kernels.modules import AdapterPlace
-
-TemporalPlace = Literal["lowest", "stem", "frozen"]
+from aim_fast.models.video_model import check_tune
+from aim_kernels.choices import AdapterPlace
 
 
 class AIMAdaptation(FrameViT):

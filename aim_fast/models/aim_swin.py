@@ -22,20 +22,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.models import swin_weights
+from aim_fast.models.choices import Tune
 from aim_fast.models.video_model import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Fit,
-    Tune,
     VideoModel,
     check_normalisation,
     check_sizes,
     check_tune,
 )
 from aim_fast.models.weight_files import WeightsFile
-from aim_kernels.modules import Adapter, AdapterPlace, BlockBackend, DropPathMode
+from aim_kernels.choices import AdapterPlace, BlockBackend, DropPathMode, Memory
+from aim_kernels.modules import Adapter
 from aim_kernels.spatial_attention import Backend as AttentionBackend
-from aim_kernels.swin_block import AIMSwinBlock, Memory
+from aim_kernels.swin_block import AIMSwinBlock
 
 # The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
 _MIDDLE = 128.0

@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from aim_fast.models.aim_adaptation import AIMAdaptation, TemporalPlace
+from aim_fast.models.aim_adaptation import AIMAdaptation
 from aim_fast.models.architecture import infer_architecture, usual_heads
+from aim_fast.models.choices import TemporalPlace, Tune
 from aim_fast.models.clip_vit import CLIPViT
-from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Tune
-from aim_kernels.adaptation import Activation
-from aim_kernels.modules import AdapterPlace, AIMBlock, BlockBackend, DropPathMode, Memory
+from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD
+from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory
+from aim_kernels.modules import AIMBlock
 
 
 class AIMViTCLIP(AIMAdaptation, CLIPViT):

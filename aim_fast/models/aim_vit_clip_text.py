@@ -27,7 +27,7 @@ from aim_fast.models.state_dict import strip_prefixes
 from aim_fast.models.text_tower import TextTower, infer_text_architecture, text_tensors
 from aim_fast.models.video_model import Fit
 from aim_fast.models.weight_files import WeightsFile
-from aim_kernels.adaptation import Activation
+from aim_kernels.choices import Activation
 
 _TEXT_SIZES = ("output_dim", "context_length", "vocab_size", "text_width", "text_depth")
 

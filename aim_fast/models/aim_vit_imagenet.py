@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from aim_fast.models import vit_weights
-from aim_fast.models.aim_adaptation import AIMAdaptation, TemporalPlace
-from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit, Tune
+from aim_fast.models.aim_adaptation import AIMAdaptation
+from aim_fast.models.choices import TemporalPlace, Tune
+from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit
 from aim_fast.models.weight_files import WeightsFile
-from aim_kernels.adaptation import Activation
-from aim_kernels.modules import Adapter, AdapterPlace, BlockBackend, DropPathMode, Memory
+from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory
+from aim_kernels.modules import Adapter
 from aim_kernels.vit_block import AIMViTBlock
 
 Pool = Literal["token", "avg"]

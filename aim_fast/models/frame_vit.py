@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from aim_fast.errors import UsageError
 from aim_fast.models.video_model import VideoModel, check_normalisation, check_sizes
-from aim_kernels.adaptation import Activation
-from aim_kernels.modules import AIMBlock, BlockBackend
+from aim_kernels.choices import Activation, BlockBackend
+from aim_kernels.modules import AIMBlock
 
 # The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
 _MIDDLE = 128.0

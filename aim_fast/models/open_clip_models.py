@@ -6,6 +6,7 @@ AIM goes on towers of plain pre-norm blocks: CLIP's own, CLIPA's, and plain ViTs
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from aim_fast.models.timm_models import vit_arguments
 OPEN_CLIP = "open_clip:"
 
 
+@functools.cache
 def open_clip_entry(name: str) -> Entry:
     """The model of ``open_clip:NAME``.
 
@@ -38,7 +40,8 @@ def open_clip_entry(name: str) -> Entry:
     config = open_clip.get_model_config(model) or {}
     vision = config["vision_cfg"]
     if (timm_name := vision.get("timm_model_name")) and not _odd_structure(vision):
-        return Entry(AIMViTImageNet, _timm_arguments(timm_name, vision) | {"img_size": vision["image_size"]})
+        arguments = _timm_arguments(timm_name, vision) | {"img_size": vision["image_size"]}
+        return Entry(AIMViTImageNet, arguments, _recipes(arguments))
     if odd := _odd_structure(vision):
         raise UsageError(f"{name}: its image tower has {odd}, which AIM on a CLIP ViT has not; choose a plain ViT")
     clipa = bool(vision.get("no_ln_pre"))
@@ -52,7 +55,12 @@ def open_clip_entry(name: str) -> Entry:
         "mlp_ratio": vision.get("mlp_ratio", 4.0),
         "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
     }
-    return Entry(AIMViTCLIPA if clipa else AIMViTCLIP, arguments)
+    return Entry(AIMViTCLIPA if clipa else AIMViTCLIP, arguments, _recipes(arguments))
+
+
+def _recipes(arguments: Mapping[str, Any]) -> str:
+    """The published recipes by size: of ViT-L/14 from its width on."""
+    return "l14" if arguments["embed_dim"] >= 1024 else "b16"
 
 
 def fitting(names: Iterable[str]) -> list[str]:

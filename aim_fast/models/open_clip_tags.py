@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aim_fast.errors import WeightsError, nearest
 from aim_fast.models.open_clip_models import fitting
-from aim_kernels.adaptation import Activation
+from aim_kernels.choices import Activation
 
 TAG_PREFIX = "open_clip:"
 

@@ -33,8 +33,8 @@ from aim_fast.models.text_tower import TextTower, infer_text_architecture, text_
 from aim_fast.models.tokens import TextTokens, spoken, tokenize
 from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit, VideoModel, check_normalisation, check_sizes
 from aim_fast.models.weight_files import WeightsFile
-from aim_kernels.adaptation import Activation
-from aim_kernels.modules import AIMBlock, BlockBackend, Memory
+from aim_kernels.choices import Activation, BlockBackend, Memory
+from aim_kernels.modules import AIMBlock
 
 _LEARNED = ("embedding.", "temporalEmbedding.", "temporalModelling.")
 _TEMPORAL_BLOCK = re.compile(r"temporalModelling\.resblocks\.(\d+)\.")

@@ -27,44 +27,49 @@ def _clip(
     depth: int,
     num_heads: int,
     model: Callable[..., VideoModel] = AIMViTCLIP,
+    recipes: str = "b16",
     **others: Any,
 ) -> Entry:
     sizes = {"patch_size": patch_size, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
-    return Entry(model, sizes | others)
+    return Entry(model, sizes | others, recipes)
 
 
-def _swin(embed_dim: int, depths: tuple[int, ...], num_heads: tuple[int, ...], **others: Any) -> Entry:
-    return Entry(AIMSwin, {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads} | others)
+def _swin(
+    embed_dim: int, depths: tuple[int, ...], num_heads: tuple[int, ...], recipes: str = "swin_b", **others: Any
+) -> Entry:
+    return Entry(AIMSwin, {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads} | others, recipes)
 
 
 # The largest CLIPs were trained with the exact GELU; OpenAI's with QuickGELU.
 MODELS: Mapping[str, Entry] = {
     "aim_vit_b16_clip": _clip(16, 768, 12, 12),
     "aim_vit_b32_clip": _clip(32, 768, 12, 12),
-    "aim_vit_l14_clip": _clip(14, 1024, 24, 16),
-    "aim_vit_l14_336_clip": _clip(14, 1024, 24, 16, img_size=336),
-    "aim_vit_h14_clip": _clip(14, 1280, 32, 16, activation="gelu"),
-    "aim_vit_g14_clip": _clip(14, 1408, 40, 16, activation="gelu", mlp_ratio=4.3637),
-    "aim_vit_bigg14_clip": _clip(14, 1664, 48, 16, activation="gelu", mlp_ratio=4.9231),
-    "aim_vit_h14_clipa": _clip(14, 1280, 32, 16, AIMViTCLIPA, activation="gelu", mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    "aim_vit_demo": _clip(8, 64, 4, 2, img_size=48, num_classes=8),
-    "aim_vit_s16_in21k": _clip(16, 384, 12, 6, AIMViTImageNet),
-    "aim_vit_b16_in21k": _clip(16, 768, 12, 12, AIMViTImageNet),
-    "aim_vit_b32_in21k": _clip(32, 768, 12, 12, AIMViTImageNet),
-    "aim_vit_l16_in21k": _clip(16, 1024, 24, 16, AIMViTImageNet),
-    "aim_vit_imagenet_demo": _clip(8, 64, 4, 2, AIMViTImageNet, img_size=48, num_classes=8),
+    "aim_vit_l14_clip": _clip(14, 1024, 24, 16, recipes="l14"),
+    "aim_vit_l14_336_clip": _clip(14, 1024, 24, 16, recipes="l14", img_size=336),
+    "aim_vit_h14_clip": _clip(14, 1280, 32, 16, recipes="l14", activation="gelu"),
+    "aim_vit_g14_clip": _clip(14, 1408, 40, 16, recipes="l14", activation="gelu", mlp_ratio=4.3637),
+    "aim_vit_bigg14_clip": _clip(14, 1664, 48, 16, recipes="l14", activation="gelu", mlp_ratio=4.9231),
+    "aim_vit_h14_clipa": _clip(
+        14, 1280, 32, 16, AIMViTCLIPA, recipes="l14", activation="gelu", mean=IMAGENET_MEAN, std=IMAGENET_STD
+    ),
+    "aim_vit_demo": _clip(8, 64, 4, 2, recipes="demo", img_size=48, num_classes=8),
+    "aim_vit_s16_in21k": _clip(16, 384, 12, 6, AIMViTImageNet, recipes="in21k_b16"),
+    "aim_vit_b16_in21k": _clip(16, 768, 12, 12, AIMViTImageNet, recipes="in21k_b16"),
+    "aim_vit_b32_in21k": _clip(32, 768, 12, 12, AIMViTImageNet, recipes="in21k_b16"),
+    "aim_vit_l16_in21k": _clip(16, 1024, 24, 16, AIMViTImageNet, recipes="in21k_b16"),
+    "aim_vit_imagenet_demo": _clip(8, 64, 4, 2, AIMViTImageNet, recipes="demo", img_size=48, num_classes=8),
     "aim_swin_t": _swin(96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "aim_swin_s": _swin(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "aim_swin_b": _swin(128, (2, 2, 18, 2), (4, 8, 16, 32)),
-    "aim_swin_demo": _swin(32, (2, 2), (2, 4), img_size=48, window_size=6, num_classes=8),
+    "aim_swin_demo": _swin(32, (2, 2), (2, 4), recipes="demo_swin", img_size=48, window_size=6, num_classes=8),
     "timesformer_b16_clip": _clip(16, 768, 12, 12, TimeSformerCLIP),
-    "timesformer_l14_clip": _clip(14, 1024, 24, 16, TimeSformerCLIP),
-    "timesformer_demo": _clip(8, 64, 4, 2, TimeSformerCLIP, img_size=48, num_classes=8),
-    "promptclip_b16": _clip(16, 768, 12, 12, PromptCLIP),
-    "promptclip_b32": _clip(32, 768, 12, 12, PromptCLIP),
-    "promptclip_l14": _clip(14, 1024, 24, 16, PromptCLIP, output_dim=768, text_width=768),
+    "timesformer_l14_clip": _clip(14, 1024, 24, 16, TimeSformerCLIP, recipes="l14"),
+    "timesformer_demo": _clip(8, 64, 4, 2, TimeSformerCLIP, recipes="demo", img_size=48, num_classes=8),
+    "promptclip_b16": _clip(16, 768, 12, 12, PromptCLIP, recipes="promptclip"),
+    "promptclip_b32": _clip(32, 768, 12, 12, PromptCLIP, recipes="promptclip"),
+    "promptclip_l14": _clip(14, 1024, 24, 16, PromptCLIP, recipes="promptclip", output_dim=768, text_width=768),
     "promptclip_demo": _clip(
-        8, 64, 2, 1, PromptCLIP, img_size=48, output_dim=64, text_width=64, text_depth=2, num_classes=8
+        8, 64, 2, 1, PromptCLIP, "promptclip", img_size=48, output_dim=64, text_width=64, text_depth=2, num_classes=8
     ),
 }
 

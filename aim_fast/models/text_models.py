@@ -30,7 +30,7 @@ def text_entry(name: str, entry: Entry) -> Entry:
     else:
         width, depth, output = _SIZES[entry.arguments["embed_dim"]]
         sizes = {"text_width": width, "text_depth": depth, "output_dim": output}
-    return Entry(AIMViTCLIPText, {**entry.arguments, **sizes})
+    return entry._replace(model=AIMViTCLIPText, arguments={**entry.arguments, **sizes})
 
 
 def _open_clip_sizes(name: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from aim_fast.errors import WeightsError
 from aim_fast.models.state_dict import strip_prefixes
 from aim_fast.models.tokens import TextTokens
-from aim_kernels.adaptation import Activation
+from aim_kernels.choices import Activation
 from aim_kernels.modules import MLP, TemporalAttention
 
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.")

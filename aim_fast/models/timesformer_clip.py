@@ -25,13 +25,15 @@ from torch.utils.checkpoint import checkpoint
 
 from aim_fast.models import clip_weights
 from aim_fast.models.architecture import infer_architecture, usual_heads, visual_tower
+from aim_fast.models.choices import Tune
 from aim_fast.models.clip_vit import CLIPViT
 from aim_fast.models.interpolation import interpolate_frames
-from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit, Tune, check_tune
+from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit, check_tune
 from aim_fast.models.weight_files import WeightsFile
-from aim_kernels.adaptation import Activation, activate, attention_over_space, attention_over_time
+from aim_kernels.adaptation import activate, attention_over_space, attention_over_time
+from aim_kernels.choices import Activation, BlockBackend, DropPathMode, Memory
 from aim_kernels.composed import check_memory
-from aim_kernels.modules import MLP, BlockBackend, DropPath, DropPathMode, Memory, TemporalAttention
+from aim_kernels.modules import MLP, DropPath, TemporalAttention
 from aim_kernels.trained_trunk import attention_branch, mlp_branch
 
 

@@ -41,7 +41,7 @@ def timm_entry(name: str) -> Entry:
     except ValueError as error:
         raise UsageError(f"{name}: it has {error}, which AIM on a plain ViT has not; take a plain ViT") from error
     mean, std = timm_normalisation(known)
-    return Entry(AIMViTImageNet, arguments | {"mean": mean, "std": std})
+    return Entry(AIMViTImageNet, arguments | {"mean": mean, "std": std}, "in21k_b16")
 
 
 def vit_arguments(module: nn.Module) -> dict[str, Any]:

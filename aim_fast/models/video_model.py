@@ -9,21 +9,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError
+from aim_fast.models.choices import Tune
 from aim_fast.models.weight_files import WeightsFile
-from aim_kernels.adaptation import Activation
+from aim_kernels.choices import Activation
 
 CLIP_MEAN = (122.769, 116.74, 104.04)
 CLIP_STD = (68.493, 66.63, 70.321)
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-
-Tune = Literal["adapters", "all"]  # what trains: what adaptation added, or everything
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_kernels.adaptation import Activation
+from aim_kernels.choices import Activation
 
 DESCRIPTION = "aim_fast"  # the key of an export's description, JSON, in its metadata
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # bytes, as the format's own reader has it

@@ -21,8 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.files import replacing, write_whole
 from aim_fast.studies.cells import PUBLISHED_ON, Cell, cells_of
@@ -30,6 +28,7 @@ from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from aim_fast.training.drawing import drawing
 from aim_fast.training.loop import train
 from aim_fast.training.recipe import Recipe, recipe_differences
+from aim_fast.training.recipe_file import recipe_of
 from aim_fast.training.recipe_model import check_model_fields
 from aim_fast.training.report import evaluate_run
 from aim_fast.training.run_folder import RECIPE, absolute_paths
@@ -77,7 +76,7 @@ class Study:
         self.seeds = tuple(seeds)
         self.cells = cells_of(name, recipe, finetune_lr_factor)
         for cell in self.cells:
-            check_model_fields(cell.changes.get("model", recipe.model), cell.changes)
+            check_model_fields(cell.changes.get("model", recipe.model.model), cell.changes)
         self.runs = [(cell, seed, self._recipe_of(cell, seed)) for cell in self.cells for seed in self.seeds]
         self.results: dict[tuple[str, int], CellResult] = {}
         self._read()
@@ -88,7 +87,7 @@ class Study:
         if len(waiting) < len(self.runs):
             say(f"{len(self.runs) - len(waiting)} of {len(self.runs)} runs are finished and not repeated")
         for number, (cell, seed, recipe) in enumerate(waiting, 1):
-            output = Path(str(recipe.output))
+            output = Path(str(recipe.run.output))
             resume = (output / RECIPE).is_file()
             verb = "going on with" if resume else "training"
             say(f"{number}/{len(waiting)} {cell.title}, seed {seed}: {verb} {output}")
@@ -98,7 +97,7 @@ class Study:
                 return False
             seconds = None if resume else time.perf_counter() - began
             scores = result.last
-            if recipe.views != "1x1":  # validation during training takes one view
+            if recipe.evaluation.views != "1x1":  # validation during training takes one view
                 report = evaluate_run(str(output / "checkpoints" / "last"), "validation", _incidental(recipe))
                 scores = report.scores.summary() if report else scores
             tensors = read_checkpoint(find_checkpoint(output, "last")).tensors
@@ -141,8 +140,9 @@ class Study:
             lines.append(f"{row.title:<26}{trained:>13}{score:>16}{seconds:>9}{published:>11}")
         recipe = self.recipe
         lines += [
-            f"{recipe.dataset} validation, {recipe.views} views, last epoch of {recipe.epochs}; {recipe.model}, "
-            f"{recipe.frames} frames; seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}",
+            f"{recipe.data.dataset} validation, {recipe.evaluation.views} views, last epoch of "
+            f"{recipe.optimisation.epochs}; {recipe.model.model}, {recipe.data.frames} frames; "
+            f"seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}",
             f"published: {PUBLISHED_ON[self.name]}",
         ]
         return "\n".join(lines)
@@ -159,10 +159,10 @@ class Study:
         try:
             saved = json.loads(path.read_text())
             results = [CellResult(**row) for row in saved["results"]]
-            theirs = Recipe(**_fields(saved["recipe"]))
-        except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+            theirs = recipe_of(saved["recipe"], "recipe")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); give another --output") from None
-        differences = recipe_differences(theirs, self.recipe.replace(seed=theirs.seed))
+        differences = recipe_differences(theirs, self.recipe.replace(seed=theirs.run.seed))
         if saved["study"] != self.name:
             differences.insert(0, f"study: {saved['study']!r} -> {self.name!r}")
         if differences:
@@ -180,7 +180,7 @@ class Study:
         writer.writerows(rows)
         saved = {
             "study": self.name,
-            "recipe": yaml.safe_load(self.recipe.to_yaml()),
+            "recipe": self.recipe.model_dump(mode="json"),
             "results": [asdict(result) for result in self.results.values()],
         }
         table = {"study": self.name, "published_on": PUBLISHED_ON[self.name], "rows": rows}
@@ -193,7 +193,7 @@ class Study:
             write_whole(self.folder / name, content)
         picture = self.folder / "table.png"
         with drawing(picture):
-            draw_study(self.rows(), f"{self.name}: {self.recipe.dataset}, {self.recipe.model}", picture)
+            draw_study(self.rows(), f"{self.name}: {self.recipe.data.dataset}, {self.recipe.model.model}", picture)
 
 
 def draw_study(rows: Sequence[Row], title: str, path: Path) -> None:
@@ -224,10 +224,5 @@ def draw_study(rows: Sequence[Row], title: str, path: Path) -> None:
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def _fields(saved: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's fields as YAML and JSON hold them, lists for tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
-
-
 def _incidental(recipe: Recipe) -> dict[str, Any]:
-    return {"device": recipe.device, "precision": recipe.precision, "workers": recipe.workers}
+    return {"device": recipe.run.device, "precision": recipe.run.precision, "workers": recipe.data.workers}

@@ -59,8 +59,8 @@ def _rungs(recipe: Recipe, finetune_lr_factor: float) -> list[Cell]:
         ("joint", "+ joint adaptation", {"adapters": ("spatial", "temporal", "joint")}),
     ]
     cells = [Cell(key, title, changes, published.get(title)) for key, title, changes in rows]
-    timesformer = recipe.model.replace("aim_vit_", "timesformer_")
-    if timesformer != recipe.model and timesformer in MODELS:
+    timesformer = recipe.model.model.replace("aim_vit_", "timesformer_")
+    if timesformer != recipe.model.model and timesformer in MODELS:
         top1 = next(row.top1 for row in published_results() if (row.model[:11], row.dataset) == ("timesformer", "ssv2"))
         cells.append(Cell("timesformer", "TimeSformer, fine-tuned", {"model": timesformer, **whole}, top1))
     return cells
@@ -83,7 +83,7 @@ def _ratios(recipe: Recipe, finetune_lr_factor: float) -> list[Cell]:
 
 
 def _data(recipe: Recipe, finetune_lr_factor: float) -> list[Cell]:
-    model = "timesformer_b16_clip" if recipe.model.startswith("timesformer") else "aim_vit_b16_clip"
+    model = "timesformer_b16_clip" if recipe.model.model.startswith("timesformer") else "aim_vit_b16_clip"
     published = {100.0: _kinetics(model)} | {
         row.data_percent: row.top1 for row in published_results() if row.model == model and row.data_percent < 100
     }

@@ -28,7 +28,7 @@ from aim_fast.models.registry import MODELS, argument_names, create_model
 from aim_fast.models.video_model import VideoModel
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from aim_fast.training.metrics import METRICS, read_metrics
-from aim_fast.training.recipe import load_recipe, shipped_recipes
+from aim_fast.training.recipe_file import load_recipe, shipped_recipes
 from aim_fast.training.recipe_model import model_options
 from aim_fast.training.run_folder import saved_recipe
 
@@ -133,16 +133,16 @@ def _of_library(
 
 def _of_recipe(name: str, dataset: str, num_classes: int | None) -> Contender:
     recipe = load_recipe(name, {})
-    dataset = recipe.dataset if recipe.dataset in datasets() else dataset
+    dataset = recipe.data.dataset if recipe.data.dataset in datasets() else dataset
     arguments = model_options(recipe, num_classes or dataset_classes(dataset))
-    return Contender(name, Identity(recipe.model, arguments), _published(recipe.model, dataset, arguments))
+    return Contender(name, Identity(recipe.model.model, arguments), _published(recipe.model.model, dataset, arguments))
 
 
 def _of_run(text: str) -> Contender:
     recipe, identity = saved_recipe(text), read_checkpoint(find_checkpoint(text)).identity
     published = {}
-    if recipe and recipe.dataset in datasets():
-        published = _published(identity.model, recipe.dataset, identity.options)
+    if recipe and recipe.data.dataset in datasets():
+        published = _published(identity.model, recipe.data.dataset, identity.options)
     scores = [row for row in _metrics(Path(text)) if row.get("kind") == "eval" and "top1" in row]
     best = max(scores, key=lambda row: row["top1"], default=None)
     return Contender(

@@ -102,9 +102,9 @@ def measure_limits(recipe: Recipe, with_step: bool, gpus: int | None = None, rat
 
     Raises UsageError and DataError as training does.
     """
-    place = single_place(recipe.device, recipe.precision)
+    place = single_place(recipe.run.device, recipe.run.precision)
     index = open_split(recipe, "train", place, RunProgress(quiet=True))
-    threads = place.decoding_threads(recipe.workers)
+    threads = place.decoding_threads(recipe.data.workers)
     model, step = None, None
     if with_step:
         model = build_model(recipe.replace(weights="random"), index.classes, place).model
@@ -116,8 +116,8 @@ def measure_limits(recipe: Recipe, with_step: bool, gpus: int | None = None, rat
         index,
         routes(index, place.device, threads),
         sampling=sampling_of(recipe),
-        img_size=recipe.img_size or (model.img_size if model is not None else 224),
-        batch_size=recipe.batch_size,
+        img_size=recipe.model.img_size or (model.img_size if model is not None else 224),
+        batch_size=recipe.optimisation.batch_size,
         threads=threads,
         device=place.device,
         augmentation=augmentation_of(recipe),
@@ -138,10 +138,10 @@ def measure_limits(recipe: Recipe, with_step: bool, gpus: int | None = None, rat
         best = max(found.decode, key=lambda name: found.decode[name])
         parts = Parts(
             rate=rate or found.step or 0.0,
-            batch=max(recipe.batch_size, (recipe.total_batch_size or 0) / gpus),
+            batch=max(recipe.optimisation.batch_size, (recipe.optimisation.total_batch_size or 0) / gpus),
             cpu_seconds=0.0 if best == "gpu" else threads / found.decode[best],
             file_bytes=size,
-            clip_bytes=3.0 * recipe.frames * model.img_size**2,
+            clip_bytes=3.0 * recipe.data.frames * model.img_size**2,
             trained=sum(tensor.numel() for _, tensor in model.trainable_parameters()),
         )
         found.needs = needs(gpus, parts)
@@ -189,9 +189,9 @@ def _step_rate(model: VideoModel, recipe: Recipe, place: Place, num_classes: int
     """Clips a second of training steps on one random batch in the device's memory."""
     model.train()
     optimization = Optimization(model, recipe.replace(total_batch_size=None, accumulate=1), place, num_classes)
-    count, size = recipe.batch_size, model.img_size
+    count, size = recipe.optimisation.batch_size, model.img_size
     batch = Batch(
-        torch.randint(0, 256, (count, recipe.frames, size, size, 3), dtype=torch.uint8, device=place.device),
+        torch.randint(0, 256, (count, recipe.data.frames, size, size, 3), dtype=torch.uint8, device=place.device),
         torch.randint(0, num_classes, (count,), device=place.device),
         torch.arange(count),
         torch.ones(count, device=place.device),
@@ -201,7 +201,7 @@ def _step_rate(model: VideoModel, recipe: Recipe, place: Place, num_classes: int
     seconds = []
     for number in range(_STEPS + 1):
         start = time.perf_counter()
-        loss, _ = optimization.step(repeat(batch, 1), number, steps, recipe.lr, Clock())
+        loss, _ = optimization.step(repeat(batch, 1), number, steps, recipe.optimisation.lr, Clock())
         loss.item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     return count / statistics.median(seconds[1:])

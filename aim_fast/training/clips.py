@@ -18,7 +18,8 @@ from aim_fast.data.index.splits import same_classes
 from aim_fast.errors import DataError, UsageError
 from aim_fast.training.devices import Place, first_process_first
 from aim_fast.training.progress import RunProgress
-from aim_fast.training.recipe import Recipe, parse_views
+from aim_fast.training.recipe import Recipe
+from aim_fast.training.recipe_groups import parse_views
 from aim_fast.training.trained_model import TrainedModel
 
 
@@ -27,10 +28,10 @@ def data_classes(recipe: Recipe) -> list[str]:
 
     Raises DataError when the splits do not have the same classes in the same order, or share a video.
     """
-    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
+    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
     classes = same_classes(dataset, root)
-    if recipe.classes:
-        classes = choose_classes(classes, recipe.classes, recipe.seed)
+    if recipe.data.classes:
+        classes = choose_classes(classes, recipe.data.classes, recipe.run.seed)
     if len(classes) < 2:
         raise DataError(
             f"{root}: one class ({classes[0]!r}) leaves nothing to tell apart: check --data-root and --classes"
@@ -45,20 +46,20 @@ def open_split(
 
     The clips of `classes` alone where they are given, and of the training split those that few-shot learning takes.
     """
-    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
+    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
     with first_process_first(place):
-        index = load_or_build_index(dataset, root, split, workers=recipe.workers, progress=progress.shown)
+        index = load_or_build_index(dataset, root, split, workers=recipe.data.workers, progress=progress.shown)
     total = len(index)
     for line in index.summary():
         progress.say(line)
     if classes is not None and classes != index.classes:
         index = keep_classes(index, classes)
-    if split == "train" and recipe.shot_list:
-        index = keep_listed(index, recipe.shot_list)
-    elif split == "train" and recipe.shots:
-        index = draw_shots(index, recipe.shots, recipe.seed)
-    elif split == "train" and recipe.data_share < 1:
-        index = draw_share(index, recipe.data_share, recipe.seed)
+    if split == "train" and recipe.data.shot_list:
+        index = keep_listed(index, recipe.data.shot_list)
+    elif split == "train" and recipe.data.shots:
+        index = draw_shots(index, recipe.data.shots, recipe.run.seed)
+    elif split == "train" and recipe.data.data_share < 1:
+        index = draw_share(index, recipe.data.data_share, recipe.run.seed)
     if len(index) < total:
         progress.say(f"{split}: {len(index)} of its {total} clips are taken, {len(index.classes)} classes")
     return index
@@ -79,26 +80,26 @@ def open_loader(
     """
     progress = progress or RunProgress(quiet=True)
     cache = _open_cache(recipe, place, index, img_size, progress)
-    threads = place.decoding_threads(recipe.workers)
-    decoder = recipe.decoder
+    threads = place.decoding_threads(recipe.data.workers)
+    decoder = recipe.data.decoder
     if decoder == "auto" and not (cache and len(cache.entries) == len(index.healthy)):
         decoder = _fastest_decoder(recipe, place, index, img_size, sampling, augmentation, progress)
     return ClipLoader(
         index,
         train=augmentation is not None,
-        num_frames=recipe.frames,
+        num_frames=recipe.data.frames,
         img_size=img_size,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.optimisation.batch_size,
         sampling=sampling,
         augmentation=augmentation,
-        seed=recipe.seed,
+        seed=recipe.run.seed,
         rank=place.rank,
         world=place.world,
         workers=threads,
         device=place.device,
         decoder=decoder,
-        prefetch=prefetch_depth(recipe.batch_size, recipe.frames, img_size, threads, place.device),
-        read_order=recipe.read_order,
+        prefetch=prefetch_depth(recipe.optimisation.batch_size, recipe.data.frames, img_size, threads, place.device),
+        read_order=recipe.data.read_order,
         cache=cache,
     )
 
@@ -120,8 +121,8 @@ def _fastest_decoder(
             index,
             sampling=sampling,
             img_size=img_size,
-            batch_size=recipe.batch_size,
-            threads=place.decoding_threads(recipe.workers),
+            batch_size=recipe.optimisation.batch_size,
+            threads=place.decoding_threads(recipe.data.workers),
             device=place.device,
             augmentation=augmentation,
         )
@@ -137,10 +138,10 @@ def open_training(
     recipe: Recipe, place: Place, index: Index, img_size: int, source: FeatureSource, progress: RunProgress
 ) -> ClipLoader | FeatureLoader:
     """Training clips of an index, or their stored features where the recipe names some."""
-    if recipe.features or recipe.cache_features:
+    if recipe.data.features or recipe.data.cache_features:
         return open_features(recipe, place, index, True, source)
     sampling = sampling_of(recipe)
-    if recipe.train_view == "validation":
+    if recipe.augmentation.train_view == "validation":
         sampling = sampling.validation(img_size)
     return open_loader(recipe, place, index, img_size, sampling, augmentation_of(recipe), progress)
 
@@ -149,7 +150,7 @@ def open_validation(
     recipe: Recipe, place: Place, index: Index, img_size: int, source: FeatureSource, progress: RunProgress
 ) -> ClipLoader | FeatureLoader:
     """The published validation view of an index, or all stored views of its features."""
-    if recipe.features or recipe.cache_features:
+    if recipe.data.features or recipe.data.cache_features:
         return open_features(recipe, place, index, False, source)
     return open_loader(recipe, place, index, img_size, sampling_of(recipe).validation(img_size), None, progress)
 
@@ -158,10 +159,10 @@ def feature_source(trained: TrainedModel) -> FeatureSource:
     """What features of this model, by its recipe, are computed from."""
     model, recipe = trained.model, trained.recipe
     return FeatureSource(
-        model.frozen_part + (", validation view" if recipe.cache_features else ""),
+        model.frozen_part + (", validation view" if recipe.data.cache_features else ""),
         trained.identity.trunk_sha256,
         model.num_frames,
-        recipe.interval,
+        recipe.data.interval,
         model.img_size,
         model.activation,
         model.mean,
@@ -170,19 +171,19 @@ def feature_source(trained: TrainedModel) -> FeatureSource:
 
 
 def open_features(recipe: Recipe, place: Place, index: Index, train: bool, source: FeatureSource) -> FeatureLoader:
-    """This process's stored features of an index, from `recipe.features` or the cache, in place of its videos.
+    """This process's stored features of an index, from `recipe.data.features` or the cache, in place of its videos.
 
     Raises DataError where there are none, of all clips, or where they are of another source.
     """
-    store = FeatureStore(Path(recipe.features or recipe.cache_features or "") / index.split)
+    store = FeatureStore(Path(recipe.data.features or recipe.data.cache_features or "") / index.split)
     if odd := store.source.differences(source):
         raise DataError(f"{store.folder}: holds features of another trunk or other clips: {'; '.join(odd)}")
     return FeatureLoader(
         index,
         store,
         train=train,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
+        batch_size=recipe.optimisation.batch_size,
+        seed=recipe.run.seed,
         rank=place.rank,
         world=place.world,
         device=place.device,
@@ -190,19 +191,19 @@ def open_features(recipe: Recipe, place: Place, index: Index, train: bool, sourc
 
 
 def _open_cache(recipe: Recipe, place: Place, index: Index, img_size: int, progress: RunProgress) -> FrameCache | None:
-    if recipe.cache == "none":
+    if recipe.data.cache == "none":
         return None
-    if recipe.cache_dir is None and not Path(index.root).is_dir():
+    if recipe.data.cache_dir is None and not Path(index.root).is_dir():
         raise UsageError(f"--cache frames: {index.root} is no folder to keep frames in; give --cache-dir")
-    folder = Path(recipe.cache_dir) if recipe.cache_dir else Path(index.root) / ".aim-fast" / "frames"
+    folder = Path(recipe.data.cache_dir) if recipe.data.cache_dir else Path(index.root) / ".aim-fast" / "frames"
     with first_process_first(place):
         cache = load_or_build_frame_cache(
             index,
             folder,
-            kind=recipe.cache_format,
+            kind=recipe.data.cache_format,
             short_side=max(256, round(img_size * 256 / 224)),  # as the published views have before a crop
-            max_bytes=int(recipe.cache_gib * 2**30) or None,
-            workers=place.decoding_threads(recipe.workers),
+            max_bytes=int(recipe.data.cache_gib * 2**30) or None,
+            workers=place.decoding_threads(recipe.data.workers),
             progress=progress.bar(f"caching the frames of {index.split}"),
         )
     progress.close()
@@ -212,26 +213,26 @@ def _open_cache(recipe: Recipe, place: Place, index: Index, img_size: int, progr
 
 def sampling_of(recipe: Recipe) -> Sampling:
     """How frames and views are taken from a video."""
-    clips, crops = parse_views(recipe.views)
-    return Sampling(
-        recipe.frames, recipe.interval or None, clips=clips, crops=crops, random=recipe.random_views and clips > 1
-    )
+    clips, crops = parse_views(recipe.evaluation.views)
+    drawn = recipe.evaluation.random_views and clips > 1
+    return Sampling(recipe.data.frames, recipe.data.interval or None, clips=clips, crops=crops, random=drawn)
 
 
 def augmentation_of(recipe: Recipe) -> Augmentation:
     """How training clips are augmented; `published` adds the flip and crop that imgaug's RandAugment hides."""
-    if recipe.train_view == "validation":
+    asked = recipe.augmentation
+    if asked.train_view == "validation":
         return Augmentation(none=True)
-    published = recipe.aug == "published" and bool(recipe.randaugment)
+    published = asked.aug == "published" and bool(asked.randaugment)
     fields: dict[str, Any] = {
-        "random_resized_crop": recipe.random_resized_crop,
-        "scale": recipe.crop_area,
-        "ratio": recipe.crop_aspect,
-        "flip": 0.5 if published else recipe.flip,
-        "randaug": recipe.randaugment or None,
-        "policy": recipe.aug.removeprefix("timm:") if recipe.aug.startswith("timm:") else "",
+        "random_resized_crop": asked.random_resized_crop,
+        "scale": asked.crop_area,
+        "ratio": asked.crop_aspect,
+        "flip": 0.5 if published else asked.flip,
+        "randaug": asked.randaugment or None,
+        "policy": asked.aug.removeprefix("timm:") if asked.aug.startswith("timm:") else "",
         "pre_crop": 7.0 if published else 0.0,
-        "erasing": recipe.random_erasing,
-        "color_jitter": recipe.color_jitter,
+        "erasing": asked.random_erasing,
+        "color_jitter": asked.color_jitter,
     }
     return Augmentation(**fields)

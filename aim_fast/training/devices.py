@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import get_args
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from aim_fast.cores import default_workers
 from aim_fast.errors import UsageError
 from aim_fast.training.meeting import meet
-from aim_fast.training.recipe import DEVICES, PRECISIONS
+from aim_fast.training.recipe_groups import DEVICES, Precision
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def choose_device(name: str) -> torch.device:
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The autocast type for a precision word; `auto` is bf16 where the device multiplies it fast, else fp16 or fp32."""
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} must be one of {', '.join(PRECISIONS)}")
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision {precision!r} must be one of {', '.join(get_args(Precision))}")
     if precision == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

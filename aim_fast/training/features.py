@@ -25,8 +25,8 @@ def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype:
 
     Raises UsageError for a model that has no frozen part, and what building, reading and writing raise.
     """
-    dataset, root = chosen_dataset(recipe.dataset, recipe.data_root)
-    place, progress = single_place(recipe.device, recipe.precision), RunProgress(quiet)
+    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
+    place, progress = single_place(recipe.run.device, recipe.run.precision), RunProgress(quiet)
     classes = read_dataset(dataset, root, splits[0]).classes
     trained = build_model(recipe, classes, place)
     for line in trained.lines:
@@ -51,7 +51,7 @@ def cache_features(trained: TrainedModel, place: Place, indices: Iterable[Index]
     trains from its first layer on, and where the folder holds features of another trunk, depth or number of frames.
     """
     recipe, model = trained.recipe, trained.model
-    folder = Path(recipe.cache_features or "")
+    folder = Path(recipe.data.cache_features or "")
     with torch.inference_mode(), place.autocast():  # one clip shows whether there is something to keep
         model.frozen_features(
             torch.zeros((1, model.num_frames, *(model.img_size,) * 2, 3), dtype=torch.uint8).to(place.device)
@@ -60,7 +60,7 @@ def cache_features(trained: TrainedModel, place: Place, indices: Iterable[Index]
         if place.first:
             sampling, alone = sampling_of(recipe).validation(model.img_size), replace(place, world=1)
             for index in indices:
-                _write_split(trained, alone, index, sampling, folder, recipe.cache_dtype, progress)
+                _write_split(trained, alone, index, sampling, folder, recipe.data.cache_dtype, progress)
                 store = FeatureStore(folder / index.split)
                 part, size = store.source.part, store.bytes / 2**20
                 progress.say(f"{store.folder}: {part} of {len(index)} clips, {size:.1f} MiB")

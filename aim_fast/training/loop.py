@@ -60,14 +60,14 @@ class _Stopped(Exception):
 
 
 def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
-    """Trains as `recipe` says and leaves `recipe.output` behind; with `resume`, goes on from its last checkpoint.
+    """Trains as `recipe` says and leaves `recipe.run.output` behind; with `resume`, goes on from its last checkpoint.
 
     Raises UsageError, DataError, WeightsError or CheckpointError before anything is written, and TrainingError when
     the loss is not finite or memory does not suffice. On SIGTERM it finishes the step, saves and returns.
     """
     folder = check_output(recipe, resume)
-    with join_processes(recipe.device, recipe.precision) as place:
-        if recipe.cuda_graph:
+    with join_processes(recipe.run.device, recipe.run.precision) as place:
+        if recipe.run.cuda_graph:
             check_cuda_graph(place, Steps.of(recipe, 0, place.world).accumulate)
         progress = RunProgress(quiet or not place.first)
         # a scan of a large data set takes long: what can be known before it is found out before it
@@ -76,7 +76,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
         for line in trained.lines:
             progress.say(line)
         splits = {split: open_split(recipe, split, place, progress, classes) for split in ("train", "validation")}
-        if recipe.cache_features:
+        if recipe.data.cache_features:
             cache_features(trained, place, splits.values(), progress)
         trainer = Trainer(folder, place, progress, trained, splits["train"], splits["validation"])
         if resume:
@@ -85,9 +85,10 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
             with trainer.stop:
                 return trainer.run()
         except torch.OutOfMemoryError:
+            clips, frames = recipe.optimisation.batch_size, recipe.data.frames
             raise TrainingError(
-                f"out of memory on {place.device} with {recipe.batch_size} clips of {recipe.frames} frames: use "
-                f"--memory balanced or lean, or --batch-size {max(recipe.batch_size // 2, 1)}"
+                f"out of memory on {place.device} with {clips} clips of {frames} frames: use "
+                f"--memory balanced or lean, or --batch-size {max(clips // 2, 1)}"
             ) from None
         finally:
             trainer.close()
@@ -126,13 +127,14 @@ class Trainer:
             sum(p.numel() for p in ps) for ps in (self.optimization.trainable.values(), self.model.parameters())
         )
         progress.say(
-            f"{recipe.model}: {trains:,} of {total:,} parameters train, {place.dtype} on {place.device.type}; "
+            f"{recipe.model.model}: {trains:,} of {total:,} parameters train, {place.dtype} on {place.device.type}; "
             f"{self.steps.clips_per_step} clips a step, {self.steps.per_epoch} steps an epoch"
         )
-        if self.steps.clips_per_step > (recipe.total_batch_size or math.inf) and not recipe.accumulate:
+        asked = recipe.optimisation
+        if self.steps.clips_per_step > (asked.total_batch_size or math.inf) and not asked.accumulate:
             progress.say(
-                f"a step is larger than total_batch_size {recipe.total_batch_size}: {recipe.batch_size} clips x "
-                f"{place.world} processes; the learning rate stays {recipe.lr:g}"
+                f"a step is larger than total_batch_size {asked.total_batch_size}: {asked.batch_size} clips x "
+                f"{place.world} processes; the learning rate stays {asked.lr:g}"
             )
 
     def close(self) -> None:
@@ -168,7 +170,7 @@ class Trainer:
                 "as many processes as before"
             )
         within, before = state["step"] % self.steps.per_epoch, state["processes"]
-        if self.recipe.read_order == "shards" and within and before != self.place.world:
+        if self.recipe.data.read_order == "shards" and within and before != self.place.world:
             raise CheckpointError(
                 f"{self.folder}: stands within an epoch whose shards {before} processes share: resume it with as many"
             )
@@ -179,7 +181,7 @@ class Trainer:
     def run(self) -> Result:
         if self.place.first:
             self._open_folder()
-        epochs = self.recipe.epochs
+        epochs = self.recipe.optimisation.epochs
         self.model.train()
         if epochs == 0:
             self._finish_epoch(0)
@@ -205,7 +207,9 @@ class Trainer:
         recipe, steps = self.recipe, self.steps
         first = self.step % steps.per_epoch
         batches = iter(self.loader.batches(epoch, start=steps.first_batch(self.step)))
-        self.progress.start(f"epoch {epoch + 1}/{recipe.epochs}", steps.clips, first * steps.clips_per_step)
+        self.progress.start(
+            f"epoch {epoch + 1}/{recipe.optimisation.epochs}", steps.clips, first * steps.clips_per_step
+        )
         clock = Clock()
         pending: _Pending | None = None
         for place_in_epoch in range(first + 1, steps.per_epoch + 1):
@@ -220,9 +224,9 @@ class Trainer:
             self.step += 1
             clock.count(clips)
             last = place_in_epoch == steps.per_epoch
-            if self.step % recipe.log_every == 0 or last:
+            if self.step % recipe.run.log_every == 0 or last:
                 self._log_step(epoch, pending.value(), rate, clock)
-            if recipe.checkpoint_every and self.step % recipe.checkpoint_every == 0 and not last:
+            if recipe.run.checkpoint_every and self.step % recipe.run.checkpoint_every == 0 and not last:
                 pending.value()
                 self._save("last")
             self.progress.advance(
@@ -254,8 +258,8 @@ class Trainer:
     def _finish_epoch(self, epoch: int) -> bool:
         """Validates, where the recipe says so, writes the checkpoints and draws the curves; False when stopped."""
         recipe = self.recipe
-        last = epoch + 1 >= recipe.epochs
-        validates = last or bool(recipe.eval_every and (epoch + 1) % recipe.eval_every == 0)
+        last = epoch + 1 >= recipe.optimisation.epochs
+        validates = last or bool(recipe.run.eval_every and (epoch + 1) % recipe.run.eval_every == 0)
         best = False
         if validates and self.step:
             self.validated = False
@@ -268,15 +272,16 @@ class Trainer:
                 summary = self._validate()
             except _Stopped:
                 return False
-            self.last = {"epoch": min(epoch + 1, recipe.epochs), **summary}
+            self.last = {"epoch": min(epoch + 1, recipe.optimisation.epochs), **summary}
             best = not self.best or summary["top1"] > self.best["top1"]
             if best:
                 self.best = dict(self.last)
             if self.log:
                 self.log.write("eval", self.step, **self.last)
             self.progress.say(
-                f"epoch {self.last['epoch']}/{recipe.epochs}: validation top-1 {100 * summary['top1']:.1f} %, top-5 "
-                f"{100 * summary['top5']:.1f} %, loss {summary['loss']:.3f} on {summary['videos']} videos"
+                f"epoch {self.last['epoch']}/{recipe.optimisation.epochs}: validation top-1 "
+                f"{100 * summary['top1']:.1f} %, top-5 {100 * summary['top5']:.1f} %, loss {summary['loss']:.3f} on "
+                f"{summary['videos']} videos"
             )
         self.validated = True
         self._save(*(("last", "best") if best else ("last",)))

@@ -39,14 +39,16 @@ class Optimization:
         self.model, self.recipe, self.place = model, recipe, place
         self.mixup = _mixup(recipe, num_classes)
         self.trainable: dict[str, nn.Parameter] = dict(model.trainable_parameters())
-        self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.ema else {}
+        self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.optimisation.ema else {}
         self.optimizer = build_optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
         self.replica = _replicate(model, recipe, place)
         self.graphed: GraphedStep | None = None
-        if recipe.cuda_graph:
+        if recipe.run.cuda_graph:
             parameters = list(self.trainable.values())
-            self.graphed = GraphedStep(lambda *x: self._losses(*x).sum(), self.optimizer, parameters, recipe.clip_norm)
+            self.graphed = GraphedStep(
+                lambda *x: self._losses(*x).sum(), self.optimizer, parameters, recipe.optimisation.clip_norm
+            )
 
     def step(
         self, batches: Iterator[Batch], number: int, steps: Steps, rate: float, clock: Clock
@@ -60,7 +62,7 @@ class Optimization:
         for part in range(count):
             with clock.wait():
                 batch = next(batches)
-            seed = step_seed(self.recipe.seed, number, part, self.place.rank)
+            seed = step_seed(self.recipe.run.seed, number, part, self.place.rank)
             torch.manual_seed(seed)
             frames, labels, weights, *classes = self.inputs(batch, seed)
             rows += batch.indices.tolist()
@@ -77,7 +79,7 @@ class Optimization:
             self._apply_gradients()
         if self.averaged:
             averaged, raw = list(self.averaged.values()), [p.detach() for p in self.trainable.values()]
-            torch._foreach_lerp_(averaged, raw, 1 - self.recipe.ema)
+            torch._foreach_lerp_(averaged, raw, 1 - self.recipe.optimisation.ema)
         return total, rows
 
     def state(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class Optimization:
         copy_values(self.trainable, state["trainable"] or tensors)
         copy_values(self.averaged, tensors if self.averaged else {})
         self.optimizer.load_state_dict(state["optimizer"])
-        set_capturable(self.optimizer, self.recipe.cuda_graph)
+        set_capturable(self.optimizer, self.recipe.run.cuda_graph)
         self.scaler.load_state_dict(state["scaler"])
 
     @property
@@ -109,9 +111,9 @@ class Optimization:
             copy_values(self.trainable, raw)
 
     def _apply_gradients(self) -> None:
-        if self.recipe.clip_norm:
+        if self.recipe.optimisation.clip_norm:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(list(self.trainable.values()), self.recipe.clip_norm)
+            nn.utils.clip_grad_norm_(list(self.trainable.values()), self.recipe.optimisation.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -135,7 +137,7 @@ class Optimization:
 
     def _losses(self, frames: Tensor, labels: Tensor, weights: Tensor, *classes: Tensor) -> Tensor:
         """Weighted cross-entropy of each clip [B]: zero for the clips that only fill a batch up."""
-        smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
+        smoothing = 0.0 if self.mixup else self.recipe.augmentation.label_smoothing
         with self.place.autocast():
             logits = self.replica(frames, *classes)
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing) * weights
@@ -143,7 +145,7 @@ class Optimization:
 
 def _replicate(model: VideoModel, recipe: Recipe, place: Place) -> nn.Module:
     """The model as a step calls it: compiled where asked for, its gradients averaged over the processes."""
-    replica = cast(nn.Module, torch.compile(model)) if recipe.compile else model  # its type says a function
+    replica = cast(nn.Module, torch.compile(model)) if recipe.run.compile else model  # its type says a function
     if place.world > 1:
         devices = [place.device.index] if place.device.type == "cuda" else None
         replica = DistributedDataParallel(
@@ -153,12 +155,13 @@ def _replicate(model: VideoModel, recipe: Recipe, place: Place) -> nn.Module:
 
 
 def _mixup(recipe: Recipe, num_classes: int) -> Any:
-    if not recipe.mixup and not recipe.cutmix:
+    asked, count = recipe.augmentation, recipe.optimisation.batch_size
+    if not asked.mixup and not asked.cutmix:
         return None
-    if recipe.features:
+    if recipe.data.features:
         raise UsageError("mixup and cutmix mix pixels, and --features has none: leave one of them out")
-    if recipe.batch_size % 2:
-        raise UsageError(f"mixup and cutmix pair the clips of a batch: batch_size {recipe.batch_size} must be even")
+    if count % 2:
+        raise UsageError(f"mixup and cutmix pair the clips of a batch: batch_size {count} must be even")
     from timm.data import Mixup
 
-    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+    return Mixup(asked.mixup, asked.cutmix, label_smoothing=asked.label_smoothing, num_classes=num_classes)

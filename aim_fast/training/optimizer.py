@@ -27,8 +27,8 @@ def parameter_groups(
     """Groups for AdamW of named parameters: by weight decay and by factor on the learning rate (`lr_factor`)."""
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in parameters:
-        decay = 0.0 if name in no_weight_decay else recipe.weight_decay
-        factor = 1.0 if name.startswith("fc_cls.") else recipe.backbone_lr_factor
+        decay = 0.0 if name in no_weight_decay else recipe.optimisation.weight_decay
+        factor = 1.0 if name.startswith("fc_cls.") else recipe.optimisation.backbone_lr_factor
         group = groups.setdefault((decay, factor), {"params": [], "weight_decay": decay, "lr_factor": factor})
         group["params"].append(parameter)
     return list(groups.values())
@@ -37,16 +37,17 @@ def parameter_groups(
 def build_optimizer(model: VideoModel, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over the model's trainable parameters; one fused launch a step."""
     groups = parameter_groups(model.trainable_parameters(), model.no_weight_decay(), recipe)
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), fused=True)
+    first, second = recipe.optimisation.betas
+    return torch.optim.AdamW(groups, lr=recipe.optimisation.lr, betas=(first, second), fused=True)
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The learning rate of step `step` (from 0), before a group's factor."""
-    epoch = step // steps_per_epoch
-    rate = 0.5 * recipe.lr * (1 + math.cos(math.pi * epoch / recipe.epochs))
-    warmup = recipe.warmup_epochs * steps_per_epoch
+    asked, epoch = recipe.optimisation, step // steps_per_epoch
+    rate = 0.5 * asked.lr * (1 + math.cos(math.pi * epoch / asked.epochs))
+    warmup = asked.warmup_epochs * steps_per_epoch
     if step < warmup:
-        rate *= 1 - (1 - recipe.warmup_factor) * (1 - step / warmup)
+        rate *= 1 - (1 - asked.warmup_factor) * (1 - step / warmup)
     return rate
 
 

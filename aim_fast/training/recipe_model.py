@@ -14,26 +14,23 @@ from aim_fast.models.registry import argument_names, create_model
 from aim_fast.models.weights import load_weights
 from aim_fast.training.devices import Place
 from aim_fast.training.recipe import Recipe
+from aim_fast.training.recipe_groups import AIM, Model, PromptCLIP, Swin, TextHead
 from aim_fast.training.trained_model import TrainedModel, move_to_place
 
 # Recipe fields that a model may have an argument for.
-MODEL_FIELDS = (
-    *("num_tadapter", "adapter_scale", "adapter_ratio", "adapters", "adapter_layers", "temporal_place", "tune"),
-    *("drop_path", "drop_path_mode", "head_dropout", "backend", "memory", "img_size", "activation"),
-    "published_freeze",
-    "templates",
-    *("prompt_prefix", "prompt_postfix", "temporal_layers", "max_names"),
-)
+MODEL_FIELDS = {"backend", "memory"}.union(
+    *(group.model_fields for group in (Model, AIM, Swin, PromptCLIP, TextHead))
+) - {"model", "weights", "head"}
 
 
 def model_options(recipe: Recipe, num_classes: int, class_names: Sequence[str] = ()) -> dict[str, Any]:
     """The overrides that a recipe passes to create_model: those of its fields that the model takes."""
-    options = {"num_frames": recipe.frames, "num_classes": num_classes, "class_names": list(class_names)}
-    options |= {name: getattr(recipe, name) for name in MODEL_FIELDS if getattr(recipe, name) is not None}
-    options["head"] = recipe.head
-    if recipe.head == "text":
-        options["templates"] = read_templates(recipe.templates)
-    known = argument_names(recipe.model, recipe.head)
+    options = {"num_frames": recipe.data.frames, "num_classes": num_classes, "class_names": list(class_names)}
+    options |= {name: value for name, value in recipe.fields().items() if name in MODEL_FIELDS and value is not None}
+    options["head"] = recipe.model.head
+    if recipe.model.head == "text":
+        options["templates"] = read_templates(recipe.text_head.templates)
+    known = argument_names(recipe.model.model, recipe.model.head)
     return {name: value for name, value in options.items() if name in known}
 
 
@@ -50,9 +47,9 @@ def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> Trained
 
     ``classes`` are the names of the data set's classes. Initial values are a function of the recipe's seed.
     """
-    torch.manual_seed(recipe.seed)
-    model = create_model(recipe.model, **model_options(recipe, len(classes), classes))
-    report = load_weights(model, recipe.weights, seed=recipe.seed)
+    torch.manual_seed(recipe.run.seed)
+    model = create_model(recipe.model.model, **model_options(recipe, len(classes), classes))
+    report = load_weights(model, recipe.model.weights, seed=recipe.run.seed)
     move_to_place(model, place)
-    identity = Identity(recipe.model, model.config, list(classes), report.sha256, report.source)
+    identity = Identity(recipe.model.model, model.config, list(classes), report.sha256, report.source)
     return TrainedModel(model, identity, recipe, report.source, report.lines)

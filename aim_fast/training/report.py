@@ -17,7 +17,7 @@ from aim_fast.training.clips import feature_source, open_features, open_loader, 
 from aim_fast.training.devices import join_processes
 from aim_fast.training.evaluation import Evaluation, draw_confusion, evaluate
 from aim_fast.training.progress import RunProgress
-from aim_fast.training.recipe import parse_views
+from aim_fast.training.recipe_groups import parse_views
 from aim_fast.training.run import open_run
 from aim_fast.training.run_folder import absolute_paths, saved_recipe
 from aim_fast.training.trained_model import TrainedModel
@@ -92,9 +92,9 @@ def scored_classes(run: TrainedModel, listed: list[str], wanted: str | None, wha
     if wanted in ("seen", "unseen", "all"):
         chosen = [name for name in listed if wanted == "all" or (name in own) == (wanted == "seen")]
     elif wanted is not None:
-        chosen = choose_classes(listed, wanted, run.recipe.seed)
+        chosen = choose_classes(listed, wanted, run.recipe.run.seed)
     else:
-        part = run.recipe.classes and own <= set(listed)
+        part = run.recipe.data.classes and own <= set(listed)
         chosen = [name for name in listed if name in own] if part else listed
     if not chosen:
         raise DataError(f"{what} are none of those asked for ({wanted}): all {len(listed)} were trained on, or none")
@@ -116,7 +116,7 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
     saved = saved_recipe(path)
     with join_processes(fields.get("device", "auto"), fields.get("precision", "auto")) as place:
         progress = RunProgress(not place.first)
-        dataset, root = (fields.get(name) or getattr(saved, name, None) for name in ("dataset", "data_root"))
+        dataset, root = (fields.get(name) or (saved and getattr(saved.data, name)) for name in ("dataset", "data_root"))
         if not dataset or not root:
             raise UsageError(f"{path} names no data set: give --dataset NAME and --data-root DIR")
         listed = read_dataset(dataset, Path(root), split).classes
@@ -136,12 +136,12 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         if any(row.label < 0 for row in index.rows):
             raise DataError(f"{root}: its {split} split has no labels to score against; use --split validation")
         loader: ClipLoader | FeatureLoader
-        if recipe.features:
+        if recipe.data.features:
             loader = open_features(recipe, place, index, False, feature_source(replace(run, recipe=recipe)))
             views = f"{loader.store.views} stored views"
         else:
             loader = open_loader(recipe, place, index, run.model.img_size, sampling_of(recipe), None, progress)
-            clips, crops = parse_views(recipe.views)
+            clips, crops = parse_views(recipe.evaluation.views)
             views = f"{clips} clips x {crops} crops"
         count = progress.counter(f"{split}, {views}", loader.clips_per_epoch)
         scores = evaluate(run.model, loader, len(classes), place.device, place.autocast, count)
@@ -149,10 +149,10 @@ def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None
         loader.close()
         if not place.first:
             return None
-        frames = f"{recipe.frames} frames " + (
-            f"at interval {recipe.interval}" if recipe.interval else "spread over the video"
+        frames = f"{recipe.data.frames} frames " + (
+            f"at interval {recipe.data.interval}" if recipe.data.interval else "spread over the video"
         )
-        if recipe.random_views and not recipe.features:
+        if recipe.evaluation.random_views and not recipe.data.features:
             frames += ", drawn at random"
         if (share := fields.get("wise_ft")) is not None:
             frames += f", weights {share:g} adapted + {1 - share:g} frozen"

@@ -14,7 +14,8 @@ from aim_fast.models.registry import create_model
 from aim_fast.models.weights import load_weights, trunk_names
 from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, copy_values, find_checkpoint, read_checkpoint
 from aim_fast.training.devices import Place, single_place
-from aim_fast.training.recipe import coerce, load_recipe
+from aim_fast.training.recipe import coerce
+from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.run_folder import saved_recipe
 from aim_fast.training.trained_file import UNTOLD, is_numbered, name_classes, read_trained
 from aim_fast.training.trained_model import TrainedModel, move_to_place
@@ -77,13 +78,13 @@ def restore_run(path: str | Path, overrides: dict[str, Any], wise_ft: float | No
     identity, tensors = checkpoint.identity, checkpoint.tensors
     _refuse_other_structure(path, checkpoint, overrides)
     recipe = saved_recipe(folder) or load_recipe(None, {"model": identity.model})
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.run.seed)
     model = create_model(identity.model, **identity.options)
     if trunk_names(model) <= tensors.keys():  # the trunk was trained: the checkpoint holds it
         lines = []
     else:
-        weights = overrides.get("weights") or recipe.weights or identity.weights
-        report = load_weights(model, weights, seed=recipe.seed)
+        weights = overrides.get("weights") or recipe.model.weights or identity.weights
+        report = load_weights(model, weights, seed=recipe.run.seed)
         lines = list(report.lines)
         if report.sha256 != identity.trunk_sha256:
             raise CheckpointError(

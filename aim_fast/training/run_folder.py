@@ -14,16 +14,17 @@ from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.files import check_unlocked
 from aim_fast.training.checkpoint import find_checkpoint
 from aim_fast.training.metrics import METRICS
-from aim_fast.training.recipe import Recipe, load_recipe, recipe_differences
+from aim_fast.training.recipe import Recipe, recipe_differences
+from aim_fast.training.recipe_file import load_recipe
 
 RECIPE = "recipe.yaml"
 
 
 def check_output(recipe: Recipe, resume: bool) -> Path:
     """The run's folder, found fit to be written to (or to be resumed) before any work starts."""
-    if not recipe.output:
+    if not recipe.run.output:
         raise UsageError("no folder for the run: give --output DIR")
-    folder = Path(recipe.output)
+    folder = Path(recipe.run.output)
     check_unlocked(folder)
     holds_run = any((folder / name).exists() for name in (RECIPE, METRICS, "checkpoints"))
     if resume:
@@ -31,7 +32,7 @@ def check_output(recipe: Recipe, resume: bool) -> Path:
             find_checkpoint(folder, "last")
             raise CheckpointError(f"{folder}: holds no {RECIPE} to resume by; give the --output of a training run")
         saved = load_recipe(folder / RECIPE, {})
-        if saved.data_root is None:
+        if saved.data.data_root is None:
             raise CheckpointError(f"{folder}: was converted and holds no optimiser, so it cannot be resumed")
         if differences := recipe_differences(saved, recipe):
             raise CheckpointError(
@@ -52,11 +53,11 @@ def check_output(recipe: Recipe, resume: bool) -> Path:
 
 def absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with its files named from the root, so that a run can be opened from any folder."""
-    weights = recipe.weights
+    weights = recipe.model.weights
     if weights and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())
-    fields = ("data_root", "features", "cache_features", "shot_list", "classes", "templates")
-    paths = {name: getattr(recipe, name) for name in fields}
+    names, fields = ("data_root", "features", "cache_features", "shot_list", "classes", "templates"), recipe.fields()
+    paths = {name: fields[name] for name in names}
     paths = {name: value for name, value in paths.items() if value and not (name == "classes" and value.isdigit())}
     absolute = {name: str(Path(value).expanduser().absolute()) for name, value in paths.items()}
     return recipe.replace(weights=weights, **absolute)

@@ -23,15 +23,16 @@ class Steps:
     @classmethod
     def of(cls, recipe: Recipe, clips: int, world: int) -> Steps:
         """From `accumulate` where the recipe has it, else from `total_batch_size`, else one batch a step."""
-        accumulate, at_once = recipe.accumulate, recipe.batch_size * world
+        asked = recipe.optimisation
+        accumulate, at_once = asked.accumulate, asked.batch_size * world
         if accumulate is None:
-            accumulate, rest = divmod(recipe.total_batch_size or at_once, at_once)
+            accumulate, rest = divmod(asked.total_batch_size or at_once, at_once)
             if accumulate and rest:
                 raise UsageError(
-                    f"total_batch_size {recipe.total_batch_size} is no multiple of {recipe.batch_size} clips x {world} "
+                    f"total_batch_size {asked.total_batch_size} is no multiple of {asked.batch_size} clips x {world} "
                     "processes: change --batch-size, or give --accumulate"
                 )
-        return cls(clips, recipe.batch_size, world, max(accumulate, 1))
+        return cls(clips, asked.batch_size, world, max(accumulate, 1))
 
     @property
     def clips_per_step(self) -> int:

@@ -27,7 +27,8 @@ from aim_fast.models.registry import create_model
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weight_files import DESCRIPTION, read_weights
 from aim_fast.models.weights import load_weights
-from aim_fast.training.recipe import Recipe, coerce, load_recipe
+from aim_fast.training.recipe import Recipe, coerce
+from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.trained_model import TrainedModel
 
 UNTOLD = ("adapter_scale", "activation", "prompt_prefix", "prompt_postfix")  # arguments that leave no trace in tensors

@@ -20,13 +20,13 @@ Source: Yang et al., AIM: Adapting Image Models for Efficient Video Action Recog
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Activation = Literal["quick_gelu", "gelu"]
+from aim_kernels.choices import Activation
 
 
 class AdapterWeights(NamedTuple):

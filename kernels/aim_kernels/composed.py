@@ -8,15 +8,14 @@ W' = W1 Wo the gradients of the trained pair are, exactly,
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from aim_kernels.adaptation import AdapterWeights
+from aim_kernels.choices import Memory
 from aim_kernels.residual import column_sum
-
-Memory = Literal["fast", "balanced", "lean"]
 
 
 class Needs(NamedTuple):

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
-from aim_kernels.adaptation import Activation, AdapterWeights, joint_adaptation_reference
-from aim_kernels.composed import Memory, Needs, check_memory, compute_dtype, narrowed, row_factor
+from aim_kernels.adaptation import AdapterWeights, joint_adaptation_reference
+from aim_kernels.choices import Activation, Memory
+from aim_kernels.composed import Needs, check_memory, compute_dtype, narrowed, row_factor
 from aim_kernels.recomputation import again
 from aim_kernels.residual import residual_add
 from aim_kernels.trained_trunk import mlp_branch
-from aim_kernels.wide_mlp import Hidden, activated, contract, expand, wide_gradients
+from aim_kernels.widened_mlp import Hidden, activated, contract, expand, wide_gradients
 
 
 def joint_adaptation(

@@ -13,7 +13,7 @@ Frozen parts are frozen (``requires_grad`` False) at construction; ``block.requi
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from aim_kernels.adaptation import (
-    Activation,
     AdapterWeights,
     joint_adaptation_reference,
     spatial_adaptation_reference,
     temporal_adaptation_reference,
 )
 from aim_kernels.adapter import adapter
-from aim_kernels.composed import Memory, check_memory
+from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory
+from aim_kernels.composed import check_memory
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.spatial_adaptation import spatial_adaptation
 from aim_kernels.spatial_attention import Backend as AttentionBackend
@@ -37,10 +37,6 @@ from aim_kernels.temporal_adaptation import temporal_adaptation
 from aim_kernels.temporal_attention import temporal_attention
 
 __all__ = ["AIMBlock", "Adapter", "AdapterPlace", "BlockBackend", "DropPath", "DropPathMode", "TemporalAttention"]
-
-DropPathMode = Literal["position", "clip", "frame"]
-AdapterPlace = Literal["spatial", "temporal", "joint"]
-BlockBackend = Literal["fused", "reference"]
 
 
 class Adapter(nn.Module):

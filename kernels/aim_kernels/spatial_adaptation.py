@@ -19,16 +19,8 @@ from torch import Tensor
 from aim_kernels import layer_norm, wide_activation  # noqa: F401  (register the operators)
 from aim_kernels.adaptation import AdapterWeights, spatial_adaptation_reference
 from aim_kernels.adapter import adapter as bottleneck
-from aim_kernels.composed import (
-    Memory,
-    Needs,
-    check_memory,
-    compose,
-    compute_dtype,
-    decompose,
-    narrowed,
-    to_dtype,
-)
+from aim_kernels.choices import Memory
+from aim_kernels.composed import Needs, check_memory, compose, compute_dtype, decompose, narrowed, to_dtype
 from aim_kernels.recomputation import again
 from aim_kernels.residual import column_sum, residual_add
 from aim_kernels.spatial_attention import Backend, backend_missing

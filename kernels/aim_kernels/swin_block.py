@@ -27,11 +27,12 @@ from torch.utils.checkpoint import checkpoint
 
 from aim_kernels.adaptation import AdapterWeights, adapter_reference, joint_adaptation_reference
 from aim_kernels.adapter import adapter
-from aim_kernels.composed import Memory, check_memory, compose, compute_dtype
+from aim_kernels.choices import AdapterPlace, BlockBackend, DropPathMode, Memory
+from aim_kernels.composed import check_memory, compose, compute_dtype
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
-from aim_kernels.modules import Adapter, AdapterPlace, BlockBackend, DropPath, DropPathMode
+from aim_kernels.modules import Adapter, DropPath
 from aim_kernels.spatial_attention import Backend as AttentionBackend
 
 

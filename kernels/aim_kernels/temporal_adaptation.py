@@ -19,8 +19,8 @@ from torch import Tensor
 from aim_kernels import layer_norm, temporal_attention, wide_activation  # noqa: F401  (register the operators)
 from aim_kernels.adaptation import AdapterWeights, temporal_adaptation_reference
 from aim_kernels.adapter import adapter as bottleneck
+from aim_kernels.choices import Memory
 from aim_kernels.composed import (
-    Memory,
     Needs,
     adapter_gradients,
     check_memory,

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from aim_kernels.adaptation import Activation, AdapterWeights
+from aim_kernels.adaptation import AdapterWeights
 from aim_kernels.adapter import adapter as bottleneck
-from aim_kernels.composed import Memory, compute_dtype
+from aim_kernels.choices import Activation, Memory
+from aim_kernels.composed import compute_dtype
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.spatial_attention import Backend, spatial_attention
 from aim_kernels.temporal_attention import temporal_attention

@@ -26,7 +26,8 @@ from aim_kernels.adaptation import (
     attention_over_time,
     joint_adaptation_reference,
 )
-from aim_kernels.composed import Memory, compute_dtype
+from aim_kernels.choices import Memory
+from aim_kernels.composed import compute_dtype
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.modules import Adapter, AIMBlock

@@ -4,7 +4,7 @@ import pytest
 from safetensors import safe_open
 
 from aim_fast.models.registry import create_model
-from aim_fast.training.recipe import load_recipe
+from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.recipe_model import model_options
 
 
@@ -73,7 +73,7 @@ def test_each_recipe_trains_what_was_published(recipe, trained):
     import torch
 
     recipe = load_recipe(recipe, {})
-    classes = 174 if recipe.dataset == "ssv2" else 400
+    classes = 174 if recipe.data.dataset == "ssv2" else 400
     with torch.device("meta"):
-        model = create_model(recipe.model, **model_options(recipe, classes))
+        model = create_model(recipe.model.model, **model_options(recipe, classes))
     assert sum(p.numel() for _, p in model.trainable_parameters()) == pytest.approx(trained, rel=0.006)

@@ -20,7 +20,8 @@ def test_a_run_leaves_what_the_design_says(trained):
             "state.pt",
         ]
     recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
-    assert (recipe["model"], recipe["frames"], recipe["epochs"]) == ("aim_vit_demo", 4, 2)
+    fields = (recipe["model"]["model"], recipe["data"]["frames"], recipe["optimisation"]["epochs"])
+    assert fields == ("aim_vit_demo", 4, 2)
 
 
 def test_curves_that_cannot_be_drawn_stop_no_training(aim_fast, tiny, tmp_path):

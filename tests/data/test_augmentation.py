@@ -15,7 +15,7 @@ from aim_fast.data.pixels.clip_input import ClipInput
 from aim_fast.data.pixels.timm_policy import TimmPolicy
 from aim_fast.data.plan.clip_plan import ClipPlan, plan_clip
 from aim_fast.errors import UsageError
-from aim_fast.training.recipe import load_recipe
+from aim_fast.training.recipe_file import load_recipe
 
 SIZE = 32
 SPEC = "rand-m9-mstd0.5-inc1"
@@ -169,7 +169,7 @@ def test_unknown_policies_are_refused_in_one_line(spec):
 
 
 def test_a_recipe_takes_one_random_augmentation():
-    assert load_recipe("finetune_b16", {"aug": f"timm:{SPEC}"}).aug == f"timm:{SPEC}"
+    assert load_recipe("finetune_b16", {"aug": f"timm:{SPEC}"}).augmentation.aug == f"timm:{SPEC}"
     with pytest.raises(UsageError, match="add --randaugment none"):
         load_recipe("ssv2_b16_8f", {"aug": f"timm:{SPEC}"})
     with pytest.raises(UsageError, match="default, published or timm:POLICY"):

@@ -121,7 +121,7 @@ def test_the_training_step_copies_no_pixels_between_host_and_device(index, tmp_p
     from aim_fast.training.clock import Clock
     from aim_fast.training.devices import Place
     from aim_fast.training.optimization import Optimization
-    from aim_fast.training.recipe import load_recipe
+    from aim_fast.training.recipe_file import load_recipe
     from aim_fast.training.steps import Steps
 
     device = torch.device("cuda", torch.cuda.current_device())

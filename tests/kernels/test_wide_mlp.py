@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aim_kernels.adaptation import AdapterWeights
-from aim_kernels.wide_mlp import wide_mlp, wide_mlp_reference
+from aim_kernels.widened_mlp import wide_mlp, wide_mlp_reference
 
 
 def tensors(width=16, hidden=4, dtype=torch.float64):

@@ -3,7 +3,7 @@
 import pytest
 
 from aim_fast.studies.cells import cells_of
-from aim_fast.training.recipe import load_recipe
+from aim_fast.training.recipe_file import load_recipe
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ def test_rungs_change_what_trains_and_nothing_else():
     assert (rungs["finetuned"].adapters, rungs["finetuned"].tune) == ((), "all")
     assert rungs["spatial"].temporal_place == "frozen"
     assert rungs["timesformer"].model == "timesformer_b16_clip"
-    assert {rung.epochs for rung in rungs.values()} == {recipe.epochs}
+    assert {rung.optimisation.epochs for rung in rungs.values()} == {recipe.optimisation.epochs}

@@ -35,7 +35,7 @@ def test_refused_in_one_line(device, world, accumulate, dtype, message):
 
 
 def test_training_on_a_cpu_refuses_before_any_work(tmp_path):
-    recipe = Recipe(
+    recipe = Recipe().replace(
         device="cpu", cuda_graph=True, dataset="ssv2", data_root=str(tmp_path), output=str(tmp_path / "run")
     )
     with pytest.raises(UsageError, match="not on cpu"):

@@ -9,7 +9,7 @@ from aim_fast.data import Batch
 from aim_fast.training.clock import Clock
 from aim_fast.training.devices import Place
 from aim_fast.training.optimization import Optimization
-from aim_fast.training.recipe import load_recipe
+from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.steps import Steps, step_seed
 
 STEPS = Steps(clips=64, batch_size=4, world=1, accumulate=1)

@@ -6,11 +6,13 @@ import pytest
 
 from aim_fast.models.registry import create_model
 from aim_fast.training.optimizer import build_optimizer, learning_rate, set_learning_rate
-from aim_fast.training.recipe import load_recipe
+from aim_fast.training.recipe_file import load_recipe
 
 
 def rates(recipe, steps_per_epoch):
-    return [learning_rate(recipe, step, steps_per_epoch) for step in range(recipe.epochs * steps_per_epoch)]
+    return [
+        learning_rate(recipe, step, steps_per_epoch) for step in range(recipe.optimisation.epochs * steps_per_epoch)
+    ]
 
 
 def test_the_cosine_is_stepped_per_epoch():

@@ -3,15 +3,9 @@
 import pytest
 
 from aim_fast.errors import UsageError
-from aim_fast.training.recipe import (
-    FIELDS,
-    Recipe,
-    default_recipe,
-    load_recipe,
-    parse_views,
-    recipe_differences,
-    shipped_recipes,
-)
+from aim_fast.training.recipe import FIELDS, Recipe, recipe_differences
+from aim_fast.training.recipe_file import default_recipe, load_recipe, shipped_recipes
+from aim_fast.training.recipe_groups import parse_views
 from aim_fast.training.steps import Steps
 
 
@@ -22,18 +16,38 @@ def test_every_shipped_recipe_loads(name):
 
 def test_ssv2_recipe_holds_the_published_values():
     recipe = load_recipe("ssv2_b16_8f", {})
-    assert (recipe.frames, recipe.interval, recipe.num_tadapter, recipe.adapter_scale) == (8, 0, 2, 1.0)
-    assert (recipe.epochs, recipe.lr, recipe.weight_decay, recipe.warmup_epochs) == (50, 3e-4, 0.05, 2.5)
-    assert (recipe.flip, recipe.randaugment, recipe.random_erasing, recipe.label_smoothing) == (0.0, (4, 7), 0.25, 0.1)
-    assert (recipe.total_batch_size, recipe.drop_path, recipe.views) == (64, 0.2, "1x3")
+    assert (recipe.data.frames, recipe.data.interval, recipe.aim.num_tadapter, recipe.aim.adapter_scale) == (
+        8,
+        0,
+        2,
+        1.0,
+    )
+    assert (
+        recipe.optimisation.epochs,
+        recipe.optimisation.lr,
+        recipe.optimisation.weight_decay,
+        recipe.optimisation.warmup_epochs,
+    ) == (50, 3e-4, 0.05, 2.5)
+    assert (
+        recipe.augmentation.flip,
+        recipe.augmentation.randaugment,
+        recipe.augmentation.random_erasing,
+        recipe.augmentation.label_smoothing,
+    ) == (0.0, (4, 7), 0.25, 0.1)
+    assert (recipe.optimisation.total_batch_size, recipe.model.drop_path, recipe.evaluation.views) == (64, 0.2, "1x3")
 
 
 @pytest.mark.parametrize(("frames", "interval"), [(8, 16), (16, 8), (32, 4)])
 def test_kinetics_recipes_cover_128_frames(frames, interval):
     for trunk in ("b16", "l14"):
         recipe = load_recipe(f"k400_{trunk}_{frames}f", {})
-        assert (recipe.frames, recipe.interval, recipe.views, recipe.epochs) == (frames, interval, "3x1", 30)
-        assert recipe.backbone_lr_factor == (0.1 if trunk == "l14" else 1.0)
+        assert (recipe.data.frames, recipe.data.interval, recipe.evaluation.views, recipe.optimisation.epochs) == (
+            frames,
+            interval,
+            "3x1",
+            30,
+        )
+        assert recipe.optimisation.backbone_lr_factor == (0.1 if trunk == "l14" else 1.0)
 
 
 @pytest.mark.parametrize(
@@ -47,33 +61,90 @@ def test_kinetics_recipes_cover_128_frames(frames, interval):
 @pytest.mark.parametrize("trunk", ["b16", "l14"])
 def test_kinetics700_and_diving48_recipes_hold_the_published_values(name, frames, interval, epochs, views, trunk):
     recipe = load_recipe(name.format(trunk), {})
-    assert (recipe.frames, recipe.interval, recipe.epochs, recipe.views) == (frames, interval, epochs, views)
-    assert (recipe.drop_path, recipe.adapter_scale, recipe.num_tadapter) == (0.2, 0.5, 1)
-    assert (recipe.flip, recipe.color_jitter, recipe.randaugment, recipe.random_erasing) == (0.5, 0.0, (), 0.0)
-    assert (recipe.lr, recipe.weight_decay, recipe.warmup_epochs, recipe.total_batch_size) == (3e-4, 0.05, 2.5, 64)
-    assert (recipe.backbone_lr_factor, recipe.label_smoothing) == (1.0, 0.0)
-    assert recipe.model == f"aim_vit_{trunk}_clip"
-    assert recipe.dataset == ("kinetics700" if name.startswith("k700") else "diving48")
+    assert (recipe.data.frames, recipe.data.interval, recipe.optimisation.epochs, recipe.evaluation.views) == (
+        frames,
+        interval,
+        epochs,
+        views,
+    )
+    assert (recipe.model.drop_path, recipe.aim.adapter_scale, recipe.aim.num_tadapter) == (0.2, 0.5, 1)
+    assert (
+        recipe.augmentation.flip,
+        recipe.augmentation.color_jitter,
+        recipe.augmentation.randaugment,
+        recipe.augmentation.random_erasing,
+    ) == (0.5, 0.0, (), 0.0)
+    assert (
+        recipe.optimisation.lr,
+        recipe.optimisation.weight_decay,
+        recipe.optimisation.warmup_epochs,
+        recipe.optimisation.total_batch_size,
+    ) == (3e-4, 0.05, 2.5, 64)
+    assert (recipe.optimisation.backbone_lr_factor, recipe.augmentation.label_smoothing) == (1.0, 0.0)
+    assert recipe.model.model == f"aim_vit_{trunk}_clip"
+    assert recipe.data.dataset == ("kinetics700" if name.startswith("k700") else "diving48")
 
 
 def test_swin_recipes_hold_the_published_values():
     k400, ssv2 = (load_recipe(f"{data}_swin_b", {}) for data in ("k400", "ssv2"))
-    assert (k400.frames, k400.interval, k400.epochs, k400.views, k400.drop_path) == (32, 2, 30, "4x3", 0.2)
-    assert (ssv2.frames, ssv2.interval, ssv2.epochs, ssv2.views, ssv2.drop_path) == (32, 0, 60, "1x3", 0.4)
-    assert (k400.lr, ssv2.lr, k400.flip, ssv2.flip) == (1e-3, 3e-4, 0.5, 0.0)
-    assert (ssv2.randaugment, ssv2.random_erasing, ssv2.label_smoothing) == ((4, 7), 0.25, 0.1)
+    assert (
+        k400.data.frames,
+        k400.data.interval,
+        k400.optimisation.epochs,
+        k400.evaluation.views,
+        k400.model.drop_path,
+    ) == (32, 2, 30, "4x3", 0.2)
+    assert (
+        ssv2.data.frames,
+        ssv2.data.interval,
+        ssv2.optimisation.epochs,
+        ssv2.evaluation.views,
+        ssv2.model.drop_path,
+    ) == (32, 0, 60, "1x3", 0.4)
+    assert (k400.optimisation.lr, ssv2.optimisation.lr, k400.augmentation.flip, ssv2.augmentation.flip) == (
+        1e-3,
+        3e-4,
+        0.5,
+        0.0,
+    )
+    assert (ssv2.augmentation.randaugment, ssv2.augmentation.random_erasing, ssv2.augmentation.label_smoothing) == (
+        (4, 7),
+        0.25,
+        0.1,
+    )
     for recipe, accumulation in ((k400, 2), (ssv2, 4)):
-        assert (recipe.model, recipe.backbone_lr_factor, recipe.adapter_scale) == ("aim_swin_b", 0.1, 0.5)
+        assert (recipe.model.model, recipe.optimisation.backbone_lr_factor, recipe.aim.adapter_scale) == (
+            "aim_swin_b",
+            0.1,
+            0.5,
+        )
         assert Steps.of(recipe, 1000, world=8).accumulate == accumulation
 
 
 def test_recipes_of_imagenet_trunks_are_the_published_ones():
     k400, ssv2 = (load_recipe(f"{data}_in21k_b16_8f", {}) for data in ("k400", "ssv2"))
-    assert (k400.frames, k400.interval, k400.epochs, k400.views, k400.drop_path) == (8, 16, 30, "3x1", 0.2)
-    assert (ssv2.frames, ssv2.interval, ssv2.epochs, ssv2.views, ssv2.drop_path) == (8, 0, 50, "1x3", 0.2)
-    assert (k400.adapter_scale, k400.num_tadapter, ssv2.adapter_scale, ssv2.num_tadapter) == (0.5, 1, 1.0, 2)
-    assert {k400.drop_path_mode, ssv2.drop_path_mode} == {"frame"}
-    assert {k400.model, ssv2.model} == {"aim_vit_b16_in21k"}
+    assert (
+        k400.data.frames,
+        k400.data.interval,
+        k400.optimisation.epochs,
+        k400.evaluation.views,
+        k400.model.drop_path,
+    ) == (8, 16, 30, "3x1", 0.2)
+    assert (
+        ssv2.data.frames,
+        ssv2.data.interval,
+        ssv2.optimisation.epochs,
+        ssv2.evaluation.views,
+        ssv2.model.drop_path,
+    ) == (8, 0, 50, "1x3", 0.2)
+    assert (k400.aim.adapter_scale, k400.aim.num_tadapter, ssv2.aim.adapter_scale, ssv2.aim.num_tadapter) == (
+        0.5,
+        1,
+        1.0,
+        2,
+    )
+    assert {k400.model.drop_path_mode, ssv2.model.drop_path_mode} == {"frame"}
+    assert {k400.model.model, ssv2.model.model} == {"aim_vit_b16_in21k"}
 
 
 @pytest.mark.parametrize(
@@ -108,9 +179,9 @@ def test_typed_options_win_over_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: ssv2_b16_8f\nlr: 1e-3\nepochs: 7\n")
     recipe = load_recipe(path, {"epochs": "9", "randaugment": "", "adapters": "spatial,joint"})
-    assert (recipe.lr, recipe.epochs, recipe.randaugment) == (1e-3, 9, ())
-    assert recipe.adapters == ("spatial", "joint")
-    assert recipe.label_smoothing == 0.1
+    assert (recipe.optimisation.lr, recipe.optimisation.epochs, recipe.augmentation.randaugment) == (1e-3, 9, ())
+    assert recipe.aim.adapters == ("spatial", "joint")
+    assert recipe.augmentation.label_smoothing == 0.1
 
 
 def test_a_saved_recipe_reads_back_equal(tmp_path):
@@ -174,4 +245,4 @@ def test_differences_name_what_changes_the_result_and_nothing_else():
 
 
 def test_every_field_says_what_it_is():
-    assert all(field.metadata["help"] for field in FIELDS.values())
+    assert all(field.description for field in FIELDS.values())

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aim_fast.errors import UsageError
-from aim_fast.training.recipe import load_recipe
+from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.steps import Steps, step_seed
 
 small = st.integers(1, 7)

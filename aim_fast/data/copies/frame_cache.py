@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
 from aim_fast.cores import default_workers
+from aim_fast.data.choices import FrameCacheKind
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.pixels.resize import box_slices, resize_box, resize_whole
 from aim_fast.data.plan.clip_plan import ClipPlan
@@ -38,7 +39,7 @@ from aim_fast.files import check_room, clear_unfinished, one_builder, replacing,
 
 __all__ = ["JPEG_SHARE", "KINDS", "FrameCache", "load_or_build_frame_cache", "raw_bytes"]
 
-KINDS = ("raw", "jpeg")
+KINDS: tuple[str, ...] = get_args(FrameCacheKind)
 _SHARD_BYTES = 256 * 2**20
 SHARD_CLIPS = 64
 _QUALITY = 95

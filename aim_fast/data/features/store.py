@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from aim_fast.data.choices import FeatureDtype
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.loader import ClipLoader
 from aim_fast.errors import DataError, UsageError
@@ -33,7 +34,7 @@ from aim_fast.files import check_room, write_whole
 
 __all__ = ["DTYPES", "FeatureSource", "FeatureStore", "clip_key", "write_features"]
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(FeatureDtype)}
 _STORE = "store.json"
 _VERSION = 1
 

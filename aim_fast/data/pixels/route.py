@@ -16,9 +16,11 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import get_args
 
 import torch
 
+from aim_fast.data.choices import Decoder
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.pixels.batch_pipeline import BatchPipeline, DevicePipeline, HostPipeline
 from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
@@ -29,7 +31,7 @@ from aim_fast.errors import UsageError
 
 __all__ = ["DECODERS", "Router", "dali_available", "routes"]
 
-DECODERS = ("auto", "dali", "pyav", "cpu", "gpu", "shared")
+DECODERS = (*get_args(Decoder), "cpu", "gpu", "shared")
 
 
 def dali_available() -> bool:

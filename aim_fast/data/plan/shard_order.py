@@ -15,9 +15,8 @@ import numpy as np
 
 from aim_fast.data.plan.clip_plan import epoch_order
 
-__all__ = ["READ_ORDERS", "WINDOW", "shard_order"]
+__all__ = ["WINDOW", "shard_order"]
 
-READ_ORDERS = ("shuffled", "shards")
 WINDOW = 2048  # clips that are permuted together
 
 

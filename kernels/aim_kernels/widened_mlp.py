@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels import wide_activation, wide_slope  # noqa: F401  (register the operators)
-from aim_kernels.adaptation import Activation, AdapterWeights, activate, adapter_reference
+from aim_kernels.adaptation import AdapterWeights, activate, adapter_reference
+from aim_kernels.choices import Activation
 from aim_kernels.composed import Needs, compute_dtype, row_factor, to_dtype
 from aim_kernels.recomputation import again
 from aim_kernels.residual import column_sum

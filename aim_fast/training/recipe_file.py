@@ -1,0 +1,181 @@
+"""Recipes from YAML: the shipped ones in `aim_fast/training/recipes/`, a user's own, and the `recipe.yaml` of a run.
+
+The shipped recipes are the published configurations (Yang et al., ICLR 2023). A file has its fields below their groups,
+or beside each other without groups as earlier files have them, and may say `extends: NAME` and hold only what differs.
+Options typed on the command line win over the file.
+
+    extends: ssv2_b16_8f
+    optimisation:
+      lr: 1.0e-3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from aim_fast.errors import UsageError, nearest
+from aim_fast.training.recipe import FIELDS, GROUPS, Recipe, coerce, group_of
+
+RECIPES = Path(__file__).parent / "recipes"
+# What the names of shipped recipes begin with, by data set.
+_DATA = {
+    "ssv1": "ssv2",
+    "ssv2": "ssv2",
+    "diving48": "diving48",
+    "kinetics400": "k400",
+    "kinetics600": "k400",
+    "kinetics700": "k700",
+}
+
+
+class Setting(NamedTuple):
+    """A field's value, and where it was given."""
+
+    value: Any
+    where: str
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(source: str | Path | None, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe from a file or shipped name (None: chosen by data set, model and frames), with `overrides` on top."""
+    typed = fields_of(overrides, "command line")
+    if source is None:
+        asked = {name: typed[name].value for name in ("dataset", "model", "frames") if name in typed}
+        source = default_recipe(asked.get("dataset"), asked.get("model"), asked.get("frames"))
+    return _recipe(read_fields(source) | typed)
+
+
+def recipe_of(content: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from what a file holds of it, with groups or without. Raises UsageError."""
+    return _recipe(fields_of(content, where))
+
+
+def _recipe(settings: Mapping[str, Setting]) -> Recipe:
+    places = {name: setting.where for name, setting in settings.items()}
+    return Recipe.of({name: setting.value for name, setting in settings.items()}, places)
+
+
+def default_recipe(dataset: str | None, model: str | None, frames: int | None) -> str:
+    """Name of the shipped recipe that fits what was asked for: the published one where there is one.
+
+    The model's entry names the family of its recipes; without a model that of the default one is taken. Raises
+    UsageError for an unknown model.
+    """
+    family = "b16"
+    if model:
+        from aim_fast.models.registry import find_entry  # imports torch
+
+        family = find_entry(model).recipes
+    data, known = _DATA.get(dataset or ""), shipped_recipes()
+    published = [f"{data}_{family}_{count}f" for count in (frames, 8, 32)] + [f"{data}_{family}"]
+    return next(name for name in (*published, f"finetune_{family}", family) if name in known)
+
+
+def read_fields(source: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Setting]:
+    """The fields that a recipe file sets, its `extends` followed. `source` is a shipped name or a file."""
+    path = Path(source)
+    if str(source) in shipped_recipes():
+        path = RECIPES / f"{source}.yaml"
+    elif not path.suffix and not path.is_file():
+        raise UsageError(
+            f"recipe {str(source)!r} is neither shipped nor a file; {nearest(path.name, shipped_recipes())}"
+        )
+    where = f"recipe {path}"
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise UsageError(f"{where}: {error.strerror}; give a readable YAML file or one of the shipped names") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{where}: not text; write one `field: value` a line") from None
+    content, lines = _read_mapping(text, where)
+    parent, line = content.pop("extends", None), lines.get(("extends",))
+    if parent is None:
+        return fields_of(content, where, lines)
+    if not isinstance(parent, str):
+        raise UsageError(f"{where}, line {line}: extends is {parent!r}, not the name of a recipe or a file")
+    if path in extended_by:
+        raise UsageError(f"{where}, line {line}: extends {parent}, which extends this file: end the circle")
+    return read_fields(parent, (*extended_by, path)) | fields_of(content, where, lines)
+
+
+def fields_of(
+    content: Mapping[str, Any], where: str, lines: Mapping[tuple[str, ...], int] | None = None
+) -> dict[str, Setting]:
+    """Every field of a mapping, below its group or without one, in its type.
+
+    ``lines``: of each key, after its group's if it is below one. Raises UsageError for an unknown group or field, for a
+    field below another group than its own or given twice, and for a value that cannot be.
+    """
+    lines = lines or {}
+    found: dict[str, Setting] = {}
+
+    def place(*path: str) -> str:
+        line = lines.get(path) or lines.get(path[:1])
+        return f"{where}, line {line}" if line else where
+
+    def take(name: str, value: Any, at: str) -> None:
+        if name in found:
+            raise UsageError(f"{at}: {name} is given here and at {found[name].where.rpartition(', ')[2]}; keep one")
+        found[name] = Setting(coerce(name, value, at), at)
+
+    for key, value in content.items():
+        at = place(str(key))
+        if not isinstance(value, dict) or (key in FIELDS and key not in GROUPS):
+            if key in GROUPS and key not in FIELDS:
+                raise UsageError(f"{at}: {key} is a group: write its fields below it, one `field: value` a line")
+            take(str(key), value, at)
+            continue
+        if key not in GROUPS:
+            raise UsageError(f"{at}: unknown group {key!r}; {nearest(str(key), GROUPS)}")
+        for name, one in value.items():
+            at = place(key, str(name))
+            if (group := group_of(str(name), at)) != key:
+                raise UsageError(f"{at}: {name} is a field of {group}, not of {key}")
+            take(name, one, at)
+    return found
+
+
+def _read_mapping(text: str, where: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """A YAML file's content, and the line, from 1, of each key of its own and of its groups.
+
+    Raises UsageError with the line to be mended.
+    """
+    try:
+        content = yaml.safe_load(text)
+        node = yaml.compose(text, yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        line = f" at line {line}" if (line := _line_of(error)) else ""
+        raise UsageError(f"{where}: not valid YAML{line}; write one `field: value` a line") from None
+    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"{where}: holds no fields; write one `field: value` a line")
+    lines: dict[tuple[str, ...], int] = {}
+    keys: list[tuple[tuple[str, ...], Any]] = [((key.value,), key) for key, _ in node.value]
+    keys += [
+        ((key.value, inner.value), inner)
+        for key, value in node.value
+        if isinstance(value, yaml.MappingNode)
+        for inner, _ in value.value
+    ]
+    for path, key in keys:
+        line = key.start_mark.line + 1
+        if path in lines:
+            raise UsageError(f"{where}: {path[-1]} is given at line {lines[path]} and at line {line}; keep one")
+        lines[path] = line
+    return content, lines
+
+
+def _line_of(error: Exception) -> int | None:
+    """The line, from 1, that a reader has to mend: where a quote or bracket was opened that is not closed, and where
+    parsing stopped otherwise (a mapping as a whole begins at the first line, which tells nothing)."""
+    problem, context = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    opened = context if "block mapping" not in (getattr(error, "context", None) or "") else None
+    mark = opened or problem or context
+    return mark.line + 1 if mark else None
