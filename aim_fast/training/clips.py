@@ -81,7 +81,7 @@ def open_loader(
     progress = progress or RunProgress(quiet=True)
     cache = _open_cache(recipe, place, index, img_size, progress)
     threads = place.decoding_threads(recipe.data.workers)
-    decoder = recipe.data.decoder
+    decoder: str = recipe.data.decoder
     if decoder == "auto" and not (cache and len(cache.entries) == len(index.healthy)):
         decoder = _fastest_decoder(recipe, place, index, img_size, sampling, augmentation, progress)
     return ClipLoader(
