@@ -53,7 +53,7 @@ def test_the_tables_parameters_are_counted(row, dataset):
 def test_the_tables_costs_are_those_in_bench_results():
     found = results("cpu-2-cores-step.json")
     assert (found["model"], found["frames"], found["device"]) == (MODELS[0], 8, "cpu")
-    kept, seconds = cells(README, "bytes kept for backward"), cells(README, "time of a training step")
+    kept, seconds = cells(README, "kept for backward"), cells(README, "time of a training step")
     assert kept[0].startswith(shares(found["saved_mib_per_clip"]) + " ¹, measured")
     assert seconds[0].startswith(shares(found["seconds"]) + " ¹, measured")
     assert kept[1] == seconds[1] == "unmeasured"
