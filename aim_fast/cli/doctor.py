@@ -128,7 +128,7 @@ def _decoding() -> str:
 
 def _kernels() -> str:
     if importlib.util.find_spec("aim_kernels._C") is None:
-        return "plain PyTorch (the C++ part is not built: it needs a compiler at installation)"
+        return "plain PyTorch (the C++ part is not built: it needs a compiler and pip install --no-build-isolation)"
     return "C++ part built"
 
 
