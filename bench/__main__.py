@@ -1,9 +1,9 @@
 """``python -m bench [step|kernels|memory|decode|features|all] [options]``: run one measuring program, or all of them.
 
 Each program is the module of its name here, with ``run(options) -> dict``. Results are printed as tables; ``--json``
-writes the dictionary of one program, ``--out`` one file a program, both with device, versions and date. `all` measures
-on a GPU also what the goals ask of L/14, and ends with the table of goals (bench/goals.py). It runs each program in a
-process of its own, so that one that fails, hangs or breaks the device costs no other its figures.
+writes the dictionary of one program, ``--out`` one file a program, both with device, versions and date. ``all``
+measures on a GPU also what the goals ask of L/14, and ends with the table of goals (bench/goals.py). It runs each
+program in a process of its own, so that one that fails, hangs or breaks the device costs no other its figures.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compiles every Triton kernel without a GPU, for five architectures, and reads what the compiler made of it.
 
-`python -m bench.ahead_of_time` prints the table of kernels/README.md: registers, spilled bytes, shared memory and
+``python -m bench.ahead_of_time`` prints the table of kernels/README.md: registers, spilled bytes, shared memory and
 tensor-core instructions of each kernel, at the block shapes of the committed table. The tools (ptxas, cuobjdump) ship
 in Triton's wheel.
 """
@@ -156,7 +156,7 @@ def _stem(model: str, width: int, architecture: int) -> Iterator[Kernel]:
 
 
 def signature_of(function: Any, constants: dict[str, Any], **types: str) -> dict[str, str]:
-    """Pointers are to bfloat16, strides int64, `scale` and `eps` float32, all else int32, unless said otherwise."""
+    """Pointers are to bfloat16, strides int64, ``scale`` and ``eps`` float32, all else int32, unless said otherwise."""
     signature = {}
     for name in function.arg_names:
         if name in constants:
@@ -201,7 +201,7 @@ def _usage(cubin: bytes) -> tuple[int, int]:
 
 
 def table() -> str:
-    """Markdown: one row a kernel and model, one column an architecture, `registers / shared KiB`."""
+    """Markdown: one row a kernel and model, one column an architecture, ``registers / shared KiB``."""
     rows: dict[tuple[str, str], list[str]] = {}
     for architecture in ARCHITECTURES:
         for kernel in kernels(architecture):

@@ -178,7 +178,8 @@ def _data_waits(
 
 
 def _transcoding(folder: Path, sampling: Sampling, batch: int, device: str) -> dict:
-    """What `aim-fast transcode` gains: our loader on ten-second files of GOP 250 and on its output, rounds in turn."""
+    """What ``aim-fast transcode`` gains: our loader on ten-second files of GOP 250 and on its output, rounds in
+    turn."""
     results: dict = {}
     original = folder / "original"
     _write(original, lambda file, number: _make_h264(file, number, 250, frames=300), _FILES // 3)
@@ -201,7 +202,7 @@ def _transcoding(folder: Path, sampling: Sampling, batch: int, device: str) -> d
 
 
 def _cached_sets(folder: Path, frames: int) -> Iterator[tuple[str, Index, Sampling, int]]:
-    """The SSv2-like files that are there already, and the clips of `aim-fast demo` at the demo's own size."""
+    """The SSv2-like files that are there already, and the clips of ``aim-fast demo`` at the demo's own size."""
     made = load_or_build_index("folder", folder / "vp9", "train")
     yield "vp9", replace(made, rows=[made.rows[i % _FILES] for i in range(_CLIPS)]), Sampling(frames), _SIZE
     write_demo_set(folder / "demo", train=4 * _CLIPS, validation=8)

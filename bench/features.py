@@ -1,10 +1,10 @@
 """An epoch of PromptCLIP on stored frame features: reading 10,000 clips, and training on them.
 
-The store is written here by the code that `aim-fast features` runs, with random numbers for features: B/16's shape, 16
-frames of 512 channels in fp16, two views a clip. `read` is every batch of an epoch in training order, from a warm page
-cache, without a model. `step` is one optimiser step of `promptclip_b16` (random values) on a batch of 64 with as many
-class names as the data set has: text tower forward and backward, two temporal blocks, AdamW; on a CPU a few steps stand
-for the epoch's 157.
+The store is written here by the code that ``aim-fast features`` runs, with random numbers for features: B/16's shape,
+16 frames of 512 channels in fp16, two views a clip. ``read`` is every batch of an epoch in training order, from a warm
+page cache, without a model. ``step`` is one optimiser step of ``promptclip_b16`` (random values) on a batch of 64 with
+as many class names as the data set has: text tower forward and backward, two temporal blocks, AdamW; on a CPU a few
+steps stand for the epoch's 157.
 """
 
 from __future__ import annotations

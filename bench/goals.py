@@ -1,7 +1,7 @@
 """Every goal of the engine, and whether what was measured reaches it: reached, missed or unmeasured.
 
-`python -m bench` ends with this table, and so does `pytest tests/gpu`, from the figures of this run and from those kept
-in bench/results/. A goal counts only figures of its own device, model, frames and batch.
+``python -m bench`` ends with this table, and so does ``pytest tests/gpu``, from the figures of this run and from those
+kept in bench/results/. A goal counts only figures of its own device, model, frames and batch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bytes kept for backward per clip by each memory word, beside the published structure; on a GPU the peak as well.
 
-`python -m bench memory --model aim_vit_l14_clip --frames 32 --batch 4` answers whether a recipe fits a card.
+``python -m bench memory --model aim_vit_l14_clip --frames 32 --batch 4`` answers whether a recipe fits a card.
 """
 
 from __future__ import annotations

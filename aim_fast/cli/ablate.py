@@ -1,4 +1,4 @@
-"""`aim-fast ablate`: the paper's ablations on any data set, as one job with a table at its end."""
+"""``aim-fast ablate``: the paper's ablations on any data set, as one job with a table at its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aim-fast compare`: models side by side, measured on this machine in one run."""
+"""``aim-fast compare``: models side by side, measured on this machine in one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aim-fast convert`: published checkpoints into runs or single files, and runs into published checkpoints."""
+"""``aim-fast convert``: published checkpoints into runs or single files, and runs into published checkpoints."""
 
 from __future__ import annotations
 

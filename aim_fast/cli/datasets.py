@@ -1,4 +1,4 @@
-"""`aim-fast datasets`: the data sets that can be trained on, how they are laid out, and where to get them."""
+"""``aim-fast datasets``: the data sets that can be trained on, how they are laid out, and where to get them."""
 
 from __future__ import annotations
 

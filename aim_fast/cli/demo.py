@@ -1,4 +1,4 @@
-"""`aim-fast demo`: a frozen image Transformer learns motion, on this machine, in a few minutes, from nothing."""
+"""``aim-fast demo``: a frozen image Transformer learns motion, on this machine, in a few minutes, from nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aim-fast doctor`: what this machine has, and which path each part will take on it."""
+"""``aim-fast doctor``: what this machine has, and which path each part will take on it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _version(name: str) -> str:
 
 
 def _guarded(find: Callable[[], str]) -> str:
-    """What `find` says; a part that breaks on this machine is reported, not fatal."""
+    """What ``find`` says; a part that breaks on this machine is reported, not fatal."""
     try:
         return find()
     except Exception as error:

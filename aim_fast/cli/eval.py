@@ -1,4 +1,4 @@
-"""`aim-fast eval`: scores a run or a checkpoint on a data set."""
+"""``aim-fast eval``: scores a run or a checkpoint on a data set."""
 
 from __future__ import annotations
 

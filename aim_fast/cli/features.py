@@ -1,4 +1,4 @@
-"""`aim-fast features`: frozen features of a data set, written once, to train from in place of its videos."""
+"""``aim-fast features``: frozen features of a data set, written once, to train from in place of its videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aim-fast index`: scans a data set once and says what is in it."""
+"""``aim-fast index``: scans a data set once and says what is in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aim-fast models`: what there is, how large it is, what a view costs."""
+"""``aim-fast models``: what there is, how large it is, what a view costs."""
 
 from __future__ import annotations
 
@@ -63,6 +63,6 @@ def command(
 
 
 def _label(name: str, overrides: dict[str, Any]) -> str:
-    """A row's name as `aim-fast compare` takes it: NAME,key=value."""
+    """A row's name as ``aim-fast compare`` takes it: NAME,key=value."""
     settings = (f"{key}={value}" if value != [] else f"{key}=none" for key, value in overrides.items())
     return ",".join([name, *settings]).replace(" ", "").replace("'", "")

@@ -1,4 +1,4 @@
-"""`aim-fast predict`: class names and probabilities for any video file."""
+"""``aim-fast predict``: class names and probabilities for any video file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aim-fast shard`: a data set as tar shards, for many machines or disks that do not like small files."""
+"""``aim-fast shard``: a data set as tar shards, for many machines or disks that do not like small files."""
 
 from __future__ import annotations
 

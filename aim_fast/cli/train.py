@@ -1,4 +1,4 @@
-"""`aim-fast train`: adapts a frozen image Transformer to a data set of videos."""
+"""``aim-fast train``: adapts a frozen image Transformer to a data set of videos."""
 
 from __future__ import annotations
 

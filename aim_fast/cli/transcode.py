@@ -1,4 +1,4 @@
-"""`aim-fast transcode`: a data set in files that decode fast."""
+"""``aim-fast transcode``: a data set in files that decode fast."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def held_out_clips(clips: int) -> int:
 
 
 def make_clips(folder: Path, clips: int, seed: int, progress: RunProgress, scene_bias: float = 0.0) -> None:
-    """Writes `folder/data`: a data set in Something-Something v2's layout; `scene_bias` as in `render_clip`."""
+    """Writes ``folder/data``: a data set in Something-Something v2's layout; ``scene_bias`` as in ``render_clip``."""
     count = progress.counter("clips", clips + held_out_clips(clips))
     write_demo_set(folder / DATA, clips, held_out_clips(clips), seed, progress=count, scene_bias=scene_bias)
     progress.close()
@@ -27,7 +27,7 @@ def make_clips(folder: Path, clips: int, seed: int, progress: RunProgress, scene
 def make_trunk(
     folder: Path, model: str, place: Place, stills: int, steps: int, seed: int, progress: RunProgress
 ) -> dict[str, float]:
-    """Trains the trunk of `model` on still objects into `folder/trunk.safetensors`; returns its scores on new ones."""
+    """Trains ``model``'s trunk on still objects into ``folder/trunk.safetensors``; returns its scores on new ones."""
     count = progress.counter("stills", steps * 64)
     scores = train_stills(model, folder / TRUNK, place, stills, steps, seed=seed, progress=count)
     progress.close()

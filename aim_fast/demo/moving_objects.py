@@ -7,8 +7,8 @@ average over frames, tells them apart. With a ``scene_bias`` a share of the clip
 scene: the background has a hue of the class's own. An image model that looks at the scene then does better than chance,
 as on real data sets, and one that sees motion better still.
 
-`render_clip` gives frames, `write_demo_set` a folder that the `ssv2` data set reads, `render_stills` images of single
-objects with their shape as label, for training an image model that has never seen motion.
+``render_clip`` gives frames, ``write_demo_set`` a folder that the ``ssv2`` data set reads, ``render_stills`` images of
+single objects with their shape as label, for training an image model that has never seen motion.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def _distance(shape: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, height: int, width: int, hue: float | None = None) -> np.ndarray:
-    """A soft grey gradient with a tint and coarse texture, `[height, width, 3]` float32.
+    """A soft grey gradient with a tint and coarse texture, ``[height, width, 3]`` float32.
 
-    `hue`, an angle in radians, adds a tint of that colour to the one that is drawn.
+    ``hue``, an angle in radians, adds a tint of that colour to the one that is drawn.
     """
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(height, width)
     direction = rng.uniform(0, 2 * np.pi)
@@ -99,7 +99,7 @@ def _render(
     width: int,
     hue: float | None = None,
 ) -> np.ndarray:
-    """Frames of one object, uint8 `[T, H, W, 3]`; `place` `[4, T]`: x, y and size in pixels, angle in radians."""
+    """Frames of one object, uint8 ``[T, H, W, 3]``; ``place`` ``[4, T]``: x, y and size in pixels, angle in radians."""
     x, y, size, angle = place
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     dx, dy = columns - x[:, None, None], rows - y[:, None, None]
@@ -120,9 +120,9 @@ def render_clip(
     width: int = WIDTH,
     scene_bias: float = 0.0,
 ) -> tuple[np.ndarray, int]:
-    """One clip of class `motion` (row of MOTIONS): (uint8 `[frames, height, width, 3]` RGB, index into SHAPES).
+    """One clip of class ``motion`` (row of MOTIONS): (uint8 ``[frames, height, width, 3]`` RGB, index into SHAPES).
 
-    `scene_bias` is the probability that the clip's scene gives its class away.
+    ``scene_bias`` is the probability that the clip's scene gives its class away.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
     _, quantity, sign, back = MOTIONS[motion]
@@ -155,10 +155,10 @@ def render_clip(
 
 
 def render_stills(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` square images of one object each, and what a caption would say of them.
+    """``count`` square images of one object each, and what a caption would say of them.
 
-    Returns uint8 `[count, size, size, 3]` and float32 `[count, 5]`: row of SHAPES, row of COLOURS, and x, y and size
-    scaled to about unit variance. The object's angle is free.
+    Returns uint8 ``[count, size, size, 3]`` and float32 ``[count, 5]``: row of SHAPES, row of COLOURS, and x, y and
+    size scaled to about unit variance. The object's angle is free.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 2]))
     images = np.empty((count, size, size, 3), np.uint8)
@@ -173,7 +173,7 @@ def render_stills(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def write_clip(path: Path, frames: np.ndarray) -> None:
-    """Writes uint8 `[T, H, W, 3]` RGB frames as VP9 in WebM."""
+    """Writes uint8 ``[T, H, W, 3]`` RGB frames as VP9 in WebM."""
     import av
 
     with av.open(str(path), "w", format="webm") as container:
@@ -203,10 +203,10 @@ def write_demo_set(
     progress: Callable[[int], None] | None = None,
     scene_bias: float = 0.0,
 ) -> None:
-    """Writes the demo set below `root`: `labels.json`, `train.json`, `validation.json`, `test.json` and `.webm` clips.
+    """Writes the demo set below ``root``: ``labels.json``, a JSON file a split, and ``.webm`` clips.
 
-    `train` and `validation` are numbers of clips, rounded down to a multiple of the eight classes. `progress`, if
-    given, is called with the number of clips written since its last call. `scene_bias` as in `render_clip`.
+    ``train`` and ``validation`` are numbers of clips, rounded down to a multiple of the eight classes. ``progress``, if
+    given, is called with the number of clips written since its last call. ``scene_bias`` as in ``render_clip``.
     """
     videos = root / "20bn-something-something-v2"
     videos.mkdir(parents=True, exist_ok=True)

@@ -33,9 +33,10 @@ def train_stills(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
-    """Trains the trunk of `model_name` on rendered stills, writes it to `path`, and returns its scores on new stills.
+    """Trains the trunk of ``model_name`` on rendered stills into ``path``, and returns its scores on new stills.
 
-    The file is a safetensors state dict under CLIP's names. `progress` is called with images seen since its last call.
+    The file is a safetensors state dict under CLIP's names. ``progress`` is called with images seen since its last
+    call.
     """
     targets = len(SHAPES) + len(COLOURS) + 3
     torch.manual_seed(seed)

@@ -1,8 +1,9 @@
 """A study: several runs of one recipe, each with something changed, as one job that can be stopped and gone on with.
 
-Every (cell, seed) is a run's folder of its own below the study's. `study.json` holds the recipe, and the result of each
-run that is finished: a run that stands there is not repeated, one that was interrupted goes on from its checkpoint. At
-the end, and after each run, `table.txt`, `table.csv`, `table.json` and `table.png` hold what is known.
+Every (cell, seed) is a run's folder of its own below the study's. ``study.json`` holds the recipe, and the result of
+each run that is finished: a run that stands there is not repeated, one that was interrupted goes on from its
+checkpoint. At the end, and after each run, ``table.txt``, ``table.csv``, ``table.json`` and ``table.png`` hold what is
+known.
 
 A cell's score is that of its last epoch on the validation split, by the recipe's views: choosing an epoch by that score
 would favour the cells with more epochs to choose from.
@@ -50,7 +51,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a cell over its finished seeds; `top1` and `spread` (standard deviation) in percent."""
+    """One line of the table: a cell over its finished seeds; ``top1`` and ``spread``, its deviation, in percent."""
 
     title: str
     seeds: int
@@ -62,7 +63,7 @@ class Row:
 
 
 class Study:
-    """The runs of one study below `folder`.
+    """The runs of one study below ``folder``.
 
     Raises UsageError and CheckpointError before any work: a model that lacks what the cells change, a recipe that
     cannot be, a folder that holds another study.
@@ -152,7 +153,7 @@ class Study:
         return self.recipe.replace(**cell.changes, seed=seed, output=str((self.folder / name).absolute()))
 
     def _read(self) -> None:
-        """Takes up the results that `study.json` holds. Raises CheckpointError when it is of another study."""
+        """Takes up the results that ``study.json`` holds. Raises CheckpointError when it is of another study."""
         path = self.folder / STUDY
         if not path.is_file():
             return

@@ -29,7 +29,7 @@ PUBLISHED_ON = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a study: `key` names its folder, `changes` are recipe fields, `published` is a top-1 in percent."""
+    """One row of a study: ``key`` names its folder, ``changes`` are recipe fields, ``published`` top-1 in percent."""
 
     key: str
     title: str
@@ -40,7 +40,7 @@ class Cell:
 def cells_of(study: str, recipe: Recipe, finetune_lr_factor: float) -> list[Cell]:
     """The cells of one of STUDIES for a recipe, in the order of their table.
 
-    Cells in which the image Transformer itself trains take `finetune_lr_factor` of the learning rate there.
+    Cells in which the image Transformer itself trains take ``finetune_lr_factor`` of the learning rate there.
     """
     return {"rungs": _rungs, "positions": _positions, "ratios": _ratios, "data": _data}[study](
         recipe, finetune_lr_factor

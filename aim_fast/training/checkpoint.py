@@ -1,11 +1,12 @@
-"""What a run keeps on disk: `RUN/checkpoints/{last,best}`, written so that a kill at any moment loses nothing.
+"""What a run keeps on disk: ``RUN/checkpoints/{last,best}``, written so that a kill at any moment loses nothing.
 
-`last` and `best` are links to folders `step-NNNNNNNN`, each with
+``last`` and ``best`` are links to folders ``step-NNNNNNNN``, each with
 
-- `adapters.safetensors`: the trained tensors under their published names, in fp32; its metadata names the model, its
+- ``adapters.safetensors``: the trained tensors under their published names, in fp32; its metadata names the model, its
   sizes, the classes and the frozen trunk's SHA-256, so that the file alone says what it belongs to;
-- `state.pt`: optimiser, gradient scaler, step, whether its validation is done, and best result, read with
-  `weights_only=True`. No generator state is needed: every random number of a step is a function of (seed, step, rank).
+- ``state.pt``: optimiser, gradient scaler, step, whether its validation is done, and best result, read with
+  ``weights_only=True``. No generator state is needed: every random number of a step is a function of (seed, step,
+  rank).
 
 A folder is written under a temporary name, synced and renamed; then the link is replaced in one rename. A folder that
 no link names any more is removed.
@@ -49,9 +50,9 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, names: tuple[str, ...], tensors: dict[str, Tensor], state: dict[str, Any], identity: Identity
 ) -> None:
-    """Writes one checkpoint below `folder` and points the links `names` (of `last`, `best`) at it.
+    """Writes one checkpoint below ``folder`` and points the links ``names`` (of ``last``, ``best``) at it.
 
-    An epoch's end is saved twice, before and after its validation (`validated` in `state`), in two folders, so that
+    An epoch's end is saved twice, before and after its validation (``validated`` in ``state``), in two folders, so that
     no folder is replaced that a link names. Raises CheckpointError when the disk refuses; what was there before stays
     whole.
     """
@@ -97,15 +98,16 @@ def _remove_unlinked(folder: Path) -> None:
 
 @torch.no_grad()
 def copy_values(into: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Copies each of `values` into the tensor of its name, in place."""
+    """Copies each of ``values`` into the tensor of its name, in place."""
     for name, value in values.items():
         into[name].copy_(value)
 
 
 def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:
-    """The folder with `adapters.safetensors` that a run, a checkpoint folder or the file itself names.
+    """The folder with ``adapters.safetensors`` that a run, a checkpoint folder or the file itself names.
 
-    `prefer` is the link that a run's folder stands for, `best` or `last`; the other one is taken when it is missing.
+    ``prefer`` is the link that a run's folder stands for, ``best`` or ``last``; the other one is taken when it is
+    missing.
     """
     path = Path(path)
     if path.is_file():

@@ -44,7 +44,7 @@ def open_split(
 ) -> Index:
     """The index of a split of the recipe's data set, scanned by rank 0 where it is new, with its summary said.
 
-    The clips of `classes` alone where they are given, and of the training split those that few-shot learning takes.
+    The clips of ``classes`` alone where they are given, and of the training split those that few-shot learning takes.
     """
     dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
     with first_process_first(place):
@@ -74,7 +74,7 @@ def open_loader(
     augmentation: Augmentation | None = None,
     progress: RunProgress | None = None,
 ) -> ClipLoader:
-    """This process's clips of an index: training clips where there is an augmentation, else the views of `sampling`.
+    """This process's clips of an index: training clips where there is an augmentation, else the views of ``sampling``.
 
     Where the recipe caches frames, what the cache lacks is decoded first.
     """
@@ -171,7 +171,7 @@ def feature_source(trained: TrainedModel) -> FeatureSource:
 
 
 def open_features(recipe: Recipe, place: Place, index: Index, train: bool, source: FeatureSource) -> FeatureLoader:
-    """This process's stored features of an index, from `recipe.data.features` or the cache, in place of its videos.
+    """This process's stored features of an index, from ``recipe.data.features`` or the cache, in place of its videos.
 
     Raises DataError where there are none, of all clips, or where they are of another source.
     """
@@ -219,7 +219,7 @@ def sampling_of(recipe: Recipe) -> Sampling:
 
 
 def augmentation_of(recipe: Recipe) -> Augmentation:
-    """How training clips are augmented; `published` adds the flip and crop that imgaug's RandAugment hides."""
+    """How training clips are augmented; ``published`` adds the flip and crop that imgaug's RandAugment hides."""
     asked = recipe.augmentation
     if asked.train_view == "validation":
         return Augmentation(none=True)

@@ -22,7 +22,7 @@ from aim_fast.training.recipe_groups import DEVICES, Precision
 
 @dataclass(frozen=True)
 class Place:
-    """One process of a run: its rank among `world`, its device, and the data type of its products."""
+    """One process of a run: its rank among ``world``, its device, and the data type of its products."""
 
     rank: int
     world: int
@@ -39,7 +39,7 @@ class Place:
         return lambda: torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled)
 
     def decoding_threads(self, asked: int) -> int:
-        """Threads that decode in this process: `asked`, or its share of this machine's cores where that is 0."""
+        """Threads that decode in this process: ``asked``, or its share of this machine's cores where that is 0."""
         return asked or max(1, default_workers() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
     def peak_memory(self) -> int:
@@ -64,7 +64,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The autocast type for a precision word; `auto` is bf16 where the device multiplies it fast, else fp16 or fp32."""
+    """The autocast type for a precision word; ``auto`` is bf16 where the device has it fast, else fp16 or fp32."""
     if precision not in get_args(Precision):
         raise UsageError(f"precision {precision!r} must be one of {', '.join(get_args(Precision))}")
     if precision == "auto":

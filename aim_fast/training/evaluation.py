@@ -23,7 +23,7 @@ from aim_fast.models.video_model import VideoModel
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of the videos that can be decoded: `probabilities` [videos, classes] float32, `labels` [videos]."""
+    """Scores of the videos that can be decoded: ``probabilities`` [videos, classes] float32, ``labels`` [videos]."""
 
     probabilities: Tensor
     labels: Tensor
@@ -78,9 +78,9 @@ def evaluate(
     autocast: Callable[[], torch.autocast],
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Scores every (video, view) pair of `loader`, over all processes, and returns the same result in each of them.
+    """Scores every (video, view) pair of ``loader``, over all processes, and returns the same result in each of them.
 
-    `progress`, if given, is called with the number of views scored since its last call.
+    ``progress``, if given, is called with the number of views scored since its last call.
     """
     training = model.training
     model.eval()

@@ -21,7 +21,7 @@ from aim_fast.training.trained_model import TrainedModel
 
 
 def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype: str, quiet: bool = False) -> list[str]:
-    """Writes `folder/SPLIT` for each split, by one process; returns a line a split for a reader.
+    """Writes ``folder/SPLIT`` for each split, by one process; returns a line a split for a reader.
 
     Raises UsageError for a model that has no frozen part, and what building, reading and writing raise.
     """
@@ -45,7 +45,7 @@ def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype:
 
 
 def cache_features(trained: TrainedModel, place: Place, indices: Iterable[Index], progress: RunProgress) -> None:
-    """Keeps the frozen bottom's output for the validation view of every clip below its recipe's `cache_features`.
+    """Keeps the frozen bottom's output for the validation view of every clip below its recipe's ``cache_features``.
 
     The first process writes what is not there yet. Raises UsageError, before anything is written, for a model that
     trains from its first layer on, and where the folder holds features of another trunk, depth or number of frames.
@@ -75,7 +75,7 @@ def _write_split(
     dtype: str,
     progress: RunProgress,
 ) -> int:
-    """Writes `folder/SPLIT`; returns how many clips were found done."""
+    """Writes ``folder/SPLIT``; returns how many clips were found done."""
     recipe, model = trained.recipe, trained.model
     training = model.training
     model.eval()

@@ -44,7 +44,7 @@ from aim_fast.training.trained_model import TrainedModel
 class Result:
     """What a training run ended with: its folder, its best validation top-1, the last validation, and its last step.
 
-    `stopped`: SIGTERM ended it early; its last checkpoint is that of the last step. `first`: of the first process.
+    ``stopped``: SIGTERM ended it early; its last checkpoint is that of the last step. ``first``: of the first process.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class _Stopped(Exception):
 
 
 def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
-    """Trains as `recipe` says and leaves `recipe.run.output` behind; with `resume`, goes on from its last checkpoint.
+    """Trains as ``recipe`` says and leaves ``recipe.run.output``; with ``resume``, goes on from its last checkpoint.
 
     Raises UsageError, DataError, WeightsError or CheckpointError before anything is written, and TrainingError when
     the loss is not finite or memory does not suffice. On SIGTERM it finishes the step, saves and returns.

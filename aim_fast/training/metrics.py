@@ -1,8 +1,8 @@
-"""What a run writes about itself: `metrics.jsonl` (one object a line), TensorBoard events and `curves.png`.
+"""What a run writes about itself: ``metrics.jsonl`` (one object a line), TensorBoard events and ``curves.png``.
 
-Lines have a `kind`: "train" (`epoch, step, loss, lr, clips_per_s, data_wait`), "eval" (`epoch, step, top1, top5, loss,
-mean_class`) and "data" (`broken`, `replaced`, `missing`, ... counts of clips). `data_wait` is the share of the time, 0
-to 1, that training waited for frames.
+Lines have a ``kind``: "train" (``epoch, step, loss, lr, clips_per_s, data_wait``), "eval" (``epoch, step, top1,
+top5, loss, mean_class``) and "data" (``broken``, ``replaced``, ``missing``, ... counts of clips). ``data_wait`` is the
+share of the time, 0 to 1, that training waited for frames.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """Appends to a run's metrics and events.
 
-    `resume_step`: lines of later steps are dropped first, and where `validated` is false what followed the training of
-    that step too.
+    ``resume_step``: lines of later steps are dropped first, and where ``validated`` is false what followed the training
+    of that step too.
     """
 
     def __init__(self, folder: Path, resume_step: int | None = None, validated: bool = True) -> None:
@@ -74,7 +74,7 @@ class MetricsLog:
 
 
 def draw_curves(folder: Path, chance: float | None = None) -> Path:
-    """Draws `curves.png` from a run's metrics: training loss and learning rate, validation top-1 and top-5."""
+    """Draws ``curves.png`` from a run's metrics: training loss and learning rate, validation top-1 and top-5."""
     from matplotlib.figure import Figure
 
     rows = read_metrics(folder)

@@ -1,7 +1,7 @@
 """Optimiser groups and learning rates of the published recipes (Yang et al., ICLR 2023; its configuration files).
 
 AdamW, betas 0.9 and 0.999. No weight decay on layer norms, class and positional embeddings; adapter biases and the
-temporal embedding are decayed. The classifier has the full learning rate, everything else `backbone_lr_factor` of it.
+temporal embedding are decayed. The classifier has the full learning rate, everything else ``backbone_lr_factor`` of it.
 The rate follows a cosine stepped once an epoch, with a linear warm-up stepped each iteration:
 
     lr(e, i) = ½·lr·(1 + cos(π·e/E)) · w,   w = 1 − (1 − factor)·(1 − i/W) for i < W, else 1
@@ -24,7 +24,7 @@ from aim_fast.training.recipe import Recipe
 def parameter_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], no_weight_decay: set[str], recipe: Recipe
 ) -> list[dict]:
-    """Groups for AdamW of named parameters: by weight decay and by factor on the learning rate (`lr_factor`)."""
+    """Groups for AdamW of named parameters: by weight decay and by factor on the learning rate (``lr_factor``)."""
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in parameters:
         decay = 0.0 if name in no_weight_decay else recipe.optimisation.weight_decay
@@ -42,7 +42,7 @@ def build_optimizer(model: VideoModel, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of step `step` (from 0), before a group's factor."""
+    """The learning rate of step ``step`` (from 0), before a group's factor."""
     asked, epoch = recipe.optimisation, step // steps_per_epoch
     rate = 0.5 * asked.lr * (1 + math.cos(math.pi * epoch / asked.epochs))
     warmup = asked.warmup_epochs * steps_per_epoch

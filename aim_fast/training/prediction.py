@@ -18,7 +18,7 @@ from aim_fast.training.run import open_named_run
 def predict_files(
     path: str, videos: list[str], top_k: int, repeat_frames: bool, fields: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """For each video in order `{"video", "predictions": [{"label", "probability"}]}`, or `{"video", "error"}`.
+    """For each video in order ``{"video", "predictions": [{"label", "probability"}]}``, or ``{"video", "error"}``.
 
     A file that cannot be read has the reason, one line, for its error; the others are not affected. Frames come from
     PyAV, so that neither DALI nor a GPU is needed.

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 
 class RunProgress:
-    """One bar at a time, with loss, clips/s, data-wait %, peak memory and remaining time; `quiet` shows nothing."""
+    """One bar at a time, with loss, clips/s, data-wait %, peak memory and remaining time; ``quiet`` shows nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -28,7 +28,7 @@ class RunProgress:
         self.console.print(line, markup=False)
 
     def start(self, what: str, total: int, done: int = 0) -> None:
-        """Opens a bar of `total` clips, `done` of them from before."""
+        """Opens a bar of ``total`` clips, ``done`` of them from before."""
         if self.console.quiet or not sys.stderr.isatty():
             return
         self._bar = Progress(
@@ -45,7 +45,7 @@ class RunProgress:
         self._task = self._bar.add_task(what, total=total, completed=done, detail="")
 
     def advance(self, clips: int, **shown: str) -> None:
-        """Counts clips; `shown` are short texts beside the bar, kept until they change."""
+        """Counts clips; ``shown`` are short texts beside the bar, kept until they change."""
         if self._bar is None or self._task is None:
             return
         self._shown |= shown
@@ -54,7 +54,7 @@ class RunProgress:
         self._bar.update(self._task, advance=clips, detail=detail)
 
     def counter(self, what: str, total: int) -> Callable[[int], None]:
-        """A function that counts up a bar of `total` things."""
+        """A function that counts up a bar of ``total`` things."""
         self.close()
         self.start(what, total)
         return lambda count: self.advance(count)

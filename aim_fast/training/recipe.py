@@ -120,7 +120,7 @@ def coerce(name: str, value: Any, where: str) -> Any:
 
 
 def recipe_differences(saved: Recipe, asked: Recipe) -> list[str]:
-    """What `asked` would compute differently from `saved`, one `name: saved -> asked` a field."""
+    """What ``asked`` would compute differently from ``saved``, one ``name: saved -> asked`` a field."""
     theirs = asked.fields()
     return [
         f"{name}: {value!r} -> {theirs[name]!r}"

@@ -1,8 +1,8 @@
-"""Recipes from YAML: the shipped ones in `aim_fast/training/recipes/`, a user's own, and the `recipe.yaml` of a run.
+"""Recipes from YAML: those shipped in ``aim_fast/training/recipes/``, a user's own, and the ``recipe.yaml`` of a run.
 
 The shipped recipes are the published configurations (Yang et al., ICLR 2023). A file has its fields below their groups,
-or beside each other without groups as earlier files have them, and may say `extends: NAME` and hold only what differs.
-Options typed on the command line win over the file.
+or beside each other without groups as earlier files have them, and may say ``extends: NAME`` and hold only what
+differs. Options typed on the command line win over the file.
 
     extends: ssv2_b16_8f
     optimisation:
@@ -45,7 +45,7 @@ def shipped_recipes() -> list[str]:
 
 
 def load_recipe(source: str | Path | None, overrides: Mapping[str, Any]) -> Recipe:
-    """A recipe from a file or shipped name (None: chosen by data set, model and frames), with `overrides` on top."""
+    """A recipe from a file or shipped name (None: chosen by data set, model and frames), with ``overrides`` on top."""
     typed = fields_of(overrides, "command line")
     if source is None:
         asked = {name: typed[name].value for name in ("dataset", "model", "frames") if name in typed}
@@ -80,7 +80,7 @@ def default_recipe(dataset: str | None, model: str | None, frames: int | None) -
 
 
 def read_fields(source: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Setting]:
-    """The fields that a recipe file sets, its `extends` followed. `source` is a shipped name or a file."""
+    """The fields that a recipe file sets, its ``extends`` followed. ``source`` is a shipped name or a file."""
     path = Path(source)
     if str(source) in shipped_recipes():
         path = RECIPES / f"{source}.yaml"

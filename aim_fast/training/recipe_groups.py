@@ -1,4 +1,4 @@
-"""The fields of a recipe, in groups: types, choices, ranges, defaults, and what `--help` says of them.
+"""The fields of a recipe, in groups: types, choices, ranges, defaults, and what ``--help`` says of them.
 
 A field that one method alone reads is in that method's group. No two groups have a field of the same name. Sizes are in
 pixels, frames and clips; rates are per optimiser step. What is refused raises pydantic's ``ValidationError``, of which
@@ -87,7 +87,7 @@ class Group(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_written(cls, value: Any, info: Any) -> Any:
-        """A list may be written `a,b` or `none`, or be its only item; yes and no are no numbers."""
+        """A list may be written ``a,b`` or ``none``, or be its only item; yes and no are no numbers."""
         kind, listed = kind_of(cls.model_fields[info.field_name])
         if listed and isinstance(value, str):
             value = [] if value.strip() in ("", "none") else [word.strip() for word in value.split(",")]
@@ -251,7 +251,7 @@ class Run(Group):
 
 
 def parse_views(text: str) -> tuple[int, int]:
-    """(clips, crops) of a text such as `1x3`. Raises UsageError for anything else."""
+    """(clips, crops) of a text such as ``1x3``. Raises UsageError for anything else."""
     if match := _VIEWS.fullmatch(text):
         return int(match[1]), int(match[2])
     raise UsageError(f"views {text!r} are not CLIPSxCROPS: write for example 1x3; crops are 1 or 3")

@@ -35,7 +35,7 @@ def model_options(recipe: Recipe, num_classes: int, class_names: Sequence[str] =
 
 
 def check_model_fields(model: str, typed: Iterable[str], head: str = "linear") -> None:
-    """Raises UsageError for a recipe field, typed on the command line, that `model` has nothing to do with."""
+    """Raises UsageError for a recipe field, typed on the command line, that ``model`` has nothing to do with."""
     known = argument_names(model, head)
     if odd := [name for name in typed if name in MODEL_FIELDS and name not in known]:
         options = ", ".join("--" + name.replace("_", "-") for name in odd)

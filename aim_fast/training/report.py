@@ -83,9 +83,9 @@ def check_writable(path: Path) -> None:
 
 
 def scored_classes(run: TrainedModel, listed: list[str], wanted: str | None, what: str) -> list[str]:
-    """The classes that a run is scored on, of the `listed` ones of a data set.
+    """The classes that a run is scored on, of the ``listed`` ones of a data set.
 
-    `wanted` is "seen" (trained on), "unseen", "all", or a file of names; without it those that the run was trained on
+    ``wanted`` is "seen" (trained on), "unseen", "all", or a file of names; without it those that the run was trained on
     where that was a part of them, else all. Raises DataError where the run can score its own classes alone.
     """
     own = set(run.classes)
@@ -105,7 +105,7 @@ def scored_classes(run: TrainedModel, listed: list[str], wanted: str | None, wha
 
 
 def evaluate_run(path: str, split: str, fields: dict[str, Any]) -> Report | None:
-    """Scores the run at `path`, with recipe fields typed on the command line; None in all but the first process.
+    """Scores the run at ``path``, with recipe fields typed on the command line; None in all but the first process.
 
     Raises DataError when the data set's classes are not those that the run was trained on.
     """

@@ -23,7 +23,7 @@ from aim_fast.training.wise_ft import check_wise_ft, interpolate_weights
 
 
 def load_run(path: str | Path, device: str = "auto", precision: str = "auto", **overrides: Any) -> TrainedModel:
-    """A trained run's model in Python: `load_run("runs/ssv2").model(frames)` gives logits, `.classes` names them."""
+    """A trained run in Python: ``load_run("runs/ssv2").model(frames)`` gives logits, ``.classes`` names them."""
     return open_run(path, overrides, single_place(device, precision))
 
 
@@ -32,9 +32,10 @@ def open_run(
 ) -> TrainedModel:
     """Opens a run's folder (its best checkpoint), a checkpoint folder, or a published AIM checkpoint file.
 
-    The model is in eval mode, on the place's device. `overrides` are recipe fields typed on the command line;
-    `--weights` names the frozen trunk where it has moved. `classes` are the names for a published checkpoint, which
-    holds none. An override `class_names` is a file of other classes to score, one a line, by a model that reads names.
+    The model is in eval mode, on the place's device. ``overrides`` are recipe fields typed on the command line;
+    ``--weights`` names the frozen trunk where it has moved. ``classes`` are the names for a published checkpoint, which
+    holds none. An override ``class_names`` is a file of other classes to score, one a line, by a model that reads
+    names.
     """
     path, overrides = Path(path), dict(overrides)
     others, share = overrides.pop("class_names", None), overrides.pop("wise_ft", None)
@@ -70,8 +71,8 @@ def open_named_run(path: str | Path, overrides: dict[str, Any], place: Place) ->
 def restore_run(path: str | Path, overrides: dict[str, Any], wise_ft: float | None = None) -> TrainedModel:
     """The model of a run's best checkpoint, or of a checkpoint folder, on the CPU in fp32.
 
-    `overrides`: recipe fields as typed; `weights` names the trunk where it has moved. `wise_ft`: share of the trained
-    tensors in a mean with their frozen values, see training/wise_ft.py.
+    ``overrides``: recipe fields as typed; ``weights`` names the trunk where it has moved. ``wise_ft``: share of the
+    trained tensors in a mean with their frozen values, see training/wise_ft.py.
     """
     folder = find_checkpoint(path, "best")
     checkpoint = read_checkpoint(folder)

@@ -64,7 +64,7 @@ def absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def saved_recipe(path: str | Path) -> Recipe | None:
-    """The recipe in the folder of the run that `path` (a run, or a checkpoint in it) belongs to, if there is one."""
+    """The recipe in the folder of the run that ``path`` (a run, or a checkpoint in it) belongs to, if there is one."""
     path = Path(path)
     for folder in (path, *path.absolute().parents[:3]):
         if (folder / RECIPE).is_file():

@@ -1,7 +1,7 @@
 """The arithmetic of a run's steps: which clips belong to which step, and the seeds of its random numbers.
 
-An epoch has `clips` clips. A step takes `accumulate` batches of `batch_size` clips in each of `world` processes; the
-last step of an epoch takes what is left. The clips of a step do not depend on how it is split.
+An epoch has ``clips`` clips. A step takes ``accumulate`` batches of ``batch_size`` clips in each of ``world``
+processes; the last step of an epoch takes what is left. The clips of a step do not depend on how it is split.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Steps:
 
     @classmethod
     def of(cls, recipe: Recipe, clips: int, world: int) -> Steps:
-        """From `accumulate` where the recipe has it, else from `total_batch_size`, else one batch a step."""
+        """From ``accumulate`` where the recipe has it, else from ``total_batch_size``, else one batch a step."""
         asked = recipe.optimisation
         accumulate, at_once = asked.accumulate, asked.batch_size * world
         if accumulate is None:
@@ -43,16 +43,16 @@ class Steps:
         return -(-self.clips // self.clips_per_step)
 
     def clips_of(self, step: int) -> int:
-        """Clips that step `step` (from 0, over the whole run) trains on, over all processes."""
+        """Clips that step ``step`` (from 0, over the whole run) trains on, over all processes."""
         before = step % self.per_epoch * self.clips_per_step
         return min(self.clips_per_step, self.clips - before)
 
     def batches_of(self, step: int) -> int:
-        """Batches that each process takes in step `step`."""
+        """Batches that each process takes in step ``step``."""
         return -(-self.clips_of(step) // (self.batch_size * self.world))
 
     def first_batch(self, step: int) -> int:
-        """Number, in its epoch, of the first batch of step `step`."""
+        """Number, in its epoch, of the first batch of step ``step``."""
         return step % self.per_epoch * self.accumulate
 
 

@@ -1,7 +1,7 @@
 """Stopping a run from outside: what a cluster's SIGTERM asks for.
 
 The first SIGTERM lets the step under way finish; the run then saves its last checkpoint and ends with status 0, to go
-on with `--resume`. A second one ends the process at once, as without a handler; the last checkpoint stays whole.
+on with ``--resume``. A second one ends the process at once, as without a handler; the last checkpoint stays whole.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _WINDOWS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Timeline:
-    """`windows` [(start, end)] in seconds and `probabilities` [windows, classes] of a video, classes by name."""
+    """``windows`` [(start, end)] in seconds and ``probabilities`` [windows, classes] of a video, classes by name."""
 
     video: str
     classes: list[str]
@@ -92,8 +92,8 @@ def write_timelines(
     stride: float | None,
     fields: dict[str, Any],
 ) -> Iterator[Timeline | dict[str, str]]:
-    """For each video in order its timeline, with `NAME.json` and `NAME.png` written to `folder`, or
-    `{"video", "error"}` with the reason, one line, why it cannot be read."""
+    """For each video in order its timeline, with ``NAME.json`` and ``NAME.png`` written to ``folder``, or
+    ``{"video", "error"}`` with the reason, one line, why it cannot be read."""
     names = [Path(video).name for video in videos]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two videos are named {twice[0]}: their timelines would overwrite each other in {folder}")
