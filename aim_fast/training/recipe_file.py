@@ -95,81 +95,84 @@ def read_fields(source: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[
         raise UsageError(f"{where}: {error.strerror}; give a readable YAML file or one of the shipped names") from None
     except UnicodeDecodeError:
         raise UsageError(f"{where}: not text; write one `field: value` a line") from None
-    content, lines = _read_mapping(text, where)
-    parent, line = content.pop("extends", None), lines.get(("extends",))
-    if parent is None:
-        return fields_of(content, where, lines)
-    if not isinstance(parent, str):
-        raise UsageError(f"{where}, line {line}: extends is {parent!r}, not the name of a recipe or a file")
-    if path in extended_by:
-        raise UsageError(f"{where}, line {line}: extends {parent}, which extends this file: end the circle")
-    return read_fields(parent, (*extended_by, path)) | fields_of(content, where, lines)
+    content = _read_mapping(text, where)
+    at, parent = _place(where, content, "extends"), content.pop("extends", None)
+    if parent is not None and not isinstance(parent, str):
+        raise UsageError(f"{at}: extends is {parent!r}, not the name of a recipe or a file")
+    if parent and path in extended_by:
+        raise UsageError(f"{at}: extends {parent}, which extends this file: end the circle")
+    return (read_fields(parent, (*extended_by, path)) if parent else {}) | fields_of(content, where)
 
 
-def fields_of(
-    content: Mapping[str, Any], where: str, lines: Mapping[tuple[str, ...], int] | None = None
-) -> dict[str, Setting]:
+def fields_of(content: Mapping[str, Any], where: str) -> dict[str, Setting]:
     """Every field of a mapping, below its group or without one, in its type.
 
-    ``lines``: of each key, after its group's if it is below one. Raises UsageError for an unknown group or field, for a
-    field below another group than its own or given twice, and for a value that cannot be.
+    Raises UsageError for an unknown group or field, for a field below another group than its own or given twice, and
+    for a value that cannot be.
     """
-    lines = lines or {}
     found: dict[str, Setting] = {}
-
-    def place(*path: str) -> str:
-        line = lines.get(path) or lines.get(path[:1])
-        return f"{where}, line {line}" if line else where
-
-    def take(name: str, value: Any, at: str) -> None:
-        if name in found:
-            raise UsageError(f"{at}: {name} is given here and at {found[name].where.rpartition(', ')[2]}; keep one")
-        found[name] = Setting(coerce(name, value, at), at)
-
     for key, value in content.items():
-        at = place(str(key))
-        if not isinstance(value, dict) or (key in FIELDS and key not in GROUPS):
-            if key in GROUPS and key not in FIELDS:
-                raise UsageError(f"{at}: {key} is a group: write its fields below it, one `field: value` a line")
-            take(str(key), value, at)
-            continue
-        if key not in GROUPS:
+        at = _place(where, content, key)
+        grouped = isinstance(value, dict) and (key in GROUPS or key not in FIELDS)
+        if grouped and key not in GROUPS:
             raise UsageError(f"{at}: unknown group {key!r}; {nearest(str(key), GROUPS)}")
-        for name, one in value.items():
-            at = place(key, str(name))
-            if (group := group_of(str(name), at)) != key:
+        if not grouped and key in GROUPS and key not in FIELDS:
+            raise UsageError(f"{at}: {key} is a group: write its fields below it, one `field: value` a line")
+        for name, one in value.items() if grouped else [(key, value)]:
+            at = _place(at, value, name) if grouped else at
+            if (group := group_of(str(name), at)) != key and grouped:
                 raise UsageError(f"{at}: {name} is a field of {group}, not of {key}")
-            take(name, one, at)
+            if name in found:
+                raise UsageError(f"{at}: {name} is given here and at {found[name].where.rpartition(', ')[2]}; keep one")
+            found[name] = Setting(coerce(name, one, at), at)
     return found
 
 
-def _read_mapping(text: str, where: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """A YAML file's content, and the line, from 1, of each key of its own and of its groups.
+class _Mapping(dict[str, Any]):
+    """A mapping of a YAML file, with the line, from 1, of each of its keys."""
 
-    Raises UsageError with the line to be mended.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: dict[str, int] = {}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads mappings with their lines, and their keys as text. Raises UsageError for a key that is given twice."""
+
+    def mapping(self, node: yaml.MappingNode) -> _Mapping:
+        found = _Mapping()
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                key.tag = "tag:yaml.org,2002:str"
+            if (text := str(key.value)) in found.lines:
+                raise UsageError(f"{text} is given at line {found.lines[text]} and at line {line}; keep one")
+            found.lines[text] = line
+        found.update(self.construct_mapping(node, deep=True))
+        return found
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.mapping)
+
+
+def _place(where: str, mapping: Mapping[str, Any], key: Any) -> str:
+    """``where``, with the line of a key in place of another's where it has one."""
+    line = getattr(mapping, "lines", {}).get(str(key))
+    return f"{where.partition(', line ')[0]}, line {line}" if line else where
+
+
+def _read_mapping(text: str, where: str) -> _Mapping:
+    """A YAML file's content. Raises UsageError with the line to be mended."""
     try:
-        content = yaml.safe_load(text)
-        node = yaml.compose(text, yaml.SafeLoader)
+        content = yaml.load(text, _Loader)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = f" at line {line}" if (line := _line_of(error)) else ""
         raise UsageError(f"{where}: not valid YAML{line}; write one `field: value` a line") from None
-    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
+    if not isinstance(content, _Mapping):
         raise UsageError(f"{where}: holds no fields; write one `field: value` a line")
-    lines: dict[tuple[str, ...], int] = {}
-    keys: list[tuple[tuple[str, ...], Any]] = [((key.value,), key) for key, _ in node.value]
-    keys += [
-        ((key.value, inner.value), inner)
-        for key, value in node.value
-        if isinstance(value, yaml.MappingNode)
-        for inner, _ in value.value
-    ]
-    for path, key in keys:
-        line = key.start_mark.line + 1
-        if path in lines:
-            raise UsageError(f"{where}: {path[-1]} is given at line {lines[path]} and at line {line}; keep one")
-        lines[path] = line
-    return content, lines
+    return content
 
 
 def _line_of(error: Exception) -> int | None:

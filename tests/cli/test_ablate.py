@@ -50,6 +50,12 @@ def test_a_stopped_study_goes_on_and_gives_what_an_unbroken_one_gives(aim_fast, 
     assert aim_fast(*ratio)[0] == 0
     assert eval_and_losses(broken) == eval_and_losses(whole)
 
+    saved = json.loads((tmp_path / "study" / "study.json").read_text())
+    saved["recipe"] = {name: value for group in saved["recipe"].values() for name, value in group.items()}
+    (tmp_path / "study" / "study.json").write_text(json.dumps(saved))  # as it was before recipes had groups
+    status, out, err = aim_fast(*study, "--output", tmp_path / "study")
+    assert (status, (tmp_path / "study" / "table.txt").read_text() in out) == (0, True), err
+
     status, _, err = aim_fast(*study, "--lr", 1e-3, "--output", tmp_path / "study")
     assert status == 2
     assert "holds another study (lr: 0.004 -> 0.001)" in err

@@ -1,9 +1,11 @@
 """The names that scripts rely on: every command with its arguments and options."""
 
 import json
+import re
 from pathlib import Path
 
 import click
+import pytest
 
 from aim_fast.cli import COMMANDS, cli
 
@@ -24,3 +26,25 @@ def names_of(command: click.Command) -> list[str]:
 def test_no_command_and_no_option_changes_its_name():
     found = {name: names_of(cli.get_command(click.Context(cli), name)) for name in COMMANDS}
     assert found == json.loads(WRITTEN_DOWN.read_text())
+
+
+@pytest.mark.parametrize(
+    ("command", "headings"),
+    [
+        ("train", {"--recipe": "Options", "--model": "Model", "--adapters": "AIM", "--published-freeze": "Swin",
+                   "--max-names": "PromptCLIP", "--templates": "Text head", "--data-root": "Data", "--classes": "Data",
+                   "--flip": "Augmentation", "--lr": "Optimisation", "--views": "Evaluation", "--seed": "Run"}),
+        ("eval", {"--classes": "Options", "--weights": "Model", "--views": "Evaluation", "--device": "Run"}),
+    ],
+)  # fmt: skip
+def test_help_prints_the_options_of_a_recipe_below_their_groups(command, headings):
+    found = cli.get_command(click.Context(cli), command)
+    _, *parts = re.split(r"^(\S.*):$", found.get_help(click.Context(found)), flags=re.M)
+    lines = [
+        (name, at) for at, text in zip(parts[::2], parts[1::2]) for name in re.findall(r"^  (--[\w-]+)", text, re.M)
+    ]
+    assert dict(lines).items() >= headings.items()
+    order = [heading for heading in dict.fromkeys(heading for _, heading in lines) if heading in headings.values()]
+    assert order == list(dict.fromkeys(headings.values()))
+    options = [parameter.opts[0] for parameter in found.params if isinstance(parameter, click.Option)]
+    assert sorted(name for name, _ in lines) == sorted(["--help", *options])

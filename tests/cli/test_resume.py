@@ -1,12 +1,15 @@
 """A run that is killed goes on as one that never was; several processes do the work of one."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import time
 
 import pytest
 import torch
+import yaml
 
 from aim_fast.training.checkpoint import find_checkpoint
 from aim_fast.training.metrics import read_metrics
@@ -154,6 +157,18 @@ def test_a_folder_with_a_run_is_not_overwritten(aim_fast, tiny, trained):
     assert (status, err.count("\n")) == (2, 1)
     assert "--resume" in err
     assert read_metrics(trained) == before
+
+
+def test_a_run_from_before_recipes_had_groups_is_resumed_and_evaluated(aim_fast, trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    groups = yaml.safe_load((folder / "recipe.yaml").read_text())
+    flat = {name: value for group in groups.values() for name, value in group.items()}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(flat, sort_keys=False))
+    assert aim_fast("train", "--output", folder, "--resume", "--quiet")[0] == 0
+    scores = [json.loads(aim_fast("eval", run, "--json", "-")[1]) for run in (folder, trained)]
+    assert scores[0]["top1"] == scores[1]["top1"]
+    status, _, err = aim_fast("train", "--output", folder, "--resume", "--lr", 1)
+    assert (status, "lr: " in err) == (2, True)
 
 
 def test_a_finished_run_resumes_to_nothing_more(aim_fast, trained):

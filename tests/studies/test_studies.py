@@ -24,8 +24,8 @@ def test_rungs_change_what_trains_and_nothing_else():
     recipe = load_recipe("ssv2_b16_8f", {})
     rungs = {cell.key: recipe.replace(**cell.changes) for cell in cells_of("rungs", recipe, 0.1)}
     assert rungs["joint"] == recipe
-    assert (rungs["frozen"].adapters, rungs["frozen"].tune) == ((), None)
-    assert (rungs["finetuned"].adapters, rungs["finetuned"].tune) == ((), "all")
-    assert rungs["spatial"].temporal_place == "frozen"
-    assert rungs["timesformer"].model == "timesformer_b16_clip"
+    assert (rungs["frozen"].aim.adapters, rungs["frozen"].model.tune) == ((), None)
+    assert (rungs["finetuned"].aim.adapters, rungs["finetuned"].model.tune) == ((), "all")
+    assert rungs["spatial"].aim.temporal_place == "frozen"
+    assert rungs["timesformer"].model.model == "timesformer_b16_clip"
     assert {rung.optimisation.epochs for rung in rungs.values()} == {recipe.optimisation.epochs}

@@ -125,6 +125,8 @@ def test_groups_and_single_fields_may_stand_in_one_file(tmp_path):
         ("extends: 3\n", "line 1: extends is 3, not the name"),
         ("epochs: 3\nextends: mine.yaml\n", "line 2: extends mine.yaml, which extends this file"),
         ("output: 2024-13-45\n", "not valid YAML"),
+        ("? [lr]\n: 1\n", "not valid YAML at line 1"),
+        ("seed: 1\non: 1\n", "line 2: unknown field 'on'"),
         ("a: " + 2000 * "[" + "\n", "not valid YAML"),
     ],
 )
@@ -162,3 +164,11 @@ def test_recipe_files_need_no_torch():
         "assert not {'torch', 'numpy', 'nvidia.dali', 'av'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_file_of_the_page_on_recipes_is_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    (tmp_path / "mine.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    recipe = load_recipe(tmp_path / "mine.yaml", {})
+    assert (recipe.data.frames, recipe.optimisation.lr, recipe.augmentation.label_smoothing) == (16, 1e-3, 0.1)
+    assert all(f"| `{group}` |" in page for group in GROUPS)
