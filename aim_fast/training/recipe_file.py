@@ -148,7 +148,7 @@ class _Loader(yaml.SafeLoader):
             if (text := str(key.value)) in found.lines:
                 raise UsageError(f"{text} is given at line {found.lines[text]} and at line {line}; keep one")
             found.lines[text] = line
-        found.update(self.construct_mapping(node, deep=True))
+        found.update({str(key): value for key, value in self.construct_mapping(node, deep=True).items()})
         return found
 
 
