@@ -100,8 +100,9 @@ def dataset_layout(name: str) -> Layout:
 
 def _nameable(clip: Clip) -> bool:
     """Whether a file can have this name: without zero bytes and half characters, which JSON can write."""
+    text = clip.id + clip.path
     try:
-        return b"\0" not in os.fsencode(clip.id) + os.fsencode(clip.path)
+        return "\0" not in text and (text.isascii() or bool(os.fsencode(text)))
     except UnicodeEncodeError:
         return False
 

@@ -115,10 +115,12 @@ class DataRoot:
             files: below the folder of the videos; where none is there, the first says where it would belong.
             folder: of its class, which decides between videos of one name.
         """
-        path = next(filter(None, (self.videos.find(file, folder) for file in files)), None)
         self.asked += 1
-        self.present += path is not None
-        return Clip(path or self.videos.expected(files[0], folder), label, id)
+        for file in files:
+            if path := self.videos.find(file, folder):
+                self.present += 1
+                return Clip(path, label, id)
+        return Clip(self.videos.expected(files[0], folder), label, id)
 
     def refusal(self, what: str, folder: Path | None = None) -> DataError:
         """The error to raise: what is wrong, what was expected, and what ``folder`` (the root's) holds instead."""

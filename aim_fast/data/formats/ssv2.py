@@ -42,15 +42,14 @@ def read(data: DataRoot) -> Listing:
     clips = []
     for position, entry in enumerate(entries):
         name, template = str(entry["id"]), entry.get("template")
-        where = f"{file}: entry {position} (id {name})"
         if data.split == "test":
             label = answers.get(name, UNLABELLED)
         elif not isinstance(template, str):
-            raise DataError(f"{where} has no template; download the annotations again")
+            raise DataError(f"{file}: entry {position} (id {name}) has no template; download the annotations again")
         elif (label := numbers.get(_without_brackets(template), UNLABELLED)) == UNLABELLED:
             raise DataError(
-                f"{where} has template {template!r}, which is not in {labels_file}; use the labels file of the same "
-                "release"
+                f"{file}: entry {position} (id {name}) has template {template!r}, which is not in {labels_file}; use "
+                "the labels file of the same release"
             )
         clips.append(data.clip(name, label, f"{name}.webm"))
     return Listing(classes, clips)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
@@ -23,25 +23,28 @@ class Videos:
         there = [root / folder for folder in folders if (root / folder).is_dir()]
         self.place = there[0] if there else root
         self._folders = [f"{folder}{os.sep}" for folder in there]
-        self._by_name: dict[str, list[str]] = {}
-        for entry in _walk(self.place if depth is None else root, depth):
-            stem, extension = os.path.splitext(entry.name)
-            name = stem if extension.lower() in VIDEO_EXTENSIONS else entry.name
-            self._by_name.setdefault(name, []).append(entry.path)
+        self._first: dict[str, str] = {}
+        self._others: dict[str, list[str]] = {}
+        for name, path in _walk(self.place if depth is None else root, depth):
+            if self._first.setdefault(name, path) is not path:
+                self._others.setdefault(name, []).append(path)
 
     def find(self, file: str, folder: str = "") -> str | None:
         """The video that ``file`` names, with another extension or none; ``folder`` is that of its class."""
-        stem, extension = os.path.splitext(os.path.basename(file))
-        paths = self._by_name.get(file) or self._by_name.get(stem)
-        if not paths or len(paths) == 1:
-            return paths[0] if paths else None
+        name = file.rpartition("/")[2]
+        stem, dot, extension = name.rpartition(".")
+        if name not in self._first:
+            name = stem
+        first = self._first.get(name)
+        if first is None or name not in self._others:
+            return first
 
         def order(path: str) -> tuple[bool, int, bool]:
             apart = bool(folder) and _plain(folder) not in map(_plain, path.split(os.sep)[-3:-1])
             place = next((i for i, known in enumerate(self._folders) if path.startswith(known)), len(self._folders))
-            return apart, place, os.path.splitext(path)[1].lower() != extension.lower()
+            return apart, place, not path.lower().endswith(f"{dot}{extension}".lower())
 
-        return min(paths, key=order)
+        return min([first, *self._others[name]], key=order)
 
     def expected(self, file: str, folder: str = "") -> str:
         """Where a missing file would belong: in the folder of its class, where there is one, of the first place."""
@@ -55,18 +58,18 @@ def _plain(name: str) -> str:
     return name.replace("_", " ").lower()
 
 
-def _walk(folder: str | Path, depth: int | None) -> Iterator[os.DirEntry[str]]:
-    """Video files of a folder by name, then those of its subfolders, or where ``depth`` is None these themselves."""
+def _walk(folder: str | Path, depth: int | None) -> list[tuple[str, str]]:
+    """(name without extension, path) of the video files of a folder by name, then of those in its subfolders, or where
+    ``depth`` is None of these themselves."""
     with os.scandir(folder) as entries:
         here = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
-    folders = []
+    found, folders = [], []
     for entry in here:
-        if os.path.splitext(entry.name)[1].lower() in VIDEO_EXTENSIONS:
-            yield entry
+        stem, extension = os.path.splitext(entry.name)
+        if extension.lower() in VIDEO_EXTENSIONS:
+            found.append((stem, entry.path))
         elif depth != 0 and entry.is_dir():
             folders.append(entry)
     for entry in folders:
-        if depth is None:
-            yield entry
-        else:
-            yield from _walk(entry.path, depth - 1)
+        found += [(entry.name, entry.path)] if depth is None else _walk(entry.path, depth - 1)
+    return found
