@@ -10,10 +10,10 @@ for bit where there are no tags.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
@@ -53,8 +53,10 @@ def colorspace(frame: av.VideoFrame) -> Colorspace:
 def display_matrix(frame: av.VideoFrame) -> Matrix:
     """How the frame is turned and mirrored to be shown, to the nearest quarter turn. Ask for it once a file: a frame
     whose side data were looked at is freed no sooner than Python collects its cycles."""
-    data = next((data for data in frame.side_data if data.type == Type.DISPLAYMATRIX), None)
-    if data is None:
+    known: Any = frame.side_data  # typed as no more than motion vectors
+    try:
+        data = known["DISPLAYMATRIX"]
+    except KeyError:
         return UPRIGHT
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))
     if abs(a) + abs(d) >= abs(b) + abs(c):
