@@ -29,14 +29,13 @@ from aim_fast.data.copies.frame_cache import FrameCache
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.index.scan import Prober
 from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
-from aim_fast.data.pixels.resize import resize_box
+from aim_fast.data.pixels.decoded_boxes import decoded_boxes
 from aim_fast.data.pixels.route import Router
 from aim_fast.data.plan.augmentation import Augmentation
 from aim_fast.data.plan.clip_plan import ClipPlan, epoch_order, plan_clip, replacement_draw
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.data.plan.shard_order import shard_order
 from aim_fast.data.prefetch import Prefetcher
-from aim_fast.data.video.decode import decode_frames
 from aim_fast.data.video.probe import file_state
 from aim_fast.data.video.source import held_bytes, tar_member
 from aim_fast.errors import DataError, UsageError
@@ -177,6 +176,7 @@ class ClipLoader:
             device=self.device,
             batch_size=batch_size,
             img_size=img_size,
+            num_frames=sampling.num_frames,
             augmentation=self.augmentation,
             threads=self.workers,
         )
@@ -311,7 +311,7 @@ class ClipLoader:
         if self.cache is not None and shown in self.cache and row is self.index.rows[shown]:
             place.pixels = self._pool.submit(self.cache.box, shown, plan, self.img_size)
         elif self.router.takes_pixels(row):
-            place.pixels = self._pool.submit(_decoded_box, row.path, plan, self.img_size)
+            place.pixels = self._pool.submit(_decoded_box, row, plan, self.img_size)
         elif tar_member(row.path):
             place.encoded = self._pool.submit(held_bytes, row.path)
         return place
@@ -379,8 +379,8 @@ class ClipLoader:
         )
 
 
-def _decoded_box(path: str, plan: ClipPlan, img_size: int) -> np.ndarray:
-    return resize_box(decode_frames(path, plan.frames, rotate=True), plan, img_size)
+def _decoded_box(row: Row, plan: ClipPlan, img_size: int) -> np.ndarray:
+    return decoded_boxes(row.path, [plan], img_size, seek=row.seekable)[0]
 
 
 def _used_here(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -6,10 +6,10 @@ import os
 
 import torch
 
-from aim_fast.data.pixels.resize import resize_box
+from aim_fast.data.pixels.decoded_boxes import decoded_boxes
 from aim_fast.data.plan.clip_plan import plan_clip
 from aim_fast.data.plan.sampling import Sampling
-from aim_fast.data.video.decode import decode_frames
+from aim_fast.data.video.picture import display_size
 from aim_fast.data.video.probe import MISSING, ONE_FRAME, probe
 from aim_fast.errors import DataError
 
@@ -19,7 +19,7 @@ __all__ = ["load_views"]
 def load_views(
     path: str | os.PathLike[str], sampling: Sampling, img_size: int = 224, *, allow_short: bool = False
 ) -> torch.Tensor:
-    """uint8 [V, T, S, S, 3] RGB: every view of ``sampling`` of a video, turned as its rotation metadata asks.
+    """uint8 [V, T, S, S, 3] RGB: every view of ``sampling`` of a video, turned and mirrored as its metadata asks.
 
     Args:
         path: any video that PyAV reads.
@@ -41,16 +41,10 @@ def load_views(
             f"{path} has {found.frames} frames but the model takes {sampling.num_frames}; "
             "give a longer video or a model of fewer frames"
         )
-    height, width = (found.width, found.height) if found.rotation % 180 else (found.height, found.width)
+    height, width = display_size(found.height, found.width, found.aspect, found.rotation)
     plans = [
         plan_clip(found.frames, height, width, sampling=sampling, augmentation=None, img_size=img_size, view=view)
         for view in range(sampling.views)
     ]
-    wanted = sorted({int(frame) for plan in plans for frame in plan.frames})
-    place = {frame: i for i, frame in enumerate(wanted)}
-    pixels = decode_frames(path, wanted, rotate=True, threads=os.cpu_count() or 1)
-    views = []
-    for plan in plans:
-        frames = resize_box(pixels[[place[int(frame)] for frame in plan.frames]], plan, img_size)
-        views.append(torch.from_numpy(frames[plan.order]))
-    return torch.stack(views)
+    boxes = decoded_boxes(path, plans, img_size, threads=os.cpu_count() or 1, seek=found.seekable)
+    return torch.stack([torch.from_numpy(frames[plan.order]) for frames, plan in zip(boxes, plans)])

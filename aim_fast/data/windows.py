@@ -1,9 +1,13 @@
-"""Sliding windows over an untrimmed video, read in one pass: every frame is in at least one window.
+"""Sliding windows over an untrimmed video, read in one pass: every moment is in at least one window.
 
-A window is a span of consecutive frames, L, from which the model's T frames are taken as evaluation takes them: every
-interval-th of L = T·interval frames (dense sampling), or by the uniform rule from L = rate · seconds. Windows start
-every S frames; a last one ends with the video where the others leave frames over. Only the frames of one span are held,
-as centre squares of the model's image size, so that a video of hours takes no more memory than a clip.
+Time is a player's, cut into ticks of 1 / rate seconds from the first frame on; at each tick one frame is on the screen.
+A video of constant rate has a frame a tick. Of one whose rate varies, frames stay for several ticks or share one, so
+that windows are of equal length in seconds all the same.
+
+A window is a span of L consecutive ticks, from which the model's T frames are taken as evaluation takes them: every
+interval-th of L = T·interval (dense sampling), or by the uniform rule from L = rate · seconds. Windows start every S
+ticks; a last one ends with the video where the others leave ticks over. Only the frames of one span are held, as centre
+squares of the model's image size, so that a video of hours takes no more memory than a clip.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import numpy as np
 import torch
@@ -26,12 +31,14 @@ from aim_fast.errors import DataError, UsageError
 
 __all__ = ["Window", "read_windows"]
 
+_JITTER = 0.9  # ticks that a frame may be early or late and still have the next one
 DEFAULT_SECONDS = 4.0  # about the length of a Something-Something clip, for models without a frame interval
 
 
 @dataclass(frozen=True)
 class Window:
-    """Frames ``first`` to ``last`` (inclusive) of a video, shown from ``start`` to ``end`` seconds; its clip."""
+    """Frames ``first`` to ``last`` (inclusive) of a video, shown from ``start`` to ``end`` seconds as a player counts
+    them; its clip."""
 
     first: int
     last: int
@@ -74,29 +81,36 @@ def read_windows(
         raise DataError(f"{path} is empty (0 bytes); give a whole video file")
     if lost := missing_bytes(path):
         raise DataError(f"{path} is truncated: {lost} bytes are missing at its end; give a whole video file")
-    held: deque[tuple[float, np.ndarray]] = deque()  # (time, square) of the frames of one span
+    held: deque[tuple[int, np.ndarray]] = deque()  # (number, square) of the frame at each tick of one span
     count = span = step = covered = 0
-    rate = 25.0
-    for time, rate, pixels in stream_frames(path, threads=os.cpu_count() or 1):
+    begin, rate = 0.0, 25.0
+    for number, frame in enumerate(stream_frames(path, threads=os.cpu_count() or 1)):
         if not span:
+            begin, rate = frame.time, frame.rate
             span = _frames(sampling, rate, seconds)
             step = max(round(stride * rate), 1) if stride else max(span // 2, 1)
-            plan = plan_clip(1, *pixels.shape[:2], sampling=_centre(sampling), augmentation=None, img_size=img_size)
-        held.append((count / rate if time is None else time, resize_box(pixels[None].copy(), plan, img_size)[0]))
-        count += 1
-        if len(held) > span:
-            held.popleft()
-        if count >= span and (count - span) % step == 0:
-            yield _window(held, count, sampling, rate)
-            covered = count
+            plan = plan_clip(1, *frame.size, sampling=_centre(sampling), augmentation=None, img_size=img_size)
+        late = (frame.time - begin) * rate - count  # ticks behind the next one
+        if late <= -_JITTER:
+            continue  # another frame has its tick
+        square = resize_box(frame.pixels[None].copy(), plan, img_size)[0]
+        stays = round(late) if late >= _JITTER else 0
+        for shown in chain(repeat(held[-1] if held else (0, square), stays), [(number, square)]):
+            held.append(shown)
+            count += 1
+            if len(held) > span:
+                held.popleft()
+            if count >= span and (count - span) % step == 0:
+                yield _window(held, count, sampling, begin, rate)
+                covered = count
     if not count:
         raise DataError(f"{path} has no frame that decodes; give a whole video file")
     if covered < count:
-        yield _window(held, count, sampling, rate)
+        yield _window(held, count, sampling, begin, rate)
 
 
 def _frames(sampling: Sampling, rate: float, seconds: float | None) -> int:
-    """Frames of a window."""
+    """Ticks of a window."""
     if sampling.interval is not None:
         return sampling.num_frames * sampling.interval
     return max(round(rate * (seconds or DEFAULT_SECONDS)), sampling.num_frames)
@@ -106,7 +120,8 @@ def _centre(sampling: Sampling) -> Sampling:
     return Sampling(sampling.num_frames, short_side=sampling.short_side)
 
 
-def _window(held: deque[tuple[float, np.ndarray]], count: int, sampling: Sampling, rate: float) -> Window:
+def _window(held: deque[tuple[int, np.ndarray]], count: int, sampling: Sampling, begin: float, rate: float) -> Window:
     indices = frame_indices(Sampling(sampling.num_frames, sampling.interval), len(held))
     squares = torch.from_numpy(np.stack([held[index][1] for index in indices]))
-    return Window(count - len(held), count - 1, held[0][0], held[-1][0] + 1 / rate, squares)
+    start, end = (begin + ticks / rate for ticks in (count - len(held), count))
+    return Window(held[0][0], held[-1][0], start, end, squares)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 
-import av
 import torch
 
 from aim_fast.cores import default_workers
@@ -24,9 +23,9 @@ from aim_fast.data.copies.frame_cache import JPEG_SHARE, raw_bytes
 from aim_fast.data.decoder_choice import measure_decoders
 from aim_fast.data.pixels.route import routes
 from aim_fast.data.plan.clip_plan import epoch_order
-from aim_fast.data.video.decode import shown
 from aim_fast.data.video.frame_folder import CODEC as PICTURES
-from aim_fast.data.video.source import tar_member, video_source
+from aim_fast.data.video.source import tar_member
+from aim_fast.data.video.stream import opened
 from aim_fast.files import free_bytes
 from aim_fast.models.video_model import VideoModel
 from aim_fast.studies.scale import Needs, Parts, needs
@@ -239,7 +238,7 @@ def _gop(index: Index) -> int:
         row = index.rows[number]
         if row.codec == PICTURES:
             return 0
-        with av.open(video_source(row.path), "r") as container:
-            keys = sum(packet.is_keyframe and shown(packet) for packet in container.demux(video=0) if packet.size)
+        with opened(row.path) as (container, stream):
+            keys = sum(packet.is_keyframe and not packet.is_discard for packet in container.demux(stream))
         lengths.append(row.frames // max(keys, 1))
     return int(statistics.median(lengths))

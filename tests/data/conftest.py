@@ -235,7 +235,16 @@ def shared_videos() -> dict[str, Path]:
     """Real clips of the project's shared folder."""
     if not SHARED_VIDEOS.is_dir():
         pytest.skip(f"{SHARED_VIDEOS} is not there: real clips are not tested")
-    return {path.stem: path for path in sorted(SHARED_VIDEOS.iterdir())}
+    return {path.stem: path for path in sorted(SHARED_VIDEOS.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Files that users have, beside the repository."""
+    folder = SHARED_VIDEOS.parent / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: files that users have are not tested")
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from aim_fast.data.video.decode import _CONVERSION, decode_frames, shown
+from aim_fast.data.video.decode import decode_frames
+from aim_fast.data.video.picture import CONVERSION
 from aim_fast.data.video.probe import probe
 from aim_fast.errors import DataError
 from tests.data.conftest import write_cut
@@ -19,8 +20,8 @@ KINDS = ["vp9", "vp9_other", "vp9_gop", "vp9_altref", "vp8", "mjpeg", "h264", "h
 def all_frames(path: Path) -> np.ndarray:
     """Every frame that is shown, decoded from the start without any skipping."""
     with av.open(str(path)) as container:
-        decoded = [frame for frame in container.decode(video=0) if shown(frame)]
-    options = {"format": "rgb24", "src_colorspace": "ITU601", "interpolation": _CONVERSION}
+        decoded = list(container.decode(video=0))
+    options = {"format": "rgb24", "src_colorspace": "ITU601", "interpolation": CONVERSION}
     return np.stack([frame.reformat(**options).to_ndarray() for frame in decoded])
 
 

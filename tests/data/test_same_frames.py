@@ -12,7 +12,8 @@ import torch
 from aim_fast.data import Augmentation, ClipLoader, Index, Sampling, load_or_build_index
 from aim_fast.data.copies.frame_cache import load_or_build_frame_cache
 from aim_fast.data.copies.shard import write_shards
-from aim_fast.data.video.decode import _CONVERSION, decode_frames, shown
+from aim_fast.data.video.decode import decode_frames
+from aim_fast.data.video.picture import CONVERSION
 
 pytest.importorskip("nvidia.dali")
 
@@ -20,8 +21,8 @@ pytest.importorskip("nvidia.dali")
 def every_frame(path: str) -> np.ndarray:
     """A whole decode from the start, frame after frame, as a player shows them."""
     with av.open(path) as container:
-        frames = [frame for frame in container.decode(video=0) if shown(frame)]
-        options = {"format": "rgb24", "src_colorspace": "ITU601", "interpolation": _CONVERSION}
+        frames = list(container.decode(video=0))
+        options = {"format": "rgb24", "src_colorspace": "ITU601", "interpolation": CONVERSION}
         turns = round(frames[0].rotation / 90)
         return np.stack([np.rot90(frame.reformat(**options).to_ndarray(), turns) for frame in frames])
 

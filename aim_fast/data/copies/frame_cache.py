@@ -48,6 +48,9 @@ _PICTURES_AT_ONCE = 64
 _LESS_ROOM = "give --cache-gib, --cache-format jpeg, or another --cache-dir"
 
 
+_Key = tuple[str, int, int, int, str]  # path, size, time, frames and what is special: what a clip is cached by
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """A clip in a shard: frame i is the bytes from ``offsets[i]`` to ``offsets[i + 1]``."""
@@ -146,12 +149,12 @@ def load_or_build_frame_cache(
     return FrameCache(kind, entries, len(index.healthy), missing)
 
 
-def _key(row: Row) -> tuple[str, int, int]:
-    return row.path, row.size, row.mtime_ns
+def _key(row: Row) -> tuple[str, int, int, int, str]:
+    return row.path, row.size, row.mtime_ns, row.frames, row.special
 
 
 def _shape(row: Row, short_side: int) -> tuple[int, int]:
-    height, width = row.display_size
+    height, width = row.upright_size
     factor = short_side / min(height, width) if short_side else 1.0
     return (height, width) if factor >= 1 else (round(height * factor), round(width * factor))
 
@@ -167,7 +170,7 @@ def _expected(row: Row, short_side: int, share: float) -> int:
 
 
 def _within(
-    index: Index, have: dict[tuple[str, int, int], _Entry], short_side: int, share: float, max_bytes: int | None
+    index: Index, have: dict[_Key, _Entry], short_side: int, share: float, max_bytes: int | None
 ) -> tuple[list[int], list[str]]:
     """Rows to cache, in order until the budget is spent, and the paths of the others."""
     wanted, others, spent = [], [], 0
@@ -182,7 +185,7 @@ def _within(
     return wanted, others
 
 
-def _read(place: Path) -> dict[tuple[str, int, int], _Entry]:
+def _read(place: Path) -> dict[_Key, _Entry]:
     """Every clip of the finished shards."""
     found = {}
     for manifest in sorted(place.glob("*.json")):
@@ -192,7 +195,7 @@ def _read(place: Path) -> dict[tuple[str, int, int], _Entry]:
             for clip in json.loads(manifest.read_text()):
                 offsets = np.array(clip["offsets"], np.int64)
                 if offsets[-1] <= size:
-                    key = (clip["path"], clip["size"], clip["mtime_ns"])
+                    key = (clip["path"], clip["size"], clip["mtime_ns"], len(offsets) - 1, clip.get("special", ""))
                     found[key] = _Entry(shard, clip["height"], clip["width"], offsets)
         except (OSError, ValueError, KeyError, IndexError, TypeError):
             continue  # what it says is cached again
@@ -282,14 +285,15 @@ def _write_clip(file: BinaryIO, row: Row, kind: str, short_side: int) -> dict:
         offsets.append(file.tell())
     if len(offsets) != row.frames + 1:
         raise DataError(f"{row.path} has {len(offsets) - 1} frames, not {row.frames}; index the data set again")
-    facts = {"path": row.path, "size": row.size, "mtime_ns": row.mtime_ns, "height": height, "width": width}
+    facts = {"path": row.path, "size": row.size, "mtime_ns": row.mtime_ns, "special": row.special}
+    facts |= {"height": height, "width": width}
     return {**facts, "offsets": offsets}
 
 
 def _frames(row: Row) -> Iterator[np.ndarray]:
     if row.codec != PICTURES:
-        for _, _, pixels in stream_frames(row.path):
-            yield pixels
+        for frame in stream_frames(row.path):
+            yield frame.pixels
         return
     for start in range(0, row.frames, _PICTURES_AT_ONCE):
         yield from decode_frames(row.path, range(start, min(start + _PICTURES_AT_ONCE, row.frames)))

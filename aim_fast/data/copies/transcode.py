@@ -87,7 +87,7 @@ def transcode(
     report.files, report.frames = len(results), sum(found.frames for found in results.values())
     report.bytes_before = sum(_bytes(path) for path in results)
     report.bytes_after = sum(found.size for found in results.values())
-    made = [(job.row.path, str(output / job.target), job.row.frames) for job in jobs if job.row.path in results]
+    made = [(job.row, str(output / job.target)) for job in jobs if job.row.path in results]
     report.measure(made)
     write_whole(output / REPORT, json.dumps(asdict(report), indent=2) + "\n")
     return report

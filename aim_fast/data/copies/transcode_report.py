@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from aim_fast.data.index.rows import Row
 from aim_fast.data.video.decode import decode_frames
 
 __all__ = ["TranscodeReport"]
@@ -52,20 +53,21 @@ class TranscodeReport:
             f"{self.clips_per_s_after:.1f} after (a file {self.speedup:.2f} times)",
         ]
 
-    def measure(self, videos: Sequence[tuple[str, str, int]]) -> None:
-        """Time a sample of (old path, new path, frames): a stretch from somewhere in each, as in training."""
+    def measure(self, videos: Sequence[tuple[Row, str]]) -> None:
+        """Time a sample of (old video, new path): a stretch from somewhere in each, as in training."""
         draw = np.random.default_rng(0)
         times = []
         for number in draw.permutation(len(videos))[:_FILES]:
-            old, new, length = videos[number]
+            old, new = videos[number]
+            length = old.frames
             count = min(_FRAMES, length)
             interval = max(1, min(_INTERVAL, length // count))
             frames = int(draw.integers(0, length - interval * (count - 1))) + interval * np.arange(count)
             seconds = []
-            for path in (old, new):
-                decode_frames(path, frames[:1])  # into the page cache
+            for path, seek in ((old.path, old.seekable), (new, True)):
+                decode_frames(path, frames[:1], seek=seek)  # into the page cache
                 start = time.perf_counter()
-                decode_frames(path, frames)
+                decode_frames(path, frames, seek=seek)
                 seconds.append(time.perf_counter() - start)
             times.append(seconds)
         if times:

@@ -20,9 +20,9 @@ from aim_fast.data.index.rows import Index, Row
 from aim_fast.errors import DataError
 from aim_fast.files import replacing
 
-__all__ = ["index_paths", "read_index", "stored_indices", "write_index"]
+__all__ = ["index_paths", "outdated", "read_index", "stored_indices", "write_index"]
 
-_VERSION = 1
+_VERSION = 2  # 1 counted packets instead of frames
 # RuntimeError: a member that damage turned into an encrypted one, or one of an unknown compression
 _UNREADABLE = (
     *(OSError, ValueError, KeyError, IndexError, TypeError, EOFError, RuntimeError),
@@ -36,7 +36,10 @@ _NUMBERS = {
     "rotation": np.int16,
     "size": np.int64,
     "mtime_ns": np.int64,
+    "aspect": np.float64,
+    "seekable": np.bool_,
 }
+_WORDS = ("codec", "pixel_format", "special")  # few different ones, listed in the header
 
 
 def index_paths(dataset: str, root: str | Path, split: str) -> list[Path]:
@@ -59,6 +62,12 @@ def stored_indices(dataset: str, root: str | Path, split: str) -> Iterator[tuple
             yield stored
 
 
+def outdated(dataset: str, root: str | Path, split: str) -> bool:
+    """Whether there are index files, and all of earlier versions."""
+    found = any(path.is_file() for path in index_paths(dataset, root, split))
+    return found and next(stored_indices(dataset, root, split), None) is None
+
+
 def write_index(index: Index, root: Path, *, complete: bool) -> None:
     """Beside the data if that can be written, else in the cache; a crash leaves the file before it whole."""
     reasons = []
@@ -76,20 +85,21 @@ def write_index(index: Index, root: Path, *, complete: bool) -> None:
 def _columns(index: Index, complete: bool) -> dict[str, np.ndarray]:
     rows = index.rows
     base = _base(Path(index.root)) + os.sep
-    codecs, formats = (sorted({getattr(row, name) for row in rows}) for name in ("codec", "pixel_format"))
+    words = {name: sorted({getattr(row, name) for row in rows}) for name in _WORDS}
     header = {
         "version": _VERSION,
         "complete": complete,
         "dataset": index.dataset,
         "split": index.split,
         "classes": index.classes,
-        "codecs": codecs,
-        "pixel_formats": formats,
+        "words": words,
         "errors": {i: row.error for i, row in enumerate(rows) if row.error is not None},
     }
-    columns = {name: np.array([getattr(row, name) for row in rows], kind) for name, kind in _NUMBERS.items()}
-    columns["codec"] = np.array([codecs.index(row.codec) for row in rows], np.int16)
-    columns["pixel_format"] = np.array([formats.index(row.pixel_format) for row in rows], np.int16)
+    columns: dict[str, np.ndarray] = {
+        name: np.array([getattr(row, name) for row in rows], kind) for name, kind in _NUMBERS.items()
+    }
+    for name in _WORDS:
+        columns[name] = np.array([words[name].index(getattr(row, name)) for row in rows], np.int16)
     columns["path"] = _packed(row.path.removeprefix(base) for row in rows)
     columns["id"] = _packed(row.id for row in rows)
     columns["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
@@ -107,24 +117,11 @@ def read_index(path: Path, root: Path) -> tuple[Index, bool] | None:
         base = _base(root)
         paths = [os.path.join(base, name) for name in _unpacked(columns["path"])]
         errors = {int(i): error for i, error in header["errors"].items()}
-        codecs, formats = header["codecs"], header["pixel_formats"]
-        numbers = {name: columns[name].tolist() for name in (*_NUMBERS, "codec", "pixel_format")}
+        facts = {name: columns[name].tolist() for name in _NUMBERS}
+        facts |= {name: [header["words"][name][number] for number in columns[name].tolist()] for name in _WORDS}
         names = zip(paths, _unpacked(columns["id"]), strict=True)
         rows = [
-            Row(
-                path=name,
-                id=identity,
-                label=numbers["label"][i],
-                frames=numbers["frames"][i],
-                height=numbers["height"][i],
-                width=numbers["width"][i],
-                codec=codecs[numbers["codec"][i]],
-                pixel_format=formats[numbers["pixel_format"][i]],
-                rotation=numbers["rotation"][i],
-                size=numbers["size"][i],
-                mtime_ns=numbers["mtime_ns"][i],
-                error=errors.get(i),
-            )
+            Row(path=name, id=identity, error=errors.get(i), **{fact: values[i] for fact, values in facts.items()})
             for i, (name, identity) in enumerate(names)
         ]
         return Index(header["dataset"], header["split"], str(root), header["classes"], rows), header["complete"]

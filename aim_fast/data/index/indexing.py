@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from aim_fast.data.formats import Clip, Listing, dataset_layout, read_dataset
-from aim_fast.data.index.index_file import index_paths, stored_indices, write_index
+from aim_fast.data.index.index_file import index_paths, outdated, stored_indices, write_index
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.index.scan import scan
 from aim_fast.data.video.probe import MISSING, Probe, file_state
@@ -59,6 +59,8 @@ def load_or_build_index(
     if None in probes:
         locks = [path.with_suffix(".lock") for path in index_paths(dataset, root, split)]
         scanning = one_builder(locks, f"the index of {dataset} {split}")
+    if not rebuild and outdated(dataset, root, split):
+        print(f"the index of {root} was made by an earlier version: its videos are scanned again", file=sys.stderr)
     with scanning:
         if None in probes:
             probes, current = remembered()  # another process may have scanned meanwhile

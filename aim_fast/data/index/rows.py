@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from aim_fast.data.formats.listing import Clip
+from aim_fast.data.video.picture import display_size
 from aim_fast.data.video.probe import MISSING, Probe
 from aim_fast.errors import abridged
 
@@ -34,6 +35,9 @@ class Row:
     size: int
     mtime_ns: int
     error: str | None
+    aspect: float = 1.0
+    seekable: bool = True
+    special: str = ""
 
     @classmethod
     def of(cls, clip: Clip | Row, probe: Probe) -> Row:
@@ -51,8 +55,18 @@ class Row:
 
     @property
     def display_size(self) -> tuple[int, int]:
-        """(height, width) after rotation."""
-        return (self.width, self.height) if self.rotation % 180 else (self.height, self.width)
+        """(height, width) on a screen of square pixels, upright."""
+        return display_size(self.height, self.width, self.aspect, self.rotation)
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(height, width) of the decoded pixels, upright."""
+        return display_size(self.height, self.width, 1.0, self.rotation)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a decoder that knows ordinary files alone shows the file as a player does."""
+        return self.rotation == 0 and self.pixel_format != "varying" and not self.special
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,8 @@ class Index:
             + "; "
             + _counted((row.codec for row in good), 4),
         ]
+        if special := [row.special for row in good if row.special]:
+            lines.append(f"left to PyAV: {len(special)} files ({_counted(special, 4)})")
         if absent := self._absent():
             names = abridged(absent, named or len(absent))
             lines.append(f"classes without a clip: {len(absent)} of {len(self.classes)}, {names}")

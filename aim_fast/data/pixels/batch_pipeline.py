@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from aim_fast.data.pixels.dali_pipelines import DaliPipeline
     from aim_fast.data.pixels.timm_policy import TimmPolicy
 
-__all__ = ["BatchPipeline", "DevicePipeline", "HostPipeline"]
+__all__ = ["UNDER_WAY", "BatchPipeline", "DevicePipeline", "HostPipeline"]
 
-_UNDER_WAY = 2
+UNDER_WAY = 2
 
 
 class BatchPipeline(ABC):
@@ -44,7 +44,7 @@ class BatchPipeline(ABC):
         source = iter(batches)
         under_way = 0
         try:
-            for batch in islice(source, _UNDER_WAY):
+            for batch in islice(source, UNDER_WAY):
                 self._begin(batch)
                 under_way += 1
             while under_way:
@@ -162,7 +162,7 @@ class DevicePipeline(BatchPipeline):
                 device_id=torch.cuda.current_device() if device.index is None else device.index,
                 decode_on=decode_on,
             )
-            for _ in range(_UNDER_WAY)
+            for _ in range(UNDER_WAY)
         ]
         self._begun: deque[DaliPipeline] = deque()
 

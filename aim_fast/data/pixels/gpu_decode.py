@@ -38,7 +38,7 @@ def trusted_kinds(
     Where the driver's video library is missing that is the one line. ``decoder`` makes the pipeline that is tried.
     """
     rows = [index.rows[i] for i in index.healthy]
-    rows = [row for row in rows if row.rotation == 0 and row.pixel_format != "varying"]  # the others are PyAV's anyway
+    rows = [row for row in rows if row.plain]  # the others are PyAV's anyway
     kinds = sorted({(row.codec, row.pixel_format) for row in rows if row.codec in GPU_CODECS})
     if kinds and not _loads(library):
         return frozenset(), [
@@ -103,7 +103,7 @@ def _difference(pipeline: DaliPipeline, rows: list[Row]) -> str | None:
     ]
     pipeline.start(decode_inputs(clips))
     for row, frames, wanted in zip(rows, pipeline.wait().as_cpu(), numbers):
-        expected = decode_frames(row.path, wanted)
+        expected = decode_frames(row.path, wanted, seek=row.seekable)
         found = np.asarray(frames)
         if found.shape != expected.shape:
             return f"{row.path} comes out as {found.shape[2]}x{found.shape[1]}, not {row.width}x{row.height}"

@@ -1,7 +1,8 @@
 """Which decoder takes which clip, and the pipeline that they feed.
 
-DALI takes what it decodes on this device; PyAV, in threads, takes the other codecs, files whose metadata asks for a
-rotation, files whose frames change size, and files that DALI failed on. Both may serve one batch. Without DALI
+DALI takes what it decodes on this device; PyAV, in threads, takes the other codecs, files that are not plain (turned,
+of changing size, or special as the index says), clips whose frames are too large to be held whole, and files that DALI
+failed on. Both may serve one batch. Without DALI
 evaluation is left to PyAV and PyTorch; training says that it needs DALI.
 
 The routes, each with PyAV for what it leaves: ``gpu``, DALI on the GPU's video engine; ``shared``, half of those files
@@ -22,7 +23,7 @@ import torch
 
 from aim_fast.data.choices import Decoder
 from aim_fast.data.index.rows import Index, Row
-from aim_fast.data.pixels.batch_pipeline import BatchPipeline, DevicePipeline, HostPipeline
+from aim_fast.data.pixels.batch_pipeline import UNDER_WAY, BatchPipeline, DevicePipeline, HostPipeline
 from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
 from aim_fast.data.pixels.timm_policy import check_policy
 from aim_fast.data.plan.augmentation import Augmentation
@@ -32,6 +33,8 @@ from aim_fast.errors import UsageError
 __all__ = ["DECODERS", "Router", "dali_available", "routes"]
 
 DECODERS = (*get_args(Decoder), "cpu", "gpu", "shared")
+_LARGE_CLIP = 64 * 2**20  # bytes of whole frames: more than 1080p at ten
+_WHOLE_CLIPS = 2**30  # bytes of whole frames that batches under way may hold
 
 
 def dali_available() -> bool:
@@ -52,7 +55,7 @@ def routes(index: Index, device: torch.device, threads: int) -> list[str]:
 
         if trusted_kinds(index, _number(device), threads)[0]:
             found += ["gpu", "shared"]
-    if any(row.codec in CPU_CODECS and _plain(row) for row in rows):
+    if any(row.codec in CPU_CODECS and row.plain for row in rows):
         found.append("cpu")
     return [*found, "pyav"]
 
@@ -74,11 +77,12 @@ class Router:
         img_size: int,
         augmentation: Augmentation | None,
         threads: int,
+        num_frames: int = 0,
     ) -> None:
         if decoder not in DECODERS:
             raise UsageError(f"unknown decoder {decoder!r}: known are {', '.join(DECODERS)}")
         self.batch_size, self.img_size, self.augmentation = batch_size, img_size, augmentation
-        self.device, self.threads = device, threads
+        self.device, self.threads, self.num_frames = device, threads, num_frames
         self._dali = dali_available()
         if not self._dali and (augmentation is not None or decoder == "dali"):
             raise UsageError(
@@ -114,8 +118,13 @@ class Router:
 
     def takes_pixels(self, row: Row) -> bool:
         """Whether PyAV decodes this row."""
-        native = (row.codec, row.pixel_format) in self._kinds and _plain(row)
+        native = (row.codec, row.pixel_format) in self._kinds and row.plain and not self._overflows(row)
         return not native or row.path in self.avoided or (self._half and _in_second_half(row))
+
+    def _overflows(self, row: Row) -> bool:
+        """Whether batches of such clips, which DALI holds whole on the host, would take too much memory."""
+        clip = self.num_frames * row.height * row.width * 3
+        return self._decode_on == "cpu" and clip > _LARGE_CLIP and UNDER_WAY * self.batch_size * clip > _WHOLE_CLIPS
 
     def run(self, batches: Iterable[Sequence[ClipInput]]) -> Iterator[torch.Tensor]:
         """Frames uint8 [B, T, S, S, 3] of each batch."""
@@ -148,11 +157,6 @@ class Router:
 def _outside(row: Row) -> str:
     """Who decodes what DALI does not."""
     return "Pillow" if row.codec == PICTURES else "PyAV"
-
-
-def _plain(row: Row) -> bool:
-    """Whether DALI can be asked to decode the row at all."""
-    return row.rotation == 0 and row.pixel_format != "varying"
 
 
 def _in_second_half(row: Row) -> bool:

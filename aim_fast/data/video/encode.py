@@ -1,9 +1,10 @@
 """Encoding one video anew for training: short side, key frames, pixel format and timestamps as decoders like them.
 
-Every frame that is shown in the source becomes one frame of the target, upright, at its time counted from 0. Key frames
-come every ``gop`` frames and nowhere else, no frame refers to a later one, so frames are decoded in the order of
-showing. H.264 goes without CABAC and deblocking: a sixth more bytes for half the time to decode. The YUV values pass
-unchanged but for the scaling: both files decode to the same colours by the same matrix.
+Every frame that is shown in the source becomes one frame of the target, upright and of square pixels, at its time
+counted from 0. Key frames come every ``gop`` frames and nowhere else, no frame refers to a later one, so frames are
+decoded in the order of showing. H.264 goes without CABAC and deblocking: a sixth more bytes for half the time to
+decode. The YUV values of BT.601 pass unchanged but for the scaling, those of other matrices become BT.601's: both files
+decode to the same colours.
 """
 
 from __future__ import annotations
@@ -23,10 +24,20 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from aim_fast.data.video.decode import reason, shown
+from aim_fast.data.video.decode import reason
 from aim_fast.data.video.frame_folder import decode_pictures, picture_names
+from aim_fast.data.video.picture import (
+    UPRIGHT,
+    Matrix,
+    colorspace,
+    display_matrix,
+    display_size,
+    pixel_aspect,
+    rotation,
+    turned,
+)
 from aim_fast.data.video.probe import Probe, probe
-from aim_fast.data.video.source import video_source
+from aim_fast.data.video.stream import Clock, decoded, frame_rate, opened
 from aim_fast.errors import DataError
 from aim_fast.files import replacing
 
@@ -138,11 +149,11 @@ def _encode(source: str, target: str, encoding: Encoding) -> None:
     converter = VideoReformatter()
     stream: Any = None  # a video stream, once the size is known
     with av.open(target, "w", format=codec.container, options=flags) as output:
-        for frame, rotation, rate in _frames(source):
+        for frame, matrix, aspect, rate in _frames(source):
             if stream is None:
-                upright = (frame.width, frame.height) if rotation % 2 else (frame.height, frame.width)
-                height, width = encoding.size(*upright)
-                coded = (width, height) if rotation % 2 else (height, width)
+                across = rotation(matrix) % 180
+                height, width = encoding.size(*display_size(frame.height, frame.width, aspect, across))
+                coded = (width, height) if across else (height, width)
                 stream = output.add_stream(codec.encoder, rate=rate, options=options)
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 stream.codec_context.time_base = frame.time_base
@@ -153,13 +164,13 @@ def _encode(source: str, target: str, encoding: Encoding) -> None:
                 coded[1],
                 coded[0],
                 "yuv420p",
-                src_colorspace=Colorspace.ITU601,
+                src_colorspace=colorspace(frame),
                 dst_colorspace=Colorspace.ITU601,
                 dst_color_range=ColorRange.MPEG,
                 interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
                 threads=1,
             )
-            frame = _turned(frame, rotation) if rotation else frame
+            frame = _turned(frame, matrix) if matrix != UPRIGHT else frame
             frame.pts, frame.time_base, frame.pict_type = pts, time_base, PictureType.NONE
             output.mux(stream.encode(frame))
         if stream is None:
@@ -167,45 +178,35 @@ def _encode(source: str, target: str, encoding: Encoding) -> None:
         output.mux(stream.encode(None))
 
 
-def _frames(source: str) -> Iterator[tuple[av.VideoFrame, int, Fraction]]:
-    """(frame with its time from 0 on, quarter turns counter-clockwise that make it upright, frames a second)."""
+def _frames(source: str) -> Iterator[tuple[av.VideoFrame, Matrix, float, Fraction]]:
+    """(frame with its time from 0 on, matrix that makes it upright, width of its pixels, frames a second)."""
     if os.path.isdir(source):
         rate = Fraction(_PICTURE_RATE)
         for number in range(len(picture_names(source))):
             frame = av.VideoFrame.from_ndarray(decode_pictures(source, [number])[0], format="rgb24")
             frame.pts, frame.time_base = number, 1 / rate
-            yield frame, 0, rate
+            yield frame, UPRIGHT, 1.0, rate
         return
-    with av.open(video_source(source), "r") as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        time_base = stream.time_base or 1 / rate
-        step = max(1, round(1 / (rate * time_base)))
-        reordered = container.format.name == "avi"  # its timestamps are made up, and not in the order of showing
-        first, last = None, -step
-        for frame in container.decode(stream):
-            if not shown(frame):
-                continue
-            if frame.pts is None or reordered:
-                pts = last + step
-            else:
-                first = frame.pts if first is None else first
-                pts = frame.pts - first
-            last = pts if pts > last else last + 1
-            frame.pts, frame.time_base = last, time_base
-            yield frame, round(frame.rotation / 90) % 4, rate
+    with opened(source) as (container, stream):
+        clock, aspect, rate = Clock(container, stream), pixel_aspect(stream), frame_rate(stream)
+        first = matrix = None
+        for frame in decoded(container, stream, clock.packet):
+            now = clock.tick(frame)
+            first = now if first is None else first
+            matrix = matrix or display_matrix(frame)
+            frame.pts, frame.time_base = now - first, clock.base
+            yield frame, matrix, aspect, rate
 
 
-def _turned(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:
-    """A yuv420p frame turned by quarter turns counter-clockwise."""
+def _turned(frame: av.VideoFrame, matrix: Matrix) -> av.VideoFrame:
+    """A yuv420p frame as its matrix shows it."""
     planes = frame.to_ndarray()  # [3/2 H, W]: Y, then U and V of half the sides
     height, width = frame.height, frame.width
-    y = np.rot90(planes[:height], rotation)
+    y = turned(planes[:height], matrix)
     quarter = height * width // 4
     chroma = planes[height:].reshape(-1)
     u, v = (
-        np.rot90(part.reshape(height // 2, width // 2), rotation).reshape(-1)
+        turned(part.reshape(height // 2, width // 2), matrix).reshape(-1)
         for part in (chroma[:quarter], chroma[quarter:])
     )
     rows = np.concatenate([np.ascontiguousarray(y).reshape(-1), u, v]).reshape(-1, y.shape[1])

@@ -1,9 +1,9 @@
 """What one video file holds, found by decoding it from the first to the last frame.
 
-A file is healthy when it ends where its header says, every packet that is shown decodes, and there is more than one
-frame. Run as ``python -c "from aim_fast.data.video.probe import serve; serve()"`` it is the scan's worker: a path as
-JSON a line in, a probe as JSON a line out, so that a file that hangs or crashes a decoder takes only this process
-with it.
+A file is healthy when it ends where its header says, nothing behind its first key frame is lost or fails to decode, and
+there is more than one frame. Run as ``python -c "from aim_fast.data.video.probe import serve; serve()"`` it is the
+scan's worker: a path as JSON a line in, a probe as JSON a line out, so that a file that hangs or crashes a decoder
+takes only this process with it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import sys
 from dataclasses import asdict, dataclass
 
 import av
+from av.video.reformatter import Colorspace
 
-from aim_fast.data.video.decode import reason, shown
+from aim_fast.data.video.damage import Damage
+from aim_fast.data.video.decode import ORDERED_BY_TIME, reason
 from aim_fast.data.video.frame_folder import CODEC, numbering_gap, picture_names, picture_size
-from aim_fast.data.video.source import file_state, open_source, tar_member, video_source
+from aim_fast.data.video.picture import colorspace, display_matrix, mirrored, pixel_aspect, rotation
+from aim_fast.data.video.source import file_state, open_source, tar_member
+from aim_fast.data.video.stream import NoDecoder, decoded, opened, several_videos
 from aim_fast.data.video.truncation import missing_bytes
 
 __all__ = ["MISSING", "ONE_FRAME", "Probe", "file_state", "probe", "serve"]
@@ -29,13 +33,25 @@ _SEARCHED = 64 * 2**20  # bytes of a file that are searched for its codec's name
 _AUDIO_TAGS = ("mp4a", "alac", "Opus", "sowt", "twos")
 
 ONE_FRAME = "has only one frame, no video"
+_TRUNCATED = "is truncated"
+_MATRICES = {
+    Colorspace.ITU709: "BT.709",
+    Colorspace.BT2020: "BT.2020",
+    Colorspace.FCC: "FCC",
+    Colorspace.SMPTE240M: "SMPTE 240M",
+}
 
 
 @dataclass(slots=True)
 class Probe:
     """Facts about one file; ``error`` says in a few words why it cannot be used, None for a healthy file.
 
-    ``height`` and ``width`` are the coded ones; ``rotation`` is what the metadata asks for, degrees counter-clockwise.
+    Attributes:
+        height, width: as coded.
+        rotation: that the metadata asks for, degrees counter-clockwise.
+        aspect: how wide a pixel is, its height being 1.
+        seekable: whether the times of packets tell which frames come of them, so that any may be decoded by itself.
+        special: what a decoder that knows ordinary files alone would get wrong, in a few words; empty for those.
     """
 
     frames: int = 0
@@ -47,6 +63,9 @@ class Probe:
     size: int = -1
     mtime_ns: int = 0
     error: str | None = None
+    aspect: float = 1.0
+    seekable: bool = True
+    special: str = ""
 
 
 def probe(path: str) -> Probe:
@@ -63,12 +82,19 @@ def probe(path: str) -> Probe:
         found.error = "is empty (0 bytes)"
     else:
         try:
-            _decode_all(path, found)
             lost = missing_bytes(path)
-            if lost and found.error is None:
-                found.error = f"is truncated: {lost} bytes are missing at its end"
+            _decode_all(path, found)
+        except IndexError as error:
+            found.error = f"has {error}"
+        except NoDecoder:
+            found.error = (
+                f"has codec {_codec_tag(path)}, which no decoder here reads; convert it with a program that does: "
+                f"ffmpeg -i {shlex.quote(path)} -c:v libx264 -g 12 -pix_fmt yuv420p OUTPUT.mp4"
+            )
         except (av.FFmpegError, OSError, ValueError) as error:
             found.error = f"cannot be decoded ({reason(error)})"
+        if lost and not (found.error or "").startswith(_TRUNCATED):
+            found.error = f"{_TRUNCATED}: {lost} bytes are missing at its end"
     return found
 
 
@@ -113,44 +139,39 @@ def _codec_tag(path: str) -> str:
 
 
 def _decode_all(path: str, found: Probe) -> None:
-    with av.open(video_source(path), "r") as container:
-        if not container.streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no"
-            found.error = f"has no video stream ({kinds} streams only)"
-            return
-        stream = container.streams.video[0]
+    with opened(path) as (container, stream):
         context = stream.codec_context
-        if context is None:
-            found.error = (
-                f"has codec {_codec_tag(path)}, which no decoder here reads; convert it with a program that does: "
-                f"ffmpeg -i {shlex.quote(path)} -c:v libx264 -g 12 -pix_fmt yuv420p OUTPUT.mp4"
-            )
-            return
-        stream.thread_type = "NONE"
         found.codec, found.height, found.width = context.name, context.height, context.width
-        found.pixel_format = context.pix_fmt or ""
-        announced = stream.frames if container.format.name == "avi" else 0
-        packets = counted = 0
-        try:
-            for packet in container.demux(stream):
-                packets += 1
-                counted += bool(packet.size) and shown(packet)
-                for frame in packet.decode():
-                    if not shown(frame):
-                        continue
+        found.pixel_format, found.aspect = context.pix_fmt or "", pixel_aspect(stream)
+        damage = Damage(container, stream)
+        special = {"one of several video streams"} if several_videos(container) else set()
+        with damage.watched():
+            try:
+                for frame in decoded(container, stream, damage.packet):
                     if found.frames == 0:
-                        found.rotation = frame.rotation
+                        if frame.pts is not None and frame.pts < 0:
+                            special.add("times below 0")
+                        matrix = display_matrix(frame)
+                        found.rotation = rotation(matrix)
+                        special |= {"mirrored"} if mirrored(matrix) else set()
                     if (frame.height, frame.width) != (found.height, found.width):
                         found.pixel_format = "varying"
+                    if frame.interlaced_frame:
+                        special.add("interlaced")
+                    if (matrix_name := _MATRICES.get(colorspace(frame))) is not None:
+                        special.add(matrix_name)
                     found.frames += 1
-        except av.FFmpegError as error:
-            found.error = f"cannot be decoded behind frame {found.frames} ({reason(error)})"
-            return
+                    damage.frame(frame)
+            except av.FFmpegError as error:
+                found.error = f"cannot be decoded behind frame {found.frames} ({reason(error)})"
+                return
+        untimed = container.format.name not in ORDERED_BY_TIME and found.frames == len(damage.times)
+        found.seekable = damage.in_step() or untimed
+        special |= set() if found.seekable else {"frames apart from packets"}
+        found.special = ", ".join(sorted(special))
         if found.frames == 0:
             found.error = "has no frame that decodes"
-        elif found.frames < counted:
-            found.error = f"decodes only {found.frames} of {counted} frames"
-        elif packets - 1 < announced - max(2, announced // 50):  # the last packet only flushes the decoder
-            found.error = f"is truncated: {packets - 1} of {announced} frames are there"
+        elif (fault := damage.found()) is not None:
+            found.error = fault
         elif found.frames == 1:
             found.error = ONE_FRAME

@@ -1,7 +1,8 @@
 """How long a container says that it is.
 
 A webm cut off in the middle demuxes and decodes without an error up to the cut, so decoding cannot find it. The header
-can: a Matroska segment and every MP4 box state their size. A file shorter than that lost its end.
+can: a Matroska segment, every MP4 box and every RIFF list of an AVI state their size, and a transport stream is made of
+packets of one. A file shorter than that lost its end.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def missing_bytes(path: str) -> int:
             declared = _matroska_size(file)
         elif head[4:8] in _MP4_TOP_LEVEL:
             declared = _mp4_size(file, size)
+        elif head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+            declared = _riff_size(file, size)
+        elif packet := _transport_packet(file):
+            start, length = packet
+            declared = start + -(-(size - start) // length) * length
         else:
             declared = None
     return max(declared - size, 0) if declared is not None else 0
@@ -91,3 +97,29 @@ def _mp4_size(file: BinaryIO, size: int) -> int | None:
             return None
         offset += length
     return offset
+
+
+def _riff_size(file: BinaryIO, size: int) -> int | None:
+    """Offset where the last RIFF list ends: AVI files beyond a gigabyte have several (OpenDML)."""
+    offset = 0
+    while offset < size:
+        file.seek(offset)
+        head = file.read(12)
+        length = int.from_bytes(head[4:8], "little")
+        if head[:4] != b"RIFF" or head[8:] not in (b"AVI ", b"AVIX") or length in (0, 2**32 - 1):
+            return None  # padding, or a writer that never came to fill in the length
+        offset += 8 + length
+    return None if offset == size + 1 else offset  # a list of odd length, whose padding was left out
+
+
+def _transport_packet(file: BinaryIO) -> tuple[int, int] | None:
+    """(where the first begins, bytes of each) of an MPEG transport stream's packets (ISO/IEC 13818-1, 2.4.3; 192 with
+    a time before each as cameras and Blu-ray write them, 204 with error correction behind)."""
+    file.seek(0)
+    head = file.read(16 * 204)
+    for length, before in ((188, 0), (192, 4), (204, 0)):
+        for start in range(before, length + before):
+            marks = head[start::length]
+            if len(marks) >= 8 and set(marks) == {0x47}:
+                return start - before, length
+    return None
