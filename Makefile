@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/aim-fast demo --output demo --overwrite
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak

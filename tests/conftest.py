@@ -1,8 +1,12 @@
 """Things that several tests need once: a small data set of moving objects and a trunk to put adapters on."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each process of tests, and for those that it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
