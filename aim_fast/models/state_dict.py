@@ -9,40 +9,60 @@ import torch
 from torch import Tensor, nn
 
 from aim_fast.errors import WeightsError
+from aim_fast.models.hugging_face import from_hugging_face
+from aim_fast.models.tensor_names import choose, trunk_roots, unwrap
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weight_files import read_weights
 
-# In the order in which wrappers put them on: data parallel outermost, then the published model's two halves.
-_PREFIXES = ("module.", "backbone.", "cls_head.")
+_AVERAGED = "n_averaged"  # the count that torch's AveragedModel keeps beside its module
 
 
 def load_checkpoint(model: nn.Module, checkpoint: str | Path | Mapping[str, Tensor]) -> None:
     """Load a whole published (or own) checkpoint into ``model``, strictly.
 
-    ``checkpoint`` is a ``.pth``, ``.pt`` or ``.safetensors`` file or a state dict, its names with or without
-    ``module.``, ``backbone.`` and ``cls_head.``, below a top-level ``state_dict`` or not. Tensors are converted to the
-    dtype and device of the model's. Raises WeightsError that names EVERY missing and unexpected tensor and every
-    difference of shape; the model is then left as it was.
+    ``checkpoint`` is a ``.pth``, ``.pt`` or ``.safetensors`` file or a state dict, its names with or without prefixes
+    (``module.``, ``backbone.`` and ``cls_head.`` among them), below a top-level ``state_dict`` or not. Tensors are
+    converted to the dtype and device of the model's. Raises WeightsError that names EVERY missing and unexpected tensor
+    and every difference of shape; the model is then left as it was.
     """
     if isinstance(checkpoint, Mapping):
         nested = checkpoint.get("state_dict", checkpoint)
         where, tensors = "the state dict", dict(nested) if isinstance(nested, Mapping) else {}
     else:
         where, tensors = str(checkpoint), read_weights(checkpoint).tensors
-    load_strictly(model, strip_prefixes(tensors, where), where)
+    trunk, beside = split_trunk(tensors, where)
+    load_strictly(model, beside | trunk, where)
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Names without ``module.``, ``backbone.`` and ``cls_head.``; WeightsError where two become one."""
+    """Names without the marks of wrappers, and without the prefix of the trunk (``backbone.``, ``model.``) and of the
+    head (``cls_head.``); those of Hugging Face in CLIP's or timm's. WeightsError where two become one."""
+    return split_trunk(tensors, where)[0]
+
+
+def split_trunk(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(:func:`strip_prefixes`, what lies beside the trunk under other prefixes).
+
+    Raises WeightsError for two trunks of which neither is the usual one.
+    """
+    names = [unwrap(name) for name in tensors]
+    roots = [root for root in trunk_roots(names) if root != "clipmodel."]  # where PromptCLIP itself has its trunk
+    root = choose(roots, where) if roots and "" not in roots else ""
+    inside = (root, f"{root.removesuffix('backbone.')}cls_head.")
+    others = tuple(other for other in roots if other != root and not root.startswith(other))
     stripped: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        short = name
-        for prefix in _PREFIXES:
+    beside: dict[str, Tensor] = {}
+    for name, tensor in zip(names, tensors.values()):
+        if not name.startswith(inside) or (others and name.startswith(others)) or name == _AVERAGED:
+            beside[name] = tensor
+            continue
+        short = name.removeprefix(root)
+        for prefix in ("backbone.", inside[1], "cls_head."):
             short = short.removeprefix(prefix)
         if short in stripped:
             raise WeightsError(f"{where} holds {short!r} twice, with and without a prefix: keep one")
         stripped[short] = tensor
-    return stripped
+    return from_hugging_face(stripped, where), beside
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str, among: set[str] | None = None) -> None:

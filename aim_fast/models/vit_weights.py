@@ -78,7 +78,7 @@ def fit_weights(model: AIMViTImageNet, file: WeightsFile, source: str) -> Fit:
         )
     if "adapters" not in theirs:
         left = {name for name in model.state_dict() if model.is_adaptation(name)}
-        if not source.startswith(("timm:", "open_clip:")):  # a tag tells
+        if file.settings.mean is None:
             mean, std = ([round(value, 3) for value in values] for values in (model.mean, model.std))
             lines.append(f"{source} does not say its mean and std: pixels are normalised with mean {mean}, std {std}")
         return Fit(tensors, left, "timm", lines, file.activation)
@@ -95,7 +95,7 @@ def vit_tower(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """
     if any(name.startswith(_OPEN_CLIP_TOWER) for name in tensors):
         tensors = {name.removeprefix(_OPEN_CLIP_TOWER): t for name, t in tensors.items() if _OPEN_CLIP_TOWER in name}
-    tensors = strip_prefixes(tensors, where)
+    tensors = _as_timm(strip_prefixes(tensors, where))
     if not is_vit(tensors):
         raise WeightsError(f"{where} holds no ViT in timm's names: {_what_else(tensors)}")
     for part, structure in _STRUCTURES.items():
@@ -105,12 +105,22 @@ def vit_tower(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         raise WeightsError(f"{where} has no positional embedding (pos_embed): take a plain ViT")
     tower = {}
     for name, tensor in tensors.items():
-        if name.startswith(("head.", "head_drop.", "pre_logits.")) or name == "mask_token":
+        if name.startswith(("head.", "head_drop.", "pre_logits.", "decoder_")) or name == "mask_token":
             continue
         for theirs, ours in _NORMS.items():
             name = ours + name.removeprefix(theirs) if name.startswith(theirs) else name
         tower[name] = tensor
     return tower
+
+
+def _as_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """DINOv2's own names as timm has them: blocks without the number of their chunk, and registers after a class token
+    that has its position added, so that positions are those of patches alone."""
+    found = {re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", name): tensor for name, tensor in tensors.items()}
+    if {"register_tokens", "cls_token", "pos_embed"} <= found.keys():
+        positions, found["reg_token"] = found["pos_embed"], found.pop("register_tokens")
+        found["cls_token"], found["pos_embed"] = found["cls_token"] + positions[:, :1], positions[:, 1:]
+    return found
 
 
 def infer_arguments(tower: Mapping[str, Tensor], where: str = "the state dict") -> dict[str, Any]:
