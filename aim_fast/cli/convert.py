@@ -14,7 +14,8 @@ from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 @click.argument("destination", metavar="FOLDER|FILE")
 @click.option("--classes", metavar="FILE", help="class names of a checkpoint without: one a line, or JSON")
 @recipe_options(
-    ("model", "adapter_scale", "activation", "prompt_prefix", "prompt_postfix", "weights"), defaults="source"
+    ("model", "adapter_scale", "activation", "prompt_prefix", "prompt_postfix", "weights", "weights_key"),
+    defaults="source",
 )
 def command(source: str, destination: str, classes: str | None, **options: Any) -> None:
     """Turn a trained model into another form; every tensor keeps its bits.

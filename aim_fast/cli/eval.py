@@ -15,6 +15,7 @@ FIELDS = (
     "data_root",
     "views",
     "weights",
+    "weights_key",
     "model",
     "frames",
     "interval",

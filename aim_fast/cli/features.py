@@ -14,6 +14,7 @@ FIELDS = (
     *(
         "model",
         "weights",
+        "weights_key",
         "activation",
         "img_size",
         "adapters",

@@ -96,7 +96,7 @@ def _write_run(trained: TrainedModel, folder: Path) -> None:
         with replacing(folder) as made:
             made.mkdir()
             save_trunk(model, made / TRUNK)
-            write_whole(made / RECIPE, recipe.replace(weights=str(trunk)).to_yaml())
+            write_whole(made / RECIPE, recipe.replace(weights=str(trunk), weights_key=None).to_yaml())
             save_checkpoint(made / "checkpoints", ("last", "best"), tensors, {"step": 0}, written)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); name another place") from None

@@ -103,7 +103,10 @@ class Model(Group):
 
     model: str = _field("aim_vit_b16_clip", "model name, as `aim-fast models` lists them")
     weights: str | None = _field(
-        None, "weights of the frozen trunk: a file, an open_clip or timm tag, or the word `random`"
+        None, "weights of the frozen trunk: a file, a folder, an open_clip or timm tag, or the word `random`"
+    )
+    weights_key: str | None = _field(
+        None, "entry of the weights' file that is taken, where it holds several, such as model_ema"
     )
     activation: Activation | None = _field(None, "quick_gelu or gelu, for weights that do not say theirs")
     img_size: int | None = _field(None, "side of the square input, pixels; the model's own when not given", ge=1)

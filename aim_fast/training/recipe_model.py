@@ -20,7 +20,7 @@ from aim_fast.training.trained_model import TrainedModel, move_to_place
 # Recipe fields that a model may have an argument for.
 MODEL_FIELDS = {"backend", "memory"}.union(
     *(group.model_fields for group in (Model, AIM, Swin, PromptCLIP, TextHead))
-) - {"model", "weights", "head"}
+) - {"model", "weights", "weights_key", "head"}
 
 
 def model_options(recipe: Recipe, num_classes: int, class_names: Sequence[str] = ()) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> Trained
     """
     torch.manual_seed(recipe.run.seed)
     model = create_model(recipe.model.model, **model_options(recipe, len(classes), classes))
-    report = load_weights(model, recipe.model.weights, seed=recipe.run.seed)
+    report = load_weights(model, recipe.model.weights, seed=recipe.run.seed, key=recipe.model.weights_key)
     move_to_place(model, place)
     identity = Identity(recipe.model.model, model.config, list(classes), report.sha256, report.source)
     return TrainedModel(model, identity, recipe, report.source, report.lines)

@@ -85,7 +85,8 @@ def restore_run(path: str | Path, overrides: dict[str, Any], wise_ft: float | No
         lines = []
     else:
         weights = overrides.get("weights") or recipe.model.weights or identity.weights
-        report = load_weights(model, weights, seed=recipe.run.seed)
+        key = overrides.get("weights_key") or recipe.model.weights_key
+        report = load_weights(model, weights, seed=recipe.run.seed, key=key)
         lines = list(report.lines)
         if report.sha256 != identity.trunk_sha256:
             raise CheckpointError(

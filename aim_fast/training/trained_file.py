@@ -42,14 +42,14 @@ def read_trained(path: Path, fields: dict[str, Any], classes: list[str] | None =
     none of its own where neither says them. Raises WeightsError for a file of another variant than asked, and
     CheckpointError for another number of classes.
     """
-    file = read_weights(path)
+    file = read_weights(path, fields.get("weights_key"))
     found = identify(file, str(path), fields.get("model"))
     options = dict(found.options)
     for field, option in (("frames", "num_frames"), *((name, name) for name in UNTOLD)):
         if fields.get(field) is not None:
             options[option] = coerce(field, fields[field], "command line")
     model = create_model(found.model, **options)
-    report = load_weights(model, str(path))
+    report = load_weights(model, str(path), key=fields.get("weights_key"))
     lines = report.lines + (_untold(model, path, fields) if file.description is None else [])
     if model.takes_class_names:
         names = list(model.class_names)

@@ -1,0 +1,486 @@
+"""Weights as other programs write them: in parts, wrapped, beside their average, in Hugging Face's names and folders.
+
+Each is written by the program itself (transformers, timm, open_clip, huggingface_hub, torch) and has to give its
+features; what is not built is refused by what it is.
+"""
+
+import json
+
+import open_clip
+import pytest
+import timm
+import torch
+from huggingface_hub import save_torch_state_dict
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from aim_fast.errors import WeightsError
+from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
+from aim_fast.models.registry import create_model
+from aim_fast.models.timm_models import vit_arguments
+from aim_fast.models.weights import load_weights, trunk_names, trunk_sha256
+from tests.conftest import SHARED
+
+SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
+FRAMES = {"num_frames": 2, "num_classes": 3}
+
+
+def drawn(module, seed=0):
+    """No tensor of ``module`` left at a telltale 0 or 1."""
+    torch.manual_seed(seed)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return module.eval()
+
+
+def clip_model(**overrides):
+    return create_model("aim_vit_demo", **SIZES, **FRAMES, **overrides).eval()
+
+
+@pytest.fixture(scope="module")
+def clip():
+    vision = CLIPVisionCfg(layers=2, width=32, head_width=8, patch_size=8, image_size=32)
+    return drawn(CLIP(16, vision, CLIPTextCfg(8, 50, width=64, heads=1, layers=1), quick_gelu=True))
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return drawn(timm.create_model("vit_base_patch16_224", **SIZES, num_classes=0))
+
+
+def features(model):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return model.forward_features(torch.randn(2, 3, 2, 32, 32)).flatten(0, 1)
+
+
+def frames():
+    torch.manual_seed(1)
+    return torch.randn(2, 3, 2, 32, 32).transpose(1, 2).flatten(0, 1)
+
+
+def assert_is_clip(model, clip):
+    tower = clip.visual
+    projection, tower.proj = tower.proj, None
+    with torch.no_grad():
+        truth = tower(frames())
+    tower.proj = projection
+    torch.testing.assert_close(features(model), truth, rtol=1e-4, atol=1e-5)
+
+
+def vit_model(**overrides):
+    plain = timm.create_model("vit_base_patch16_224", **SIZES, num_classes=0)
+    return AIMViTImageNet(**{**vit_arguments(plain), **FRAMES, **overrides}).eval()
+
+
+def assert_is_vit(model, vit):
+    with torch.no_grad():
+        torch.testing.assert_close(features(model), vit(frames()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(params=["safetensors", "bin"])
+def parts(request, clip, tmp_path):
+    """A folder of at least three parts and their index, as huggingface_hub writes it."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    save_torch_state_dict(
+        clip.state_dict(), folder, max_shard_size="40KB", safe_serialization=request.param == "safetensors"
+    )
+    assert len(list(folder.iterdir())) > 3
+    return folder
+
+
+@pytest.mark.parametrize("given", ["the folder", "the index", "one part", "the folder without its index"])
+def test_weights_in_parts_are_joined(given, parts, clip):
+    index = next(parts.glob("*.index.json"))
+    source = {"the index": index, "one part": max(parts.glob("*-of-*"))}.get(given, parts)
+    if given == "the folder without its index":
+        index.unlink()
+    model = clip_model()
+    load_weights(model, source)
+    assert_is_clip(model, clip)
+
+
+def test_a_part_that_is_missing_is_named_whatever_was_given(parts):
+    index, lost = next(parts.glob("*.index.json")), max(parts.glob("*-of-*"))
+    lost.unlink()
+    for source in (parts, index, min(parts.glob("*-of-*"))):
+        with pytest.raises(WeightsError, match=rf"{lost.name}.*download") as caught:
+            load_weights(clip_model(), source)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_is_not_in_the_part_of_the_index_is_named(clip, tmp_path):
+    save_torch_state_dict(clip.state_dict(), tmp_path, max_shard_size="40KB")
+    part = max(tmp_path.glob("*-of-*"))
+    tensors = load_file(part)
+    name = sorted(tensors)[0]
+    save_file({other: tensor for other, tensor in tensors.items() if other != name}, part)
+    with pytest.raises(WeightsError, match=rf"{part.name} lacks {name}"):
+        load_weights(clip_model(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"weight_map": {}}', '{"weight_map": [1]}', '{"weight_map": {"a": 1}}', '{"a": 1}']
+)
+def test_json_that_is_no_index_is_refused(content, tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(WeightsError, match="is not a weights file"):
+        load_weights(clip_model(), tmp_path)
+
+
+@pytest.mark.parametrize("part", ["../model.safetensors", "/etc/passwd", "a/b.bin"])
+def test_an_index_reads_no_file_from_elsewhere(part, tmp_path):
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv1.weight": part}}))
+    with pytest.raises(WeightsError, match="is no file beside it"):
+        load_weights(clip_model(), index)
+
+
+def test_a_folder_says_what_it_holds_instead_of_weights(tmp_path):
+    for name, said in (
+        ("tf_model.h5", "holds tf_model.h5, not PyTorch's"),
+        ("__0_0.distcp", "a distributed checkpoint"),
+    ):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_bytes(b"\x00")
+        with pytest.raises(WeightsError, match=f"is a folder.*{said}"):
+            load_weights(clip_model(), folder)
+
+
+class Lightning(nn.Module):
+    """A module that holds the model that it trains, as Lightning's do."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.criterion = model, nn.Linear(2, 2)
+
+
+WRAPPED = {
+    "DataParallel": lambda clip: nn.DataParallel(clip).state_dict(),
+    "torch.compile": lambda clip: torch.compile(clip).state_dict(),
+    "both": lambda clip: {f"module._orig_mod.{name}": tensor for name, tensor in clip.state_dict().items()},
+    "module:": lambda clip: {f"module:{name}": tensor for name, tensor in clip.state_dict().items()},
+    "AveragedModel": lambda clip: torch.optim.swa_utils.AveragedModel(clip).state_dict(),
+    "Lightning": lambda clip: {"state_dict": Lightning(clip).state_dict(), "epoch": 1},
+    "Lightning of the tower": lambda clip: {f"model.visual.{n}": t for n, t in clip.visual.state_dict().items()},
+    "DeepSpeed": lambda clip: {"module": clip.state_dict(), "global_steps": 3},
+    "open_clip's training": lambda clip: {"epoch": 1, "state_dict": nn.DataParallel(clip).state_dict()},
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_the_marks_of_wrappers_come_off(wrapped, clip, tmp_path):
+    torch.save(WRAPPED[wrapped](clip), tmp_path / "clip.pt")
+    model = clip_model()
+    report = load_weights(model, tmp_path / "clip.pt")
+    assert_is_clip(model, clip)
+    beside = [line for line in report.lines if "left out" in line]
+    assert bool(beside) is (wrapped in ("Lightning", "AveragedModel"))
+    assert wrapped != "Lightning" or "criterion (2)" in beside[0]
+
+
+def test_blocks_that_were_compiled_one_by_one_are_taken(vit, tmp_path):
+    whole = drawn(timm.create_model("vit_base_patch16_224", **SIZES, num_classes=0))
+    for block in whole.blocks:
+        block.attn = torch.compile(block.attn)
+    assert any("attn._orig_mod.qkv" in name for name in whole.state_dict())
+    torch.save(whole.state_dict(), tmp_path / "vit.pt")
+    model = vit_model()
+    load_weights(model, tmp_path / "vit.pt")
+    assert_is_vit(model, whole)
+
+
+@pytest.mark.parametrize("name", ["model_ema", "state_dict_ema", "ema", "model_ema_state_dict"])
+def test_of_weights_and_their_average_the_weights_are_taken_and_it_is_said(name, vit, tmp_path):
+    average = drawn(timm.create_model("vit_base_patch16_224", **SIZES, num_classes=0), seed=5)
+    torch.save({name: average.state_dict(), "model": vit.state_dict(), "optimizer": {"state": {}}}, tmp_path / "vit.pt")
+    model = vit_model()
+    report = load_weights(model, tmp_path / "vit.pt")
+    assert_is_vit(model, vit)
+    assert f"holds model and {name}: model is taken (--weights-key chooses another)" in report.lines[0]
+    report = load_weights(model, tmp_path / "vit.pt", key=name)
+    assert_is_vit(model, average)
+    assert not any("is taken" in line for line in report.lines)
+
+
+def test_an_average_alone_is_taken_and_it_is_said(vit, tmp_path):
+    torch.save({"state_dict_ema": {f"module.{n}": t for n, t in vit.state_dict().items()}}, tmp_path / "vit.pt")
+    model = vit_model()
+    report = load_weights(model, tmp_path / "vit.pt")
+    assert_is_vit(model, vit)
+    assert "its entry state_dict_ema is taken" in report.lines[0]
+
+
+def test_an_i_jepa_checkpoint_gives_its_encoder(tmp_path):
+    sizes = {**SIZES, "class_token": False, "global_pool": "avg", "fc_norm": False, "num_classes": 0}
+    theirs, target = (drawn(timm.create_model("vit_base_patch16_224", **sizes), seed) for seed in (0, 1))
+    states = [{f"module.{n}": t for n, t in one.state_dict().items()} for one in (theirs, target)]
+    predictor = {"module.predictor_embed.weight": torch.zeros(3, 3)}
+    checkpoint = {"encoder": states[0], "predictor": predictor, "target_encoder": states[1], "opt": {}, "epoch": 300}
+    torch.save(checkpoint, tmp_path / "ijepa.pth.tar")
+    model = AIMViTImageNet(**vit_arguments(theirs), **FRAMES).eval()
+    report = load_weights(model, tmp_path / "ijepa.pth.tar")
+    assert_is_vit(model, theirs)
+    assert "holds encoder and target_encoder: encoder is taken" in report.lines[0]
+    load_weights(model, tmp_path / "ijepa.pth.tar", key="target_encoder")
+    assert_is_vit(model, target)
+
+
+def test_dino_checkpoints_give_the_teacher_and_the_student_when_asked(vit, tmp_path):
+    student = drawn(timm.create_model("vit_base_patch16_224", **SIZES, num_classes=0), seed=5)
+    names = {"student": student, "teacher": vit}
+    state = {name: {f"module.backbone.{n}": t for n, t in one.state_dict().items()} for name, one in names.items()}
+    state["teacher"]["head.mlp.0.weight"] = torch.zeros(2)
+    torch.save(state, tmp_path / "entries.pth")
+    flat = {f"{name}.backbone.{n}": t for name, one in names.items() for n, t in one.state_dict().items()}
+    torch.save({"model": flat}, tmp_path / "names.pth")
+    for file in ("entries.pth", "names.pth"):
+        for key, right in ((None, vit), ("teacher", vit), ("student", student)):
+            model = vit_model()
+            load_weights(model, tmp_path / file, key=key)
+            assert_is_vit(model, right)
+
+
+def test_two_trunks_of_unknown_standing_are_refused_until_one_is_chosen(vit, tmp_path):
+    state = {f"module.{e}_encoder.{n}": t for e in ("base", "momentum") for n, t in vit.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "moco.pth")
+    with pytest.raises(WeightsError, match=r"several state dicts \(base_encoder, momentum_encoder\).*--weights-key"):
+        load_weights(vit_model(), tmp_path / "moco.pth")
+    model = vit_model()
+    load_weights(model, tmp_path / "moco.pth", key="base_encoder")
+    assert_is_vit(model, vit)
+    with pytest.raises(WeightsError, match=r"no entry 'base'.*base_encoder.*momentum_encoder"):
+        load_weights(model, tmp_path / "moco.pth", key="base")
+
+
+def test_a_key_without_a_file_of_entries_is_refused(vit, tmp_path):
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(WeightsError, match="has no entr.*leave --weights-key out"):
+        load_weights(vit_model(), tmp_path / "vit.safetensors", key="model_ema")
+    with pytest.raises(WeightsError, match="leave --weights-key out"):
+        load_weights(vit_model(), "random", key="model_ema")
+
+
+def test_the_command_lines_options_in_a_checkpoint_do_no_harm(vit, tmp_path):
+    import argparse
+    import pathlib
+
+    options = argparse.Namespace(lr=0.1, output=pathlib.PosixPath("out"))
+    torch.save({"model": vit.state_dict(), "args": options, "epoch": 3}, tmp_path / "mae.pth")
+    model = vit_model()
+    load_weights(model, tmp_path / "mae.pth")
+    assert_is_vit(model, vit)
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"\n<html>", "is a web page"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"GGUF\x03\x00", "GGUF"),
+        (b"\x1f\x8b\x08", "gzip"),
+    ],
+)
+def test_other_files_are_refused_by_what_they_are(head, said, tmp_path):
+    (tmp_path / "model.bin").write_bytes(head + b"\x00" * 200)
+    with pytest.raises(WeightsError, match=said):
+        load_weights(clip_model(), tmp_path / "model.bin")
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_dinov2s_own_names_are_taken(registers, tmp_path):
+    """Blocks in chunks, and registers after a class token that has a position."""
+    options = {"reg_tokens": registers, "no_embed_class": bool(registers), "init_values": 0.1, "num_classes": 0}
+    theirs = drawn(timm.create_model("vit_small_patch14_reg4_dinov2", **{**SIZES, **options}))
+    state = theirs.state_dict()
+    if registers:
+        state["register_tokens"] = state.pop("reg_token")
+        state["pos_embed"] = torch.cat([torch.full((1, 1, 32), 0.25), state["pos_embed"]], 1)
+        state["cls_token"] = state["cls_token"] - 0.25
+    state = {name.replace("blocks.", "blocks.0."): tensor for name, tensor in state.items()}
+    torch.save({"teacher": {f"backbone.{n}": t for n, t in state.items()} | {"dino_head.w": torch.zeros(1)}},
+               tmp_path / "dinov2.pth")  # fmt: skip
+    model = AIMViTImageNet(**vit_arguments(theirs), **FRAMES).eval()
+    load_weights(model, tmp_path / "dinov2.pth")
+    assert_is_vit(model, theirs)
+
+
+def test_open_clips_repository_tells_its_activation_and_pixels(clip, tmp_path):
+    save_file(clip.state_dict(), tmp_path / "open_clip_model.safetensors")
+    config = {
+        "model_cfg": {"embed_dim": 16, "quick_gelu": True},
+        "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    model = clip_model(activation="gelu")
+    report = load_weights(model, tmp_path)
+    assert (model.activation, model.mean) == ("quick_gelu", (127.5, 127.5, 127.5))
+    assert not any("does not say" in line for line in report.lines)
+    assert_is_clip(model, clip)
+    assert open_clip.OPENAI_DATASET_MEAN != (0.5, 0.5, 0.5)
+
+
+# Hugging Face transformers: built there with random weights, saved there, equal to it here.
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+    "intermediate_size": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    return pytest.importorskip("transformers")
+
+
+def hugging_face(transformers, name, **overrides):
+    model = getattr(transformers, name)
+    if not name.startswith("CLIP"):
+        return drawn(model(model.config_class(**VISION | overrides)))
+    vision = VISION | {"intermediate_size": 128, **overrides}
+    if name != "CLIPModel":
+        return drawn(model(model.config_class(**vision)))
+    text = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 1}
+    text |= {"bos_token_id": 0, "eos_token_id": 49407, "vocab_size": 49408}
+    return drawn(model(model.config_class(vision_config=vision, text_config=text, projection_dim=64)))
+
+
+def trunk_features(theirs):
+    """Of the trunk alone: after the last norm, the class token or the mean of all."""
+    trunk = getattr(theirs, "vit", getattr(theirs, "dinov2", getattr(theirs, "vision_model", theirs)))
+    with torch.no_grad():
+        out = trunk(pixel_values=frames())
+    if hasattr(trunk, "post_layernorm"):
+        return out.pooler_output
+    return out.last_hidden_state.mean(1) if type(trunk).__name__.startswith("IJepa") else out.last_hidden_state[:, 0]
+
+
+CLIPS = ["CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection"]
+VITS = ["ViTModel", "ViTForImageClassification", "Dinov2Model", "Dinov2ForImageClassification"]
+VITS += ["Dinov2WithRegistersModel", "IJepaModel", "ViTMSNModel"]
+
+
+def ours_for(theirs, **overrides):
+    kind = type(theirs).__name__
+    if kind.startswith("CLIP"):
+        return clip_model(**overrides)
+    dino = kind.startswith("Dinov2")
+    options = {**SIZES, **FRAMES, "mlp_ratio": 4.0 if dino else 2.0, "init_values": 1e-5 if dino else None}
+    if "Registers" in kind:
+        options |= {"reg_tokens": 4, "no_embed_class": True}
+    if kind.startswith("IJepa"):
+        options |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    return AIMViTImageNet(**{**options, **overrides}).eval()
+
+
+@pytest.mark.parametrize("form", ["folder", "parts", "file", "state_dict"])
+@pytest.mark.parametrize("name", CLIPS + VITS)
+def test_features_are_those_of_transformers(name, form, transformers, tmp_path):
+    theirs = hugging_face(transformers, name)
+    theirs.save_pretrained(tmp_path / "hf", max_shard_size="50KB" if form == "parts" else "5GB")
+    source = tmp_path / "hf"
+    if form == "file":
+        source = source / "model.safetensors"
+    elif form == "parts":
+        source = source / "model.safetensors.index.json"
+    elif form == "state_dict":  # in the names of the modules, which transformers 5 has changed
+        source = tmp_path / "hf" / "state.pt"
+        torch.save(theirs.state_dict(), source)
+    model = ours_for(theirs, activation="gelu")
+    report = load_weights(model, source)
+    torch.testing.assert_close(features(model), trunk_features(theirs), rtol=1e-4, atol=1e-5)
+    assert report.kind == ("clip" if name.startswith("CLIP") else "timm")
+    assert ("classifier (2)" in "".join(report.lines)) is name.endswith("Classification")
+    again = type(model)(**model.config).eval()  # as a run opens it again
+    assert load_weights(again, source).sha256 == report.sha256 == trunk_sha256(model)
+    assert torch.equal(features(again), features(model))
+
+
+def test_a_whole_clip_of_transformers_gives_both_towers(transformers, tmp_path):
+    theirs = hugging_face(transformers, "CLIPModel")
+    theirs.save_pretrained(tmp_path)
+    model = create_model("promptclip_demo", **{**SIZES, **FRAMES, "text_depth": 2}).eval()
+    load_weights(model, tmp_path)
+    texts = torch.randint(1, 400, (3, 77))
+    texts[:, 9] = 49407
+    texts[:, 10:] = 0
+    with torch.no_grad():
+        truth = theirs.get_text_features(input_ids=texts)
+        truth = truth if isinstance(truth, torch.Tensor) else truth.pooler_output
+        image = theirs.get_image_features(pixel_values=frames())
+        image = image if isinstance(image, torch.Tensor) else image.pooler_output
+        torch.testing.assert_close(model.clipmodel(texts), truth, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(features(model), image, rtol=1e-4, atol=1e-5)
+
+
+def test_a_preprocessor_tells_the_pixels(transformers, tmp_path):
+    hugging_face(transformers, "ViTModel").save_pretrained(tmp_path)
+    pixels = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "do_normalize": True}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
+    model = ours_for(hugging_face(transformers, "ViTModel"))
+    report = load_weights(model, tmp_path)
+    assert (model.mean, model.std) == ((127.5,) * 3, (63.75,) * 3)
+    assert any("normalised with mean [127.5, 127.5, 127.5]" in line for line in report.lines)
+    assert not any("does not say" in line for line in report.lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "said"),
+    [
+        ("SiglipVisionModel", {}, "is a SigLIP"),
+        ("BeitModel", {"use_relative_position_bias": True}, "relative position biases"),
+        ("DeiTModel", {}, "a distillation token"),
+        ("Dinov2Model", {"use_swiglu_ffn": True}, "SwiGLU"),
+        ("ViTModel", {"num_hidden_layers": 3}, "its depth is 3, the model's 2"),
+        ("ViTModel", {"num_attention_heads": 2}, "its heads 2, the model's 4"),
+        ("ViTModel", {"hidden_act": "relu"}, "the activation relu"),
+    ],
+)
+def test_what_transformers_has_beside_is_refused_by_its_structure(name, overrides, said, transformers, tmp_path):
+    hugging_face(transformers, name, **overrides).save_pretrained(tmp_path)
+    plain = hugging_face(transformers, "ViTModel")
+    model = clip_model() if name.startswith("Siglip") else ours_for(plain)
+    with pytest.raises(WeightsError, match=said) as caught:
+        load_weights(model, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_of_a_run_the_key_is_remembered(tmp_path, aim_fast, motion_set):
+    """Trained with ``--weights-key`` and evaluated without it."""
+    torch.manual_seed(0)
+    models = [create_model("aim_vit_demo") for _ in range(2)]
+    states = [{name: model.state_dict()[name] for name in trunk_names(model)} for model in models]
+    torch.save({"model": states[0], "model_ema": states[1]}, tmp_path / "trunk.pt")
+    common = ("--model", "aim_vit_demo", "--device", "cpu", "--epochs", 0, "--batch-size", 4, "--total-batch-size", 4)
+    data = ("--dataset", "ssv2", "--data-root", motion_set)
+    weights = ("--weights", tmp_path / "trunk.pt", "--weights-key", "model_ema")
+    status, _, err = aim_fast("train", *common, *data, *weights, "--output", tmp_path / "run")
+    assert status == 0, err
+    status, out, err = aim_fast("eval", tmp_path / "run", "--device", "cpu")
+    assert status == 0, err
+    assert "top-1" in out
+    status, _, err = aim_fast("eval", tmp_path / "run", "--device", "cpu", "--weights-key", "model")
+    assert status != 0
+    assert "another trunk" in err
+
+
+@pytest.mark.skipif(not (SHARED / "cases").exists(), reason="needs the cases beside this repository")
+def test_the_case_beside_this_repository(tmp_path):
+    import runpy
+    import sys
+
+    arguments, sys.argv = sys.argv, ["make_weights.py", str(tmp_path)]
+    runpy.run_path(str(SHARED / "cases" / "make_weights.py"), run_name="__main__")
+    sys.argv = arguments
+    made = create_model("aim_vit_demo", num_frames=8, num_classes=3)
+    joined = {load_weights(made, tmp_path / name).sha256 for name in ("", "model.safetensors.index.json")}
+    one = load_weights(made, tmp_path / "model_ema.pt")
+    assert joined == {one.sha256}
+    assert "model_ema: model is taken" in one.lines[0]
