@@ -25,6 +25,7 @@ from torch import Tensor
 from aim_fast.errors import WeightsError
 from aim_fast.models.weight_entries import take_entry
 from aim_fast.models.weight_folders import Settings, parts_of, read_index, read_settings, weights_in
+from aim_fast.plain_path import plain_path
 from aim_kernels.choices import Activation
 
 DESCRIPTION = "aim_fast"  # the key of an export's description, JSON, in its metadata
@@ -128,7 +129,7 @@ def _read_file(path: Path) -> _Content:
 
 def _read_safetensors(path: Path) -> _Content:
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(plain_path(path), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
@@ -156,7 +157,7 @@ def _read_torchscript(path: Path) -> _Content:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(path, map_location="cpu")
+            module = torch.jit.load(plain_path(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
         raise WeightsError(f"weights file {path} is a damaged TorchScript archive: get it again") from error
     kinds = {child.original_name for name, child in module.named_modules() if name.startswith("visual.")}
@@ -189,7 +190,7 @@ def _unpickle(path: Path, mmap: bool) -> Any:
     allowed += [argparse.Namespace, pathlib.PosixPath]
     try:
         with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            return torch.load(plain_path(path), map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"holds Python objects ({blocked[1]})" if blocked else "holds something else"

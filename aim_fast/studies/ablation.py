@@ -24,6 +24,7 @@ from typing import Any
 
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.files import replacing, write_whole
+from aim_fast.printable import printable
 from aim_fast.studies.cells import PUBLISHED_ON, Cell, cells_of
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from aim_fast.training.drawing import drawing
@@ -218,7 +219,7 @@ def draw_study(rows: Sequence[Row], title: str, path: Path) -> None:
     axes.set_yticks(places, [row.title for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="top-1 (%)", xlim=(0, 108))
-    axes.set_title(title, fontsize=9)
+    axes.set_title(printable(title), fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right", fontsize=7)
     with replacing(path) as temporary:

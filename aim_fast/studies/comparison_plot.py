@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aim_fast.files import replacing
+from aim_fast.printable import printable
 from aim_fast.studies.comparison import Row
 
 _PANELS = (
@@ -51,7 +52,7 @@ def draw_comparison(rows: Sequence[Row], title: str, path: Path) -> None:
         panel.set_xlabel("top-1 (%)", fontsize=8)
         panel.set_xlim(0, 150)
         panel.set_xticks(range(0, 101, 25))
-    axes[0].set_yticks(places, [f"{row.model}, {row.frames} frames" for row in rows], fontsize=8)
+    axes[0].set_yticks(places, [printable(f"{row.model}, {row.frames} frames") for row in rows], fontsize=8)
     axes[0].invert_yaxis()
     for panel in axes:
         panel.tick_params(axis="x", labelsize=7)

@@ -31,6 +31,8 @@ from torch import Tensor
 from aim_fast.errors import CheckpointError
 from aim_fast.files import replacing, sync
 from aim_fast.models.identity import Identity
+from aim_fast.plain_path import plain_path
+from aim_fast.printable import printable
 
 ADAPTERS = "adapters.safetensors"
 STATE = "state.pt"
@@ -64,7 +66,7 @@ def save_checkpoint(
             "options": json.dumps(identity.options),
             "classes": json.dumps(identity.classes),
             "trunk_sha256": identity.trunk_sha256,
-            "weights": identity.weights,
+            "weights": printable(identity.weights),  # metadata is UTF-8; the recipe has the path, byte for byte
         }
         saved = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
         # written from memory: torch.save to a disk that is full raises what says nothing of the disk
@@ -127,7 +129,7 @@ def read_checkpoint(folder: Path, with_state: bool = False) -> Checkpoint:
     """Reads one checkpoint folder. Raises CheckpointError for files that are missing, cut short or of another kind."""
     path = folder / ADAPTERS
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(plain_path(path), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
@@ -154,7 +156,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "missing, so training cannot go on from it; train again with another --output"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(plain_path(path), map_location="cpu", weights_only=True)
     except Exception:  # of any kind: zip, pickle and torch each have their own, with pages of advice
         raise CheckpointError(f"{path}: {what}") from None
     if not isinstance(state, dict) or "step" not in state:

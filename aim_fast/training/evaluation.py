@@ -19,6 +19,7 @@ from aim_fast.data.features.loader import FeatureLoader
 from aim_fast.data.loader import ClipLoader
 from aim_fast.files import replacing
 from aim_fast.models.video_model import VideoModel
+from aim_fast.printable import printable
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def draw_confusion(evaluation: Evaluation, classes: list[str], path: Path) -> No
         xlabel="predicted", ylabel="true", title=f"top-1 {100 * evaluation.top(1):.1f} %, {evaluation.videos} videos"
     )
     if few:
+        classes = [printable(name) for name in classes]
         axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
         axes.set_yticks(range(len(classes)), classes, fontsize=7)
     figure.colorbar(image, ax=axes, label="share of the true class")

@@ -14,6 +14,7 @@ from typing import Any
 
 from aim_fast.errors import CheckpointError
 from aim_fast.files import replacing, write_whole
+from aim_fast.plain_path import plain_path
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
@@ -50,7 +51,7 @@ class MetricsLog:
                 kept = [row for row in kept if row["kind"] == "train" or row["step"] != resume_step]
             write_whole(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
             self._file = open(folder / METRICS, "a", buffering=1)  # noqa: SIM115 - open for the run's life
-            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
+            self._events = SummaryWriter(f"{plain_path(folder)}/tensorboard", purge_step=resume_step)
         except OSError as error:
             raise CheckpointError(f"{folder}: cannot be written ({error.strerror}); give another --output") from None
 

@@ -14,6 +14,7 @@ import torch
 from aim_fast.data.windows import Window, read_windows
 from aim_fast.errors import AimFastError, UsageError
 from aim_fast.files import replacing, write_whole
+from aim_fast.printable import printable
 from aim_fast.training.clips import sampling_of
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.drawing import drawing
@@ -73,10 +74,10 @@ class Timeline:
         figure = Figure(figsize=(10, 4), layout="constrained")
         axes = figure.subplots()
         for index in shown:
-            axes.plot(centres, self.probabilities[:, index], "o-", markersize=3, label=self.classes[index])
+            axes.plot(centres, self.probabilities[:, index], "o-", markersize=3, label=printable(self.classes[index]))
         axes.set(xlabel="time, seconds (centre of the window)", ylabel="probability", ylim=(-0.02, 1.02))
         axes.set_xlim(self.windows[0][0], self.windows[-1][1])
-        axes.set_title(Path(self.video).name)
+        axes.set_title(printable(Path(self.video).name))
         axes.grid(alpha=0.3)
         axes.legend(loc="upper right", fontsize=8)
         with replacing(path) as temporary:

@@ -31,6 +31,7 @@ from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.loader import ClipLoader
 from aim_fast.errors import DataError, UsageError
 from aim_fast.files import check_room, write_whole
+from aim_fast.plain_path import plain_path
 
 __all__ = ["DTYPES", "FeatureSource", "FeatureStore", "clip_key", "write_features"]
 
@@ -141,7 +142,7 @@ class FeatureStore:
 def clip_key(index: Index, row: Row) -> int:
     """A signed 64-bit hash of which file a row is: path below the data root, bytes and frames."""
     path = os.path.relpath(row.path, index.root)
-    digest = hashlib.blake2b(f"{path}\0{row.size}\0{row.frames}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(os.fsencode(f"{path}\0{row.size}\0{row.frames}"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
@@ -272,6 +273,6 @@ def _shard(folder: Path, number: int) -> Path:
 
 def _opened(path: Path) -> Any:
     try:
-        return safe_open(path, "pt")
+        return safe_open(plain_path(path), "pt")
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: is damaged ({error}); remove it and run aim-fast features again") from None

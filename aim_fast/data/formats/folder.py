@@ -57,7 +57,7 @@ def _divided(data: DataRoot) -> Listing:
     clips = []
     for label, name in enumerate(classes):
         files = _video_names(data.path / name)
-        order = np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode()))).permutation(len(files))
+        order = np.random.Generator(np.random.Philox(key=zlib.crc32(os.fsencode(name)))).permutation(len(files))
         held_out = int(np.ceil(len(files) * HELD_OUT)) if len(files) > 1 else 0
         chosen = order[held_out:] if data.split == "train" else order[:held_out]
         clips += [Clip(str(data.path / name / files[i]), label, f"{name}/{files[i]}") for i in sorted(chosen)]

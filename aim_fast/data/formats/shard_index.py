@@ -78,7 +78,7 @@ def _index_files(shard: Path, root: Path) -> list[Path]:
     """Beside the data, then in the user's cache folder."""
     name = os.path.relpath(shard, root).replace(os.sep, "__") + ".json"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:16]
+    key = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]
     return [root / ".aim-fast" / "shards" / name, cache / "aim-fast" / "index" / key / "shards" / name]
 
 

@@ -45,7 +45,7 @@ def index_paths(dataset: str, root: str | Path, split: str) -> list[Path]:
     folder, stem = (root, "") if root.is_dir() else (root.parent, f"-{root.name}")
     name = f"{dataset}{stem}-{split}.npz"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(str(root).encode()).hexdigest()[:16]
+    key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     return [folder / ".aim-fast" / name, cache / "aim-fast" / "index" / key / name]
 
 

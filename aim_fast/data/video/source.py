@@ -77,8 +77,11 @@ def held_bytes(path: str) -> np.ndarray | None:
 
 
 def video_source(path: str) -> str | io.BytesIO:
-    """What PyAV opens: the path itself, which it reads faster, or a member's bytes."""
-    return io.BytesIO(read_member(path)) if tar_member(path) else path
+    """What PyAV opens: the path itself, which it reads faster, or a member's bytes.
+
+    The path is absolute: FFmpeg would take what stands before a colon in a relative one for a protocol.
+    """
+    return io.BytesIO(read_member(path)) if tar_member(path) else os.path.abspath(path)
 
 
 def open_source(path: str) -> BinaryIO:
