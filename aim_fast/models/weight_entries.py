@@ -42,8 +42,8 @@ def take_entry(content: Any, key: str | None, where: str) -> Entry:
     lines: tuple[str, ...] = ()
     if len(trunks) > 1:
         others = ", ".join(sorted(set(trunks) - {place}))
-        lines = (f"{where} holds {place or 'a trunk'} and {others}: {place or 'the first'} is taken (--weights-key "
-                 "chooses another)",)  # fmt: skip
+        taken = f"{place or 'the first'} is taken (--weights-key chooses another)"
+        lines = (f"{where} holds {place or 'a trunk'} and {others}: {taken}",)
     elif place.rpartition(".")[2] not in PLAIN:
         lines = (f"of {where} its entry {place} is taken",)
     return Entry(_checked(entries[place], where), lines)

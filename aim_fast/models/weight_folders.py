@@ -107,15 +107,24 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def read_settings(folder: Path) -> Settings:
-    """What a folder's configuration tells, of Hugging Face transformers, timm or open_clip; nothing without one."""
-    config, pixels = _json(folder / "config.json"), _json(folder / "preprocessor_config.json")
-    open_clip = _json(folder / "open_clip_config.json")
+    """What a folder's configuration tells, of Hugging Face transformers, timm or open_clip; nothing without one.
+
+    Raises WeightsError for one that is damaged.
+    """
+    names = ("config.json", "preprocessor_config.json", "open_clip_config.json")
+    try:
+        return _settings(*(_json(folder / name) for name in names))
+    except (TypeError, ValueError, KeyError, AttributeError):
+        there = " or ".join(name for name in names if (folder / name).exists())
+        raise WeightsError(f"weights {folder}: {there} is damaged: download it again, or give the file alone") from None
+
+
+def _settings(config: dict[str, Any], pixels: dict[str, Any], open_clip: dict[str, Any]) -> Settings:
     mean, std = pixels.get("image_mean"), pixels.get("image_std")
     if "model_cfg" in open_clip:
         activation = "quick_gelu" if open_clip["model_cfg"].get("quick_gelu") else "gelu"
         preprocess = open_clip.get("preprocess_cfg", {})
-        return Settings(activation, None, None, _levels(preprocess.get("mean")),
-                        _levels(preprocess.get("std")))  # fmt: skip
+        return Settings(activation, mean=_levels(preprocess.get("mean")), std=_levels(preprocess.get("std")))
     if "pretrained_cfg" in config:  # timm's
         mean, std = (config["pretrained_cfg"].get(name) for name in ("mean", "std"))
         return Settings(mean=_levels(mean), std=_levels(std))

@@ -324,6 +324,21 @@ def test_open_clips_repository_tells_its_activation_and_pixels(clip, tmp_path):
     assert open_clip.OPENAI_DATASET_MEAN != (0.5, 0.5, 0.5)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "vit", "num_attention_heads": "a"},
+        {"model_type": "clip", "vision_config": [1]},
+        {"pretrained_cfg": 1},
+    ],
+)
+def test_a_damaged_configuration_is_one_line(config, vit, tmp_path):
+    save_file(vit.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"config\.json is damaged"):
+        load_weights(vit_model(), tmp_path)
+
+
 # Hugging Face transformers: built there with random weights, saved there, equal to it here.
 VISION = {
     "hidden_size": 32,
