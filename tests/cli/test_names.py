@@ -68,7 +68,7 @@ def test_a_name_goes_through_every_command(name, videos, trunk, tmp_path, aim_fa
 
     assert "6 of 6 clips can be used, 2 classes" in succeeds("index", *data)
     succeeds("train", *COMMON, *data, "--weights", weights, "--epochs", 1, "--output", run)
-    assert yaml.safe_load((run / "recipe.yaml").read_text())["data_root"] == str(root.absolute())
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["data"]["data_root"] == str(root.absolute())
     assert_picture(run / "curves.png")
 
     scores = succeeds("eval", *COMMON[2:4], "--json", f"{name}.json", "--", run)
