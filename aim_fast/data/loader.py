@@ -36,6 +36,7 @@ from aim_fast.data.plan.clip_plan import ClipPlan, epoch_order, plan_clip, repla
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.data.plan.shard_order import shard_order
 from aim_fast.data.prefetch import Prefetcher
+from aim_fast.data.room import Room
 from aim_fast.data.video.probe import file_state
 from aim_fast.data.video.source import held_bytes, tar_member
 from aim_fast.errors import DataError, UsageError
@@ -85,6 +86,8 @@ class DataCounts:
     names: dict[str, str] = field(default_factory=dict)
 
 
+_DECODING = 2**29  # bytes that files being decoded may hold together
+_FRAMES_HELD = 6  # whole frames that decoding one file holds: a decoder's own, and what is converted
 _ATTEMPTS = 64  # replacements tried for one place before the data set is given up
 
 
@@ -183,6 +186,7 @@ class ClipLoader:
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         self._prefetcher: Prefetcher[Batch] = Prefetcher(prefetch)
         self._prober = Prober()
+        self._room = Room(_DECODING)
         self._changed: dict[int, tuple[tuple[int, int], Row]] = {}  # rows whose file changed since the scan
 
     @property
@@ -311,7 +315,7 @@ class ClipLoader:
         if self.cache is not None and shown in self.cache and row is self.index.rows[shown]:
             place.pixels = self._pool.submit(self.cache.box, shown, plan, self.img_size)
         elif self.router.takes_pixels(row):
-            place.pixels = self._pool.submit(_decoded_box, row, plan, self.img_size)
+            place.pixels = self._pool.submit(self._decoded_box, row, plan)
         elif tar_member(row.path):
             place.encoded = self._pool.submit(held_bytes, row.path)
         return place
@@ -343,6 +347,10 @@ class ClipLoader:
             if not row.healthy:
                 self._fails(index, row)
         return row
+
+    def _decoded_box(self, row: Row, plan: ClipPlan) -> np.ndarray:
+        with self._room.taken(_FRAMES_HELD * 3 * row.height * row.width):
+            return decoded_boxes(row.path, [plan], self.img_size, seek=row.seekable)[0]
 
     def _fails(self, index: int, row: Row) -> None:
         """Remember that this file, as it is now, is of no use."""
@@ -377,10 +385,6 @@ class ClipLoader:
             torch.tensor(weights, device=self.device),
             torch.tensor([place.view for place in places]),
         )
-
-
-def _decoded_box(row: Row, plan: ClipPlan, img_size: int) -> np.ndarray:
-    return decoded_boxes(row.path, [plan], img_size, seek=row.seekable)[0]
 
 
 def _used_here(batches: Iterator[Batch]) -> Iterator[Batch]:

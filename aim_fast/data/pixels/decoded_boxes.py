@@ -31,6 +31,7 @@ def decoded_boxes(
     for place, pixels in each_frame(path, frames, rotate=True, threads=threads, seek=seek):
         for box in boxes:
             box.put(frames[place], pixels)
+        del pixels  # before the next is made
     return [box.finished() for box in boxes]
 
 
