@@ -29,7 +29,7 @@ HELD_OUT = 0.2
 
 def read(data: DataRoot) -> Listing:
     """Clips of a split, by class and then by name."""
-    if not any((data.path / name).is_dir() for names in LAYOUT.splits.values() for name in names):
+    if not any(data.of(split).find_folder() for split in LAYOUT.splits):
         return _divided(data)
     folder = _split_folder(data)
     classes = _classes(data, _split_folder(data.of("train")))
@@ -46,9 +46,8 @@ def read(data: DataRoot) -> Listing:
 
 
 def _split_folder(data: DataRoot) -> Path:
-    for name in data.split_names:
-        if (data.path / name).is_dir():
-            return data.path / name
+    if folder := data.find_folder():
+        return folder
     raise data.refusal(f"{data.path} has no {' or '.join(data.split_names)} folder for the {data.split} split")
 
 

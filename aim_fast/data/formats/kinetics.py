@@ -57,9 +57,7 @@ def _csv_file(data: DataRoot) -> Path:
     files = [file for place in data.places for file in sorted(place.glob("*.csv"))]
     fitting = [file for file in files if set(words) & set(re.split(r"[^a-z]+", file.stem.lower()))]
     if not fitting:
-        hint = ""
-        if any((data.path / name).is_dir() for name in words):
-            hint = " (without the CSV files, --dataset folder reads class folders)"
+        hint = " (without the CSV files, --dataset folder reads class folders)" if data.find_folder() else ""
         raise data.refusal(f"no CSV file of the {data.split} split in {data.path}{hint}")
     return min(fitting, key=lambda file: (file.stem.lower() not in words, len(file.name)))
 

@@ -82,6 +82,10 @@ class DataRoot:
         """The root, or the folder that it is in where it is a file."""
         return self.path if self.path.is_dir() else self.path.parent
 
+    def find_folder(self) -> Path | None:
+        """The folder named after this split; None where there is none."""
+        return next((self.path / name for name in self.split_names if (self.path / name).is_dir()), None)
+
     @cached_property
     def places(self) -> list[Path]:
         """The folders that may hold annotation files and are there, in the order in which they are looked into."""

@@ -26,21 +26,22 @@ __all__ = ["LAYOUT", "read", "rewrite_list"]
 LAYOUT = Layout(
     text="train.txt and val.txt with lines 'path label' (space or comma; integers or class names), or such a file",
     source="your own videos",
+    annotation=(),
     file=True,
 )
 _CLASS_FILES = ("classes.txt", "labels.txt")
+_TAILS = (".txt", ".csv", "_list.txt", "list.txt")
 _EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
 _ENTRY = re.compile(rf"^(?P<path>.*(?:{_EXTENSION}))\"?(?:\s*,\s*|\s+)(?P<label>\S.*)$", re.IGNORECASE)
 
 
 def read(data: DataRoot) -> Listing:
     """Clips of a split in the order of the list."""
-    file = _find(data.path, data.split)
+    file, train = _find(data), _find(data.of("train"))
     if file is None:
         names = " or ".join(f"{name}.txt" for name in data.split_names)
         raise data.refusal(f"no list for the {data.split} split at {data.path} (looked for {names})")
     entries = _entries(file)
-    train = _find(data.path, "train")
     known = entries if train in (None, file) else _entries(train)
     named = _named_classes(file)
     classes = named or _classes(known)
@@ -74,21 +75,17 @@ def rewrite_list(file: Path, root: Path, targets: dict[str, str], extension: str
     return "\n".join(lines) + "\n"
 
 
-def _find(root: Path, split: str) -> Path | None:
+def _find(data: DataRoot) -> Path | None:
     """The list of a split for a root that is a folder or itself a list."""
+    root = data.path
     if root.is_dir():
-        names = (f"{name}{tail}" for name in SPLIT_NAMES[split] for tail in (".txt", ".csv", "_list.txt", "list.txt"))
-        return next((root / name for name in names if (root / name).is_file()), None)
-    own = _split_of(root)
-    if own in (None, split):
+        return data.find_annotation(*(name + tail for name in data.split_names for tail in _TAILS))
+    words = [name for names in SPLIT_NAMES.values() for name in sorted(names, key=len, reverse=True)]
+    word = next((word for word in words if word in root.name), None)
+    if word is None or word in data.split_names:
         return root
-    word = next(name for name in sorted(SPLIT_NAMES[own], key=len, reverse=True) if name in root.name)
-    siblings = (root.with_name(root.name.replace(word, name)) for name in SPLIT_NAMES[split])
+    siblings = (root.with_name(root.name.replace(word, name)) for name in data.split_names)
     return next((sibling for sibling in siblings if sibling.is_file()), None)
-
-
-def _split_of(file: Path) -> str | None:
-    return next((split for split, names in SPLIT_NAMES.items() if any(name in file.name for name in names)), None)
 
 
 def _entries(file: Path) -> list[tuple[int, str, str]]:

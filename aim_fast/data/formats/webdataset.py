@@ -51,11 +51,11 @@ def read(data: DataRoot) -> Listing:
 
 def _samples(data: DataRoot) -> list[tuple[Path, Sample]]:
     """(shard, sample) of all shards of a split by name; DataError where there is none or one is missing."""
-    root, names = data.path, data.split_names
-    tars = sorted(path for path in root.glob("*.tar") if re.split(r"[^a-z]", path.name.lower())[0] in names)
-    tars = tars or [path for name in names for path in sorted((root / name).glob("*.tar"))]
-    missing = _missing(root, data.split, tars)
-    if missing:
+    root, folder = data.path, data.find_folder()
+    tars = sorted(path for path in root.glob("*.tar") if re.split(r"[^a-z]", path.name.lower())[0] in data.split_names)
+    if folder and not tars:
+        tars = sorted(folder.glob("*.tar"))
+    if missing := _missing(root, data.split, tars):
         raise DataError(
             f"{root}: {len(missing)} {data.split} shards are missing, the first is {missing[0]}; copy them, or write "
             "them again by the same aim-fast shard command"
