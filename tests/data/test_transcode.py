@@ -237,7 +237,7 @@ def test_too_little_disk_is_said_after_a_few_files_and_a_full_disk_keeps_what_is
     output = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**6, used=10**6, free=1000))
-        with pytest.raises(DataError, match=r"the other 4 videos need about 0\.0 GiB, and 0\.0 GiB are free"):
+        with pytest.raises(DataError, match=r"the other 4 videos need about 0\.0 GiB and 0\.0 GiB are free"):
             transcode("folder", root, output, SMALL, workers=2)
     assert len(list(output.rglob("*.mp4"))) == 8
     with monkeypatch.context() as patch:
