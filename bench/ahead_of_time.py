@@ -183,12 +183,12 @@ def compile_kernel(kernel: Kernel, architecture: int) -> Resources:
         fn=kernel.function, signature=kernel.signature, constexprs=dict(kernel.constants), attrs=divisible
     )
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=kernel.options)
-    registers, spilled = _usage(compiled.asm["cubin"])
+    registers, spilled = usage(compiled.asm["cubin"])
     matrix = len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)", compiled.asm["ptx"]))
     return Resources(registers, spilled, compiled.metadata.shared, matrix)
 
 
-def _usage(cubin: bytes) -> tuple[int, int]:
+def usage(cubin: bytes) -> tuple[int, int]:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

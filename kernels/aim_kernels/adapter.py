@@ -20,7 +20,7 @@ from torch import Tensor
 from aim_kernels import adapter_triton, wide_activation  # noqa: F401  (the second registers its operator)
 from aim_kernels.adaptation import AdapterWeights, adapter_reference
 from aim_kernels.composed import Needs, adapter_gradients, compute_dtype, row_factor, to_dtype
-from aim_kernels.registration import register
+from aim_kernels.registration import operator
 
 
 def adapter(
@@ -77,12 +77,7 @@ class _Adapter(torch.autograd.Function):
         return (dz, around, None, *gradients, None, None, None)
 
 
-def _needs_branch(g: Tensor, u: Tensor, scale: float, factor: Tensor | None) -> bool:
-    """Whether the gradient of the branch is anything but ``g`` itself."""
-    return factor is not None or scale != 1 or g.dtype != u.dtype
-
-
-def _products(
+def products(
     z: Tensor,
     w1: Tensor,
     b1: Tensor,
@@ -101,10 +96,10 @@ def _products(
     return (branch if residual is None else torch.ops.aim.residual_add(residual, branch, factor, None)), u
 
 
-def _products_backward(
+def products_backward(
     g: Tensor, u: Tensor, w1: Tensor, w2: Tensor, skip: bool, scale: float, factor: Tensor | None, needs_dz: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    branch, needs_branch = g, _needs_branch(g, u, scale, factor)
+    branch, needs_branch = g, adapter_triton.needs_branch(g, u, scale, factor)
     if needs_branch:
         branch = ((g if factor is None else g * factor[:, None].to(g.dtype)) * scale).to(u.dtype)
     du = torch.ops.aim.wide_activation_backward(branch @ w2, u, 0, False, None)
@@ -112,20 +107,7 @@ def _products_backward(
     dz = u.new_empty((0, g.shape[1]))
     if needs_dz:
         dz = torch.addmm(branch, du, w1) if skip else du @ w1
-    return dz, du, hidden, branch.contiguous() if needs_branch else u.new_empty((0, g.shape[1]))
-
-
-def _forward_cuda(z: Tensor, w1: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return (adapter_triton.forward if adapter_triton.fits(z, len(w1)) else _products)(z, w1, *rest)
-
-
-def _backward_cuda(
-    g: Tensor, u: Tensor, w1: Tensor, w2: Tensor, skip: bool, scale: float, factor: Tensor | None, needs_dz: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if adapter_triton.fits(u, len(w1)):
-        needs_branch = _needs_branch(g, u, scale, factor)
-        return adapter_triton.backward(g, u, w1, w2, skip, scale, factor, needs_dz, needs_branch)
-    return _products_backward(g, u, w1, w2, skip, scale, factor, needs_dz)
+    return dz, du, hidden, branch if needs_branch else u.new_empty((0, g.shape[1]))
 
 
 def _forward_fake(
@@ -147,24 +129,26 @@ def _backward_fake(
     g: Tensor, u: Tensor, w1: Tensor, w2: Tensor, skip: bool, scale: float, factor: Tensor | None, needs_dz: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, width = g.shape
-    needed = (needs_dz, _needs_branch(g, u, scale, factor))
+    needed = (needs_dz, adapter_triton.needs_branch(g, u, scale, factor))
     dz, branch = (u.new_empty((rows if wanted else 0, width)) for wanted in needed)
     return dz, u.new_empty(u.shape), u.new_empty(u.shape), branch
 
 
-register(
+operator(
     "adapter",
     "(Tensor z, Tensor w1, Tensor b1, Tensor w2, Tensor b2, bool skip, float scale, Tensor? residual, Tensor? factor)"
     " -> (Tensor, Tensor)",
-    cpu=_products,
-    cuda=_forward_cuda,
+    reference=products,
+    triton=adapter_triton.forward,
+    fits=lambda z, w1, *_: adapter_triton.fits(z, len(w1)),
     fake=_forward_fake,
 )
-register(
+operator(
     "adapter_backward",
     "(Tensor g, Tensor u, Tensor w1, Tensor w2, bool skip, float scale, Tensor? factor, bool needs_dz)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=_products_backward,
-    cuda=_backward_cuda,
+    reference=products_backward,
+    triton=adapter_triton.backward,
+    fits=lambda g, u, w1, *_: adapter_triton.fits(u, len(w1)),
     fake=_backward_fake,
 )

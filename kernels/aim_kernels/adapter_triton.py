@@ -18,14 +18,19 @@ from torch import Tensor
 
 from aim_kernels.block_shapes import block_shape, dot_precision
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, runs_triton
+from aim_kernels.registration import architecture
 
 MAX_HIDDEN = 256
 
 
 def fits(z: Tensor, hidden: int) -> bool:
     """Whether these kernels serve tokens like ``z`` and ``hidden`` units."""
-    return z.dtype.itemsize == 2 and hidden <= MAX_HIDDEN and runs_triton(z)
+    return z.dtype.itemsize == 2 and hidden <= MAX_HIDDEN
+
+
+def needs_branch(g: Tensor, u: Tensor, scale: float, factor: Tensor | None) -> bool:
+    """Whether the gradient of the branch is anything but ``g`` itself."""
+    return factor is not None or scale != 1 or g.dtype != u.dtype
 
 
 def launch_shape(direction: str, width: int, hidden: int, target: int) -> tuple[dict[str, Any], dict[str, int]]:
@@ -232,13 +237,13 @@ def backward(
     scale: float,
     factor: Tensor | None,
     needs_dz: bool,
-    needs_branch: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``dz`` [M, D], ``du`` and ``gelu(u)`` [M, H], ``branch`` [M, D] in u's dtype; [0, D] for what is not needed."""
     rows, width = g.shape
     g, u = g.contiguous(), u.contiguous()
     du, hidden = u.new_empty(u.shape), u.new_empty(u.shape)
-    dz, branch = (u.new_empty((rows if needed else 0, width)) for needed in (needs_dz, needs_branch))
+    with_branch = needs_branch(g, u, scale, factor)
+    dz, branch = (u.new_empty((rows if needed else 0, width)) for needed in (needs_dz, with_branch))
     constants, options = launch_shape("backward", width, u.shape[1], architecture(u))
     if rows:
         _backward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
@@ -255,7 +260,7 @@ def backward(
             scale=scale,
             SKIP=skip,
             FACTOR=factor is not None,
-            BRANCH=needs_branch,
+            BRANCH=with_branch,
             NEEDS_DZ=needs_dz,
             PRECISION=dot_precision(u),
             **constants,

@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import extension
 from aim_kernels.block_shapes import block_shape
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, register, register_gradient, runs_triton
+from aim_kernels.registration import architecture, operator
 
 MAX_WIDTH = 8192  # of the Triton kernels; wider rows run the reference
 
@@ -182,46 +181,27 @@ def _backward_triton(
     return dx
 
 
-def _forward_cuda(
+def _fits(x: Tensor, *_: Any) -> bool:
+    return x.shape[-1] <= MAX_WIDTH
+
+
+def _forward_cpp(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    fused = runs_triton(x) and x.shape[-1] <= MAX_WIDTH
-    y, mean, rstd = (_forward_triton if fused else layer_norm_reference)(x, weight, bias, eps, dtype)
-    return y.contiguous(), mean, rstd
-
-
-def _backward_cuda(
-    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None
-) -> Tensor:
-    fused = runs_triton(x) and x.shape[-1] <= MAX_WIDTH
-    backward = _backward_triton if fused else layer_norm_backward_reference
-    return backward(dy, x, weight, mean, rstd, residual).contiguous()
-
-
-def _forward_cpu(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    if not extension.supports(x) or dtype not in (torch.float32, torch.bfloat16):
-        y, mean, rstd = layer_norm_reference(x, weight, bias, eps, dtype)
-        return y.contiguous(), mean.contiguous(), rstd.contiguous()
-    affine = (parameter.float().contiguous() for parameter in (weight, bias))
-    rows = x.contiguous().view(-1, x.shape[-1]) if x.numel() else x.new_empty(0, x.shape[-1])
+    rows, affine = x.contiguous().view(-1, x.shape[-1]), (v.float().contiguous() for v in (weight, bias))
     y, mean, rstd = torch.ops.aim_cpu.layer_norm_forward(rows, *affine, eps, dtype == torch.bfloat16)
     return y.view(x.shape), mean.view(x.shape[:-1]), rstd.view(x.shape[:-1])
 
 
-def _backward_cpu(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None) -> Tensor:
-    if not extension.supports(dy, x, residual) or not x.numel():
-        return layer_norm_backward_reference(dy, x, weight, mean, rstd, residual).contiguous()
+def _backward_cpp(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None) -> Tensor:
     rows = (-1, x.shape[-1])
-    around = None if residual is None else residual.contiguous().view(rows)
     dx = torch.ops.aim_cpu.layer_norm_backward(
         dy.contiguous().view(rows),
         x.contiguous().view(rows),
         weight.float().contiguous(),
         mean.contiguous().view(-1),
         rstd.contiguous().view(-1),
-        around,
+        None if residual is None else residual.contiguous().view(rows),
     )
     return dx.view(x.shape)
 
@@ -251,18 +231,23 @@ def _gradient(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, None, None, Non
     return torch.ops.aim.layer_norm_backward(dy, *ctx.saved_tensors, None), None, None, None, None
 
 
-register(
+operator(
     "layer_norm",
     "(Tensor x, Tensor weight, Tensor bias, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
-    cpu=_forward_cpu,
-    cuda=_forward_cuda,
+    reference=layer_norm_reference,
+    triton=_forward_triton,
+    cpp=_forward_cpp,
+    fits=_fits,
     fake=_forward_fake,
+    setup_context=_setup_context,
+    backward=_gradient,
 )
-register(
+operator(
     "layer_norm_backward",
     "(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? residual) -> Tensor",
-    cpu=_backward_cpu,
-    cuda=_backward_cuda,
+    reference=layer_norm_backward_reference,
+    triton=_backward_triton,
+    cpp=_backward_cpp,
+    fits=_fits,
     fake=_backward_fake,
 )
-register_gradient("layer_norm", _gradient, _setup_context)

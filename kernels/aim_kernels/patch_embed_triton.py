@@ -1,7 +1,7 @@
 """The Triton kernels of patch_embed: pixels to rows of patches, one pass over the tokens, and the temporal gradient.
 
-``frames`` [B, T, H, W, 3] uint8, product [B, T, N − 1, D], tokens [B, T, N, D]; ``stem`` holds the bias [D], the class
-[D], positional [N, D] and temporal embedding [T, D], contiguous. The mathematics is in :mod:`aim_kernels.patch_embed`.
+``frames`` [B, T, H, W, 3] uint8, product [B, T, N − 1, D], tokens [B, T, N, D]; ``bias`` [D], and the class [D],
+positional [N, D] and temporal embedding [T, D]. The mathematics is in :mod:`aim_kernels.patch_embed`.
 """
 
 from __future__ import annotations
@@ -180,6 +180,72 @@ def launch_shape(columns: int, target: int) -> tuple[dict[str, int], dict[str, i
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
+def forward(
+    frames: Tensor,
+    folded: Tensor,
+    bias: Tensor,
+    first: Tensor,
+    position: Tensor,
+    temporal: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``tokens`` [B, T, N, D], the product, and the norm's statistics [B, T, N]."""
+    embedded = product(frames, folded)
+    b, t, n, d = embedded.shape
+    out = embedded.new_empty((b, t, n + 1, d), dtype=dtype)
+    mean, rstd = (embedded.new_empty((b, t, n + 1), dtype=torch.float32) for _ in range(2))
+    constants, options = launch_shape(d, architecture(embedded))
+    _tokens_kernel[(triton.cdiv(mean.numel(), constants["ROWS"]),)](
+        embedded,
+        *(x.contiguous() for x in (bias, first, position, temporal, ln_weight, ln_bias)),
+        out,
+        mean,
+        rstd,
+        M=mean.numel(),
+        T=t,
+        N=n + 1,
+        eps=eps,
+        D=d,
+        **constants,
+        **options,
+    )
+    return out, embedded, mean, rstd
+
+
+def backward(
+    dtokens: Tensor,
+    product: Tensor,
+    bias: Tensor,
+    first: Tensor,
+    position: Tensor,
+    temporal: Tensor,
+    ln_weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+) -> Tensor:
+    """The gradient of ``temporal`` [T, D]."""
+    b, t, n, d = dtokens.shape
+    constants, options = launch_shape(d, architecture(product))
+    chunks = triton.cdiv(b * n, constants["ROWS"] * SPAN)
+    partial = product.new_empty((t, chunks, d), dtype=torch.float32)
+    _temporal_kernel[(t * chunks,)](
+        *(x.contiguous() for x in (dtokens, product, bias, first, position, temporal, ln_weight, mean, rstd)),
+        partial,
+        M=b * n,
+        T=t,
+        N=n,
+        chunks=chunks,
+        SPAN=SPAN,
+        D=d,
+        **constants,
+        **options,
+    )
+    return partial.sum(1).to(temporal.dtype)
+
+
 def product(frames: Tensor, folded: Tensor) -> Tensor:
     """W'·(pixels − 128), [B, T, N − 1, D]; the depth is padded to 8, whose rows the library's kernels read fastest."""
     b, t, h, w, _ = frames.shape
@@ -201,56 +267,3 @@ def product(frames: Tensor, folded: Tensor) -> Tensor:
         **options,
     )
     return F.linear(patches, F.pad(folded, (0, padded - depth))).view(b, t, -1, folded.shape[0])
-
-
-def tokens(
-    product: Tensor, stem: tuple[Tensor, ...], ln_weight: Tensor, ln_bias: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    b, t, n, d = product.shape
-    out = product.new_empty((b, t, n + 1, d), dtype=dtype)
-    mean, rstd = (product.new_empty((b, t, n + 1), dtype=torch.float32) for _ in range(2))
-    constants, options = launch_shape(d, architecture(product))
-    _tokens_kernel[(triton.cdiv(mean.numel(), constants["ROWS"]),)](
-        product,
-        *stem,
-        ln_weight.contiguous(),
-        ln_bias.contiguous(),
-        out,
-        mean,
-        rstd,
-        M=mean.numel(),
-        T=t,
-        N=n + 1,
-        eps=eps,
-        D=d,
-        **constants,
-        **options,
-    )
-    return out, mean, rstd
-
-
-def temporal_gradient(
-    dtokens: Tensor, product: Tensor, stem: tuple[Tensor, ...], ln_weight: Tensor, mean: Tensor, rstd: Tensor
-) -> Tensor:
-    b, t, n, d = dtokens.shape
-    constants, options = launch_shape(d, architecture(product))
-    chunks = triton.cdiv(b * n, constants["ROWS"] * SPAN)
-    partial = product.new_empty((t, chunks, d), dtype=torch.float32)
-    _temporal_kernel[(t * chunks,)](
-        dtokens.contiguous(),
-        product,
-        *stem,
-        ln_weight.contiguous(),
-        mean,
-        rstd,
-        partial,
-        M=b * n,
-        T=t,
-        N=n,
-        chunks=chunks,
-        SPAN=SPAN,
-        D=d,
-        **constants,
-        **options,
-    )
-    return partial.sum(1)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aim_kernels.registration import register
+from aim_kernels.registration import operator
 
 
 def again(weights: Sequence[Tensor | None], count: int, g: Tensor) -> list[Tensor | None]:
@@ -33,4 +33,4 @@ def _fake(x: Tensor, after: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-register("again", "(Tensor x, Tensor after) -> Tensor", cpu=_copy, cuda=_copy, fake=_fake)
+operator("again", "(Tensor x, Tensor after) -> Tensor", reference=_copy, fake=_fake)

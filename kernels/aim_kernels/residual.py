@@ -12,10 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aim_kernels import extension
 from aim_kernels.block_shapes import block_shape
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, register, runs_triton
+from aim_kernels.registration import architecture, operator
+
+MAX_WIDTH = 8192  # of the Triton kernel; wider rows run the reference
 
 
 def residual_add(x: Tensor, branch: Tensor, factor: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -94,26 +95,17 @@ def _add_triton(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor |
     return out
 
 
-def _add_cuda(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
-    fused = runs_triton(x) and x.shape[1] <= 8192
-    return (_add_triton if fused else residual_add_reference)(x, branch, factor, bias)
-
-
-def _add_cpu(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
-    if not extension.supports(x, branch):
-        return residual_add_reference(x, branch, factor, bias).contiguous()
+def _add_cpp(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
     factor, bias = (None if v is None else v.float().contiguous() for v in (factor, bias))
     return torch.ops.aim_cpu.residual(x.contiguous(), branch.contiguous(), factor, bias)
 
 
-def _sum_cuda(x: Tensor) -> Tensor:
+def _sum_reference(x: Tensor) -> Tensor:
     return x.sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def _sum_cpu(x: Tensor) -> Tensor:
-    if extension.supports(x) and x.stride(-1) == 1:
-        return torch.ops.aim_cpu.column_sum(x)
-    return _sum_cuda(x)
+def _sum_cpp(x: Tensor) -> Tensor:
+    return torch.ops.aim_cpu.column_sum(x) if x.stride(-1) == 1 else _sum_reference(x)
 
 
 def _add_fake(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -124,11 +116,13 @@ def _sum_fake(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[1:], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-register(
+operator(
     "residual_add",
     "(Tensor x, Tensor branch, Tensor? factor, Tensor? bias) -> Tensor",
-    cpu=_add_cpu,
-    cuda=_add_cuda,
+    reference=residual_add_reference,
+    triton=_add_triton,
+    cpp=_add_cpp,
+    fits=lambda x, *_: x.shape[1] <= MAX_WIDTH,
     fake=_add_fake,
 )
-register("column_sum", "(Tensor x) -> Tensor", cpu=_sum_cpu, cuda=_sum_cuda, fake=_sum_fake)
+operator("column_sum", "(Tensor x) -> Tensor", reference=_sum_reference, cpp=_sum_cpp, fake=_sum_fake)

@@ -28,7 +28,7 @@ from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import AdapterWeights
 from aim_kernels.composed import Needs, compute_dtype, narrowed
 from aim_kernels.recomputation import again
-from aim_kernels.registration import register
+from aim_kernels.registration import operator
 from aim_kernels.residual import residual_add
 from aim_kernels.spatial_adaptation import project, project_backward, spatial_adaptation
 
@@ -105,7 +105,7 @@ def _readout(z: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> tuple[T
         p = (query @ z.transpose(1, 2)).softmax(-1)
         values = weight[2 * width :].unflatten(0, (num_heads, -1))  # [h, d, D]
         a = (p @ z).transpose(0, 1) @ values.transpose(1, 2)  # [h, F, d]
-        return a.transpose(0, 1).flatten(1) + bias[2 * width :], p.contiguous()
+        return a.transpose(0, 1).flatten(1) + bias[2 * width :], p
 
 
 def _readout_backward(da: Tensor, z: Tensor, p: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -132,17 +132,15 @@ def _backward_fake(da: Tensor, z: Tensor, p: Tensor, weight: Tensor, bias: Tenso
     return z.new_empty(z.shape)
 
 
-register(
+operator(
     "readout",
     "(Tensor z, Tensor weight, Tensor bias, int num_heads) -> (Tensor, Tensor)",
-    cpu=_readout,
-    cuda=_readout,
+    reference=_readout,
     fake=_fake,
 )
-register(
+operator(
     "readout_backward",
     "(Tensor da, Tensor z, Tensor p, Tensor weight, Tensor bias) -> Tensor",
-    cpu=_readout_backward,
-    cuda=_readout_backward,
+    reference=_readout_backward,
     fake=_backward_fake,
 )

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aim_kernels import extension
 from aim_kernels.block_shapes import block_shape, dot_precision
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, register, register_autocast, register_gradient, runs_triton
+from aim_kernels.registration import architecture, operator
 
 MAX_FRAMES = 64  # of the fused kernels; longer clips run the reference
 MAX_HEAD_DIM = 128
@@ -258,37 +257,19 @@ def _backward_triton(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_he
 
 def _fits(qkv: Tensor, num_heads: int) -> bool:
     """Whether the Triton kernels serve ``qkv``; in float32 a tile longer than the table's would spill."""
-    head_dim = qkv.shape[-1] // 3 // num_heads
-    if not runs_triton(qkv) or head_dim > MAX_HEAD_DIM:
+    head_dim, itemsize = qkv.shape[-1] // 3 // num_heads, qkv.dtype.itemsize
+    if head_dim > MAX_HEAD_DIM:
         return False
-    itemsize = qkv.dtype.itemsize
     longest = block_shape("temporal_attention_backward", head_dim, 0, itemsize).rows if itemsize == 4 else MAX_FRAMES
     return qkv.shape[1] <= longest
 
 
-def _forward_cuda(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    if _fits(qkv, num_heads):
-        return _forward_triton(qkv, num_heads)
-    return _contiguous(*temporal_attention_reference(qkv, num_heads))
-
-
-def _backward_cuda(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
-    if _fits(qkv, num_heads):
-        return _backward_triton(dout, qkv, out, lse, num_heads)
-    return temporal_attention_backward_reference(dout, qkv, out, lse, num_heads).contiguous()
-
-
-def _forward_cpu(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    if not extension.supports(qkv):
-        return _contiguous(*temporal_attention_reference(qkv, num_heads))
-    heads = _unpack(qkv, num_heads)
-    out, lse = torch.ops.aim_cpu.attention_forward(heads)
+def _forward_cpp(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    out, lse = torch.ops.aim_cpu.attention_forward(_unpack(qkv, num_heads))
     return out.flatten(-2), lse
 
 
-def _backward_cpu(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
-    if not extension.supports(dout, qkv, out, lse):
-        return temporal_attention_backward_reference(dout, qkv, out, lse, num_heads).contiguous()
+def _backward_cpp(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
     heads = _unpack(qkv, num_heads)
     dout, out = (x.contiguous().unflatten(-1, heads.shape[-2:]) for x in (dout, out))
     return torch.ops.aim_cpu.attention_backward(dout, heads, out, lse).flatten(-3)
@@ -298,10 +279,6 @@ def _unpack(qkv: Tensor, num_heads: int) -> Tensor:
     """[B, T, N, 3, h, d], a view of any [B, T, N, 3D] whose last axis is contiguous."""
     head_dim = qkv.shape[-1] // 3 // num_heads
     return (qkv if qkv.stride(-1) == 1 else qkv.contiguous()).unflatten(-1, (3, num_heads, head_dim))
-
-
-def _contiguous(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    return out.contiguous(), lse.contiguous()
 
 
 def _forward_fake(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
@@ -325,19 +302,24 @@ def _gradient(ctx: Any, dout: Tensor, _: Tensor) -> tuple[Tensor, None]:
     return torch.ops.aim.temporal_attention_backward(dout, qkv, out, lse, ctx.num_heads), None
 
 
-register(
+operator(
     "temporal_attention",
     "(Tensor qkv, int num_heads) -> (Tensor, Tensor)",
-    cpu=_forward_cpu,
-    cuda=_forward_cuda,
+    reference=temporal_attention_reference,
+    triton=_forward_triton,
+    cpp=_forward_cpp,
+    fits=_fits,
     fake=_forward_fake,
+    setup_context=_setup_context,
+    backward=_gradient,
+    autocast=True,
 )
-register(
+operator(
     "temporal_attention_backward",
     "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, int num_heads) -> Tensor",
-    cpu=_backward_cpu,
-    cuda=_backward_cuda,
+    reference=temporal_attention_backward_reference,
+    triton=_backward_triton,
+    cpp=_backward_cpp,
+    fits=lambda dout, qkv, out, lse, num_heads: _fits(qkv, num_heads),
     fake=_backward_fake,
 )
-register_gradient("temporal_attention", _gradient, _setup_context)
-register_autocast("temporal_attention")

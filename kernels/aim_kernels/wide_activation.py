@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import extension
 from aim_kernels.block_shapes import block_shape
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, register, register_gradient, runs_triton
+from aim_kernels.registration import architecture, operator
 
 
 def wide_activation(u: Tensor, split: int, quick: bool = True, factor: Tensor | None = None) -> Tensor:
@@ -116,7 +115,7 @@ def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int
     return {"ROWS": shape.rows, "COLUMNS": shape.columns}, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
-def _triton(dy: Tensor | None, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+def _launch(dy: Tensor | None, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
     u = u.contiguous()
     y = u.new_empty(u.shape)
     constants, options = launch_shape(u.shape[1], architecture(u))
@@ -140,28 +139,16 @@ def _triton(dy: Tensor | None, u: Tensor, split: int, quick: bool, factor: Tenso
     return y
 
 
-def _forward_cuda(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
-    if runs_triton(u):
-        return _triton(None, u, split, quick, factor)
-    return wide_activation_reference(u, split, quick, factor)
+def _forward_triton(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    return _launch(None, u, split, quick, factor)
 
 
-def _backward_cuda(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
-    if runs_triton(u):
-        return _triton(dy, u, split, quick, factor)
-    return wide_activation_backward_reference(dy, u, split, quick, factor)
-
-
-def _forward_cpu(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
-    if not extension.supports(u):
-        return wide_activation_reference(u, split, quick, factor)
+def _forward_cpp(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
     factor = None if factor is None else factor.float().contiguous()
     return torch.ops.aim_cpu.activation_forward(u.contiguous(), split, quick, factor)
 
 
-def _backward_cpu(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
-    if not extension.supports(u):
-        return wide_activation_backward_reference(dy, u, split, quick, factor)
+def _backward_cpp(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
     factor = None if factor is None else factor.float().contiguous()
     return torch.ops.aim_cpu.activation_backward(dy.to(u.dtype).contiguous(), u.contiguous(), split, quick, factor)
 
@@ -184,18 +171,21 @@ def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
     return torch.ops.aim.wide_activation_backward(dy, u, ctx.split, ctx.quick, factor), None, None, None
 
 
-register(
+operator(
     "wide_activation",
     "(Tensor u, int split, bool quick, Tensor? factor) -> Tensor",
-    cpu=_forward_cpu,
-    cuda=_forward_cuda,
+    reference=wide_activation_reference,
+    triton=_forward_triton,
+    cpp=_forward_cpp,
     fake=_forward_fake,
+    setup_context=_setup_context,
+    backward=_gradient,
 )
-register(
+operator(
     "wide_activation_backward",
     "(Tensor dy, Tensor u, int split, bool quick, Tensor? factor) -> Tensor",
-    cpu=_backward_cpu,
-    cuda=_backward_cuda,
+    reference=wide_activation_backward_reference,
+    triton=_launch,
+    cpp=_backward_cpp,
     fake=_backward_fake,
 )
-register_gradient("wide_activation", _gradient, _setup_context)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from aim_kernels import extension, wide_activation
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, register, runs_triton
+from aim_kernels.registration import architecture, operator
 
 STEPS, ZERO, INVALID = 200.0, 27.0, 255.0  # codes per unit of slope, the code of 0, the code of NaN
 
@@ -166,24 +166,12 @@ def _backward_triton(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | No
     return du
 
 
-def _forward_cuda(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
-    return (_forward_triton if runs_triton(u) else wide_slope_reference)(u, split, quick, factor)
-
-
-def _backward_cuda(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
-    return (_backward_triton if runs_triton(dy) else wide_slope_backward_reference)(dy, slope, own, factor)
-
-
-def _forward_cpu(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
-    if not extension.supports(u) or not extension.has("activation_slope"):
-        return wide_slope_reference(u, split, quick, factor)
+def _forward_cpp(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     factor = None if factor is None else factor.float().contiguous()
     return torch.ops.aim_cpu.activation_slope(u.contiguous(), split, quick, factor)
 
 
-def _backward_cpu(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
-    if not extension.supports(dy, own) or not extension.has("slope_backward"):
-        return wide_slope_backward_reference(dy, slope, own, factor)
+def _backward_cpp(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
     factor = None if factor is None else factor.float().contiguous()
     parts = (slope.contiguous(), own.to(dy.dtype).contiguous())
     return torch.ops.aim_cpu.slope_backward(dy.contiguous(), *parts, factor)
@@ -197,17 +185,19 @@ def _backward_fake(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None
     return dy.new_empty(dy.shape)
 
 
-register(
+operator(
     "wide_slope",
     "(Tensor u, int split, bool quick, Tensor? factor) -> (Tensor, Tensor)",
-    cpu=_forward_cpu,
-    cuda=_forward_cuda,
+    reference=wide_slope_reference,
+    triton=_forward_triton,
+    cpp=_forward_cpp if extension.has("activation_slope") else None,
     fake=_forward_fake,
 )
-register(
+operator(
     "wide_slope_backward",
     "(Tensor dy, Tensor slope, Tensor own, Tensor? factor) -> Tensor",
-    cpu=_backward_cpu,
-    cuda=_backward_cuda,
+    reference=wide_slope_backward_reference,
+    triton=_backward_triton,
+    cpp=_backward_cpp if extension.has("slope_backward") else None,
     fake=_backward_fake,
 )
