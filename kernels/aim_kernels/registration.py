@@ -14,6 +14,7 @@ An operand that is a dtype, that of the result, counts like a tensor of it.
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,14 +74,15 @@ def operator(
     """
     qualified = f"aim::{name}"
     chosen = OPERATORS[name] = Operator(name, reference, triton, cpp, fits)
-    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
     torch.library.impl(qualified, "CPU")(chosen)
     torch.library.impl(qualified, "CUDA")(_on_device_of_first(chosen))
-    torch.library.register_fake(qualified)(fake)
+    overload = getattr(torch.ops.aim, name).default
+    torch.library.register_fake(qualified)(_known_to_inductor(overload, fake))
     if backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup_context)
     if autocast:
-        _register_autocast(getattr(torch.ops.aim, name).default)
+        _register_autocast(overload)
 
 
 def runs_triton(*typed: Tensor | torch.dtype) -> bool:
@@ -128,6 +130,23 @@ def _on_device_of_first(implementation: Implementation) -> Implementation:
             return implementation(first, *others)
 
     return guarded
+
+
+def _known_to_inductor(overload: torch._ops.OpOverload, fake: Implementation) -> Implementation:
+    """``fake``, which where inductor is loaded enters the operator in its table first, as one that is called as it is.
+
+    For an operator that is not in its table, inductor writes out all that led to the operands, 17 times more text with
+    each block, before it decides the same. Nothing is imported for it: inductor is there before it traces a graph, and
+    a trace asks for the fake of every operator.
+    """
+
+    def entered(*operands: Any) -> Any:
+        lowering = sys.modules.get("torch._inductor.lowering")
+        if lowering is not None and overload not in lowering.lowerings:
+            lowering.make_fallback(overload)
+        return fake(*operands)
+
+    return entered
 
 
 def _register_autocast(overload: torch._ops.OpOverload) -> None:

@@ -12,11 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aim_kernels.block_shapes import block_shape
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, operator
-
-MAX_WIDTH = 8192  # of the Triton kernel; wider rows run the reference
+from aim_kernels.registration import operator
+from aim_kernels.rows_triton import MAX_WIDTH, launch, row_tile
 
 
 def residual_add(x: Tensor, branch: Tensor, factor: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -30,6 +28,13 @@ def column_sum(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.ops.aim.column_sum(x).to(dtype)
 
 
+def row_factor(drop: Tensor | None, x: Tensor) -> Tensor | None:
+    """Droppath's factor of every token of ``x`` [B, T, N, D] as [B·T·N] float32 (float64 with a float64 stream)."""
+    if drop is None:
+        return None
+    return drop.to(torch.promote_types(x.dtype, torch.float32)).expand(*x.shape[:-1], 1).reshape(-1)
+
+
 def residual_add_reference(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
     """The formulas above in plain torch, in float32 at least."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -38,28 +43,24 @@ def residual_add_reference(x: Tensor, branch: Tensor, factor: Tensor | None, bia
 
 
 @triton.jit
-def _kernel(
-    x_ptr,
-    branch_ptr,
-    factor_ptr,
-    bias_ptr,
-    out_ptr,
-    M,
+def add_kernel(
+    x_ptr: tl.tensor,
+    branch_ptr: tl.tensor,
+    factor_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    M: tl.tensor,
     D: tl.constexpr,
     FACTOR: tl.constexpr,
     BIAS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):
-    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    o_column = tl.arange(0, COLUMNS)
-    m_row = o_row < M
-    m_tile = m_row[:, None] & (o_column < D)[None, :]
-    o_tile = o_row[:, None] * D + o_column[None, :]
+) -> None:
+    o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
     b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
     b_add = tl.load(branch_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     if BIAS:
-        b_bias = tl.load(bias_ptr + o_column, mask=o_column < D, other=0.0).to(tl.float32)[None, :]
+        b_bias = tl.load(bias_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)[None, :]
         if FACTOR:
             b_bias = b_bias * tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
         b_add += b_bias
@@ -68,30 +69,20 @@ def _kernel(
     tl.store(out_ptr + o_tile, (b_x + b_add).to(out_ptr.dtype.element_ty), mask=m_tile)
 
 
-def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Constants and launch options at D = ``width``: the rows are those of the layer norm that follows."""
-    shape = block_shape("layer_norm", width, target)
-    constants = {"D": width, "ROWS": shape.rows, "COLUMNS": triton.next_power_of_2(width)}
-    return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
-
-
 def _add_triton(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
     x, branch = x.contiguous(), branch.contiguous()
     out = x.new_empty(x.shape)
-    constants, options = launch_shape(x.shape[1], architecture(x))
-    if x.numel():
-        _kernel[(triton.cdiv(x.shape[0], constants["ROWS"]),)](
-            x_ptr=x,
-            branch_ptr=branch,
-            factor_ptr=x if factor is None else factor.float().contiguous(),
-            bias_ptr=x if bias is None else bias.contiguous(),
-            out_ptr=out,
-            M=x.shape[0],
-            FACTOR=factor is not None,
-            BIAS=bias is not None,
-            **constants,
-            **options,
-        )
+    launch(
+        add_kernel,
+        x,
+        x_ptr=x,
+        branch_ptr=branch,
+        factor_ptr=x if factor is None else factor.float().contiguous(),
+        bias_ptr=x if bias is None else bias.contiguous(),
+        out_ptr=out,
+        FACTOR=factor is not None,
+        BIAS=bias is not None,
+    )
     return out
 
 

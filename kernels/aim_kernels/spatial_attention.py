@@ -204,8 +204,8 @@ operator(
     backward=_gradient,
     autocast=True,
 )
-operator(  # the same, run again for a backward: see recomputation.py
-    "spatial_attention_again",
+operator(  # the same, run again for a backward: see memory.py
+    "spatial_attention_recomputed",
     "(Tensor qkv, int num_heads, str backend, Tensor after) -> (Tensor, Tensor)",
     reference=lambda *operands: OPERATORS["spatial_attention"](*operands[:3]),
     fake=lambda *operands: _forward_fake(*operands[:3]),

@@ -12,8 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-import aim_kernels  # noqa: F401  (registers the operators)
-from aim_kernels import group_attention_triton, spatial_attention_triton
+from aim_kernels import group_attention_triton, spatial_attention_triton, temporal_attention, wide_activation  # noqa: F401
 from aim_kernels.registration import OPERATORS
 from bench.ahead_of_time import SHARED_LIMIT, usage
 
