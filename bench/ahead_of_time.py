@@ -25,6 +25,7 @@ from aim_kernels import (
     layer_norm,
     patch_embed_triton,
     residual,
+    rows_triton,
     spatial_attention_triton,
     temporal_attention,
     wide_activation,
@@ -58,54 +59,30 @@ class Resources(NamedTuple):
 def kernels(architecture: int) -> Iterator[Kernel]:
     """Every kernel of aim_kernels at the sizes of the published models, in bfloat16."""
     for model, (width, heads, frames, tokens) in MODELS.items():
-        head_dim = width // heads
+        head_dim, hidden = width // heads, 4 * width + width // 4
         for direction in ("forward", "backward"):
-            constants, options = temporal_attention.launch_shape(direction, frames, head_dim, architecture)
-            function = getattr(temporal_attention, f"_{direction}_kernel")
-            constants["PRECISION"] = "tf32"
-            signature = signature_of(function, constants, lse_ptr="*fp32")
-            yield Kernel(
-                f"temporal_attention {direction}", model, function, signature, constants, options, tensor_cores=True
-            )
+            shape = temporal_attention.launch_shape(direction, frames, head_dim, architecture)
+            function = getattr(temporal_attention, f"{direction}_kernel")
+            yield _kernel(f"temporal_attention {direction}", model, function, shape, True, lse_ptr="*fp32")
         for part in ("forward", "backward_queries", "backward_keys"):
             constants, options = spatial_attention_triton.launch_shape(part, head_dim, architecture)
-            function = getattr(spatial_attention_triton, f"_{part}_kernel")
-            constants |= {"PRECISION": "tf32", "N": tokens}
-            signature = signature_of(function, constants, lse_ptr="*fp32", delta_ptr="*fp32")
-            yield Kernel(f"spatial_attention {part}", model, function, signature, constants, options, tensor_cores=True)
+            function, types = getattr(spatial_attention_triton, f"{part}_kernel"), _floats("lse", "delta")
+            shape = {"N": tokens, **constants}, options
+            yield _kernel(f"spatial_attention {part}", model, function, shape, True, **types)
         yield from _adapter(model, width, architecture)
-        statistics = dict.fromkeys(("weight_ptr", "bias_ptr", "mean_ptr", "rstd_ptr"), "*fp32")
-        for direction, extra in (("forward", {}), ("backward", {"RESIDUAL": True})):
-            constants, options = layer_norm.launch_shape(width, architecture)
-            function, constants = getattr(layer_norm, f"_{direction}_kernel"), {**constants, **extra}
-            signature = signature_of(function, constants, **statistics)
-            yield Kernel(f"layer_norm {direction}", model, function, signature, constants, options, tensor_cores=False)
-        constants, options = residual.launch_shape(width, architecture)
-        constants = {"FACTOR": True, "BIAS": True, **constants}
-        stream = dict.fromkeys(("x_ptr", "factor_ptr", "bias_ptr", "out_ptr"), "*fp32")
-        signature = signature_of(residual._kernel, constants, **stream)
-        yield Kernel("residual_add", model, residual._kernel, signature, constants, options, tensor_cores=False)
-        hidden = 4 * width + width // 4
+        constants, options = rows_triton.launch_shape(width, architecture)
+        shape = {"D": width, **constants}, options
         for direction in ("forward", "backward"):
-            constants, options = wide_activation.launch_shape(hidden, architecture)
-            constants = {"QUICK": True, "FACTOR": True, "BACKWARD": direction == "backward", **constants}
-            signature = signature_of(wide_activation._kernel, constants, factor_ptr="*fp32")
-            yield Kernel(
-                f"wide_activation {direction}",
-                model,
-                wide_activation._kernel,
-                signature,
-                constants,
-                options,
-                tensor_cores=False,
-            )
-
-            function = getattr(wide_slope, f"_{direction}_kernel")
-            constants = {"QUICK": True, "FACTOR": True, **wide_activation.launch_shape(hidden, architecture)[0]}
-            constants = {name: value for name, value in constants.items() if name in function.arg_names}
-            signature = signature_of(function, constants, factor_ptr="*fp32", slope_ptr="*u8")
-            yield Kernel(f"wide_slope {direction}", model, function, signature, constants, options, tensor_cores=False)
-
+            function, types = getattr(layer_norm, f"{direction}_kernel"), _floats("weight", "bias", "mean", "rstd")
+            yield _kernel(f"layer_norm {direction}", model, function, shape, **types)
+        yield _kernel("residual_add", model, residual.add_kernel, shape, **_floats("x", "factor", "bias", "out"))
+        constants, options = wide_activation.launch_shape(hidden, architecture)
+        for direction in ("forward", "backward"):
+            shape = {"BACKWARD": direction == "backward", **constants}, options
+            function, types = wide_activation.wide_kernel, _floats("factor")
+            yield _kernel(f"wide_activation {direction}", model, function, shape, **types)
+            function = getattr(wide_slope, f"{direction}_kernel")
+            yield _kernel(f"wide_slope {direction}", model, function, shape, slope_ptr="*u8", **types)
         yield from _stem(model, width, architecture)
     yield from _swin(architecture)
 
@@ -113,46 +90,57 @@ def kernels(architecture: int) -> Iterator[Kernel]:
 def _swin(architecture: int) -> Iterator[Kernel]:
     """Swin's attention in windows of 7 × 7, and in time over the 16 steps of 32 frames; heads of 32 channels."""
     for place, length in (("windows", 49), ("time", 16)):
-        for direction, extra in (("forward", {}), ("backward", {"SPAN": 64, "NEEDS_BIAS": True})):
+        for direction in ("forward", "backward"):
             constants, options = group_attention_triton.launch_shape(direction, length, 32, architecture)
-            function = getattr(group_attention_triton, f"_{direction}_kernel")
-            constants |= {"PRECISION": "tf32", **extra}
-            types = {"table_ptr": "*i32", "bias_ptr": "*fp32", "dbias_ptr": "*fp32"}
-            signature = signature_of(function, constants, **types)
-            name = f"group_attention {direction}"
-            yield Kernel(name, f"Swin {place}", function, signature, constants, options, tensor_cores=True)
+            function = getattr(group_attention_triton, f"{direction}_kernel")
+            shape, types = ({"SPAN": 64, **constants}, options), {"table_ptr": "*i32", **_floats("bias", "dbias")}
+            yield _kernel(f"group_attention {direction}", f"Swin {place}", function, shape, True, **types)
 
 
 def _adapter(model: str, width: int, architecture: int) -> Iterator[Kernel]:
     """The adapter of D/4 hidden units, of the published models, and of 64 and 128, with all that may surround it."""
     for hidden in (width // 4, 128, 64):
         for direction in ("forward", "backward"):
-            constants, options = adapter_triton.launch_shape(direction, width, hidden, architecture)
-            function = getattr(adapter_triton, f"_{direction}_kernel")
-            flags = dict.fromkeys(("SKIP", "RESIDUAL", "FACTOR", "BRANCH", "NEEDS_DZ"), True)
-            constants |= {"PRECISION": "tf32"} | {name: on for name, on in flags.items() if name in function.arg_names}
-            types = dict.fromkeys(("residual_ptr", "factor_ptr", "out_ptr", "g_ptr"), "*fp32")
-            signature = signature_of(function, constants, **types)
-            name = f"adapter {direction} H {hidden}"
-            yield Kernel(name, model, function, signature, constants, options, tensor_cores=True)
+            shape = adapter_triton.launch_shape(direction, width, hidden, architecture)
+            function, types = getattr(adapter_triton, f"{direction}_kernel"), _floats("residual", "factor", "out", "g")
+            yield _kernel(f"adapter {direction} H {hidden}", model, function, shape, True, **types)
 
 
 def _stem(model: str, width: int, architecture: int) -> Iterator[Kernel]:
     side = int(model.split("/")[1])
     depth = 3 * side * side
     padded = -(-depth // 8) * 8
-    statistics = ("bias_ptr", "class_ptr", "position_ptr", "temporal_ptr", "weight_ptr", "ln_bias_ptr", "mean_ptr")
-    floats = dict.fromkeys((*statistics, "rstd_ptr", "partial_ptr", "tokens_ptr", "dtokens_ptr"), "*fp32")
+    stem = _floats("bias", "class", "position", "temporal", "weight", "ln_bias", "mean", "rstd")
+    types = stem | _floats("partial", "tokens", "dtokens")
     for part, columns, extra in (
         ("patches", padded, {"P": side, "DEPTH": depth, "PADDED": padded}),
         ("tokens", width, {"D": width}),
         ("temporal", width, {"D": width, "SPAN": patch_embed_triton.SPAN}),
     ):
-        function = getattr(patch_embed_triton, f"_{part}_kernel")
-        constants, options = patch_embed_triton.launch_shape(columns, architecture)
-        constants = {**extra, **constants}
-        signature = signature_of(function, constants, frames_ptr="*u8", **floats)
-        yield Kernel(f"patch_embed {part}", model, function, signature, constants, options, tensor_cores=False)
+        constants, options = rows_triton.launch_shape(columns, architecture)
+        function, shape = getattr(patch_embed_triton, f"{part}_kernel"), ({**extra, **constants}, options)
+        yield _kernel(f"patch_embed {part}", model, function, shape, frames_ptr="*u8", **types)
+
+
+def _floats(*names: str) -> dict[str, str]:
+    return {f"{name}_ptr": "*fp32" for name in names}
+
+
+def _kernel(
+    name: str,
+    model: str,
+    function: Any,
+    shape: tuple[dict[str, Any], dict[str, int]],
+    tensor_cores: bool = False,
+    **types: str,
+) -> Kernel:
+    """With the constants and options of ``shape``, everything that may be asked of it switched on."""
+    constants = {n: v for n, v in {**_FLAGS, **shape[0]}.items() if n in function.arg_names}
+    return Kernel(name, model, function, signature_of(function, constants, **types), constants, shape[1], tensor_cores)
+
+
+_SWITCHES = ("SKIP", "RESIDUAL", "FACTOR", "BIAS", "BRANCH", "NEEDS_DZ", "NEEDS_BIAS", "QUICK")
+_FLAGS: dict[str, Any] = {"PRECISION": "tf32", **dict.fromkeys(_SWITCHES, True)}
 
 
 def signature_of(function: Any, constants: dict[str, Any], **types: str) -> dict[str, str]:
@@ -183,12 +171,12 @@ def compile_kernel(kernel: Kernel, architecture: int) -> Resources:
         fn=kernel.function, signature=kernel.signature, constexprs=dict(kernel.constants), attrs=divisible
     )
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=kernel.options)
-    registers, spilled = _usage(compiled.asm["cubin"])
+    registers, spilled = usage(compiled.asm["cubin"])
     matrix = len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)", compiled.asm["ptx"]))
     return Resources(registers, spilled, compiled.metadata.shared, matrix)
 
 
-def _usage(cubin: bytes) -> tuple[int, int]:
+def usage(cubin: bytes) -> tuple[int, int]:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

@@ -21,12 +21,13 @@ from torch import Tensor
 from aim_fast.models.frame_vit import FrameViT
 from aim_fast.models.registry import create_model
 from aim_fast.studies.timing import ratio, take_turns
-from aim_kernels.adaptation import AdapterWeights, adapter_reference
+from aim_kernels.adaptation import adapter_reference
 from aim_kernels.adapter import adapter
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
+from aim_kernels.weights import AdapterWeights, MLPWeights
 from aim_kernels.wide_activation import wide_activation
 from aim_kernels.widened_mlp import wide_mlp, wide_mlp_reference
 from bench.bars import draw_bars
@@ -110,7 +111,7 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
         return x + (x + adapter_reference(x, trained(x)))
 
     def mlp(function: Callable[..., Tensor], x: Tensor) -> Tensor:
-        return function(x, *(weight.to(x.dtype) for weight in trunk), trained(x), None, 0.5)
+        return function(x, MLPWeights(*(weight.to(x.dtype) for weight in trunk)), trained(x), None, 0.5)
 
     return [
         Operator("temporal_attention", lambda x: temporal_attention(x, heads), over_time, (b, t, n, 3 * d), 4),

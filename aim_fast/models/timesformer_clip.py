@@ -32,9 +32,10 @@ from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit, check_tune
 from aim_fast.models.weight_files import WeightsFile
 from aim_kernels.adaptation import activate, attention_over_space, attention_over_time
 from aim_kernels.choices import Activation, BlockBackend, DropPathMode, Memory
-from aim_kernels.composed import check_memory
+from aim_kernels.memory import check_memory
 from aim_kernels.modules import MLP, DropPath, TemporalAttention
 from aim_kernels.trained_trunk import attention_branch, mlp_branch
+from aim_kernels.weights import NormWeights
 
 
 class TimeSformerCLIP(CLIPViT):
@@ -202,29 +203,20 @@ class TimeSformerBlock(nn.Module):
         return x + _dropped(self._expand(x, memory), mlp)
 
     def _attend(self, x: Tensor, norm: nn.LayerNorm, attention: TemporalAttention, over_time: bool) -> Tensor:
-        first, second = (attention.in_proj_weight, attention.in_proj_bias), attention.out_proj
+        weights, over = attention.weights, "time" if over_time else "space"
         if self.backend == "reference":
             attend = attention_over_time if over_time else attention_over_space
-            return second(attend(F.linear(norm(x), *first), self.num_heads))
-        return attention_branch(
-            x,
-            *(norm.weight, norm.bias, *first, second.weight, second.bias),
-            self.num_heads,
-            "time" if over_time else "space",
-            eps=norm.eps,
-        )
+            attended = attend(F.linear(norm(x), weights.qkv_weight, weights.qkv_bias), self.num_heads)
+            return attention.out_proj(attended)
+        affine = NormWeights(norm.weight, norm.bias)
+        return attention_branch(x, affine, weights, self.num_heads, over, eps=norm.eps)
 
     def _expand(self, x: Tensor, memory: Memory) -> Tensor:
-        norm, first, second = self.ln_2, self.mlp.c_fc, self.mlp.c_proj
+        norm, mlp = self.ln_2, self.mlp
         if self.backend == "reference":
-            return second(activate(first(norm(x)), self.activation))
-        return mlp_branch(
-            x,
-            *(norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias),
-            activation=self.activation,
-            eps=norm.eps,
-            memory=memory,
-        )
+            return mlp.c_proj(activate(mlp.c_fc(norm(x)), self.activation))
+        affine = NormWeights(norm.weight, norm.bias)
+        return mlp_branch(x, affine, mlp.weights, activation=self.activation, eps=norm.eps, memory=memory)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, activation={self.activation!r}"

@@ -1,7 +1,8 @@
 """The three sub-blocks of an AIM block in plain torch: temporal, spatial and joint adaptation.
 
 Shapes: the residual stream is ``[B, T, N, D]`` (B clips, T frames, N tokens a frame with CLS first, D width), h heads
-of d = D/h channels. ``ln`` and ``attn`` are frozen; ``attn`` is ONE attention used over time and over space:
+of d = D/h channels; weights are records (:mod:`aim_kernels.weights`). ``ln`` and ``attn`` are frozen; ``attn`` is ONE
+attention used over time and over space:
 
     temporal   x + f · A_T(attn_over_T(A_in(ln_1(x))))            A_in(z) = z when absent
     spatial    x + A_S(attn_over_N(ln_1(x)))
@@ -20,81 +21,58 @@ Source: Yang et al., AIM: Adapting Image Models for Efficient Video Action Recog
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels.choices import Activation
-
-
-class AdapterWeights(NamedTuple):
-    """The four tensors of one bottleneck adapter of width D and hidden size H."""
-
-    w1: Tensor  # [H, D]
-    b1: Tensor  # [H]
-    w2: Tensor  # [D, H]
-    b2: Tensor  # [D]
+from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
 
 
 def temporal_adaptation_reference(
     x: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor,
+    norm: NormWeights,
+    attention: AttentionWeights,
     num_heads: int,
     adapter: AdapterWeights,
     adapter_in: AdapterWeights | None = None,
     drop: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """``x + drop · A_T(attn_over_T(A_in(ln_1(x))))``.
+    """``x + drop · A_T(attn_over_T(A_in(ln_1(x))))``, [B, T, N, D].
 
-    ``x`` [B, T, N, D]; ``ln_weight``, ``ln_bias`` [D]; ``qkv_weight`` [3D, D]; ``qkv_bias`` [3D]; ``out_weight``
-    [D, D]; ``out_bias`` [D]; ``drop`` broadcasts to ``x``, None for nothing dropped. Returns [B, T, N, D].
+    ``drop`` broadcasts to ``x``, None for nothing dropped.
     """
-    z = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
+    z = F.layer_norm(x, x.shape[-1:], *norm, eps)
     if adapter_in is not None:
         z = z + adapter_reference(z, adapter_in)
-    attended = attention_over_time(F.linear(z, qkv_weight, qkv_bias), num_heads)
-    branch = adapter_reference(F.linear(attended, out_weight, out_bias), adapter)
+    attended = attention_over_time(F.linear(z, attention.qkv_weight, attention.qkv_bias), num_heads)
+    branch = adapter_reference(F.linear(attended, attention.out_weight, attention.out_bias), adapter)
     return x + branch if drop is None else x + branch * drop
 
 
 def spatial_adaptation_reference(
     x: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor,
+    norm: NormWeights,
+    attention: AttentionWeights,
     num_heads: int,
     adapter: AdapterWeights | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
     """``x + o + A_S(o)`` with ``o = attn_over_N(ln_1(x))``; without the adapter, the trunk's own ``x + o``.
 
-    Shapes as in :func:`temporal_adaptation_reference`. The spatial branch knows no droppath and no scale.
+    The spatial branch knows no droppath and no scale.
     """
-    z = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
-    attended = attention_over_space(F.linear(z, qkv_weight, qkv_bias), num_heads)
-    out = F.linear(attended, out_weight, out_bias)
+    z = F.layer_norm(x, x.shape[-1:], *norm, eps)
+    attended = attention_over_space(F.linear(z, attention.qkv_weight, attention.qkv_bias), num_heads)
+    out = F.linear(attended, attention.out_weight, attention.out_bias)
     return x + out if adapter is None else x + (out + adapter_reference(out, adapter))
 
 
 def joint_adaptation_reference(
     x: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    fc_weight: Tensor,
-    fc_bias: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
+    norm: NormWeights,
+    mlp: MLPWeights,
     adapter: AdapterWeights | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
@@ -103,12 +81,11 @@ def joint_adaptation_reference(
 ) -> Tensor:
     """``x + mlp(y) + drop · scale · A_J(y)`` with ``y = ln_2(x)``; without the adapter, ``x + mlp(y)``.
 
-    ``x`` [B, T, N, D]; ``fc_weight`` [M, D]; ``fc_bias`` [M]; ``proj_weight`` [D, M]; ``proj_bias`` [D] (CLIP: M = 4D);
-    ``drop`` broadcasts to ``x`` and never touches the MLP. Returns [B, T, N, D].
+    ``drop`` broadcasts to ``x`` and never touches the MLP.
     """
-    y = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
-    hidden = activate(F.linear(y, fc_weight, fc_bias), activation)
-    x = x + F.linear(hidden, proj_weight, proj_bias)
+    y = F.layer_norm(x, x.shape[-1:], *norm, eps)
+    hidden = activate(F.linear(y, mlp.fc_weight, mlp.fc_bias), activation)
+    x = x + F.linear(hidden, mlp.proj_weight, mlp.proj_bias)
     if adapter is None:
         return x
     branch = adapter_reference(y, adapter) * scale

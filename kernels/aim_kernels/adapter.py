@@ -11,16 +11,19 @@ Source: Houlsby et al., Parameter-Efficient Transfer Learning for NLP, 2019; AIM
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import adapter_triton, wide_activation  # noqa: F401  (the second registers its operator)
-from aim_kernels.adaptation import AdapterWeights, adapter_reference
-from aim_kernels.composed import Needs, adapter_gradients, compute_dtype, row_factor, to_dtype
-from aim_kernels.registration import register
+from aim_kernels import adapter_triton
+from aim_kernels.adaptation import adapter_reference
+from aim_kernels.precision import cast, compute_dtype
+from aim_kernels.registration import operator
+from aim_kernels.residual import column_sum, row_factor
+from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, Packing
+from aim_kernels.wide_activation import gelu, gelu_backward
 
 
 def adapter(
@@ -46,43 +49,66 @@ def adapter(
         raise ValueError("factor multiplies a residual branch: give the residual too, or multiply the result")
     if not z.numel():
         return z + adapter_reference(z, weights)
-    return _Adapter.apply(z, residual, factor, *weights, skip, scale, compute_dtype(z, z))
+    operands = _Operands(z, residual, factor, weights, skip, scale, compute_dtype(z, z))
+    return _Adapter.apply(*_PACKING.pack(operands))
+
+
+def adapter_gradients(
+    weights: AdapterWeights, needs: AdapterNeeds, source: Tensor, du: Tensor, hidden: Tensor, dout: Tensor
+) -> AdapterGradients:
+    """Gradients of ``W2·gelu(W1·source + b1) + b2`` in the parameters' own dtype.
+
+    ``source`` [M, D] is the adapter's input, ``du`` [M, H] the gradient before its activation, ``hidden`` [M, H] the
+    value after it, ``dout`` [M, D] the gradient of its output.
+    """
+    return AdapterGradients(
+        (du.t() @ source).to(weights.w1.dtype) if needs.w1 else None,
+        column_sum(du, weights.b1.dtype) if needs.b1 else None,
+        (dout.t() @ hidden).to(weights.w2.dtype) if needs.w2 else None,
+        column_sum(dout, weights.b2.dtype) if needs.b2 else None,
+    )
+
+
+class _Operands(NamedTuple):
+    z: Tensor
+    residual: Tensor | None
+    factor: Tensor | None
+    weights: AdapterWeights
+    skip: bool
+    scale: float
+    dtype: torch.dtype
+
+
+_PACKING = Packing(_Operands)
 
 
 class _Adapter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, residual: Tensor | None, factor: Tensor | None, *args: Any) -> Tensor:
-        weights, (skip, scale, dtype) = AdapterWeights(*args[:4]), args[4:]
-        source, factor = z.to(dtype).reshape(-1, z.shape[-1]), row_factor(factor, z)
-        around = None if residual is None else residual.reshape(source.shape)
-        out, u = torch.ops.aim.adapter(source, *to_dtype(weights, dtype), skip, scale, around, factor)
-        ctx.save_for_backward(source, factor, u, *args[:4])
-        ctx.constants = args[4:]
-        ctx.dtype_in = z.dtype
-        return out.view(z.shape)
+    def forward(ctx: Any, *row: Any) -> Tensor:
+        o = _PACKING.unpack(row)
+        source, factor = o.z.to(o.dtype).reshape(-1, o.z.shape[-1]), row_factor(o.factor, o.z)
+        around = None if o.residual is None else o.residual.reshape(source.shape)
+        out, u = torch.ops.aim.adapter(source, *cast(o.weights, o.dtype), o.skip, o.scale, around, factor)
+        _PACKING.keep(ctx, o._replace(z=source, residual=None, factor=factor), u)
+        ctx.dtype_in = o.z.dtype
+        return out.view(o.z.shape)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        source, factor, u, *tensors = ctx.saved_tensors
-        weights, (skip, scale, dtype) = AdapterWeights(*tensors), ctx.constants
-        low, needs_z = to_dtype(weights, dtype), ctx.needs_input_grad[0]
-        needs = Needs(*ctx.needs_input_grad[3:7])
-        around = g if ctx.needs_input_grad[1] else None
-        if not (needs_z or any(needs)):
-            return (None, around, *(None,) * 8)
-        rows = g.reshape(source.shape)
-        dz, du, hidden, branch = torch.ops.aim.adapter_backward(rows, u, low.w1, low.w2, skip, scale, factor, needs_z)
-        gradients = adapter_gradients(weights, needs, source, du, hidden, branch if len(branch) else rows)
-        dz = dz.view(g.shape).to(ctx.dtype_in) if needs_z else None
-        return (dz, around, None, *gradients, None, None, None)
+        (o, u), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
+        around = g if needs.residual else None
+        if not (needs.z or any(needs.weights)):
+            return _PACKING.gradients(residual=around)
+        low, rows = cast(o.weights, o.dtype), g.reshape(o.z.shape)
+        dz, du, hidden, branch = torch.ops.aim.adapter_backward(
+            rows, u, low.w1, low.w2, o.skip, o.scale, o.factor, needs.z
+        )
+        gradients = adapter_gradients(o.weights, needs.weights, o.z, du, hidden, branch if len(branch) else rows)
+        dz = dz.view(g.shape).to(ctx.dtype_in) if needs.z else None
+        return _PACKING.gradients(z=dz, residual=around, weights=gradients)
 
 
-def _needs_branch(g: Tensor, u: Tensor, scale: float, factor: Tensor | None) -> bool:
-    """Whether the gradient of the branch is anything but ``g`` itself."""
-    return factor is not None or scale != 1 or g.dtype != u.dtype
-
-
-def _products(
+def products(
     z: Tensor,
     w1: Tensor,
     b1: Tensor,
@@ -94,38 +120,25 @@ def _products(
     factor: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     u = F.linear(z, w1, b1)
-    hidden = torch.ops.aim.wide_activation(u, 0, False, None)
+    hidden = gelu(u)
     branch = F.linear(hidden, w2 * scale, b2 * scale)
     if skip:
         branch = torch.add(branch, z, alpha=scale)
     return (branch if residual is None else torch.ops.aim.residual_add(residual, branch, factor, None)), u
 
 
-def _products_backward(
+def products_backward(
     g: Tensor, u: Tensor, w1: Tensor, w2: Tensor, skip: bool, scale: float, factor: Tensor | None, needs_dz: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    branch, needs_branch = g, _needs_branch(g, u, scale, factor)
+    branch, needs_branch = g, adapter_triton.needs_branch(g, u, scale, factor)
     if needs_branch:
         branch = ((g if factor is None else g * factor[:, None].to(g.dtype)) * scale).to(u.dtype)
-    du = torch.ops.aim.wide_activation_backward(branch @ w2, u, 0, False, None)
-    hidden = torch.ops.aim.wide_activation(u, 0, False, None)
+    du = gelu_backward(branch @ w2, u)
+    hidden = gelu(u)
     dz = u.new_empty((0, g.shape[1]))
     if needs_dz:
         dz = torch.addmm(branch, du, w1) if skip else du @ w1
-    return dz, du, hidden, branch.contiguous() if needs_branch else u.new_empty((0, g.shape[1]))
-
-
-def _forward_cuda(z: Tensor, w1: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return (adapter_triton.forward if adapter_triton.fits(z, len(w1)) else _products)(z, w1, *rest)
-
-
-def _backward_cuda(
-    g: Tensor, u: Tensor, w1: Tensor, w2: Tensor, skip: bool, scale: float, factor: Tensor | None, needs_dz: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if adapter_triton.fits(u, len(w1)):
-        needs_branch = _needs_branch(g, u, scale, factor)
-        return adapter_triton.backward(g, u, w1, w2, skip, scale, factor, needs_dz, needs_branch)
-    return _products_backward(g, u, w1, w2, skip, scale, factor, needs_dz)
+    return dz, du, hidden, branch if needs_branch else u.new_empty((0, g.shape[1]))
 
 
 def _forward_fake(
@@ -147,24 +160,26 @@ def _backward_fake(
     g: Tensor, u: Tensor, w1: Tensor, w2: Tensor, skip: bool, scale: float, factor: Tensor | None, needs_dz: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, width = g.shape
-    needed = (needs_dz, _needs_branch(g, u, scale, factor))
+    needed = (needs_dz, adapter_triton.needs_branch(g, u, scale, factor))
     dz, branch = (u.new_empty((rows if wanted else 0, width)) for wanted in needed)
     return dz, u.new_empty(u.shape), u.new_empty(u.shape), branch
 
 
-register(
+operator(
     "adapter",
     "(Tensor z, Tensor w1, Tensor b1, Tensor w2, Tensor b2, bool skip, float scale, Tensor? residual, Tensor? factor)"
     " -> (Tensor, Tensor)",
-    cpu=_products,
-    cuda=_forward_cuda,
+    reference=products,
+    triton=adapter_triton.forward,
+    fits=lambda z, w1, *_: adapter_triton.fits(z, len(w1)),
     fake=_forward_fake,
 )
-register(
+operator(
     "adapter_backward",
     "(Tensor g, Tensor u, Tensor w1, Tensor w2, bool skip, float scale, Tensor? factor, bool needs_dz)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=_products_backward,
-    cuda=_backward_cuda,
+    reference=products_backward,
+    triton=adapter_triton.backward,
+    fits=lambda g, u, w1, *_: adapter_triton.fits(u, len(w1)),
     fake=_backward_fake,
 )

@@ -16,16 +16,22 @@ from typing import Any
 
 from torch import Tensor
 
+from aim_kernels.activations_triton import gelu_slope, gelu_value
 from aim_kernels.block_shapes import block_shape, dot_precision
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, runs_triton
+from aim_kernels.registration import architecture
 
 MAX_HIDDEN = 256
 
 
 def fits(z: Tensor, hidden: int) -> bool:
     """Whether these kernels serve tokens like ``z`` and ``hidden`` units."""
-    return z.dtype.itemsize == 2 and hidden <= MAX_HIDDEN and runs_triton(z)
+    return z.dtype.itemsize == 2 and hidden <= MAX_HIDDEN
+
+
+def needs_branch(g: Tensor, u: Tensor, scale: float, factor: Tensor | None) -> bool:
+    """Whether the gradient of the branch is anything but ``g`` itself."""
+    return factor is not None or scale != 1 or g.dtype != u.dtype
 
 
 def launch_shape(direction: str, width: int, hidden: int, target: int) -> tuple[dict[str, Any], dict[str, int]]:
@@ -37,18 +43,38 @@ def launch_shape(direction: str, width: int, hidden: int, target: int) -> tuple[
 
 
 @triton.jit
-def _forward_kernel(
-    z_ptr,
-    w1_ptr,
-    b1_ptr,
-    w2_ptr,
-    b2_ptr,
-    residual_ptr,
-    factor_ptr,
-    out_ptr,
-    u_ptr,
-    M,
-    scale,
+def _rows(M: tl.tensor, ROWS: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """This program's first row, its rows counted from there, and their mask."""
+    # A 64-bit base per program and 32-bit offsets within it: tiles of 64-bit pointers would not fit the registers.
+    i_row = tl.program_id(0).to(tl.int64) * ROWS
+    o_row = tl.arange(0, ROWS)
+    return i_row, o_row, i_row + o_row < M
+
+
+@triton.jit
+def _scale_of_rows(
+    factor_ptr: tl.tensor, o_row: tl.tensor, m_row: tl.tensor, scale: tl.tensor, FACTOR: tl.constexpr
+) -> tl.tensor:
+    """f·s of each row, or s where there is no factor."""
+    if FACTOR:
+        return scale * tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
+    else:
+        return scale
+
+
+@triton.jit
+def forward_kernel(
+    z_ptr: tl.tensor,
+    w1_ptr: tl.tensor,
+    b1_ptr: tl.tensor,
+    w2_ptr: tl.tensor,
+    b2_ptr: tl.tensor,
+    residual_ptr: tl.tensor,
+    factor_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    u_ptr: tl.tensor,
+    M: tl.tensor,
+    scale: tl.tensor,
     SKIP: tl.constexpr,
     RESIDUAL: tl.constexpr,
     FACTOR: tl.constexpr,
@@ -58,17 +84,12 @@ def _forward_kernel(
     HIDDEN: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):
-    # A 64-bit base per program and 32-bit offsets within it: tiles of 64-bit pointers would not fit the registers.
-    i_row = tl.program_id(0).to(tl.int64) * ROWS
+) -> None:
+    i_row, o_row, m_row = _rows(M, ROWS)
     z_ptr += i_row * D
     residual_ptr += i_row * D
-    factor_ptr += i_row
     out_ptr += i_row * D
-    u_ptr += i_row * H
-    o_row = tl.arange(0, ROWS)
     o_hidden = tl.arange(0, HIDDEN)
-    m_row = i_row + o_row < M
     m_hidden = o_hidden < H
     b_u = tl.zeros([ROWS, HIDDEN], dtype=tl.float32)
     for i_column in range(0, D, COLUMNS):
@@ -81,15 +102,12 @@ def _forward_kernel(
         b_u = tl.dot(b_z, b_w1, b_u, input_precision=PRECISION)
     b_u += tl.load(b1_ptr + o_hidden, mask=m_hidden, other=0.0).to(tl.float32)[None, :]
     b_kept = b_u.to(u_ptr.dtype.element_ty)
-    tl.store(u_ptr + o_row[:, None] * H + o_hidden[None, :], b_kept, mask=m_row[:, None] & m_hidden[None, :])
+    m_kept = m_row[:, None] & m_hidden[None, :]
+    tl.store(u_ptr + i_row * H + o_row[:, None] * H + o_hidden[None, :], b_kept, mask=m_kept)
     # What the backward will read, so that both differentiate the same function.
-    b_u = b_kept.to(tl.float32)
-    b_hidden = (b_u * (0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476)))).to(z_ptr.dtype.element_ty)
+    b_hidden = gelu_value(b_kept.to(tl.float32)).to(z_ptr.dtype.element_ty)
 
-    if FACTOR:
-        b_factor = scale * tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
-    else:
-        b_factor = scale
+    b_factor = _scale_of_rows(factor_ptr + i_row, o_row, m_row, scale, FACTOR)
     for i_column in range(0, D, COLUMNS):
         o_column = i_column + tl.arange(0, COLUMNS)
         m_column = o_column < D
@@ -108,18 +126,18 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
-    g_ptr,
-    u_ptr,
-    w1_ptr,
-    w2_ptr,
-    factor_ptr,
-    dz_ptr,
-    du_ptr,
-    hidden_ptr,
-    branch_ptr,
-    M,
-    scale,
+def backward_kernel(
+    g_ptr: tl.tensor,
+    u_ptr: tl.tensor,
+    w1_ptr: tl.tensor,
+    w2_ptr: tl.tensor,
+    factor_ptr: tl.tensor,
+    dz_ptr: tl.tensor,
+    du_ptr: tl.tensor,
+    hidden_ptr: tl.tensor,
+    branch_ptr: tl.tensor,
+    M: tl.tensor,
+    scale: tl.tensor,
     SKIP: tl.constexpr,
     FACTOR: tl.constexpr,
     BRANCH: tl.constexpr,
@@ -130,24 +148,14 @@ def _backward_kernel(
     HIDDEN: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):
-    # A 64-bit base per program and 32-bit offsets within it: tiles of 64-bit pointers would not fit the registers.
-    i_row = tl.program_id(0).to(tl.int64) * ROWS
+) -> None:
+    i_row, o_row, m_row = _rows(M, ROWS)
     g_ptr += i_row * D
-    u_ptr += i_row * H
-    factor_ptr += i_row
     dz_ptr += i_row * D
-    du_ptr += i_row * H
-    hidden_ptr += i_row * H
     branch_ptr += i_row * D
-    o_row = tl.arange(0, ROWS)
     o_hidden = tl.arange(0, HIDDEN)
-    m_row = i_row + o_row < M
     m_hidden = o_hidden < H
-    if FACTOR:
-        b_factor = scale * tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
-    else:
-        b_factor = scale
+    b_factor = _scale_of_rows(factor_ptr + i_row, o_row, m_row, scale, FACTOR)
     b_dhidden = tl.zeros([ROWS, HIDDEN], dtype=tl.float32)
     for i_column in range(0, D, COLUMNS):
         o_column = i_column + tl.arange(0, COLUMNS)
@@ -163,12 +171,10 @@ def _backward_kernel(
         b_dhidden = tl.dot(b_branch, b_w2, b_dhidden, input_precision=PRECISION)
     m_kept = m_row[:, None] & m_hidden[None, :]
     o_kept = o_row[:, None] * H + o_hidden[None, :]
-    b_u = tl.load(u_ptr + o_kept, mask=m_kept, other=0.0).to(tl.float32)
-    b_cumulative = 0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476))
-    tl.store(hidden_ptr + o_kept, (b_u * b_cumulative).to(u_ptr.dtype.element_ty), mask=m_kept)
-    b_density = 0.3989422804014327 * tl.exp2(b_u * b_u * (-0.5 * 1.4426950408889634))
-    b_du = (b_dhidden * (b_cumulative + b_u * b_density)).to(u_ptr.dtype.element_ty)
-    tl.store(du_ptr + o_kept, b_du, mask=m_kept)
+    b_u = tl.load(u_ptr + i_row * H + o_kept, mask=m_kept, other=0.0).to(tl.float32)
+    tl.store(hidden_ptr + i_row * H + o_kept, gelu_value(b_u).to(u_ptr.dtype.element_ty), mask=m_kept)
+    b_du = (b_dhidden * gelu_slope(b_u)).to(u_ptr.dtype.element_ty)
+    tl.store(du_ptr + i_row * H + o_kept, b_du, mask=m_kept)
     if NEEDS_DZ:
         for i_column in range(0, D, COLUMNS):
             o_column = i_column + tl.arange(0, COLUMNS)
@@ -200,26 +206,25 @@ def forward(
     out = z.new_empty(z.shape, dtype=z.dtype if residual is None else residual.dtype)
     u = z.new_empty((rows, hidden))
     constants, options = launch_shape("forward", width, hidden, architecture(z))
-    if rows:
-        _forward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
-            z_ptr=z,
-            w1_ptr=w1.contiguous(),
-            b1_ptr=b1.contiguous(),
-            w2_ptr=w2.contiguous(),
-            b2_ptr=b2.contiguous(),
-            residual_ptr=z if residual is None else residual.contiguous(),
-            factor_ptr=z if factor is None else factor.float().contiguous(),
-            out_ptr=out,
-            u_ptr=u,
-            M=rows,
-            scale=scale,
-            SKIP=skip,
-            RESIDUAL=residual is not None,
-            FACTOR=factor is not None,
-            PRECISION=dot_precision(z),
-            **constants,
-            **options,
-        )
+    forward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+        z_ptr=z,
+        w1_ptr=w1.contiguous(),
+        b1_ptr=b1.contiguous(),
+        w2_ptr=w2.contiguous(),
+        b2_ptr=b2.contiguous(),
+        residual_ptr=z if residual is None else residual.contiguous(),
+        factor_ptr=z if factor is None else factor.float().contiguous(),
+        out_ptr=out,
+        u_ptr=u,
+        M=rows,
+        scale=scale,
+        SKIP=skip,
+        RESIDUAL=residual is not None,
+        FACTOR=factor is not None,
+        PRECISION=dot_precision(z),
+        **constants,
+        **options,
+    )
     return out, u
 
 
@@ -232,33 +237,32 @@ def backward(
     scale: float,
     factor: Tensor | None,
     needs_dz: bool,
-    needs_branch: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``dz`` [M, D], ``du`` and ``gelu(u)`` [M, H], ``branch`` [M, D] in u's dtype; [0, D] for what is not needed."""
     rows, width = g.shape
     g, u = g.contiguous(), u.contiguous()
     du, hidden = u.new_empty(u.shape), u.new_empty(u.shape)
-    dz, branch = (u.new_empty((rows if needed else 0, width)) for needed in (needs_dz, needs_branch))
+    with_branch = needs_branch(g, u, scale, factor)
+    dz, branch = (u.new_empty((rows if needed else 0, width)) for needed in (needs_dz, with_branch))
     constants, options = launch_shape("backward", width, u.shape[1], architecture(u))
-    if rows:
-        _backward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
-            g_ptr=g,
-            u_ptr=u,
-            w1_ptr=w1.contiguous(),
-            w2_ptr=w2.contiguous(),
-            factor_ptr=u if factor is None else factor.float().contiguous(),
-            dz_ptr=dz,
-            du_ptr=du,
-            hidden_ptr=hidden,
-            branch_ptr=branch,
-            M=rows,
-            scale=scale,
-            SKIP=skip,
-            FACTOR=factor is not None,
-            BRANCH=needs_branch,
-            NEEDS_DZ=needs_dz,
-            PRECISION=dot_precision(u),
-            **constants,
-            **options,
-        )
+    backward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+        g_ptr=g,
+        u_ptr=u,
+        w1_ptr=w1.contiguous(),
+        w2_ptr=w2.contiguous(),
+        factor_ptr=u if factor is None else factor.float().contiguous(),
+        dz_ptr=dz,
+        du_ptr=du,
+        hidden_ptr=hidden,
+        branch_ptr=branch,
+        M=rows,
+        scale=scale,
+        SKIP=skip,
+        FACTOR=factor is not None,
+        BRANCH=with_branch,
+        NEEDS_DZ=needs_dz,
+        PRECISION=dot_precision(u),
+        **constants,
+        **options,
+    )
     return dz, du, hidden, branch

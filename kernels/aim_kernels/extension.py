@@ -23,6 +23,7 @@ def _load() -> bool:
 
 
 _LOADED = _load()
+_in_use = _LOADED
 
 
 def available() -> bool:
@@ -32,7 +33,20 @@ def available() -> bool:
 
 def tier() -> str:
     """The instruction-set tier in use, or "reference" without the C++ part."""
-    return torch.ops.aim_cpu.tier() if _LOADED else "reference"
+    return torch.ops.aim_cpu.tier() if _in_use else "reference"
+
+
+def use(tier: str) -> None:
+    """Runs the operators on another tier from here on, or with "reference" without the C++ part.
+
+    Raises RuntimeError where this processor has not that tier, or the C++ part is not built.
+    """
+    global _in_use
+    if tier != "reference":
+        if not _LOADED:
+            raise RuntimeError("aim_kernels._C is not built: there is the tier reference alone")
+        torch.ops.aim_cpu.set_tier(tier)
+    _in_use = tier != "reference"
 
 
 def has(operator: str) -> bool:
@@ -40,8 +54,11 @@ def has(operator: str) -> bool:
     return _LOADED and hasattr(torch.ops.aim_cpu, operator)
 
 
-def supports(*tensors: Tensor | None) -> bool:
-    """Whether the C++ operators take these tensors: loaded, on CPU, and float32 or bfloat16."""
-    return _LOADED and all(
-        x is None or (x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)) for x in tensors
+def supports(*operands: Tensor | torch.dtype) -> bool:
+    """Whether the C++ operators take these: in use, float32 or bfloat16, tensors on a CPU."""
+    return _in_use and all(
+        x in _DTYPES if isinstance(x, torch.dtype) else x.device.type == "cpu" and x.dtype in _DTYPES for x in operands
     )
+
+
+_DTYPES = (torch.float32, torch.bfloat16)

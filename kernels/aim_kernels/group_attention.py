@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels import group_attention_triton
-from aim_kernels.registration import register, register_gradient, runs_triton
+from aim_kernels.registration import operator
 from aim_kernels.spatial_attention import Backend
 from aim_kernels.spatial_attention import backend_missing as spatial_backend_missing
 
@@ -42,12 +42,11 @@ def group_attention(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int, ba
         raise ValueError(missing)
     head_dim = qkv.shape[-1] // 3 // num_heads
     half = qkv.dtype in (torch.float16, torch.bfloat16)
-    served = not qkv.is_cuda or group_attention_triton.fits(qkv, table.shape[1], head_dim)
-    if backend == "sdpa" or (backend == "auto" and qkv.is_cuda and not served):
+    if backend == "sdpa" or (backend == "auto" and qkv.is_cuda and not _fits(qkv, table, bias, num_heads)):
         return _on_gathered(_sdpa, qkv, table, bias, num_heads)
     if backend == "xformers" and half and head_dim % 8 == 0:
         return _on_gathered(_xformers, qkv, table, bias, num_heads)
-    if backend in ("reference", "xformers") or not served:
+    if backend in ("reference", "xformers"):
         return group_attention_reference(qkv, table, bias, num_heads)
     return torch.ops.aim.group_attention(qkv, table, bias, num_heads)
 
@@ -73,9 +72,9 @@ def group_attention_reference(qkv: Tensor, table: Tensor, bias: Tensor, num_head
 
 
 def group_attention_backward_reference(
-    dout: Tensor, qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int
+    dout: Tensor, qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int, needs_bias: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """``dqkv`` [F, N, 3D] and ``dbias`` in the shape of ``bias``, in plain torch."""
+    """``dqkv`` [F, N, 3D] and ``dbias`` in the shape of ``bias``, or [0] where it is not needed, in plain torch."""
     wide = torch.promote_types(qkv.dtype, torch.float32)
     q, k, v = _gather(qkv, table, num_heads).to(wide)  # each [F, G, h, L, d]
     order = table.flatten()
@@ -86,10 +85,14 @@ def group_attention_backward_reference(
     ds = p * (dp - (p * dp).sum(-1, keepdim=True))
     gathered = torch.stack([ds @ k * scale, ds.transpose(-1, -2) @ q * scale, p.transpose(-1, -2) @ do])
     dqkv = gathered.permute(1, 2, 4, 0, 3, 5).reshape(qkv.shape).index_select(1, order.argsort())
-    dbias = ds.sum(0)
-    if bias.shape[0] == 1:
+    dbias = ds.sum(0) if needs_bias else bias.new_empty(0)
+    if needs_bias and bias.shape[0] == 1:
         dbias = dbias.sum(0, keepdim=True)
     return dqkv.to(qkv.dtype), dbias.to(bias.dtype)
+
+
+def _fits(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int) -> bool:
+    return group_attention_triton.fits(qkv, table.shape[1], qkv.shape[-1] // 3 // num_heads)
 
 
 def _check(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int) -> None:
@@ -142,33 +145,8 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return out.transpose(1, 2).unflatten(1, (groups, heads))
 
 
-def _forward_cpu(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int) -> Tensor:
-    return group_attention_reference(qkv, table, bias, num_heads).contiguous()
-
-
-def _forward_cuda(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int) -> Tensor:
-    if not runs_triton(qkv) or not qkv.numel():
-        return _forward_cpu(qkv, table, bias, num_heads)
-    return group_attention_triton.forward(qkv, table, bias, num_heads)
-
-
 def _forward_fake(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int) -> Tensor:
     return qkv.new_empty((*qkv.shape[:2], qkv.shape[-1] // 3))
-
-
-def _backward_cpu(
-    dout: Tensor, qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int, needs_bias: bool
-) -> tuple[Tensor, Tensor]:
-    dqkv, dbias = group_attention_backward_reference(dout, qkv, table, bias, num_heads)
-    return dqkv.contiguous(), dbias.contiguous() if needs_bias else bias.new_empty((0,))
-
-
-def _backward_cuda(
-    dout: Tensor, qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int, needs_bias: bool
-) -> tuple[Tensor, Tensor]:
-    if not runs_triton(qkv) or not qkv.numel():
-        return _backward_cpu(dout, qkv, table, bias, num_heads, needs_bias)
-    return group_attention_triton.backward(dout, qkv, table, bias, num_heads, needs_bias)
 
 
 def _backward_fake(
@@ -188,18 +166,21 @@ def _gradient(ctx: Any, dout: Tensor) -> tuple[Tensor, None, Tensor | None, None
     return dqkv, None, dbias if needs_bias else None, None
 
 
-register(
+operator(
     "group_attention",
     "(Tensor qkv, Tensor table, Tensor bias, int num_heads) -> Tensor",
-    cpu=_forward_cpu,
-    cuda=_forward_cuda,
+    reference=group_attention_reference,
+    triton=group_attention_triton.forward,
+    fits=_fits,
     fake=_forward_fake,
+    setup_context=_setup_context,
+    backward=_gradient,
 )
-register(
+operator(
     "group_attention_backward",
     "(Tensor dout, Tensor qkv, Tensor table, Tensor bias, int num_heads, bool needs_bias) -> (Tensor, Tensor)",
-    cpu=_backward_cpu,
-    cuda=_backward_cuda,
+    reference=group_attention_backward_reference,
+    triton=group_attention_triton.backward,
+    fits=lambda dout, qkv, table, bias, num_heads, _: _fits(qkv, table, bias, num_heads),
     fake=_backward_fake,
 )
-register_gradient("group_attention", _gradient, _setup_context)

@@ -24,22 +24,32 @@ SPAN = 64  # groups that a backward program sums the gradient of their common bi
 
 
 @triton.jit
-def _forward_kernel(
-    qkv_ptr,
-    table_ptr,
-    bias_ptr,
-    out_ptr,
-    heads,
-    groups,
-    bias_groups,
-    tokens,
-    scale,
+def _exponentials(
+    b_q: tl.tensor, b_k: tl.tensor, b_bias: tl.tensor, m_row: tl.tensor, scale: tl.tensor, PRECISION: tl.constexpr
+) -> tl.tensor:
+    """The softmax of a group before it is divided by its rows' sums, [ROWS, ROWS]."""
+    b_s = (tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_bias) * 1.4426950408889634
+    b_s = tl.where(m_row[None, :], b_s, float("-inf"))
+    return tl.exp2(b_s - tl.max(b_s, 1)[:, None])
+
+
+@triton.jit
+def forward_kernel(
+    qkv_ptr: tl.tensor,
+    table_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    heads: tl.tensor,
+    groups: tl.tensor,
+    bias_groups: tl.tensor,
+    tokens: tl.tensor,
+    scale: tl.tensor,
     L: tl.constexpr,
     HEAD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+) -> None:
     i_program = tl.program_id(0).to(tl.int64)
     i_head = (i_program % heads).to(tl.int32)
     i_group = ((i_program // heads) % groups).to(tl.int32)
@@ -58,28 +68,26 @@ def _forward_kernel(
     b_v = tl.load(p_frame + 2 * D, mask=m_tile, other=0.0)
     p_bias = bias_ptr + ((i_group % bias_groups).to(tl.int64) * heads + i_head) * L * L
     b_bias = tl.load(p_bias + (o_row * L)[:, None] + o_row[None, :], mask=m_score, other=0.0)  # [ROWS, ROWS]
-    b_s = (tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_bias) * 1.4426950408889634
-    b_s = tl.where(m_row[None, :], b_s, float("-inf"))
-    b_p = tl.exp2(b_s - tl.max(b_s, 1)[:, None])
+    b_p = _exponentials(b_q, b_k, b_bias, m_row, scale, PRECISION)
     b_o = tl.dot(b_p.to(b_v.dtype), b_v, input_precision=PRECISION) / tl.sum(b_p, 1)[:, None]
     p_out = out_ptr + i_frame * tokens * D + (o_token * D)[:, None] + (i_head * HEAD + o_column)[None, :]
     tl.store(p_out, b_o.to(out_ptr.dtype.element_ty), mask=m_tile)
 
 
 @triton.jit
-def _backward_kernel(
-    dout_ptr,
-    qkv_ptr,
-    table_ptr,
-    bias_ptr,
-    dqkv_ptr,
-    dbias_ptr,
-    heads,
-    groups,
-    bias_groups,
-    frames,
-    tokens,
-    scale,
+def backward_kernel(
+    dout_ptr: tl.tensor,
+    qkv_ptr: tl.tensor,
+    table_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    dqkv_ptr: tl.tensor,
+    dbias_ptr: tl.tensor,
+    heads: tl.tensor,
+    groups: tl.tensor,
+    bias_groups: tl.tensor,
+    frames: tl.tensor,
+    tokens: tl.tensor,
+    scale: tl.tensor,
     L: tl.constexpr,
     HEAD: tl.constexpr,
     ROWS: tl.constexpr,
@@ -87,7 +95,7 @@ def _backward_kernel(
     SPAN: tl.constexpr,
     NEEDS_BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+) -> None:
     i_program = tl.program_id(0).to(tl.int64)
     i_head = (i_program % heads).to(tl.int32)
     i_bias = ((i_program // heads) % bias_groups).to(tl.int32)
@@ -116,9 +124,7 @@ def _backward_kernel(
         b_k = tl.load(qkv_ptr + o_tile + D, mask=m_tile, other=0.0)
         b_v = tl.load(qkv_ptr + o_tile + 2 * D, mask=m_tile, other=0.0)
         b_do = tl.load(dout_ptr + i_frame * tokens * D + (o_token * D)[:, None] + o_head, mask=m_tile, other=0.0)
-        b_s = (tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_bias) * 1.4426950408889634
-        b_s = tl.where(m_row[None, :], b_s, float("-inf"))
-        b_p = tl.exp2(b_s - tl.max(b_s, 1)[:, None])
+        b_p = _exponentials(b_q, b_k, b_bias, m_row, scale, PRECISION)
         b_p = tl.where(m_row[:, None], b_p / tl.sum(b_p, 1)[:, None], 0.0)
         b_dv = tl.dot(tl.trans(b_p.to(b_do.dtype)), b_do, input_precision=PRECISION)
         tl.store(dqkv_ptr + o_tile + 2 * D, b_dv.to(dqkv_ptr.dtype.element_ty), mask=m_tile)
@@ -161,7 +167,7 @@ def forward(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int) -> Tensor:
     head_dim = packed // 3 // num_heads
     out = qkv.new_empty((frames, tokens, packed // 3))
     constants, options = launch_shape("forward", length, head_dim, architecture(qkv), qkv.dtype.itemsize)
-    _forward_kernel[(frames * groups * num_heads,)](
+    forward_kernel[(frames * groups * num_heads,)](
         qkv_ptr=qkv,
         out_ptr=out,
         **_arguments(qkv, table, bias, num_heads),
@@ -185,7 +191,7 @@ def backward(
     constants, options = launch_shape(
         "backward", length, packed // 3 // num_heads, architecture(qkv), qkv.dtype.itemsize
     )
-    _backward_kernel[(chunks * bias.shape[0] * num_heads,)](
+    backward_kernel[(chunks * bias.shape[0] * num_heads,)](
         dout_ptr=dout,
         qkv_ptr=qkv,
         dqkv_ptr=dqkv,

@@ -11,29 +11,26 @@ The stacked weights are formed when they are needed and never kept. Derivation: 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
-from aim_kernels.adaptation import AdapterWeights, joint_adaptation_reference
+from aim_kernels.adaptation import joint_adaptation_reference
 from aim_kernels.choices import Activation, Memory
-from aim_kernels.composed import Needs, check_memory, compute_dtype, narrowed, row_factor
-from aim_kernels.recomputation import again
-from aim_kernels.residual import residual_add
+from aim_kernels.memory import check_memory, copied_for_backward
+from aim_kernels.precision import compute_dtype, narrowed
+from aim_kernels.residual import residual_add, row_factor
 from aim_kernels.trained_trunk import mlp_branch
-from aim_kernels.widened_mlp import Hidden, activated, contract, expand, wide_gradients
+from aim_kernels.weights import AdapterWeights, MLPWeights, NormWeights, Packing, require_gradient
+from aim_kernels.widened_mlp import Hidden, WidenedMLP, activated, contract, expand, wide_gradients
 
 
 def joint_adaptation(
     x: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    fc_weight: Tensor,
-    fc_bias: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
+    norm: NormWeights,
+    mlp: MLPWeights,
     adapter: AdapterWeights | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
@@ -48,50 +45,61 @@ def joint_adaptation(
     :mod:`aim_kernels.trained_trunk`.
     """
     check_memory(memory)
-    trunk = (ln_weight, ln_bias, fc_weight, fc_bias, proj_weight, proj_bias)
     if not x.numel():
-        return joint_adaptation_reference(x, *trunk, adapter, drop, scale, activation, eps)
-    if any(weight.requires_grad for weight in trunk):
-        return x + mlp_branch(x, *trunk, adapter, drop, scale, activation, eps, memory)
-    dtype = compute_dtype(x, fc_weight)
-    weights = (None,) * 4 if adapter is None else adapter
-    quick = activation == "quick_gelu"
-    return _JointAdaptation.apply(x, drop, *weights, *trunk, scale, quick, eps, memory, dtype)
+        return joint_adaptation_reference(x, norm, mlp, adapter, drop, scale, activation, eps)
+    if require_gradient(norm, mlp):
+        return x + mlp_branch(x, norm, mlp, adapter, drop, scale, activation, eps, memory)
+    dtype, quick = compute_dtype(x, mlp.fc_weight), activation == "quick_gelu"
+    operands = _Operands(x, drop, norm, mlp, adapter, scale, quick, eps, memory, dtype)
+    return _JointAdaptation.apply(*_PACKING.pack(operands))
+
+
+class _Operands(NamedTuple):
+    x: Tensor
+    drop: Tensor | None
+    norm: NormWeights
+    mlp: MLPWeights
+    adapter: AdapterWeights | None
+    scale: float
+    quick: bool
+    eps: float
+    memory: Memory
+    dtype: torch.dtype
+
+
+_PACKING = Packing(_Operands)
 
 
 class _JointAdaptation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, drop: Tensor | None, *args: Any) -> Tensor:
-        adapter, trunk, (scale, quick, eps, memory, dtype) = _unpack(args)
-        y, mean, rstd = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
-        factor = row_factor(drop, x) if adapter is not None else None
-        u = expand(y.view(-1, y.shape[-1]), adapter, trunk[2:], dtype)
-        hidden, kept = activated(u, trunk[2].shape[0], factor, quick, memory == "fast")
-        branch, dropped_bias = contract(hidden, adapter, trunk[2:], factor, scale, dtype)
-        out = residual_add(x, branch, None if dropped_bias is None else factor, dropped_bias)
-        ctx.save_for_backward(narrowed(x, dtype), mean, rstd, drop, *kept, *args[:10])
-        ctx.constants = args[10:]
+    def forward(ctx: Any, *row: Any) -> Tensor:
+        o = _PACKING.unpack(row)
+        y, mean, rstd = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, o.dtype)
+        wide = _widened(o, o.adapter)
+        hidden, kept = activated(wide, expand(wide, y.view(-1, y.shape[-1])), o.memory == "fast")
+        branch, dropped_bias = contract(wide, hidden)
+        out = residual_add(o.x, branch, None if dropped_bias is None else wide.factor, dropped_bias)
+        _PACKING.keep(ctx, o._replace(x=narrowed(o.x, o.dtype)), mean, rstd, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, mean, rstd, drop, u, slope, *weights = ctx.saved_tensors
-        weights = again(weights, 5, g)
-        adapter, trunk, (scale, quick, eps, memory, dtype) = _unpack((*weights, *ctx.constants))
-        needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[2:6])
-        factor = row_factor(drop, x) if adapter is not None else None
-        branch, y = g.to(dtype).reshape(-1, g.shape[-1]), None
+        o, mean, rstd, u, slope = _PACKING.kept(ctx)
+        needs, norm = _PACKING.needs(ctx), copied_for_backward(o.norm, g)
+        wide = _widened(o, copied_for_backward(o.adapter, g))
+        branch, y = g.to(o.dtype).reshape(-1, g.shape[-1]), None
         kept = Hidden(u, slope)
-        if (u is None and (slope is None or adapter is not None)) or needs.w1:
-            normal, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
+        if (u is None and (slope is None or o.adapter is not None)) or needs.adapter.w1:
+            normal, _, _ = torch.ops.aim.layer_norm(o.x, *norm, o.eps, o.dtype)
             y = normal.view(branch.shape)
-            kept = kept if memory == "fast" else Hidden(expand(y, adapter, trunk[2:], dtype))
-        dy, gradients = wide_gradients(branch, y, kept, adapter, trunk[2:], factor, scale, quick, needs_x, needs)
+            kept = kept if o.memory == "fast" else Hidden(expand(wide, y))
+        dy, gradients = wide_gradients(wide, branch, y, kept, needs.x, needs.adapter)
         dx = None
         if dy is not None:
-            dx = torch.ops.aim.layer_norm_backward(dy.view(x.shape), x, trunk[0], mean, rstd, g)
-        return (dx, None, *gradients, *(None,) * (len(ctx.needs_input_grad) - 6))
+            dx = torch.ops.aim.layer_norm_backward(dy.view(o.x.shape), o.x, norm.weight, mean, rstd, g)
+        return _PACKING.gradients(x=dx, adapter=gradients)
 
 
-def _unpack(args: tuple[Any, ...]) -> tuple[AdapterWeights | None, tuple[Any, ...], tuple[Any, ...]]:
-    return None if args[0] is None else AdapterWeights(*args[:4]), args[4:10], args[10:]
+def _widened(o: _Operands, adapter: AdapterWeights | None) -> WidenedMLP:
+    factor = None if adapter is None else row_factor(o.drop, o.x)
+    return WidenedMLP(o.mlp, adapter, factor, o.scale, o.quick, o.dtype)

@@ -17,12 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import extension
-from aim_kernels.block_shapes import block_shape
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, register, register_gradient, runs_triton
-
-MAX_WIDTH = 8192  # of the Triton kernels; wider rows run the reference
+from aim_kernels.registration import operator
+from aim_kernels.rows_triton import MAX_WIDTH, launch, norm_gradient, normalise, row_tile
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, dtype: torch.dtype | None = None) -> Tensor:
@@ -64,77 +61,54 @@ def layer_norm_backward_reference(
 
 
 @triton.jit
-def _forward_kernel(
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    y_ptr,
-    mean_ptr,
-    rstd_ptr,
-    M,
-    eps,
+def forward_kernel(
+    x_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    mean_ptr: tl.tensor,
+    rstd_ptr: tl.tensor,
+    M: tl.tensor,
+    eps: tl.tensor,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):
-    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    o_column = tl.arange(0, COLUMNS)
-    m_row = o_row < M
-    m_column = o_column < D
-    m_tile = m_row[:, None] & m_column[None, :]
-    o_tile = o_row[:, None] * D + o_column[None, :]
+) -> None:
+    o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
     b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
-    b_mean = tl.sum(b_x, 1) / D
-    b_centred = tl.where(m_tile, b_x - b_mean[:, None], 0.0)
-    b_rstd = 1.0 / tl.sqrt(tl.sum(b_centred * b_centred, 1) / D + eps)
     b_weight = tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
     b_bias = tl.load(bias_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
-    b_y = b_centred * b_rstd[:, None] * b_weight[None, :] + b_bias[None, :]
+    b_y, b_mean, b_rstd = normalise(b_x, b_weight, b_bias, m_tile, eps, D)
     tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
     tl.store(mean_ptr + o_row, b_mean, mask=m_row)
     tl.store(rstd_ptr + o_row, b_rstd, mask=m_row)
 
 
 @triton.jit
-def _backward_kernel(
-    dy_ptr,
-    x_ptr,
-    weight_ptr,
-    mean_ptr,
-    rstd_ptr,
-    residual_ptr,
-    dx_ptr,
-    M,
+def backward_kernel(
+    dy_ptr: tl.tensor,
+    x_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    mean_ptr: tl.tensor,
+    rstd_ptr: tl.tensor,
+    residual_ptr: tl.tensor,
+    dx_ptr: tl.tensor,
+    M: tl.tensor,
     D: tl.constexpr,
     RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):
-    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    o_column = tl.arange(0, COLUMNS)
-    m_row = o_row < M
-    m_column = o_column < D
-    m_tile = m_row[:, None] & m_column[None, :]
-    o_tile = o_row[:, None] * D + o_column[None, :]
+) -> None:
+    o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
     b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
-    b_g = tl.load(dy_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
-    b_g *= tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)[None, :]
+    b_dy = tl.load(dy_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+    b_weight = tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
     b_mean = tl.load(mean_ptr + o_row, mask=m_row, other=0.0)
     b_rstd = tl.load(rstd_ptr + o_row, mask=m_row, other=0.0)
-    b_normal = tl.where(m_tile, (b_x - b_mean[:, None]) * b_rstd[:, None], 0.0)
-    b_average = tl.sum(b_g, 1) / D
-    b_slope = tl.sum(b_g * b_normal, 1) / D
-    b_dx = b_rstd[:, None] * (b_g - b_average[:, None] - b_normal * b_slope[:, None])
+    b_dx = norm_gradient(b_dy, b_x, b_weight, b_mean, b_rstd, m_tile, D)
     if RESIDUAL:
         b_dx += tl.load(residual_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     tl.store(dx_ptr + o_tile, b_dx.to(dx_ptr.dtype.element_ty), mask=m_tile)
-
-
-def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Constants and launch options of both kernels at D = ``width``."""
-    shape = block_shape("layer_norm", width, target)
-    constants = {"D": width, "ROWS": shape.rows, "COLUMNS": triton.next_power_of_2(width)}
-    return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
 def _forward_triton(
@@ -142,20 +116,17 @@ def _forward_triton(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x = x.contiguous()
     y, mean, rstd = _forward_fake(x, weight, bias, eps, dtype)
-    constants, options = launch_shape(x.shape[-1], architecture(x))
-    if x.numel():
-        _forward_kernel[(triton.cdiv(mean.numel(), constants["ROWS"]),)](
-            x_ptr=x,
-            weight_ptr=weight.contiguous(),
-            bias_ptr=bias.contiguous(),
-            y_ptr=y,
-            mean_ptr=mean,
-            rstd_ptr=rstd,
-            M=mean.numel(),
-            eps=eps,
-            **constants,
-            **options,
-        )
+    launch(
+        forward_kernel,
+        x,
+        x_ptr=x,
+        weight_ptr=weight.contiguous(),
+        bias_ptr=bias.contiguous(),
+        y_ptr=y,
+        mean_ptr=mean,
+        rstd_ptr=rstd,
+        eps=eps,
+    )
     return y, mean, rstd
 
 
@@ -164,64 +135,42 @@ def _backward_triton(
 ) -> Tensor:
     x, dy = x.contiguous(), dy.contiguous()
     dx = _backward_fake(dy, x, weight, mean, rstd, residual)
-    constants, options = launch_shape(x.shape[-1], architecture(x))
-    if x.numel():
-        _backward_kernel[(triton.cdiv(mean.numel(), constants["ROWS"]),)](
-            dy_ptr=dy,
-            x_ptr=x,
-            weight_ptr=weight.contiguous(),
-            mean_ptr=mean,
-            rstd_ptr=rstd,
-            residual_ptr=dx if residual is None else residual.contiguous(),
-            dx_ptr=dx,
-            M=mean.numel(),
-            RESIDUAL=residual is not None,
-            **constants,
-            **options,
-        )
+    launch(
+        backward_kernel,
+        x,
+        dy_ptr=dy,
+        x_ptr=x,
+        weight_ptr=weight.contiguous(),
+        mean_ptr=mean,
+        rstd_ptr=rstd,
+        residual_ptr=dx if residual is None else residual.contiguous(),
+        dx_ptr=dx,
+        RESIDUAL=residual is not None,
+    )
     return dx
 
 
-def _forward_cuda(
+def _fits(x: Tensor, *_: Any) -> bool:
+    return x.shape[-1] <= MAX_WIDTH
+
+
+def _forward_cpp(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    fused = runs_triton(x) and x.shape[-1] <= MAX_WIDTH
-    y, mean, rstd = (_forward_triton if fused else layer_norm_reference)(x, weight, bias, eps, dtype)
-    return y.contiguous(), mean, rstd
-
-
-def _backward_cuda(
-    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None
-) -> Tensor:
-    fused = runs_triton(x) and x.shape[-1] <= MAX_WIDTH
-    backward = _backward_triton if fused else layer_norm_backward_reference
-    return backward(dy, x, weight, mean, rstd, residual).contiguous()
-
-
-def _forward_cpu(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    if not extension.supports(x) or dtype not in (torch.float32, torch.bfloat16):
-        y, mean, rstd = layer_norm_reference(x, weight, bias, eps, dtype)
-        return y.contiguous(), mean.contiguous(), rstd.contiguous()
-    affine = (parameter.float().contiguous() for parameter in (weight, bias))
-    rows = x.contiguous().view(-1, x.shape[-1]) if x.numel() else x.new_empty(0, x.shape[-1])
+    rows, affine = x.contiguous().view(-1, x.shape[-1]), (v.float().contiguous() for v in (weight, bias))
     y, mean, rstd = torch.ops.aim_cpu.layer_norm_forward(rows, *affine, eps, dtype == torch.bfloat16)
     return y.view(x.shape), mean.view(x.shape[:-1]), rstd.view(x.shape[:-1])
 
 
-def _backward_cpu(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None) -> Tensor:
-    if not extension.supports(dy, x, residual) or not x.numel():
-        return layer_norm_backward_reference(dy, x, weight, mean, rstd, residual).contiguous()
+def _backward_cpp(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None) -> Tensor:
     rows = (-1, x.shape[-1])
-    around = None if residual is None else residual.contiguous().view(rows)
     dx = torch.ops.aim_cpu.layer_norm_backward(
         dy.contiguous().view(rows),
         x.contiguous().view(rows),
         weight.float().contiguous(),
         mean.contiguous().view(-1),
         rstd.contiguous().view(-1),
-        around,
+        None if residual is None else residual.contiguous().view(rows),
     )
     return dx.view(x.shape)
 
@@ -251,18 +200,23 @@ def _gradient(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, None, None, Non
     return torch.ops.aim.layer_norm_backward(dy, *ctx.saved_tensors, None), None, None, None, None
 
 
-register(
+operator(
     "layer_norm",
     "(Tensor x, Tensor weight, Tensor bias, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
-    cpu=_forward_cpu,
-    cuda=_forward_cuda,
+    reference=layer_norm_reference,
+    triton=_forward_triton,
+    cpp=_forward_cpp,
+    fits=_fits,
     fake=_forward_fake,
+    setup_context=_setup_context,
+    backward=_gradient,
 )
-register(
+operator(
     "layer_norm_backward",
     "(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? residual) -> Tensor",
-    cpu=_backward_cpu,
-    cuda=_backward_cuda,
+    reference=layer_norm_backward_reference,
+    triton=_backward_triton,
+    cpp=_backward_cpp,
+    fits=_fits,
     fake=_backward_fake,
 )
-register_gradient("layer_norm", _gradient, _setup_context)

@@ -13,7 +13,7 @@ Frozen parts are frozen (``requires_grad`` False) at construction; ``block.requi
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,20 +21,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from aim_kernels.adaptation import (
-    AdapterWeights,
     joint_adaptation_reference,
     spatial_adaptation_reference,
     temporal_adaptation_reference,
 )
 from aim_kernels.adapter import adapter
 from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory
-from aim_kernels.composed import check_memory
 from aim_kernels.joint_adaptation import joint_adaptation
+from aim_kernels.memory import check_memory
 from aim_kernels.spatial_adaptation import spatial_adaptation
 from aim_kernels.spatial_attention import Backend as AttentionBackend
 from aim_kernels.spatial_readout import spatial_readout
 from aim_kernels.temporal_adaptation import temporal_adaptation
 from aim_kernels.temporal_attention import temporal_attention
+from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
 
 __all__ = ["AIMBlock", "Adapter", "AdapterPlace", "BlockBackend", "DropPath", "DropPathMode", "TemporalAttention"]
 
@@ -117,6 +117,10 @@ class TemporalAttention(nn.Module):
         nn.init.zeros_(self.in_proj_bias)
         nn.init.zeros_(self.out_proj.bias)
 
+    @property
+    def weights(self) -> AttentionWeights:
+        return AttentionWeights(self.in_proj_weight, self.in_proj_bias, self.out_proj.weight, self.out_proj.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         clips = _as_clips(x, self.dim)
         attended = temporal_attention(F.linear(clips, self.in_proj_weight, self.in_proj_bias), self.num_heads)
@@ -141,6 +145,10 @@ class MLP(nn.Module):
         nn.init.normal_(self.c_proj.weight, std=dim**-0.5)
         nn.init.zeros_(self.c_fc.bias)
         nn.init.zeros_(self.c_proj.bias)
+
+    @property
+    def weights(self) -> MLPWeights:
+        return MLPWeights(self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
 
 
 class DropPath(nn.Module):
@@ -247,7 +255,7 @@ class AIMBlock(nn.Module):
         self.drop_path = DropPath(drop_path, drop_path_mode)
 
     def _make_trunk(self, hidden: int) -> None:
-        """The frozen part, under the trunk's own names; ``_attention`` and ``_mlp`` hand its tensors on."""
+        """The frozen part, under the trunk's names; :meth:`attention_weights` and :meth:`mlp_weights` hand it on."""
         self.ln_1 = nn.LayerNorm(self.dim, eps=self.eps)
         self.attn = TemporalAttention(self.dim, self.num_heads)
         self.ln_2 = nn.LayerNorm(self.dim, eps=self.eps)
@@ -287,81 +295,44 @@ class AIMBlock(nn.Module):
     def _adapt(
         self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory, cls_only: bool
     ) -> Tensor:
+        frozen = (*self.attention_weights(), self.num_heads)
         if self.T_Adapter is not None:
-            x = temporal_adaptation(
-                x,
-                *self._attention,
-                adapter=self.T_Adapter.weights,
-                adapter_in=None if self.T_Adapter_in is None else self.T_Adapter_in.weights,
-                drop=temporal_drop,
-                eps=self.eps,
-                memory=memory,
-            )
-        adapter = None if self.S_Adapter is None else self.S_Adapter.weights
+            adapters = (self.T_Adapter.weights, _weights(self.T_Adapter_in))
+            x = temporal_adaptation(x, *frozen, *adapters, temporal_drop, self.eps, memory)
+        adapter = _weights(self.S_Adapter)
         if cls_only:
-            x = spatial_readout(x, *self._attention, adapter=adapter, eps=self.eps)
+            x = spatial_readout(x, *frozen, adapter, self.eps)
         else:
-            x = spatial_adaptation(
-                x,
-                *self._attention,
-                adapter=adapter,
-                eps=self.eps,
-                memory=memory,
-                attention_backend=self.attention_backend,
-            )
-        return joint_adaptation(
-            x,
-            *self._mlp,
-            adapter=None if self.MLP_Adapter is None else self.MLP_Adapter.weights,
-            drop=joint_drop,
-            scale=self.adapter_scale,
-            activation=self.activation,
-            eps=self.eps,
-            memory=memory,
-        )
+            x = spatial_adaptation(x, *frozen, adapter, self.eps, memory, self.attention_backend)
+        return joint_adaptation(x, *self.mlp_weights(), **self._joint(joint_drop), memory=memory)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
+        frozen = (*self.attention_weights(), self.num_heads)
         if self.T_Adapter is not None:
-            x = temporal_adaptation_reference(
-                x,
-                *self._attention,
-                adapter=self.T_Adapter.weights,
-                adapter_in=None if self.T_Adapter_in is None else self.T_Adapter_in.weights,
-                drop=temporal_drop,
-                eps=self.eps,
-            )
-        x = spatial_adaptation_reference(
-            x, *self._attention, adapter=None if self.S_Adapter is None else self.S_Adapter.weights, eps=self.eps
-        )
-        return joint_adaptation_reference(
-            x,
-            *self._mlp,
-            adapter=None if self.MLP_Adapter is None else self.MLP_Adapter.weights,
-            drop=joint_drop,
-            scale=self.adapter_scale,
-            activation=self.activation,
-            eps=self.eps,
-        )
+            adapters = (self.T_Adapter.weights, _weights(self.T_Adapter_in))
+            x = temporal_adaptation_reference(x, *frozen, *adapters, temporal_drop, self.eps)
+        x = spatial_adaptation_reference(x, *frozen, _weights(self.S_Adapter), self.eps)
+        return joint_adaptation_reference(x, *self.mlp_weights(), **self._joint(joint_drop))
 
-    @property
-    def _attention(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int]:
-        return (
-            *(self.ln_1.weight, self.ln_1.bias),
-            *(self.attn.in_proj_weight, self.attn.in_proj_bias),
-            *(self.attn.out_proj.weight, self.attn.out_proj.bias),
-            self.num_heads,
-        )
+    def _joint(self, drop: Tensor | None) -> dict[str, Any]:
+        """What the joint sub-block takes beside its input and the frozen weights."""
+        adapter, scale = _weights(self.MLP_Adapter), self.adapter_scale
+        return {"adapter": adapter, "drop": drop, "scale": scale, "activation": self.activation, "eps": self.eps}
 
-    @property
-    def _mlp(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return (
-            *(self.ln_2.weight, self.ln_2.bias),
-            *(self.mlp.c_fc.weight, self.mlp.c_fc.bias),
-            *(self.mlp.c_proj.weight, self.mlp.c_proj.bias),
-        )
+    def attention_weights(self) -> tuple[NormWeights, AttentionWeights]:
+        """The frozen attention, over time and over space, and the norm before it."""
+        return NormWeights(self.ln_1.weight, self.ln_1.bias), self.attn.weights
+
+    def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
+        """The frozen MLP and the norm before it."""
+        return NormWeights(self.ln_2.weight, self.ln_2.bias), self.mlp.weights
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, adapter_scale={self.adapter_scale:g}, activation={self.activation!r}"
+
+
+def _weights(module: Adapter | None) -> AdapterWeights | None:
+    return None if module is None else module.weights
 
 
 def _check_heads(dim: int, num_heads: int) -> None:

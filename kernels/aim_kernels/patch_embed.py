@@ -20,7 +20,7 @@ from torch import Tensor
 
 from aim_kernels import layer_norm, patch_embed_triton
 from aim_kernels.composed import compute_dtype
-from aim_kernels.registration import register, register_gradient, runs_triton
+from aim_kernels.registration import operator
 
 MIDDLE = 128.0  # pixels minus this are exact in bf16, and small enough that a rounded weight does little harm
 
@@ -87,8 +87,7 @@ def patch_embed_reference(
     # filled on the device: a copy from the host would wait for it, and cannot be captured in a CUDA graph
     shift, scale = (torch.stack([frames.new_full((), v, dtype=precise) for v in values]) for values in (mean, std))
     pixels = (frames.to(precise) - shift) / scale
-    patches = _patches(pixels.to(weight.dtype), weight.shape[-1])
-    x = F.linear(patches, weight.permute(0, 2, 3, 1).flatten(1))
+    x = F.linear(patches(pixels.to(weight.dtype), weight.shape[-1]), weight.permute(0, 2, 3, 1).flatten(1))
     first = class_embedding.to(x.dtype).expand(*x.shape[:2], 1, -1)
     x = torch.cat([first, x], 2) + positional_embedding + temporal_embedding[:, None]
     return F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps).to(positional_embedding.dtype)
@@ -105,14 +104,14 @@ def fold_normalisation(
     return folded.flatten(1), bias
 
 
-def _patches(pixels: Tensor, p: int) -> Tensor:
+def patches(pixels: Tensor, p: int) -> Tensor:
     """[B, T, H, W, 3] to [B, T, (H/p)(W/p), p·p·3], pixels of a patch row by row."""
     b, t, h, w, _ = pixels.shape
     return pixels.reshape(b, t, h // p, p, w // p, p * 3).transpose(3, 4).reshape(b, t, (h // p) * (w // p), p * p * 3)
 
 
-def _fused(x: Tensor, width: int, depth: int = 0) -> bool:
-    return runs_triton(x) and max(width, depth) <= layer_norm.MAX_WIDTH
+def _fits(frames: Tensor, folded: Tensor, *_: Any) -> bool:
+    return max(folded.shape) <= layer_norm.MAX_WIDTH
 
 
 def _sum_of_embeddings(product: Tensor, stem: tuple[Tensor, ...]) -> Tensor:
@@ -126,7 +125,7 @@ def _sum_of_embeddings(product: Tensor, stem: tuple[Tensor, ...]) -> Tensor:
     return x
 
 
-def _forward(
+def _forward_products(
     frames: Tensor,
     folded: Tensor,
     bias: Tensor,
@@ -138,18 +137,14 @@ def _forward(
     eps: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    stem = tuple(x.contiguous() for x in (bias, first, position, temporal))
-    if _fused(folded, *folded.shape):
-        product = patch_embed_triton.product(frames, folded)
-        tokens, mean, rstd = patch_embed_triton.tokens(product, stem, ln_weight, ln_bias, eps, dtype)
-        return tokens, product, mean, rstd
+    stem = (bias, first, position, temporal)
     side = round((folded.shape[1] // 3) ** 0.5)
-    product = F.linear(_patches(frames, side).to(folded.dtype).sub_(MIDDLE), folded)
+    product = F.linear(patches(frames, side).to(folded.dtype).sub_(MIDDLE), folded)
     tokens, mean, rstd = torch.ops.aim.layer_norm(_sum_of_embeddings(product, stem), ln_weight, ln_bias, eps, dtype)
     return tokens, product, mean, rstd
 
 
-def _backward(
+def _backward_products(
     dtokens: Tensor,
     product: Tensor,
     bias: Tensor,
@@ -160,10 +155,7 @@ def _backward(
     mean: Tensor,
     rstd: Tensor,
 ) -> Tensor:
-    stem = tuple(x.contiguous() for x in (bias, first, position, temporal))
-    if _fused(product, product.shape[-1]):
-        return patch_embed_triton.temporal_gradient(dtokens, product, stem, ln_weight, mean, rstd).to(temporal.dtype)
-    x = _sum_of_embeddings(product, stem)
+    x = _sum_of_embeddings(product, (bias, first, position, temporal))
     dx = torch.ops.aim.layer_norm_backward(dtokens, x, ln_weight, mean, rstd, None)
     return dx.sum((0, 2)).to(temporal.dtype)
 
@@ -214,19 +206,22 @@ def _gradient(ctx: Any, dtokens: Tensor, *_: Tensor) -> tuple[Tensor | None, ...
 
 
 _STEM = "Tensor bias, Tensor class_embedding, Tensor positional_embedding, Tensor temporal_embedding, Tensor ln_weight"
-register(
+operator(
     "patch_embed",
     f"(Tensor frames, Tensor folded, {_STEM}, Tensor ln_bias, float eps, ScalarType dtype)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=_forward,
-    cuda=_forward,
+    reference=_forward_products,
+    triton=patch_embed_triton.forward,
+    fits=_fits,
     fake=_forward_fake,
+    setup_context=_setup_context,
+    backward=_gradient,
 )
-register(
+operator(
     "patch_embed_backward",
     f"(Tensor dtokens, Tensor product, {_STEM}, Tensor mean, Tensor rstd) -> Tensor",
-    cpu=_backward,
-    cuda=_backward,
+    reference=_backward_products,
+    triton=patch_embed_triton.backward,
+    fits=lambda dtokens, *_: dtokens.shape[-1] <= layer_norm.MAX_WIDTH,
     fake=_backward_fake,
 )
-register_gradient("patch_embed", _gradient, _setup_context)

@@ -1,32 +1,29 @@
-"""Holding the frozen trunk in half precision, once: its float32 copy is not needed by anything.
-
-Adapters keep float32 master weights and are cast where they are used; norm parameters stay float32 (they are small, and
-the norms compute in float32). Gradients of everything trainable are those of mixed precision, see
-tests/kernels/test_precision.py.
-"""
+"""The dtypes of a sub-block: that of its products, and of what it keeps of the residual stream."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from aim_kernels.modules import AIMBlock
-from aim_kernels.swin_block import AIMSwinBlock
+from aim_kernels.weights import AdapterWeights
 
 
-def hold_trunk(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Casts, in place, the frozen projections of every :class:`AIMBlock` and :class:`AIMSwinBlock` to ``dtype``.
+def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype of the products: autocast's where it is on, else that of the frozen ``weight``."""
+    kind = x.device.type
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype
 
-    Weights that require a gradient are left alone, and so are Swin's small tables of biases. Returns ``model``.
+
+def narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` as it is kept for backward: in the products' dtype where that is the narrower one.
+
+    Its uses are the layer norm's input gradient and running the norm again, whose results are rounded to ``dtype``.
     """
-    for block in model.modules():
-        parts: tuple[nn.Module, ...] = ()
-        if isinstance(block, AIMBlock):
-            parts = (block.attn, block.mlp)
-        elif isinstance(block, AIMSwinBlock):
-            parts = (block.attn.qkv, block.attn.proj, block.mlp)
-        for part in parts:
-            for parameter in part.parameters():
-                if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(dtype)
-    return model
+    return x.to(dtype) if dtype.itemsize < x.dtype.itemsize else x
+
+
+def cast(weights: AdapterWeights, dtype: torch.dtype) -> AdapterWeights:
+    """A copy of an adapter's tensors in the products' dtype."""
+    return AdapterWeights(*(x.to(dtype) for x in weights))

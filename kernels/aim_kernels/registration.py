@@ -1,73 +1,104 @@
-"""How an operator becomes ``torch.ops.aim.<name>``: one opaque schema with CPU, CUDA and fake implementations.
+"""How an operator becomes ``torch.ops.aim.<name>``: one opaque schema, its implementations, and which of them runs.
 
 Opaque, because a decomposing operator would be taken apart by AOTAutograd and lose its CPU implementation. Outputs are
-always fresh tensors in the layout that the fake promises; inputs are never written.
+always fresh contiguous tensors, as the fake promises; inputs are never written. What runs is chosen call by call:
+
+    triton     where all floating operands are half or single precision on a GPU of compute capability 8.0 up, and
+               ``fits`` says that its kernels serve these sizes
+    cpp        where they are float32 or bfloat16 on a CPU and the C++ part is built
+    reference  plain torch, everywhere else, and where the first operand is empty
+
+An operand that is a dtype, that of the result, counts like a tensor of it.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aim_kernels import optional_triton
+from aim_kernels import extension, optional_triton
 
 Implementation = Callable[..., Any]
+_TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
-def register(name: str, schema: str, *, cpu: Implementation, cuda: Implementation, fake: Implementation) -> None:
-    """Defines ``aim::<name>`` with its implementations; ``fake`` gives shapes, dtypes and layout only."""
+@dataclass(eq=False)
+class Operator:
+    """One of :data:`OPERATORS`: its implementations take the operands of its schema, in order."""
+
+    name: str
+    reference: Implementation
+    triton: Implementation | None = None
+    cpp: Implementation | None = None
+    fits: Callable[..., bool] | None = None
+
+    def __call__(self, *operands: Any) -> Any:
+        """Runs the implementation that serves these operands."""
+        if operands[0].numel():
+            typed = [x for x in operands if isinstance(x, torch.dtype) or _floating(x)]
+            if self.triton and runs_triton(*typed) and (self.fits is None or self.fits(*operands)):
+                return self.triton(*operands)
+            if self.cpp and extension.supports(*typed):
+                return self.cpp(*operands)
+        result = self.reference(*operands)
+        return tuple(x.contiguous() for x in result) if isinstance(result, tuple) else result.contiguous()
+
+
+OPERATORS: dict[str, Operator] = {}
+
+
+def operator(
+    name: str,
+    schema: str,
+    *,
+    reference: Implementation,
+    fake: Implementation,
+    triton: Implementation | None = None,
+    cpp: Implementation | None = None,
+    fits: Callable[..., bool] | None = None,
+    setup_context: Implementation | None = None,
+    backward: Implementation | None = None,
+    autocast: bool = False,
+) -> None:
+    """Defines ``aim::<name>`` with its implementations.
+
+    ``fake`` gives shapes, dtypes and layout only; ``setup_context`` and ``backward`` are its autograd formula, as of
+    :func:`torch.library.register_autograd`. With ``autocast`` it runs in the autocast dtype of its device.
+    """
     qualified = f"aim::{name}"
-    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(qualified, "CPU")(cpu)
-    torch.library.impl(qualified, "CUDA")(_on_device_of_input(cuda))
-    torch.library.register_fake(qualified)(fake)
+    chosen = OPERATORS[name] = Operator(name, reference, triton, cpp, fits)
+    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+    torch.library.impl(qualified, "CPU")(chosen)
+    torch.library.impl(qualified, "CUDA")(_on_device_of_first(chosen))
+    overload = getattr(torch.ops.aim, name).default
+    torch.library.register_fake(qualified)(_known_to_inductor(overload, fake))
+    if backward is not None:
+        torch.library.register_autograd(qualified, backward, setup_context=setup_context)
+    if autocast:
+        _register_autocast(overload)
 
 
-def _on_device_of_input(implementation: Implementation) -> Implementation:
-    """Triton launches on the current device, which need not be the one that holds the tensors."""
-
-    def guarded(first: Tensor, *args: Any) -> Any:
-        with torch.cuda.device(first.device):
-            return implementation(first, *args)
-
-    return guarded
-
-
-def register_gradient(name: str, backward: Implementation, setup_context: Implementation) -> None:
-    """Gives ``aim::<name>`` its autograd formula."""
-    torch.library.register_autograd(f"aim::{name}", backward, setup_context=setup_context)
-
-
-def register_autocast(name: str) -> None:
-    """Under autocast, ``aim::<name>`` runs in the autocast dtype of its device."""
-    library = torch.library.Library("aim", "FRAGMENT")
-    _LIBRARIES.append(library)
-    operator = getattr(torch.ops.aim, name).default
-
-    for key, device in ((torch._C.DispatchKey.AutocastCPU, "cpu"), (torch._C.DispatchKey.AutocastCUDA, "cuda")):
-
-        def cast(*args: Any, device: str = device) -> Any:
-            dtype = torch.get_autocast_dtype(device)
-            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_AUTOCAST_KEYS[device])):
-                return operator(*(_cast(x, dtype) for x in args))
-
-        library.impl(name, cast, key.name)
-
-
-def runs_triton(x: Tensor) -> bool:
-    """Whether Triton kernels serve ``x``: a half or single precision tensor on a GPU of compute capability 8.0 up.
+def runs_triton(*typed: Tensor | torch.dtype) -> bool:
+    """Whether Triton kernels serve these: half or single precision, tensors on a GPU of compute capability 8.0 up.
 
     Older GPUs, and all where Triton is not installed, run the plain-torch expression of every operator, and one warning
     says so.
     """
-    if not x.is_cuda or x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        return False
-    return _modern(x.device.index or 0)
+    for x in typed:
+        if isinstance(x, torch.dtype):
+            served = x in _TRITON_DTYPES
+        else:
+            served = x.is_cuda and x.dtype in _TRITON_DTYPES and _modern(x.device.index or 0)
+        if not served:
+            return False
+    return True
 
 
 def architecture(x: Tensor) -> int:
@@ -81,22 +112,63 @@ def _architecture(index: int) -> int:
     return 10 * major + minor
 
 
+@functools.cache
 def _modern(index: int) -> bool:
-    if index not in _MODERN:
-        major, minor = torch.cuda.get_device_capability(index)
-        _MODERN[index] = major >= 8 and optional_triton.INSTALLED
-        if not _MODERN[index]:
-            name = torch.cuda.get_device_name(index)
-            reason = f"has compute capability {major}.{minor}, below 8.0" if major < 8 else "is here without Triton"
-            warnings.warn(f"{name} {reason}: aim_kernels runs plain torch there", stacklevel=3)
-    return _MODERN[index]
+    modern, installed = _architecture(index) >= 80, optional_triton.INSTALLED
+    if not (modern and installed):
+        name, capability = torch.cuda.get_device_name(index), _architecture(index) / 10
+        reason = "is here without Triton" if modern else f"has compute capability {capability}, below 8.0"
+        warnings.warn(f"{name} {reason}: aim_kernels runs plain torch there", stacklevel=4)
+    return modern and installed
+
+
+def _on_device_of_first(implementation: Implementation) -> Implementation:
+    """Triton launches on the current device, which need not be the one that holds the tensors."""
+
+    def guarded(first: Tensor, *others: Any) -> Any:
+        with torch.cuda.device(first.device):
+            return implementation(first, *others)
+
+    return guarded
+
+
+def _known_to_inductor(overload: torch._ops.OpOverload, fake: Implementation) -> Implementation:
+    """``fake``, which where inductor is loaded enters the operator in its table first, as one that is called as it is.
+
+    For an operator that is not in its table, inductor writes out all that led to the operands, 17 times more text with
+    each block, before it decides the same. Nothing is imported for it: inductor is there before it traces a graph, and
+    a trace asks for the fake of every operator.
+    """
+
+    def entered(*operands: Any) -> Any:
+        lowering = sys.modules.get("torch._inductor.lowering")
+        if lowering is not None and overload not in lowering.lowerings:
+            lowering.make_fallback(overload)
+        return fake(*operands)
+
+    return entered
+
+
+def _register_autocast(overload: torch._ops.OpOverload) -> None:
+    library = torch.library.Library("aim", "FRAGMENT")
+    _LIBRARIES.append(library)
+    for device, key in _AUTOCAST_KEYS.items():
+
+        def cast(*operands: Any, device: str = device, key: torch._C.DispatchKey = key) -> Any:
+            dtype = torch.get_autocast_dtype(device)
+            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+                return overload(*(_cast(x, dtype) for x in operands))
+
+        library.impl(overload._opname, cast, key.name)
 
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:
-    floating = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
-    return x.to(dtype) if floating else x
+    return x.to(dtype) if _floating(x) and x.dtype != torch.float64 else x
 
 
-_MODERN: dict[int, bool] = {}
-_LIBRARIES: list[torch.library.Library] = []
+def _floating(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+_LIBRARIES: list[torch.library.Library] = []  # what is registered through one lives as long as it
 _AUTOCAST_KEYS = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}

@@ -12,10 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aim_kernels import extension
-from aim_kernels.block_shapes import block_shape
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, register, runs_triton
+from aim_kernels.registration import operator
+from aim_kernels.rows_triton import MAX_WIDTH, launch, row_tile
 
 
 def residual_add(x: Tensor, branch: Tensor, factor: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -29,6 +28,13 @@ def column_sum(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.ops.aim.column_sum(x).to(dtype)
 
 
+def row_factor(drop: Tensor | None, x: Tensor) -> Tensor | None:
+    """Droppath's factor of every token of ``x`` [B, T, N, D] as [B·T·N] float32 (float64 with a float64 stream)."""
+    if drop is None:
+        return None
+    return drop.to(torch.promote_types(x.dtype, torch.float32)).expand(*x.shape[:-1], 1).reshape(-1)
+
+
 def residual_add_reference(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
     """The formulas above in plain torch, in float32 at least."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -37,28 +43,24 @@ def residual_add_reference(x: Tensor, branch: Tensor, factor: Tensor | None, bia
 
 
 @triton.jit
-def _kernel(
-    x_ptr,
-    branch_ptr,
-    factor_ptr,
-    bias_ptr,
-    out_ptr,
-    M,
+def add_kernel(
+    x_ptr: tl.tensor,
+    branch_ptr: tl.tensor,
+    factor_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    M: tl.tensor,
     D: tl.constexpr,
     FACTOR: tl.constexpr,
     BIAS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):
-    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    o_column = tl.arange(0, COLUMNS)
-    m_row = o_row < M
-    m_tile = m_row[:, None] & (o_column < D)[None, :]
-    o_tile = o_row[:, None] * D + o_column[None, :]
+) -> None:
+    o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
     b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
     b_add = tl.load(branch_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     if BIAS:
-        b_bias = tl.load(bias_ptr + o_column, mask=o_column < D, other=0.0).to(tl.float32)[None, :]
+        b_bias = tl.load(bias_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)[None, :]
         if FACTOR:
             b_bias = b_bias * tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
         b_add += b_bias
@@ -67,53 +69,34 @@ def _kernel(
     tl.store(out_ptr + o_tile, (b_x + b_add).to(out_ptr.dtype.element_ty), mask=m_tile)
 
 
-def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Constants and launch options at D = ``width``: the rows are those of the layer norm that follows."""
-    shape = block_shape("layer_norm", width, target)
-    constants = {"D": width, "ROWS": shape.rows, "COLUMNS": triton.next_power_of_2(width)}
-    return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
-
-
 def _add_triton(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
     x, branch = x.contiguous(), branch.contiguous()
     out = x.new_empty(x.shape)
-    constants, options = launch_shape(x.shape[1], architecture(x))
-    if x.numel():
-        _kernel[(triton.cdiv(x.shape[0], constants["ROWS"]),)](
-            x_ptr=x,
-            branch_ptr=branch,
-            factor_ptr=x if factor is None else factor.float().contiguous(),
-            bias_ptr=x if bias is None else bias.contiguous(),
-            out_ptr=out,
-            M=x.shape[0],
-            FACTOR=factor is not None,
-            BIAS=bias is not None,
-            **constants,
-            **options,
-        )
+    launch(
+        add_kernel,
+        x,
+        x_ptr=x,
+        branch_ptr=branch,
+        factor_ptr=x if factor is None else factor.float().contiguous(),
+        bias_ptr=x if bias is None else bias.contiguous(),
+        out_ptr=out,
+        FACTOR=factor is not None,
+        BIAS=bias is not None,
+    )
     return out
 
 
-def _add_cuda(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
-    fused = runs_triton(x) and x.shape[1] <= 8192
-    return (_add_triton if fused else residual_add_reference)(x, branch, factor, bias)
-
-
-def _add_cpu(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
-    if not extension.supports(x, branch):
-        return residual_add_reference(x, branch, factor, bias).contiguous()
+def _add_cpp(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
     factor, bias = (None if v is None else v.float().contiguous() for v in (factor, bias))
     return torch.ops.aim_cpu.residual(x.contiguous(), branch.contiguous(), factor, bias)
 
 
-def _sum_cuda(x: Tensor) -> Tensor:
+def _sum_reference(x: Tensor) -> Tensor:
     return x.sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def _sum_cpu(x: Tensor) -> Tensor:
-    if extension.supports(x) and x.stride(-1) == 1:
-        return torch.ops.aim_cpu.column_sum(x)
-    return _sum_cuda(x)
+def _sum_cpp(x: Tensor) -> Tensor:
+    return torch.ops.aim_cpu.column_sum(x) if x.stride(-1) == 1 else _sum_reference(x)
 
 
 def _add_fake(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -124,11 +107,13 @@ def _sum_fake(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[1:], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-register(
+operator(
     "residual_add",
     "(Tensor x, Tensor branch, Tensor? factor, Tensor? bias) -> Tensor",
-    cpu=_add_cpu,
-    cuda=_add_cuda,
+    reference=residual_add_reference,
+    triton=_add_triton,
+    cpp=_add_cpp,
+    fits=lambda x, *_: x.shape[1] <= MAX_WIDTH,
     fake=_add_fake,
 )
-register("column_sum", "(Tensor x) -> Tensor", cpu=_sum_cpu, cuda=_sum_cuda, fake=_sum_fake)
+operator("column_sum", "(Tensor x) -> Tensor", reference=_sum_reference, cpp=_sum_cpp, fake=_sum_fake)

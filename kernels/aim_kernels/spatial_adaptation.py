@@ -10,31 +10,38 @@ Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of wid
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import layer_norm, wide_activation  # noqa: F401  (register the operators)
-from aim_kernels.adaptation import AdapterWeights, spatial_adaptation_reference
+from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
+from aim_kernels.adaptation import spatial_adaptation_reference
 from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.choices import Memory
-from aim_kernels.composed import Needs, check_memory, compose, compute_dtype, decompose, narrowed, to_dtype
-from aim_kernels.recomputation import again
-from aim_kernels.residual import column_sum, residual_add
+from aim_kernels.folded_projection import fold_projection, folded_gradients
+from aim_kernels.memory import check_memory, copied_for_backward
+from aim_kernels.precision import cast, compute_dtype, narrowed
+from aim_kernels.residual import residual_add
 from aim_kernels.spatial_attention import Backend, backend_missing
 from aim_kernels.trained_trunk import attention_branch
+from aim_kernels.weights import (
+    AdapterGradients,
+    AdapterNeeds,
+    AdapterWeights,
+    AttentionWeights,
+    NormWeights,
+    Packing,
+    require_gradient,
+)
+from aim_kernels.wide_activation import gelu, gelu_backward
 
 
 def spatial_adaptation(
     x: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor,
+    norm: NormWeights,
+    attention: AttentionWeights,
     num_heads: int,
     adapter: AdapterWeights | None = None,
     eps: float = 1e-5,
@@ -52,63 +59,74 @@ def spatial_adaptation(
     missing = backend_missing(attention_backend, x.device)
     if missing:
         raise ValueError(missing)
-    trunk = (ln_weight, ln_bias, qkv_weight, qkv_bias, out_weight, out_bias)
     if not x.numel():
-        return spatial_adaptation_reference(x, *trunk, num_heads, adapter, eps)
-    if any(weight.requires_grad for weight in trunk):
-        attended = attention_branch(x, *trunk, num_heads, "space", None, eps, attention_backend)
+        return spatial_adaptation_reference(x, norm, attention, num_heads, adapter, eps)
+    if require_gradient(norm, attention):
+        attended = attention_branch(x, norm, attention, num_heads, "space", None, eps, attention_backend)
         return x + attended if adapter is None else bottleneck(attended, adapter, skip=True, residual=x)
-    dtype = compute_dtype(x, qkv_weight)
-    weights = (None,) * 4 if adapter is None else adapter
-    return _SpatialAdaptation.apply(x, *weights, *trunk, num_heads, eps, memory, attention_backend, dtype)
+    dtype = compute_dtype(x, attention.qkv_weight)
+    operands = _Operands(x, norm, attention, adapter, num_heads, eps, memory, attention_backend, dtype)
+    return _SpatialAdaptation.apply(*_PACKING.pack(operands))
+
+
+class _Operands(NamedTuple):
+    x: Tensor
+    norm: NormWeights
+    attention: AttentionWeights
+    adapter: AdapterWeights | None
+    num_heads: int
+    eps: float
+    memory: Memory
+    backend: Backend
+    dtype: torch.dtype
+
+
+_PACKING = Packing(_Operands)
 
 
 class _SpatialAdaptation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *args: Any) -> Tensor:
-        adapter, trunk, (num_heads, eps, memory, backend, dtype) = _unpack(args)
-        z, mean, rstd = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
-        qkv = F.linear(z, trunk[2].to(dtype), trunk[3].to(dtype))
-        a, lse = torch.ops.aim.spatial_attention(qkv, num_heads, backend)
-        branch = project(a.view(-1, a.shape[-1]), adapter, trunk, dtype)
+    def forward(ctx: Any, *row: Any) -> Tensor:
+        o = _PACKING.unpack(row)
+        z, mean, rstd = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, o.dtype)
+        qkv = F.linear(z, o.attention.qkv_weight.to(o.dtype), o.attention.qkv_bias.to(o.dtype))
+        a, lse = torch.ops.aim.spatial_attention(qkv, o.num_heads, o.backend)
+        branch = project(a.view(-1, a.shape[-1]), o.adapter, o.attention, o.dtype)
         kept: tuple[Tensor | None, ...] = (None,) * 3
-        if memory == "fast":
+        if o.memory == "fast":
             kept = (qkv, a, lse)
-        elif memory == "balanced":
+        elif o.memory == "balanced":
             kept = (qkv, None, None)
-        ctx.save_for_backward(narrowed(x, dtype), mean, rstd, *kept, *args[:10])
-        ctx.constants = args[10:]
-        return residual_add(x, branch)
+        _PACKING.keep(ctx, o._replace(x=narrowed(o.x, o.dtype)), mean, rstd, *kept)
+        return residual_add(o.x, branch)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, mean, rstd, qkv, a, lse, *weights = ctx.saved_tensors
-        weights = again(weights, 5, g)
-        adapter, trunk, (num_heads, eps, _, backend, dtype) = _unpack((*weights, *ctx.constants))
-        needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[1:5])
+        o, mean, rstd, qkv, a, lse = _PACKING.kept(ctx)
+        needs = _PACKING.needs(ctx)
+        adapter, norm = copied_for_backward(o.adapter, g), copied_for_backward(o.norm, g)
         if qkv is None:
-            z, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, dtype)
-            qkv = F.linear(z, trunk[2].to(dtype), trunk[3].to(dtype))
+            z, _, _ = torch.ops.aim.layer_norm(o.x, *norm, o.eps, o.dtype)
+            qkv = F.linear(z, o.attention.qkv_weight.to(o.dtype), o.attention.qkv_bias.to(o.dtype))
         if a is None:
-            a, lse = torch.ops.aim.spatial_attention_again(qkv, num_heads, backend, g)
-        rows, branch = a.view(-1, a.shape[-1]), g.to(dtype).reshape(-1, g.shape[-1])
-        da, gradients = project_backward(branch, rows, adapter, trunk, needs_x, needs)
+            a, lse = torch.ops.aim.spatial_attention_recomputed(qkv, o.num_heads, o.backend, g)
+        rows, branch = a.view(-1, a.shape[-1]), g.to(o.dtype).reshape(-1, g.shape[-1])
+        da, gradients = project_backward(branch, rows, adapter, o.attention, needs.x, needs.adapter)
         dx = None
         if da is not None:
-            dqkv = torch.ops.aim.spatial_attention_backward(da.view(a.shape), qkv, a, lse, num_heads, backend)
-            dz = (dqkv.view(-1, dqkv.shape[-1]) @ trunk[2].to(dtype)).view(x.shape)
-            dx = torch.ops.aim.layer_norm_backward(dz, x, trunk[0], mean, rstd, g)
-        return (dx, *gradients, *(None,) * (len(ctx.needs_input_grad) - 5))
+            dqkv = torch.ops.aim.spatial_attention_backward(da.view(a.shape), qkv, a, lse, o.num_heads, o.backend)
+            dz = (dqkv.view(-1, dqkv.shape[-1]) @ o.attention.qkv_weight.to(o.dtype)).view(o.x.shape)
+            dx = torch.ops.aim.layer_norm_backward(dz, o.x, norm.weight, mean, rstd, g)
+        return _PACKING.gradients(x=dx, adapter=gradients)
 
 
-def project(rows: Tensor, adapter: AdapterWeights | None, trunk: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+def project(rows: Tensor, adapter: AdapterWeights | None, attention: AttentionWeights, dtype: torch.dtype) -> Tensor:
     """The branch [M, D] of attended ``rows`` [M, D]: the output projection with the adapter on it."""
-    out_weight, out_bias = trunk[4].to(dtype), trunk[5].to(dtype)
+    out_weight, out_bias = attention.out_weight.to(dtype), attention.out_bias.to(dtype)
     if adapter is None:
         return F.linear(rows, out_weight, out_bias)
-    low = to_dtype(adapter, dtype)
-    u = F.linear(rows, *compose(adapter, out_weight, trunk[5], dtype))
-    hidden = torch.ops.aim.wide_activation(u, 0, False, None)
+    low = cast(adapter, dtype)
+    hidden = gelu(F.linear(rows, *fold_projection(adapter, attention, dtype)))
     return torch.addmm(F.linear(rows, out_weight, out_bias + low.b2), hidden, low.w2.t())
 
 
@@ -116,31 +134,17 @@ def project_backward(
     branch: Tensor,
     rows: Tensor,
     adapter: AdapterWeights | None,
-    trunk: tuple[Tensor, ...],
+    attention: AttentionWeights,
     needs_rows: bool,
-    needs: Needs,
-) -> tuple[Tensor | None, list[Tensor | None]]:
+    needs: AdapterNeeds,
+) -> tuple[Tensor | None, AdapterGradients]:
     """Gradients of ``rows`` [M, D] and of the adapter's tensors from ``branch`` [M, D], that of the branch."""
     dtype = branch.dtype
-    out_weight, out_bias = trunk[4].to(dtype), trunk[5]
-    gradients: list[Tensor | None] = [None] * 4
-    da = branch @ out_weight if needs_rows else None
+    da = branch @ attention.out_weight.to(dtype) if needs_rows else None
     if adapter is None or not (needs_rows or any(needs)):
-        return da, gradients
-    low = to_dtype(adapter, dtype)
-    composed, bias = compose(adapter, out_weight, out_bias, dtype)
-    u = F.linear(rows, composed, bias)
-    du = torch.ops.aim.wide_activation_backward(branch @ low.w2, u, 0, False, None)
-    if needs.w2:
-        gradients[2] = (branch.t() @ torch.ops.aim.wide_activation(u, 0, False, None)).to(adapter.w2.dtype)
-    if needs.b2:
-        gradients[3] = column_sum(branch, adapter.b2.dtype)
-    if needs.w1 or needs.b1:
-        d_bias = gradients[1] = column_sum(du, adapter.b1.dtype)
-        if needs.w1:
-            gradients[0] = decompose(du.t() @ rows, d_bias, out_weight, out_bias, adapter.w1.dtype)
-    return (None if da is None else torch.addmm(da, du, composed)), gradients
-
-
-def _unpack(args: tuple[Any, ...]) -> tuple[AdapterWeights | None, tuple[Tensor, ...], tuple[Any, ...]]:
-    return None if args[0] is None else AdapterWeights(*args[:4]), args[4:10], args[10:]
+        return da, AdapterGradients()
+    weight, bias = fold_projection(adapter, attention, dtype)
+    u = F.linear(rows, weight, bias)
+    du = gelu_backward(branch @ adapter.w2.to(dtype), u)
+    gradients = folded_gradients(adapter, attention, needs, rows, u, du, branch)
+    return None if da is None else torch.addmm(da, du, weight), gradients

@@ -20,8 +20,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from aim_kernels import extension, spatial_attention_triton
-from aim_kernels.registration import register, register_autocast, register_gradient, runs_triton
+from aim_kernels import spatial_attention_triton
+from aim_kernels.registration import OPERATORS, operator
 from aim_kernels.temporal_attention import check_qkv
 
 Backend = Literal["auto", "cpu", "reference", "triton", "sdpa", "xformers"]
@@ -35,6 +35,9 @@ def spatial_attention(qkv: Tensor, num_heads: int, backend: Backend = "auto") ->
     :func:`backend_missing` for what the others need. Raises ValueError for shapes and names that cannot be.
     """
     check_qkv(qkv, num_heads)
+    missing = backend_missing(backend, qkv.device)
+    if missing:
+        raise ValueError(missing)
     return torch.ops.aim.spatial_attention(qkv, num_heads, backend)[0]
 
 
@@ -89,76 +92,83 @@ def _xformers_missing() -> str | None:
     return None
 
 
-def _resolve(qkv: Tensor, num_heads: int, backend: str) -> str:
-    missing = backend_missing(backend, qkv.device)
-    if missing:
-        raise ValueError(missing)
-    if backend == "auto":
-        backend = "triton" if qkv.is_cuda else "cpu"
-    if backend == "cpu" and not extension.supports(qkv):
-        return "reference"
-    head_dim = qkv.shape[-1] // 3 // num_heads
-    if backend == "triton" and not (runs_triton(qkv) and head_dim <= spatial_attention_triton.MAX_HEAD_DIM):
-        return "reference"
-    if backend in ("sdpa", "xformers") and (qkv.dtype not in (torch.float16, torch.bfloat16) or head_dim % 8):
-        return "reference"
-    return backend
+def _frames(x: Tensor, num_heads: int, packed: int = 3) -> Tensor:
+    """qkv [B, T, N, 3D] as [B·T, N, 3, h, d]; out or its gradient, [B, T, N, D], as [B·T, N, 1, h, d]."""
+    b, t, n, width = x.shape
+    return x.reshape(b * t, n, packed, num_heads, width // packed // num_heads)
 
 
-def _forward(qkv: Tensor, num_heads: int, backend: str) -> tuple[Tensor, Tensor]:
-    backend = _resolve(qkv, num_heads, backend)
-    b, t, n, packed = qkv.shape
-    head_dim = packed // 3 // num_heads
-    if not qkv.numel():
-        return _forward_fake(qkv, num_heads, backend)
+def _fits(qkv: Tensor, num_heads: int, backend: str) -> bool:
+    return backend in ("auto", "triton") and qkv.shape[-1] // 3 // num_heads <= spatial_attention_triton.MAX_HEAD_DIM
+
+
+def _forward_triton(qkv: Tensor, num_heads: int, backend: str) -> tuple[Tensor, Tensor]:
+    out, lse = spatial_attention_triton.forward(_frames(qkv, num_heads))
+    return _as_clips(qkv, out, lse)
+
+
+def _backward_triton(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str) -> Tensor:
+    frames, (do, o) = _frames(qkv, num_heads), (_frames(x, num_heads, 1).squeeze(2) for x in (dout, out))
+    return spatial_attention_triton.backward(do, frames, o, lse.flatten(0, 1)).view(qkv.shape)
+
+
+def _forward_cpp(qkv: Tensor, num_heads: int, backend: str) -> tuple[Tensor, Tensor]:
     if backend == "reference":
-        out, lse = spatial_attention_reference(qkv, num_heads)
-        return out.contiguous(), lse.contiguous()
-    frames = qkv.reshape(b * t, n, 3, num_heads, head_dim)
-    if backend == "cpu":
-        out, lse = torch.ops.aim_cpu.attention_forward(frames.unsqueeze(2))
-    elif backend == "triton":
-        out, lse = spatial_attention_triton.forward(frames)
-    elif backend == "sdpa":
-        q, k, v = (x.transpose(1, 2) for x in frames.unbind(2))
+        return spatial_attention_reference(qkv, num_heads)
+    out, lse = torch.ops.aim_cpu.attention_forward(_frames(qkv, num_heads).unsqueeze(2))
+    return _as_clips(qkv, out, lse)
+
+
+def _backward_cpp(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str) -> Tensor:
+    if backend == "reference":
+        return spatial_attention_backward_reference(dout, qkv, out, lse, num_heads)
+    do, o = (_frames(x.contiguous(), num_heads, 1) for x in (dout, out))
+    frames = _frames(qkv, num_heads).unsqueeze(2)
+    return torch.ops.aim_cpu.attention_backward(do, frames, o, lse.flatten(0, 1)).view(qkv.shape)
+
+
+def _forward_library(qkv: Tensor, num_heads: int, backend: str) -> tuple[Tensor, Tensor]:
+    """The backends ``sdpa`` and ``xformers`` where they serve ``qkv``, else plain torch."""
+    if not _library_serves(qkv, num_heads, backend):
+        return spatial_attention_reference(qkv, num_heads)
+    q, k, v = _frames(qkv, num_heads).unbind(2)
+    if backend == "sdpa":
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)
-        out = out.transpose(1, 2)
-    else:
-        from xformers.ops import fmha
+        return _as_clips(qkv, out.transpose(1, 2), lse)
+    from xformers.ops import fmha
 
-        q, k, v = frames.unbind(2)
-        out, lse = fmha.memory_efficient_attention_forward_requires_grad(q, k, v, op=fmha.flash.FwOp)
-    return out.reshape(b, t, n, packed // 3).contiguous(), lse.reshape(b, t, num_heads, n).contiguous()
+    return _as_clips(qkv, *fmha.memory_efficient_attention_forward_requires_grad(q, k, v, op=fmha.flash.FwOp))
 
 
-def _backward(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str) -> Tensor:
-    backend = _resolve(qkv, num_heads, backend)
-    b, t, n, packed = qkv.shape
-    if not qkv.numel():
-        return qkv.new_empty(qkv.shape)
-    if backend == "reference" or not (backend != "cpu" or extension.supports(dout, out)):
-        return spatial_attention_backward_reference(dout, qkv, out, lse, num_heads).contiguous()
-    frames = qkv.reshape(b * t, n, 3, num_heads, packed // 3 // num_heads)
-    dout, out = (x.contiguous().view(b * t, n, *frames.shape[-2:]) for x in (dout, out))
-    lse = lse.view(b * t, num_heads, n)
-    if backend == "cpu":
-        dqkv = torch.ops.aim_cpu.attention_backward(dout.unsqueeze(2), frames.unsqueeze(2), out.unsqueeze(2), lse)
-    elif backend == "triton":
-        dqkv = spatial_attention_triton.backward(dout, frames, out, lse)
-    elif backend == "sdpa":
-        q, k, v = (x.transpose(1, 2) for x in frames.unbind(2))
+def _backward_library(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str) -> Tensor:
+    if not _library_serves(qkv, num_heads, backend):
+        return spatial_attention_backward_reference(dout, qkv, out, lse, num_heads)
+    q, k, v = _frames(qkv, num_heads).unbind(2)
+    do, o = (_frames(x.contiguous(), num_heads, 1).squeeze(2) for x in (dout, out))
+    n, lse = qkv.shape[2], lse.flatten(0, 1)
+    if backend == "sdpa":
+        q, k, v, do, o = (x.transpose(1, 2) for x in (q, k, v, do, o))
         no_dropout = torch.zeros(2, dtype=torch.uint64, device=qkv.device)
         gradients = torch.ops.aten._scaled_dot_product_flash_attention_backward(
-            *(dout.transpose(1, 2), q, k, v, out.transpose(1, 2), lse, None, None, n, n),
-            *(0.0, False, no_dropout, no_dropout),
+            *(do, q, k, v, o, lse, None, None, n, n), *(0.0, False, no_dropout, no_dropout)
         )
-        dqkv = torch.stack([x.transpose(1, 2) for x in gradients], 2)
-    else:
-        from xformers.ops import fmha
+        return torch.stack([x.transpose(1, 2) for x in gradients], 2).view(qkv.shape)
+    from xformers.ops import fmha
 
-        q, k, v = frames.unbind(2)
-        dqkv = torch.stack(fmha.memory_efficient_attention_backward(dout, out, lse, q, k, v, op=fmha.flash.BwOp), 2)
-    return dqkv.reshape(qkv.shape).contiguous()
+    gradients = fmha.memory_efficient_attention_backward(do, o, lse, q, k, v, op=fmha.flash.BwOp)
+    return torch.stack(gradients, 2).view(qkv.shape)
+
+
+def _library_serves(qkv: Tensor, num_heads: int, backend: str) -> bool:
+    half = qkv.dtype in (torch.float16, torch.bfloat16)
+    return backend in ("sdpa", "xformers") and half and not (qkv.shape[-1] // 3 // num_heads) % 8 and qkv.numel() > 0
+
+
+def _as_clips(qkv: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """out [B·T, N, h, d] (an axis of 1 beside) as [B, T, N, D], lse [B·T, h, N] as [B, T, h, N]."""
+    b, t, n, packed = qkv.shape
+    return out.reshape(b, t, n, packed // 3), lse.reshape(b, t, -1, n)
 
 
 def _forward_fake(qkv: Tensor, num_heads: int, backend: str) -> tuple[Tensor, Tensor]:
@@ -182,26 +192,30 @@ def _gradient(ctx: Any, dout: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
     return torch.ops.aim.spatial_attention_backward(dout, qkv, out, lse, ctx.num_heads, ctx.backend), None, None
 
 
-register(
+operator(
     "spatial_attention",
     "(Tensor qkv, int num_heads, str backend) -> (Tensor, Tensor)",
-    cpu=_forward,
-    cuda=_forward,
+    reference=_forward_library,
+    triton=_forward_triton,
+    cpp=_forward_cpp,
+    fits=_fits,
     fake=_forward_fake,
+    setup_context=_setup_context,
+    backward=_gradient,
+    autocast=True,
 )
-register(  # the same, run again for a backward: see recomputation.py
-    "spatial_attention_again",
+operator(  # the same, run again for a backward: see memory.py
+    "spatial_attention_recomputed",
     "(Tensor qkv, int num_heads, str backend, Tensor after) -> (Tensor, Tensor)",
-    cpu=lambda qkv, num_heads, backend, after: _forward(qkv, num_heads, backend),
-    cuda=lambda qkv, num_heads, backend, after: _forward(qkv, num_heads, backend),
-    fake=lambda qkv, num_heads, backend, after: _forward_fake(qkv, num_heads, backend),
+    reference=lambda *operands: OPERATORS["spatial_attention"](*operands[:3]),
+    fake=lambda *operands: _forward_fake(*operands[:3]),
 )
-register(
+operator(
     "spatial_attention_backward",
     "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, int num_heads, str backend) -> Tensor",
-    cpu=_backward,
-    cuda=_backward,
+    reference=_backward_library,
+    triton=_backward_triton,
+    cpp=_backward_cpp,
+    fits=lambda dout, qkv, out, lse, num_heads, backend: _fits(qkv, num_heads, backend),
     fake=_backward_fake,
 )
-register_gradient("spatial_attention", _gradient, _setup_context)
-register_autocast("spatial_attention")

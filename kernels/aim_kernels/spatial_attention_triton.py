@@ -21,26 +21,30 @@ MAX_HEAD_DIM = 128
 
 
 @triton.jit
-def _forward_kernel(
-    qkv_ptr,
-    out_ptr,
-    lse_ptr,
-    heads,
-    blocks,
-    stride_frame,
-    stride_token,
-    scale,
+def _place(heads: tl.tensor, blocks: tl.tensor) -> tuple[tl.tensor, ...]:
+    """This program's block of a frame, head and frame."""
+    i_program = tl.program_id(0).to(tl.int64)
+    return (i_program % blocks).to(tl.int32), (i_program // blocks) % heads, i_program // blocks // heads
+
+
+@triton.jit
+def forward_kernel(
+    qkv_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    lse_ptr: tl.tensor,
+    heads: tl.tensor,
+    blocks: tl.tensor,
+    stride_frame: tl.tensor,
+    stride_token: tl.tensor,
+    scale: tl.tensor,
     N: tl.constexpr,
     HEAD: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
-):
-    i_program = tl.program_id(0).to(tl.int64)
-    i_block = (i_program % blocks).to(tl.int32)
-    i_head = (i_program // blocks) % heads
-    i_frame = i_program // blocks // heads
+) -> None:
+    i_block, i_head, i_frame = _place(heads, blocks)
     D = heads * HEAD
     o_row = i_block * ROWS + tl.arange(0, ROWS)
     o_column = tl.arange(0, COLUMNS)
@@ -74,29 +78,26 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_queries_kernel(
-    dout_ptr,
-    qkv_ptr,
-    out_ptr,
-    lse_ptr,
-    delta_ptr,
-    dqkv_ptr,
-    heads,
-    blocks,
-    stride_frame,
-    stride_token,
-    scale,
+def backward_queries_kernel(
+    dout_ptr: tl.tensor,
+    qkv_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    lse_ptr: tl.tensor,
+    delta_ptr: tl.tensor,
+    dqkv_ptr: tl.tensor,
+    heads: tl.tensor,
+    blocks: tl.tensor,
+    stride_frame: tl.tensor,
+    stride_token: tl.tensor,
+    scale: tl.tensor,
     N: tl.constexpr,
     HEAD: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
-):
-    i_program = tl.program_id(0).to(tl.int64)
-    i_block = (i_program % blocks).to(tl.int32)
-    i_head = (i_program // blocks) % heads
-    i_frame = i_program // blocks // heads
+) -> None:
+    i_block, i_head, i_frame = _place(heads, blocks)
     D = heads * HEAD
     o_row = i_block * ROWS + tl.arange(0, ROWS)
     o_column = tl.arange(0, COLUMNS)
@@ -129,28 +130,25 @@ def _backward_queries_kernel(
 
 
 @triton.jit
-def _backward_keys_kernel(
-    dout_ptr,
-    qkv_ptr,
-    lse_ptr,
-    delta_ptr,
-    dqkv_ptr,
-    heads,
-    blocks,
-    stride_frame,
-    stride_token,
-    scale,
+def backward_keys_kernel(
+    dout_ptr: tl.tensor,
+    qkv_ptr: tl.tensor,
+    lse_ptr: tl.tensor,
+    delta_ptr: tl.tensor,
+    dqkv_ptr: tl.tensor,
+    heads: tl.tensor,
+    blocks: tl.tensor,
+    stride_frame: tl.tensor,
+    stride_token: tl.tensor,
+    scale: tl.tensor,
     N: tl.constexpr,
     HEAD: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
-):
-    i_program = tl.program_id(0).to(tl.int64)
-    i_block = (i_program % blocks).to(tl.int32)
-    i_head = (i_program // blocks) % heads
-    i_frame = i_program // blocks // heads
+) -> None:
+    i_block, i_head, i_frame = _place(heads, blocks)
     D = heads * HEAD
     o_key = i_block * KEYS + tl.arange(0, KEYS)
     o_column = tl.arange(0, COLUMNS)
@@ -201,7 +199,7 @@ def forward(frames: Tensor) -> tuple[Tensor, Tensor]:
     lse = frames.new_empty((f, heads, n), dtype=torch.float32)
     constants, options = launch_shape("forward", head_dim, architecture(frames), frames.dtype.itemsize)
     blocks = triton.cdiv(n, constants["ROWS"])
-    _forward_kernel[(f * heads * blocks,)](
+    forward_kernel[(f * heads * blocks,)](
         qkv_ptr=frames,
         out_ptr=out,
         lse_ptr=lse,
@@ -221,7 +219,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor) -> Tensor:
     delta = lse.new_empty(lse.shape)
     constants, options = launch_shape("backward_queries", head_dim, architecture(frames), frames.dtype.itemsize)
     blocks = triton.cdiv(n, constants["ROWS"])
-    _backward_queries_kernel[(f * heads * blocks,)](
+    backward_queries_kernel[(f * heads * blocks,)](
         dout_ptr=dout,
         qkv_ptr=frames,
         out_ptr=out,
@@ -235,7 +233,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor) -> Tensor:
     )
     constants, options = launch_shape("backward_keys", head_dim, architecture(frames), frames.dtype.itemsize)
     blocks = triton.cdiv(n, constants["KEYS"])
-    _backward_keys_kernel[(f * heads * blocks,)](
+    backward_keys_kernel[(f * heads * blocks,)](
         dout_ptr=dout,
         qkv_ptr=frames,
         lse_ptr=lse,

@@ -18,29 +18,25 @@ whose value at token 0 it gives.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
-from aim_kernels.adaptation import AdapterWeights
-from aim_kernels.composed import Needs, compute_dtype, narrowed
-from aim_kernels.recomputation import again
-from aim_kernels.registration import register
+from aim_kernels.memory import copied_for_backward
+from aim_kernels.precision import compute_dtype, narrowed
+from aim_kernels.registration import operator
 from aim_kernels.residual import residual_add
 from aim_kernels.spatial_adaptation import project, project_backward, spatial_adaptation
+from aim_kernels.weights import AdapterWeights, AttentionWeights, NormWeights, Packing, require_gradient
 
 
 def spatial_readout(
     x: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor,
+    norm: NormWeights,
+    attention: AttentionWeights,
     num_heads: int,
     adapter: AdapterWeights | None = None,
     eps: float = 1e-5,
@@ -49,44 +45,50 @@ def spatial_readout(
 
     Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, the whole sub-block runs.
     """
-    trunk = (ln_weight, ln_bias, qkv_weight, qkv_bias, out_weight, out_bias)
-    if not x.numel() or any(weight.requires_grad for weight in trunk):
-        return spatial_adaptation(x, *trunk, num_heads, adapter, eps)[:, :, :1]
-    weights = (None,) * 4 if adapter is None else adapter
-    return _SpatialReadout.apply(x, *weights, *trunk, num_heads, eps, compute_dtype(x, qkv_weight))
+    if not x.numel() or require_gradient(norm, attention):
+        return spatial_adaptation(x, norm, attention, num_heads, adapter, eps)[:, :, :1]
+    operands = _Operands(x, norm, attention, adapter, num_heads, eps, compute_dtype(x, attention.qkv_weight))
+    return _SpatialReadout.apply(*_PACKING.pack(operands))
+
+
+class _Operands(NamedTuple):
+    x: Tensor
+    norm: NormWeights
+    attention: AttentionWeights
+    adapter: AdapterWeights | None
+    num_heads: int
+    eps: float
+    dtype: torch.dtype
+
+
+_PACKING = Packing(_Operands)
 
 
 class _SpatialReadout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *args: Any) -> Tensor:
-        adapter, trunk, (num_heads, eps, dtype) = _unpack(args)
-        precise = torch.promote_types(x.dtype, torch.float32)
-        z, mean, rstd = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, precise)
-        a, p = torch.ops.aim.readout(z.flatten(0, 1), trunk[2], trunk[3], num_heads)
-        rows = a.to(dtype)
-        ctx.save_for_backward(narrowed(x, dtype), mean, rstd, rows, p, *args[:10])
-        ctx.constants = args[10:]
-        return residual_add(x[:, :, :1], project(rows, adapter, trunk, dtype))
+    def forward(ctx: Any, *row: Any) -> Tensor:
+        o = _PACKING.unpack(row)
+        precise = torch.promote_types(o.x.dtype, torch.float32)
+        z, mean, rstd = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, precise)
+        a, p = torch.ops.aim.readout(z.flatten(0, 1), o.attention.qkv_weight, o.attention.qkv_bias, o.num_heads)
+        rows = a.to(o.dtype)
+        _PACKING.keep(ctx, o._replace(x=narrowed(o.x, o.dtype)), mean, rstd, rows, p)
+        return residual_add(o.x[:, :, :1], project(rows, o.adapter, o.attention, o.dtype))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, mean, rstd, rows, p, *weights = ctx.saved_tensors
-        weights = again(weights, 5, g)
-        adapter, trunk, (_, eps, dtype) = _unpack((*weights, *ctx.constants))
-        needs_x, needs = ctx.needs_input_grad[0], Needs(*ctx.needs_input_grad[1:5])
-        branch = g.to(dtype).reshape(rows.shape)
-        da, gradients = project_backward(branch, rows, adapter, trunk, needs_x, needs)
+        (o, mean, rstd, rows, p), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
+        adapter, norm = copied_for_backward(o.adapter, g), copied_for_backward(o.norm, g)
+        branch = g.to(o.dtype).reshape(rows.shape)
+        da, gradients = project_backward(branch, rows, adapter, o.attention, needs.x, needs.adapter)
         dx = None
         if da is not None:
-            z, _, _ = torch.ops.aim.layer_norm(x, trunk[0], trunk[1], eps, p.dtype)
-            dz = torch.ops.aim.readout_backward(da.to(p.dtype), z.flatten(0, 1), p, trunk[2], trunk[3])
-            around = torch.cat([g, g.new_zeros(*g.shape[:2], x.shape[2] - 1, g.shape[3])], 2)
-            dx = torch.ops.aim.layer_norm_backward(dz.view(x.shape), x, trunk[0], mean, rstd, around)
-        return (dx, *gradients, *(None,) * (len(ctx.needs_input_grad) - 5))
-
-
-def _unpack(args: tuple[Any, ...]) -> tuple[AdapterWeights | None, tuple[Tensor, ...], tuple[Any, ...]]:
-    return None if args[0] is None else AdapterWeights(*args[:4]), args[4:10], args[10:]
+            z, _, _ = torch.ops.aim.layer_norm(o.x, *norm, o.eps, p.dtype)
+            qkv_weights = (o.attention.qkv_weight, o.attention.qkv_bias)
+            dz = torch.ops.aim.readout_backward(da.to(p.dtype), z.flatten(0, 1), p, *qkv_weights)
+            around = torch.cat([g, g.new_zeros(*g.shape[:2], o.x.shape[2] - 1, g.shape[3])], 2)
+            dx = torch.ops.aim.layer_norm_backward(dz.view(o.x.shape), o.x, norm.weight, mean, rstd, around)
+        return _PACKING.gradients(x=dx, adapter=gradients)
 
 
 def _query(z: Tensor, weight: Tensor, bias: Tensor, heads: int) -> tuple[Tensor, Tensor]:
@@ -105,7 +107,7 @@ def _readout(z: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> tuple[T
         p = (query @ z.transpose(1, 2)).softmax(-1)
         values = weight[2 * width :].unflatten(0, (num_heads, -1))  # [h, d, D]
         a = (p @ z).transpose(0, 1) @ values.transpose(1, 2)  # [h, F, d]
-        return a.transpose(0, 1).flatten(1) + bias[2 * width :], p.contiguous()
+        return a.transpose(0, 1).flatten(1) + bias[2 * width :], p
 
 
 def _readout_backward(da: Tensor, z: Tensor, p: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -132,17 +134,15 @@ def _backward_fake(da: Tensor, z: Tensor, p: Tensor, weight: Tensor, bias: Tenso
     return z.new_empty(z.shape)
 
 
-register(
+operator(
     "readout",
     "(Tensor z, Tensor weight, Tensor bias, int num_heads) -> (Tensor, Tensor)",
-    cpu=_readout,
-    cuda=_readout,
+    reference=_readout,
     fake=_fake,
 )
-register(
+operator(
     "readout_backward",
     "(Tensor da, Tensor z, Tensor p, Tensor weight, Tensor bias) -> Tensor",
-    cpu=_readout_backward,
-    cuda=_readout_backward,
+    reference=_readout_backward,
     fake=_backward_fake,
 )

@@ -18,22 +18,25 @@ projections have temporal_position_bias_table [2T−1, h] at i − j + T − 1. 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from aim_kernels.adaptation import AdapterWeights, adapter_reference, joint_adaptation_reference
+from aim_kernels.adaptation import adapter_reference, joint_adaptation_reference
 from aim_kernels.adapter import adapter
 from aim_kernels.choices import AdapterPlace, BlockBackend, DropPathMode, Memory
-from aim_kernels.composed import check_memory, compose, compute_dtype
+from aim_kernels.folded_projection import fold_projection
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
+from aim_kernels.memory import check_memory
 from aim_kernels.modules import Adapter, DropPath
+from aim_kernels.precision import compute_dtype
 from aim_kernels.spatial_attention import Backend as AttentionBackend
+from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
 
 
 class AIMSwinBlock(nn.Module):
@@ -153,32 +156,21 @@ class AIMSwinBlock(nn.Module):
     def _adapt(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory) -> Tensor:
         attn, backend = self.attn, self.attention_backend
         dtype = compute_dtype(x, attn.qkv.weight)
-        out_weight, out_bias = attn.proj.weight.to(dtype), attn.proj.bias
         if self.T_Adapter is not None:
             qkv = self._project(x, dtype)
             a = group_attention(qkv.flatten(1, 2), self.time_table, attn.temporal_bias(), self.num_heads, backend)
             # The adapter has no skip, so it swallows the output projection.
             weights = self.T_Adapter.weights
-            composed, bias = compose(weights, out_weight, out_bias, dtype)
-            swallowing = AdapterWeights(composed, bias, weights.w2, weights.b2)
+            swallowing = AdapterWeights(*fold_projection(weights, attn.weights, dtype), weights.w2, weights.b2)
             x = adapter(a.view(x.shape), swallowing, residual=x, factor=temporal_drop)
         qkv = self._project(x, dtype)
         a = group_attention(qkv.flatten(0, 1), self.window_table, self._window_bias(), self.num_heads, backend)
-        o = F.linear(a.view(x.shape), out_weight, out_bias.to(dtype))
+        o = F.linear(a.view(x.shape), attn.proj.weight.to(dtype), attn.proj.bias.to(dtype))
         if self.S_Adapter2 is None:
             x = x + o
         else:
             x = adapter(o, self.S_Adapter2.weights, skip=True, residual=x)
-        return joint_adaptation(
-            x,
-            *self._mlp,
-            adapter=None if self.S_Adapter is None else self.S_Adapter.weights,
-            drop=joint_drop,
-            scale=self.adapter_scale,
-            activation="gelu",
-            eps=self.norm2.eps,
-            memory=memory,
-        )
+        return joint_adaptation(x, *self.mlp_weights(), **self._joint(joint_drop), memory=memory)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
         attn = self.attn
@@ -191,15 +183,12 @@ class AIMSwinBlock(nn.Module):
         a = group_attention_reference(qkv, self.window_table, self._window_bias(), self.num_heads)
         o = attn.proj(a.view(x.shape))
         x = x + (o if self.S_Adapter2 is None else o + adapter_reference(o, self.S_Adapter2.weights))
-        return joint_adaptation_reference(
-            x,
-            *self._mlp,
-            adapter=None if self.S_Adapter is None else self.S_Adapter.weights,
-            drop=joint_drop,
-            scale=self.adapter_scale,
-            activation="gelu",
-            eps=self.norm2.eps,
-        )
+        return joint_adaptation_reference(x, *self.mlp_weights(), **self._joint(joint_drop))
+
+    def _joint(self, drop: Tensor | None) -> dict[str, Any]:
+        """What the joint sub-block takes beside its input and the frozen weights."""
+        adapter, scale = None if self.S_Adapter is None else self.S_Adapter.weights, self.adapter_scale
+        return {"adapter": adapter, "drop": drop, "scale": scale, "activation": "gelu", "eps": self.norm2.eps}
 
     def _project(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Packed qkv of the normalised tokens, [B, T, N, 3D]."""
@@ -211,13 +200,10 @@ class AIMSwinBlock(nn.Module):
         bias = self.attn.window_bias()
         return bias + self.attn_mask[:, None] if self.shift else bias
 
-    @property
-    def _mlp(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return (
-            *(self.norm2.weight, self.norm2.bias),
-            *(self.mlp.fc1.weight, self.mlp.fc1.bias),
-            *(self.mlp.fc2.weight, self.mlp.fc2.bias),
-        )
+    def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
+        """The frozen MLP and the norm before it."""
+        fc, proj, norm = self.mlp.fc1, self.mlp.fc2, NormWeights(self.norm2.weight, self.norm2.bias)
+        return norm, MLPWeights(fc.weight, fc.bias, proj.weight, proj.bias)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, window_size={self.window_size}, shift={self.shift}"
@@ -245,6 +231,10 @@ class WindowAttention(nn.Module):
         for table in (self.relative_position_bias_table, self.temporal_position_bias_table):
             if table is not None:
                 nn.init.normal_(table, std=0.02)
+
+    @property
+    def weights(self) -> AttentionWeights:
+        return AttentionWeights(self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias)
 
     def window_bias(self) -> Tensor:
         """[1, h, w², w²]"""

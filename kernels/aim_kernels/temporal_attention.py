@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aim_kernels import extension
 from aim_kernels.block_shapes import block_shape, dot_precision
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, register, register_autocast, register_gradient, runs_triton
+from aim_kernels.registration import architecture, operator
 
 MAX_FRAMES = 64  # of the fused kernels; longer clips run the reference
 MAX_HEAD_DIM = 128
@@ -76,24 +75,16 @@ def check_qkv(qkv: Tensor, num_heads: int) -> None:
 
 
 @triton.jit
-def _forward_kernel(
-    qkv_ptr,
-    out_ptr,
-    lse_ptr,
-    N,
-    heads,
-    groups,
-    stride_b,
-    stride_t,
-    stride_n,
-    scale,
+def _tile(
+    N: tl.tensor,
+    heads: tl.tensor,
+    groups: tl.tensor,
     T: tl.constexpr,
     HEAD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    SEQUENCES: tl.constexpr = ROWS // T
+) -> tuple[tl.tensor, ...]:
+    """This program's clip, first channel, and rows: their sequence, t and n, with the masks of rows and of the tile."""
     i_program = tl.program_id(0).to(tl.int64)
     i_head = i_program % heads
     i_group = (i_program // heads) % groups
@@ -102,12 +93,38 @@ def _forward_kernel(
     o_column = tl.arange(0, COLUMNS)
     o_sequence = o_row // T
     o_t = (o_row % T).to(tl.int64)
-    o_n = i_group * SEQUENCES + o_sequence
-    m_row = (o_sequence < SEQUENCES) & (o_n < N)
+    o_n = i_group * (ROWS // T) + o_sequence
+    m_row = (o_sequence < ROWS // T) & (o_n < N)
     m_tile = m_row[:, None] & (o_column < HEAD)[None, :]
+    o_channel = (i_head * HEAD + o_column)[None, :]
+    o_token = (i_b * T + o_t) * N + o_n
+    o_lse = ((i_b * N + o_n) * heads + i_head) * T + o_t
+    return i_b, o_sequence, o_t, o_n, o_channel, o_token, o_lse, m_row, m_tile
 
+
+@triton.jit
+def forward_kernel(
+    qkv_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    lse_ptr: tl.tensor,
+    N: tl.tensor,
+    heads: tl.tensor,
+    groups: tl.tensor,
+    stride_b: tl.tensor,
+    stride_t: tl.tensor,
+    stride_n: tl.tensor,
+    scale: tl.tensor,
+    T: tl.constexpr,
+    HEAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> None:
+    i_b, o_sequence, o_t, o_n, o_channel, o_token, o_lse, m_row, m_tile = _tile(
+        N, heads, groups, T, HEAD, ROWS, COLUMNS
+    )
     D = heads * HEAD
-    p_q = qkv_ptr + i_b * stride_b + (o_t * stride_t + o_n * stride_n)[:, None] + i_head * HEAD + o_column[None, :]
+    p_q = qkv_ptr + i_b * stride_b + (o_t * stride_t + o_n * stride_n)[:, None] + o_channel
     b_q = tl.load(p_q, mask=m_tile, other=0.0)  # [ROWS, COLUMNS]
     b_k = tl.load(p_q + D, mask=m_tile, other=0.0)
     b_v = tl.load(p_q + 2 * D, mask=m_tile, other=0.0)
@@ -120,51 +137,36 @@ def _forward_kernel(
     b_p = tl.exp2(b_s - b_max[:, None])
     b_sum = tl.sum(b_p, 1)
     b_o = tl.dot(b_p.to(b_v.dtype), b_v, input_precision=PRECISION) / b_sum[:, None]
-
-    o_out = ((i_b * T + o_t) * N + o_n) * D + i_head * HEAD
-    tl.store(out_ptr + o_out[:, None] + o_column[None, :], b_o.to(out_ptr.dtype.element_ty), mask=m_tile)
-    o_lse = ((i_b * N + o_n) * heads + i_head) * T + o_t
+    tl.store(out_ptr + (o_token * D)[:, None] + o_channel, b_o.to(out_ptr.dtype.element_ty), mask=m_tile)
     tl.store(lse_ptr + o_lse, (b_max + tl.log2(b_sum)) * 0.6931471805599453, mask=m_row)
 
 
 @triton.jit
-def _backward_kernel(
-    dout_ptr,
-    qkv_ptr,
-    out_ptr,
-    lse_ptr,
-    dqkv_ptr,
-    N,
-    heads,
-    groups,
-    stride_b,
-    stride_t,
-    stride_n,
-    scale,
+def backward_kernel(
+    dout_ptr: tl.tensor,
+    qkv_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    lse_ptr: tl.tensor,
+    dqkv_ptr: tl.tensor,
+    N: tl.tensor,
+    heads: tl.tensor,
+    groups: tl.tensor,
+    stride_b: tl.tensor,
+    stride_t: tl.tensor,
+    stride_n: tl.tensor,
+    scale: tl.tensor,
     T: tl.constexpr,
     HEAD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
-):
-    SEQUENCES: tl.constexpr = ROWS // T
-    i_program = tl.program_id(0).to(tl.int64)
-    i_head = i_program % heads
-    i_group = (i_program // heads) % groups
-    i_b = i_program // heads // groups
-    o_row = tl.arange(0, ROWS)
-    o_column = tl.arange(0, COLUMNS)
-    o_sequence = o_row // T
-    o_t = (o_row % T).to(tl.int64)
-    o_n = i_group * SEQUENCES + o_sequence
-    m_row = (o_sequence < SEQUENCES) & (o_n < N)
-    m_tile = m_row[:, None] & (o_column < HEAD)[None, :]
-
+) -> None:
+    i_b, o_sequence, o_t, o_n, o_channel, o_token, o_lse, m_row, m_tile = _tile(
+        N, heads, groups, T, HEAD, ROWS, COLUMNS
+    )
     D = heads * HEAD
-    p_q = qkv_ptr + i_b * stride_b + (o_t * stride_t + o_n * stride_n)[:, None] + i_head * HEAD + o_column[None, :]
-    o_token = (i_b * T + o_t) * N + o_n
-    o_out = (o_token * D + i_head * HEAD)[:, None] + o_column[None, :]
-    o_lse = ((i_b * N + o_n) * heads + i_head) * T + o_t
+    p_q = qkv_ptr + i_b * stride_b + (o_t * stride_t + o_n * stride_n)[:, None] + o_channel
+    o_out = (o_token * D)[:, None] + o_channel
     b_q = tl.load(p_q, mask=m_tile, other=0.0)  # [ROWS, COLUMNS]
     b_k = tl.load(p_q + D, mask=m_tile, other=0.0)
     b_do = tl.load(dout_ptr + o_out, mask=m_tile, other=0.0)
@@ -175,7 +177,7 @@ def _backward_kernel(
     m_same = o_sequence[:, None] == o_sequence[None, :]
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * 1.4426950408889634)
     b_p = tl.where(m_same, tl.exp2(b_s - b_lse[:, None]), 0.0)  # [ROWS, ROWS]
-    p_dq = dqkv_ptr + (o_token * 3 * D + i_head * HEAD)[:, None] + o_column[None, :]
+    p_dq = dqkv_ptr + (o_token * 3 * D)[:, None] + o_channel
     b_dv = tl.dot(tl.trans(b_p.to(b_do.dtype)), b_do, input_precision=PRECISION)
     tl.store(p_dq + 2 * D, b_dv.to(dqkv_ptr.dtype.element_ty), mask=m_tile)
 
@@ -199,96 +201,55 @@ def launch_shape(
 
 
 def _forward_triton(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    b, t, n, packed = qkv.shape
-    if qkv.stride(-1) != 1:
-        qkv = qkv.contiguous()
-    head_dim = packed // 3 // num_heads
-    out = qkv.new_empty((b, t, n, packed // 3))
-    lse = qkv.new_empty((b, n, num_heads, t), dtype=torch.float32)
-    constants, options = launch_shape("forward", t, head_dim, architecture(qkv), qkv.dtype.itemsize)
-    groups = triton.cdiv(n, constants["ROWS"] // t)
-    if out.numel():
-        _forward_kernel[(b * groups * num_heads,)](
-            qkv_ptr=qkv,
-            out_ptr=out,
-            lse_ptr=lse,
-            N=n,
-            heads=num_heads,
-            groups=groups,
-            stride_b=qkv.stride(0),
-            stride_t=qkv.stride(1),
-            stride_n=qkv.stride(2),
-            scale=head_dim**-0.5,
-            PRECISION=dot_precision(qkv),
-            **constants,
-            **options,
-        )
+    out, lse = _forward_fake(qkv, num_heads)
+    _launch("forward", qkv, num_heads, out_ptr=out, lse_ptr=lse)
     return out, lse
 
 
 def _backward_triton(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
+    dqkv = qkv.new_empty(qkv.shape)
+    _launch("backward", qkv, num_heads, dout_ptr=dout.contiguous(), out_ptr=out, lse_ptr=lse, dqkv_ptr=dqkv)
+    return dqkv
+
+
+def _launch(direction: str, qkv: Tensor, num_heads: int, **tensors: Tensor) -> None:
     b, t, n, packed = qkv.shape
     if qkv.stride(-1) != 1:
         qkv = qkv.contiguous()
-    dout = dout.contiguous()
     head_dim = packed // 3 // num_heads
-    dqkv = qkv.new_empty(qkv.shape)
-    constants, options = launch_shape("backward", t, head_dim, architecture(qkv), qkv.dtype.itemsize)
+    constants, options = launch_shape(direction, t, head_dim, architecture(qkv), qkv.dtype.itemsize)
     groups = triton.cdiv(n, constants["ROWS"] // t)
-    if dqkv.numel():
-        _backward_kernel[(b * groups * num_heads,)](
-            dout_ptr=dout,
-            qkv_ptr=qkv,
-            out_ptr=out,
-            lse_ptr=lse,
-            dqkv_ptr=dqkv,
-            N=n,
-            heads=num_heads,
-            groups=groups,
-            stride_b=qkv.stride(0),
-            stride_t=qkv.stride(1),
-            stride_n=qkv.stride(2),
-            scale=head_dim**-0.5,
-            PRECISION=dot_precision(qkv),
-            **constants,
-            **options,
-        )
-    return dqkv
+    (forward_kernel if direction == "forward" else backward_kernel)[(b * groups * num_heads,)](
+        qkv_ptr=qkv,
+        **tensors,
+        N=n,
+        heads=num_heads,
+        groups=groups,
+        stride_b=qkv.stride(0),
+        stride_t=qkv.stride(1),
+        stride_n=qkv.stride(2),
+        scale=head_dim**-0.5,
+        PRECISION=dot_precision(qkv),
+        **constants,
+        **options,
+    )
 
 
 def _fits(qkv: Tensor, num_heads: int) -> bool:
     """Whether the Triton kernels serve ``qkv``; in float32 a tile longer than the table's would spill."""
-    head_dim = qkv.shape[-1] // 3 // num_heads
-    if not runs_triton(qkv) or head_dim > MAX_HEAD_DIM:
+    head_dim, itemsize = qkv.shape[-1] // 3 // num_heads, qkv.dtype.itemsize
+    if head_dim > MAX_HEAD_DIM:
         return False
-    itemsize = qkv.dtype.itemsize
     longest = block_shape("temporal_attention_backward", head_dim, 0, itemsize).rows if itemsize == 4 else MAX_FRAMES
     return qkv.shape[1] <= longest
 
 
-def _forward_cuda(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    if _fits(qkv, num_heads):
-        return _forward_triton(qkv, num_heads)
-    return _contiguous(*temporal_attention_reference(qkv, num_heads))
-
-
-def _backward_cuda(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
-    if _fits(qkv, num_heads):
-        return _backward_triton(dout, qkv, out, lse, num_heads)
-    return temporal_attention_backward_reference(dout, qkv, out, lse, num_heads).contiguous()
-
-
-def _forward_cpu(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    if not extension.supports(qkv):
-        return _contiguous(*temporal_attention_reference(qkv, num_heads))
-    heads = _unpack(qkv, num_heads)
-    out, lse = torch.ops.aim_cpu.attention_forward(heads)
+def _forward_cpp(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    out, lse = torch.ops.aim_cpu.attention_forward(_unpack(qkv, num_heads))
     return out.flatten(-2), lse
 
 
-def _backward_cpu(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
-    if not extension.supports(dout, qkv, out, lse):
-        return temporal_attention_backward_reference(dout, qkv, out, lse, num_heads).contiguous()
+def _backward_cpp(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
     heads = _unpack(qkv, num_heads)
     dout, out = (x.contiguous().unflatten(-1, heads.shape[-2:]) for x in (dout, out))
     return torch.ops.aim_cpu.attention_backward(dout, heads, out, lse).flatten(-3)
@@ -298,10 +259,6 @@ def _unpack(qkv: Tensor, num_heads: int) -> Tensor:
     """[B, T, N, 3, h, d], a view of any [B, T, N, 3D] whose last axis is contiguous."""
     head_dim = qkv.shape[-1] // 3 // num_heads
     return (qkv if qkv.stride(-1) == 1 else qkv.contiguous()).unflatten(-1, (3, num_heads, head_dim))
-
-
-def _contiguous(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    return out.contiguous(), lse.contiguous()
 
 
 def _forward_fake(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
@@ -325,19 +282,24 @@ def _gradient(ctx: Any, dout: Tensor, _: Tensor) -> tuple[Tensor, None]:
     return torch.ops.aim.temporal_attention_backward(dout, qkv, out, lse, ctx.num_heads), None
 
 
-register(
+operator(
     "temporal_attention",
     "(Tensor qkv, int num_heads) -> (Tensor, Tensor)",
-    cpu=_forward_cpu,
-    cuda=_forward_cuda,
+    reference=temporal_attention_reference,
+    triton=_forward_triton,
+    cpp=_forward_cpp,
+    fits=_fits,
     fake=_forward_fake,
+    setup_context=_setup_context,
+    backward=_gradient,
+    autocast=True,
 )
-register(
+operator(
     "temporal_attention_backward",
     "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, int num_heads) -> Tensor",
-    cpu=_backward_cpu,
-    cuda=_backward_cuda,
+    reference=temporal_attention_backward_reference,
+    triton=_backward_triton,
+    cpp=_backward_cpp,
+    fits=lambda dout, qkv, out, lse, num_heads: _fits(qkv, num_heads),
     fake=_backward_fake,
 )
-register_gradient("temporal_attention", _gradient, _setup_context)
-register_autocast("temporal_attention")

@@ -16,24 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from aim_kernels.adaptation import AdapterWeights
 from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.choices import Activation, Memory
-from aim_kernels.composed import compute_dtype
 from aim_kernels.layer_norm import layer_norm
+from aim_kernels.precision import compute_dtype
 from aim_kernels.spatial_attention import Backend, spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
+from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
 from aim_kernels.wide_activation import wide_activation
 
 
 def attention_branch(
     x: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor,
+    norm: NormWeights,
+    attention: AttentionWeights,
     num_heads: int,
     over: Literal["time", "space"],
     adapter_in: AdapterWeights | None = None,
@@ -44,24 +40,20 @@ def attention_branch(
 
     Differentiable in everything. ``attention_backend`` is that of the attention over space.
     """
-    z = layer_norm(x, ln_weight, ln_bias, eps, compute_dtype(x, qkv_weight))
+    z = layer_norm(x, *norm, eps, compute_dtype(x, attention.qkv_weight))
     if adapter_in is not None:
         z = bottleneck(z, adapter_in, skip=True)
-    qkv = F.linear(z, qkv_weight, qkv_bias)
+    qkv = F.linear(z, attention.qkv_weight, attention.qkv_bias)
     attended = (
         temporal_attention(qkv, num_heads) if over == "time" else spatial_attention(qkv, num_heads, attention_backend)
     )
-    return F.linear(attended, out_weight, out_bias)
+    return F.linear(attended, attention.out_weight, attention.out_bias)
 
 
 def mlp_branch(
     x: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    fc_weight: Tensor,
-    fc_bias: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
+    norm: NormWeights,
+    mlp: MLPWeights,
     adapter: AdapterWeights | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
@@ -76,10 +68,10 @@ def mlp_branch(
     """
 
     def branch(x: Tensor, drop: Tensor | None) -> Tensor:
-        y = layer_norm(x, ln_weight, ln_bias, eps, compute_dtype(x, fc_weight))
-        u = F.linear(y, fc_weight, fc_bias)
+        y = layer_norm(x, *norm, eps, compute_dtype(x, mlp.fc_weight))
+        u = F.linear(y, mlp.fc_weight, mlp.fc_bias)
         hidden = wide_activation(u.flatten(0, -2), u.shape[-1], activation == "quick_gelu").view(u.shape)
-        out = F.linear(hidden, proj_weight, proj_bias)
+        out = F.linear(hidden, mlp.proj_weight, mlp.proj_bias)
         if adapter is None:
             return out
         added = bottleneck(y, adapter, skip=False) * scale

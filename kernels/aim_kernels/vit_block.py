@@ -27,12 +27,13 @@ from aim_kernels.adaptation import (
     joint_adaptation_reference,
 )
 from aim_kernels.choices import Memory
-from aim_kernels.composed import compute_dtype
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.modules import Adapter, AIMBlock
+from aim_kernels.precision import compute_dtype
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
+from aim_kernels.weights import AttentionWeights, MLPWeights, NormWeights
 
 
 class AIMViTBlock(AIMBlock):
@@ -97,24 +98,13 @@ class AIMViTBlock(AIMBlock):
             return super()._adapt(x, temporal_drop, joint_drop, memory, cls_only)
         x = self._attend_normalised(x, temporal_drop)
         x = x[:, :, :1] if cls_only else x
-        return joint_adaptation(x, *self._mlp, **self._joint(joint_drop), memory=memory)
+        return joint_adaptation(x, *self.mlp_weights(), **self._joint(joint_drop), memory=memory)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
         if self.attn.q_norm is None:
             return super()._adapt_reference(x, temporal_drop, joint_drop)
-        return joint_adaptation_reference(
-            self._attend_normalised(x, temporal_drop), *self._mlp, **self._joint(joint_drop)
-        )
-
-    def _joint(self, drop: Tensor | None) -> dict[str, Any]:
-        adapter = None if self.MLP_Adapter is None else self.MLP_Adapter.weights
-        return {
-            "adapter": adapter,
-            "drop": drop,
-            "scale": self.adapter_scale,
-            "activation": self.activation,
-            "eps": self.eps,
-        }
+        x = self._attend_normalised(x, temporal_drop)
+        return joint_adaptation_reference(x, *self.mlp_weights(), **self._joint(joint_drop))
 
     def _attend_normalised(self, x: Tensor, temporal_drop: Tensor | None) -> Tensor:
         """Temporal and spatial adaptation with normalised queries and keys."""
@@ -125,22 +115,22 @@ class AIMViTBlock(AIMBlock):
         return x + (attended if self.S_Adapter is None else self._bottleneck(attended, self.S_Adapter))
 
     def _branch(self, x: Tensor, over_time: bool) -> Tensor:
-        ln_weight, ln_bias, qkv_weight, qkv_bias, out_weight, out_bias, heads = self._attention
-        fused = self.backend == "fused"
+        norm, attention = self.attention_weights()
+        heads, fused = self.num_heads, self.backend == "fused"
         if fused:
-            z = layer_norm(x, ln_weight, ln_bias, self.eps, compute_dtype(x, qkv_weight))
+            z = layer_norm(x, *norm, self.eps, compute_dtype(x, attention.qkv_weight))
         else:
-            z = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, self.eps)
+            z = F.layer_norm(x, x.shape[-1:], *norm, self.eps)
         if over_time and self.T_Adapter_in is not None:
             z = self._bottleneck(z, self.T_Adapter_in)
-        qkv = self.attn.normalise(F.linear(z, qkv_weight, qkv_bias))
+        qkv = self.attn.normalise(F.linear(z, attention.qkv_weight, attention.qkv_bias))
         if over_time:
             attended = temporal_attention(qkv, heads) if fused else attention_over_time(qkv, heads)
         elif fused:
             attended = spatial_attention(qkv, heads, self.attention_backend)
         else:
             attended = attention_over_space(qkv, heads)
-        return F.linear(attended, out_weight, out_bias)
+        return F.linear(attended, attention.out_weight, attention.out_bias)
 
     def _bottleneck(self, z: Tensor, module: Adapter) -> Tensor:
         if self.backend == "fused":
@@ -148,16 +138,13 @@ class AIMViTBlock(AIMBlock):
         out = adapter_reference(z, module.weights)
         return z + out if module.skip else out
 
-    @property
-    def _attention(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int]:
-        qkv, proj = self.attn.qkv, self.attn.proj
-        first, second = (qkv.weight, _bias(qkv)), _scaled(proj, self.ls1)
-        return (self.norm1.weight, self.norm1.bias, *first, *second, self.num_heads)
+    def attention_weights(self) -> tuple[NormWeights, AttentionWeights]:
+        qkv, out = self.attn.qkv, _scaled(self.attn.proj, self.ls1)
+        return NormWeights(self.norm1.weight, self.norm1.bias), AttentionWeights(qkv.weight, _bias(qkv), *out)
 
-    @property
-    def _mlp(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        first, second = (self.mlp.fc1.weight, _bias(self.mlp.fc1)), _scaled(self.mlp.fc2, self.ls2)
-        return (self.norm2.weight, self.norm2.bias, *first, *second)
+    def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
+        fc, proj = self.mlp.fc1, _scaled(self.mlp.fc2, self.ls2)
+        return NormWeights(self.norm2.weight, self.norm2.bias), MLPWeights(fc.weight, _bias(fc), *proj)
 
 
 class _Attention(nn.Module):

@@ -4,8 +4,8 @@
     y[m, j] = gelu(u[m, j]) · factor[m]   for j ≥ split     (exact GELU: the adapter's columns; droppath's factor)
 
 ``u`` [M, H]; ``factor`` [M] float32 or None for 1. The backward multiplies ``dy`` by the derivatives at ``u``: only u
-is kept. With ``split`` 0 it is the activation of an adapter alone. Source: Hendrycks and Gimpel, Gaussian Error Linear
-Units, 2016.
+is kept. With ``split`` 0 it is the activation of an adapter alone, :func:`gelu`. Source: Hendrycks and Gimpel,
+Gaussian Error Linear Units, 2016.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import extension
+from aim_kernels.activations_triton import activation_slope, activation_value, gelu_slope, gelu_value
 from aim_kernels.block_shapes import block_shape
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, register, register_gradient, runs_triton
+from aim_kernels.registration import architecture, operator
 
 
 def wide_activation(u: Tensor, split: int, quick: bool = True, factor: Tensor | None = None) -> Tensor:
@@ -29,6 +29,16 @@ def wide_activation(u: Tensor, split: int, quick: bool = True, factor: Tensor | 
     if factor is not None and factor.shape != u.shape[:1]:
         raise ValueError(f"expected factor [{u.shape[0]}], got {list(factor.shape)}")
     return torch.ops.aim.wide_activation(u, split, quick, factor)
+
+
+def gelu(u: Tensor, factor: Tensor | None = None) -> Tensor:
+    """The exact GELU of ``u`` [M, H], an adapter's activation, times ``factor`` [M]. Differentiable in ``u``."""
+    return torch.ops.aim.wide_activation(u, 0, False, factor)
+
+
+def gelu_backward(dy: Tensor, u: Tensor) -> Tensor:
+    """``du`` of :func:`gelu` without a factor."""
+    return torch.ops.aim.wide_activation_backward(dy, u, 0, False, None)
 
 
 def wide_activation_reference(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
@@ -58,53 +68,45 @@ def _gelu_slope(x: Tensor) -> Tensor:
 
 
 @triton.jit
-def _value(b_u, QUICK: tl.constexpr, BACKWARD: tl.constexpr):
-    if QUICK:
-        b_s = 1.0 / (1.0 + tl.exp2(b_u * (-1.702 * 1.4426950408889634)))
-        if BACKWARD:
-            b_value = b_s + 1.702 * b_u * b_s * (1.0 - b_s)
-        else:
-            b_value = b_u * b_s
-    else:
-        b_cumulative = 0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476))
-        if BACKWARD:
-            b_value = b_cumulative + b_u * 0.3989422804014327 * tl.exp2(b_u * b_u * (-0.5 * 1.4426950408889634))
-        else:
-            b_value = b_u * b_cumulative
-    return b_value
+def wide_tile(
+    M: tl.tensor, H: tl.tensor, blocks: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+) -> tuple[tl.tensor, ...]:
+    """This program's first column, its rows and columns, the rows' mask, and the tile's mask and offsets."""
+    i_program = tl.program_id(0)
+    i_first = (i_program % blocks) * COLUMNS
+    o_row = (i_program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    o_column = i_first + tl.arange(0, COLUMNS)
+    m_row = o_row < M
+    m_tile = m_row[:, None] & (o_column < H)[None, :]
+    return i_first, o_row, o_column, m_row, m_tile, o_row[:, None] * H + o_column[None, :]
 
 
 @triton.jit
-def _kernel(
-    u_ptr,
-    dy_ptr,
-    factor_ptr,
-    y_ptr,
-    M,
-    H,
-    split,
-    blocks,
+def wide_kernel(
+    u_ptr: tl.tensor,
+    dy_ptr: tl.tensor,
+    factor_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    M: tl.tensor,
+    H: tl.tensor,
+    split: tl.tensor,
+    blocks: tl.tensor,
     QUICK: tl.constexpr,
     FACTOR: tl.constexpr,
     BACKWARD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):
-    i_program = tl.program_id(0)
-    i_column = i_program % blocks
-    o_row = (i_program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    o_column = i_column * COLUMNS + tl.arange(0, COLUMNS)
-    m_row = o_row < M
-    m_tile = m_row[:, None] & (o_column < H)[None, :]
-    o_tile = o_row[:, None] * H + o_column[None, :]
+) -> None:
+    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, blocks, ROWS, COLUMNS)
     b_u = tl.load(u_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
-    if i_column * COLUMNS + COLUMNS <= split:
-        b_y = _value(b_u, QUICK, BACKWARD)
+    if i_first + COLUMNS <= split:
+        b_y = activation_slope(b_u, QUICK) if BACKWARD else activation_value(b_u, QUICK)
     else:
-        b_adapter = _value(b_u, False, BACKWARD)
+        b_adapter = gelu_slope(b_u) if BACKWARD else gelu_value(b_u)
         if FACTOR:
             b_adapter *= tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
-        b_y = tl.where((o_column < split)[None, :], _value(b_u, QUICK, BACKWARD), b_adapter)
+        b_frozen = activation_slope(b_u, QUICK) if BACKWARD else activation_value(b_u, QUICK)
+        b_y = tl.where((o_column < split)[None, :], b_frozen, b_adapter)
     if BACKWARD:
         b_y *= tl.load(dy_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
@@ -116,52 +118,42 @@ def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int
     return {"ROWS": shape.rows, "COLUMNS": shape.columns}, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
+def launch(kernel: Any, x: Tensor, **arguments: Any) -> None:
+    """Runs ``kernel`` over the tiles of ``x`` [M, H], which are its M, H, blocks, ROWS and COLUMNS."""
+    (rows, width), (constants, options) = x.shape, launch_shape(x.shape[1], architecture(x))
+    blocks = triton.cdiv(width, constants["COLUMNS"])
+    grid = (triton.cdiv(rows, constants["ROWS"]) * blocks,)
+    kernel[grid](M=rows, H=width, blocks=blocks, **arguments, **constants, **options)
+
+
 def _triton(dy: Tensor | None, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
     u = u.contiguous()
     y = u.new_empty(u.shape)
-    constants, options = launch_shape(u.shape[1], architecture(u))
-    blocks = triton.cdiv(u.shape[1], constants["COLUMNS"])
-    if u.numel():
-        _kernel[(triton.cdiv(u.shape[0], constants["ROWS"]) * blocks,)](
-            u_ptr=u,
-            dy_ptr=u if dy is None else dy.contiguous(),
-            factor_ptr=u if factor is None else factor.contiguous(),
-            y_ptr=y,
-            M=u.shape[0],
-            H=u.shape[1],
-            split=split,
-            blocks=blocks,
-            QUICK=quick,
-            FACTOR=factor is not None,
-            BACKWARD=dy is not None,
-            **constants,
-            **options,
-        )
+    launch(
+        wide_kernel,
+        u,
+        u_ptr=u,
+        dy_ptr=u if dy is None else dy.contiguous(),
+        factor_ptr=u if factor is None else factor.contiguous(),
+        y_ptr=y,
+        split=split,
+        QUICK=quick,
+        FACTOR=factor is not None,
+        BACKWARD=dy is not None,
+    )
     return y
 
 
-def _forward_cuda(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
-    if runs_triton(u):
-        return _triton(None, u, split, quick, factor)
-    return wide_activation_reference(u, split, quick, factor)
+def _forward_triton(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+    return _triton(None, u, split, quick, factor)
 
 
-def _backward_cuda(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
-    if runs_triton(u):
-        return _triton(dy, u, split, quick, factor)
-    return wide_activation_backward_reference(dy, u, split, quick, factor)
-
-
-def _forward_cpu(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
-    if not extension.supports(u):
-        return wide_activation_reference(u, split, quick, factor)
+def _forward_cpp(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
     factor = None if factor is None else factor.float().contiguous()
     return torch.ops.aim_cpu.activation_forward(u.contiguous(), split, quick, factor)
 
 
-def _backward_cpu(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
-    if not extension.supports(u):
-        return wide_activation_backward_reference(dy, u, split, quick, factor)
+def _backward_cpp(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
     factor = None if factor is None else factor.float().contiguous()
     return torch.ops.aim_cpu.activation_backward(dy.to(u.dtype).contiguous(), u.contiguous(), split, quick, factor)
 
@@ -184,18 +176,21 @@ def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
     return torch.ops.aim.wide_activation_backward(dy, u, ctx.split, ctx.quick, factor), None, None, None
 
 
-register(
+operator(
     "wide_activation",
     "(Tensor u, int split, bool quick, Tensor? factor) -> Tensor",
-    cpu=_forward_cpu,
-    cuda=_forward_cuda,
+    reference=wide_activation_reference,
+    triton=_forward_triton,
+    cpp=_forward_cpp,
     fake=_forward_fake,
+    setup_context=_setup_context,
+    backward=_gradient,
 )
-register(
+operator(
     "wide_activation_backward",
     "(Tensor dy, Tensor u, int split, bool quick, Tensor? factor) -> Tensor",
-    cpu=_backward_cpu,
-    cuda=_backward_cuda,
+    reference=wide_activation_backward_reference,
+    triton=_triton,
+    cpp=_backward_cpp,
     fake=_backward_fake,
 )
-register_gradient("wide_activation", _gradient, _setup_context)

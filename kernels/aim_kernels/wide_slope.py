@@ -15,18 +15,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aim_kernels import extension, wide_activation
+from aim_kernels import extension
+from aim_kernels.activations_triton import activation_slope, activation_value, gelu_slope, gelu_value
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, register, runs_triton
+from aim_kernels.registration import operator
+from aim_kernels.wide_activation import (
+    launch,
+    wide_activation_backward_reference,
+    wide_activation_reference,
+    wide_tile,
+)
 
 STEPS, ZERO, INVALID = 200.0, 27.0, 255.0  # codes per unit of slope, the code of 0, the code of NaN
 
 
 def wide_slope_reference(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     """``y`` and ``slope`` in plain torch."""
-    y = wide_activation.wide_activation_reference(u, split, quick, factor)
+    y = wide_activation_reference(u, split, quick, factor)
     wide = u[:, :split].to(torch.promote_types(u.dtype, torch.float32))
-    slope = wide_activation.wide_activation_backward_reference(torch.ones_like(wide), wide, split, quick, None)
+    slope = wide_activation_backward_reference(torch.ones_like(wide), wide, split, quick, None)
     code = (slope * STEPS + (ZERO + 0.5)).floor()
     return y, torch.where(slope.isnan(), INVALID, code).to(torch.uint8).contiguous()
 
@@ -36,46 +43,34 @@ def wide_slope_backward_reference(dy: Tensor, slope: Tensor, own: Tensor, factor
     split = slope.shape[1]
     wide = slope.to(torch.promote_types(dy.dtype, torch.float32))
     frozen = torch.where(wide == INVALID, torch.nan, (wide - ZERO) / STEPS) * dy[:, :split]
-    adapter = wide_activation.wide_activation_backward_reference(dy[:, split:], own, 0, False, factor)
+    adapter = wide_activation_backward_reference(dy[:, split:], own, 0, False, factor)
     return torch.cat([frozen.to(dy.dtype), adapter], 1)
 
 
 @triton.jit
-def _forward_kernel(
-    u_ptr,
-    factor_ptr,
-    y_ptr,
-    slope_ptr,
-    M,
-    H,
-    split,
-    blocks,
+def forward_kernel(
+    u_ptr: tl.tensor,
+    factor_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    slope_ptr: tl.tensor,
+    M: tl.tensor,
+    H: tl.tensor,
+    split: tl.tensor,
+    blocks: tl.tensor,
     QUICK: tl.constexpr,
     FACTOR: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):
-    i_program = tl.program_id(0)
-    i_column = i_program % blocks
-    o_row = (i_program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    o_column = i_column * COLUMNS + tl.arange(0, COLUMNS)
-    m_row = o_row < M
-    m_tile = m_row[:, None] & (o_column < H)[None, :]
+) -> None:
+    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, blocks, ROWS, COLUMNS)
     m_frozen = m_row[:, None] & (o_column < split)[None, :]
-    o_tile = o_row[:, None] * H + o_column[None, :]
     b_u = tl.load(u_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
-    if QUICK:
-        b_s = 1.0 / (1.0 + tl.exp2(b_u * (-1.702 * 1.4426950408889634)))
-        b_y = b_u * b_s
-        b_slope = b_s + 1.702 * b_y * (1.0 - b_s)
-    else:
-        b_cumulative = 0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476))
-        b_y = b_u * b_cumulative
-        b_slope = b_cumulative + b_u * 0.3989422804014327 * tl.exp2(b_u * b_u * (-0.5 * 1.4426950408889634))
+    b_y = activation_value(b_u, QUICK)
+    b_slope = activation_slope(b_u, QUICK)
     b_code = tl.where(b_slope == b_slope, b_slope * 200.0 + 27.5, 255.0)
     tl.store(slope_ptr + o_row[:, None] * split + o_column[None, :], b_code.to(tl.uint8), mask=m_frozen)
-    if i_column * COLUMNS + COLUMNS > split:
-        b_own = b_u * (0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476)))
+    if i_first + COLUMNS > split:
+        b_own = gelu_value(b_u)
         if FACTOR:
             b_own *= tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
         b_y = tl.where((o_column < split)[None, :], b_y, b_own)
@@ -83,36 +78,28 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
-    dy_ptr,
-    slope_ptr,
-    own_ptr,
-    factor_ptr,
-    du_ptr,
-    M,
-    H,
-    split,
-    blocks,
+def backward_kernel(
+    dy_ptr: tl.tensor,
+    slope_ptr: tl.tensor,
+    own_ptr: tl.tensor,
+    factor_ptr: tl.tensor,
+    du_ptr: tl.tensor,
+    M: tl.tensor,
+    H: tl.tensor,
+    split: tl.tensor,
+    blocks: tl.tensor,
     FACTOR: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):
-    i_program = tl.program_id(0)
-    i_column = i_program % blocks
-    o_row = (i_program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    o_column = i_column * COLUMNS + tl.arange(0, COLUMNS)
-    m_row = o_row < M
-    m_tile = m_row[:, None] & (o_column < H)[None, :]
+) -> None:
+    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, blocks, ROWS, COLUMNS)
     m_frozen = m_row[:, None] & (o_column < split)[None, :]
-    o_tile = o_row[:, None] * H + o_column[None, :]
     b_code = tl.load(slope_ptr + o_row[:, None] * split + o_column[None, :], mask=m_frozen, other=0).to(tl.float32)
     b_slope = tl.where(b_code == 255.0, float("nan"), (b_code - 27.0) * 0.005)  # [ROWS, COLUMNS]
-    if i_column * COLUMNS + COLUMNS > split:
+    if i_first + COLUMNS > split:
         m_own = m_tile & (o_column >= split)[None, :]
         o_own = o_row[:, None] * (H - split) + (o_column - split)[None, :]
-        b_u = tl.load(own_ptr + o_own, mask=m_own, other=0.0).to(tl.float32)
-        b_density = 0.3989422804014327 * tl.exp2(b_u * b_u * (-0.5 * 1.4426950408889634))
-        b_own = 0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476)) + b_u * b_density
+        b_own = gelu_slope(tl.load(own_ptr + o_own, mask=m_own, other=0.0).to(tl.float32))
         if FACTOR:
             b_own *= tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
         b_slope = tl.where((o_column < split)[None, :], b_slope, b_own)
@@ -123,67 +110,43 @@ def _backward_kernel(
 def _forward_triton(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     u = u.contiguous()
     y, slope = _forward_fake(u, split, quick, factor)
-    constants, options = wide_activation.launch_shape(u.shape[1], architecture(u))
-    blocks = triton.cdiv(u.shape[1], constants["COLUMNS"])
-    if u.numel():
-        _forward_kernel[(triton.cdiv(u.shape[0], constants["ROWS"]) * blocks,)](
-            u_ptr=u,
-            factor_ptr=u if factor is None else factor.contiguous(),
-            y_ptr=y,
-            slope_ptr=slope,
-            M=u.shape[0],
-            H=u.shape[1],
-            split=split,
-            blocks=blocks,
-            QUICK=quick,
-            FACTOR=factor is not None,
-            **constants,
-            **options,
-        )
+    launch(
+        forward_kernel,
+        u,
+        u_ptr=u,
+        factor_ptr=u if factor is None else factor.contiguous(),
+        y_ptr=y,
+        slope_ptr=slope,
+        split=split,
+        QUICK=quick,
+        FACTOR=factor is not None,
+    )
     return y, slope
 
 
 def _backward_triton(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
     dy = dy.contiguous()
     du = dy.new_empty(dy.shape)
-    constants, options = wide_activation.launch_shape(dy.shape[1], architecture(dy))
-    blocks = triton.cdiv(dy.shape[1], constants["COLUMNS"])
-    if dy.numel():
-        _backward_kernel[(triton.cdiv(dy.shape[0], constants["ROWS"]) * blocks,)](
-            dy_ptr=dy,
-            slope_ptr=slope.contiguous(),
-            own_ptr=own.contiguous(),
-            factor_ptr=dy if factor is None else factor.contiguous(),
-            du_ptr=du,
-            M=dy.shape[0],
-            H=dy.shape[1],
-            split=slope.shape[1],
-            blocks=blocks,
-            FACTOR=factor is not None,
-            **constants,
-            **options,
-        )
+    launch(
+        backward_kernel,
+        dy,
+        dy_ptr=dy,
+        slope_ptr=slope.contiguous(),
+        own_ptr=own.contiguous(),
+        factor_ptr=dy if factor is None else factor.contiguous(),
+        du_ptr=du,
+        split=slope.shape[1],
+        FACTOR=factor is not None,
+    )
     return du
 
 
-def _forward_cuda(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
-    return (_forward_triton if runs_triton(u) else wide_slope_reference)(u, split, quick, factor)
-
-
-def _backward_cuda(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
-    return (_backward_triton if runs_triton(dy) else wide_slope_backward_reference)(dy, slope, own, factor)
-
-
-def _forward_cpu(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
-    if not extension.supports(u) or not extension.has("activation_slope"):
-        return wide_slope_reference(u, split, quick, factor)
+def _forward_cpp(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     factor = None if factor is None else factor.float().contiguous()
     return torch.ops.aim_cpu.activation_slope(u.contiguous(), split, quick, factor)
 
 
-def _backward_cpu(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
-    if not extension.supports(dy, own) or not extension.has("slope_backward"):
-        return wide_slope_backward_reference(dy, slope, own, factor)
+def _backward_cpp(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
     factor = None if factor is None else factor.float().contiguous()
     parts = (slope.contiguous(), own.to(dy.dtype).contiguous())
     return torch.ops.aim_cpu.slope_backward(dy.contiguous(), *parts, factor)
@@ -197,17 +160,19 @@ def _backward_fake(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None
     return dy.new_empty(dy.shape)
 
 
-register(
+operator(
     "wide_slope",
     "(Tensor u, int split, bool quick, Tensor? factor) -> (Tensor, Tensor)",
-    cpu=_forward_cpu,
-    cuda=_forward_cuda,
+    reference=wide_slope_reference,
+    triton=_forward_triton,
+    cpp=_forward_cpp if extension.has("activation_slope") else None,
     fake=_forward_fake,
 )
-register(
+operator(
     "wide_slope_backward",
     "(Tensor dy, Tensor slope, Tensor own, Tensor? factor) -> Tensor",
-    cpu=_backward_cpu,
-    cuda=_backward_cuda,
+    reference=wide_slope_backward_reference,
+    triton=_backward_triton,
+    cpp=_backward_cpp if extension.has("slope_backward") else None,
     fake=_backward_fake,
 )

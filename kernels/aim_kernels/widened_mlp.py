@@ -17,14 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import wide_activation, wide_slope  # noqa: F401  (register the operators)
-from aim_kernels.adaptation import AdapterWeights, activate, adapter_reference
+from aim_kernels import wide_slope  # noqa: F401  (registers the operator)
+from aim_kernels.adaptation import activate, adapter_reference
 from aim_kernels.choices import Activation
-from aim_kernels.composed import Needs, compute_dtype, row_factor, to_dtype
-from aim_kernels.recomputation import again
-from aim_kernels.residual import column_sum
+from aim_kernels.memory import copied_for_backward
+from aim_kernels.precision import compute_dtype
+from aim_kernels.residual import column_sum, row_factor
+from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, MLPWeights, Packing, require_gradient
+from aim_kernels.wide_activation import gelu
 
-Trunk = tuple[Tensor, Tensor, Tensor, Tensor]  # Wfc [M, D], bfc [M], Wproj [D, M], bproj [D]
+
+class WidenedMLP(NamedTuple):
+    """The frozen MLP, the adapter that widens it, and how they are applied."""
+
+    mlp: MLPWeights
+    adapter: AdapterWeights | None
+    factor: Tensor | None  # [rows] droppath's
+    scale: float
+    quick: bool
+    dtype: torch.dtype
 
 
 class Hidden(NamedTuple):
@@ -36,10 +47,7 @@ class Hidden(NamedTuple):
 
 def wide_mlp(
     y: Tensor,
-    fc_weight: Tensor,
-    fc_bias: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
+    mlp: MLPWeights,
     adapter: AdapterWeights | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
@@ -52,159 +60,145 @@ def wide_mlp(
     hidden state, else it is formed again. Differentiable in ``y`` and the adapter; when a trunk weight requires a
     gradient the reference runs instead. Raises ValueError for shapes that cannot be.
     """
-    width = y.shape[-1]
+    width, fc_weight, proj_weight = y.shape[-1], mlp.fc_weight, mlp.proj_weight
     if fc_weight.shape[1:] != (width,) or proj_weight.shape != fc_weight.shape[::-1]:
         shapes = f"{list(fc_weight.shape)} and {list(proj_weight.shape)}"
         raise ValueError(f"wide_mlp of {list(y.shape)} needs weights [M, {width}] and [{width}, M], got {shapes}")
-    trunk = (fc_weight, fc_bias, proj_weight, proj_bias)
-    if any(weight.requires_grad for weight in trunk) or not y.numel():
-        return wide_mlp_reference(y, *trunk, adapter, drop, scale, activation)
-    dtype = compute_dtype(y, fc_weight)
-    weights = (None,) * 4 if adapter is None else adapter
-    return _WideMLP.apply(y, drop, *weights, *trunk, scale, activation == "quick_gelu", keep_hidden, dtype)
+    if require_gradient(mlp) or not y.numel():
+        return wide_mlp_reference(y, mlp, adapter, drop, scale, activation)
+    quick, dtype = activation == "quick_gelu", compute_dtype(y, fc_weight)
+    operands = _Operands(y, drop, mlp, adapter, scale, quick, keep_hidden, dtype)
+    return _WideMLP.apply(*_PACKING.pack(operands))
 
 
 def wide_mlp_reference(
     y: Tensor,
-    fc_weight: Tensor,
-    fc_bias: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
+    mlp: MLPWeights,
     adapter: AdapterWeights | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
     activation: Activation = "quick_gelu",
 ) -> Tensor:
     """The MLP and the adapter apart, in plain torch."""
-    out = F.linear(activate(F.linear(y, fc_weight, fc_bias), activation), proj_weight, proj_bias)
+    out = F.linear(activate(F.linear(y, mlp.fc_weight, mlp.fc_bias), activation), mlp.proj_weight, mlp.proj_bias)
     if adapter is None:
         return out
     branch = adapter_reference(y, adapter) * scale
     return out + (branch if drop is None else branch * drop)
 
 
+class _Operands(NamedTuple):
+    y: Tensor
+    drop: Tensor | None
+    mlp: MLPWeights
+    adapter: AdapterWeights | None
+    scale: float
+    quick: bool
+    keep_hidden: bool
+    dtype: torch.dtype
+
+
+_PACKING = Packing(_Operands)
+
+
 class _WideMLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, drop: Tensor | None, *args: Any) -> Tensor:
-        adapter, trunk, (scale, quick, keep_hidden, dtype) = _unpack(args)
-        rows = y.to(dtype).reshape(-1, y.shape[-1])
-        factor = row_factor(drop, y) if adapter is not None else None
-        u = expand(rows, adapter, trunk, dtype)
-        hidden, kept = activated(u, trunk[0].shape[0], factor, quick, keep_hidden)
-        out, dropped_bias = contract(hidden, adapter, trunk, factor, scale, dtype)
-        if factor is not None and dropped_bias is not None:
-            out = out.addcmul(factor[:, None].to(dtype), dropped_bias.to(dtype))
-        ctx.save_for_backward(rows, drop, *kept, *args[:8])
-        ctx.constants, ctx.dtype_in = args[8:], y.dtype
-        return out.view(y.shape)
+    def forward(ctx: Any, *row: Any) -> Tensor:
+        o = _PACKING.unpack(row)
+        rows = o.y.to(o.dtype).reshape(-1, o.y.shape[-1])
+        wide = _widened(o, o.adapter, o.y)
+        hidden, kept = activated(wide, expand(wide, rows), o.keep_hidden)
+        out, dropped_bias = contract(wide, hidden)
+        if wide.factor is not None and dropped_bias is not None:
+            out = out.addcmul(wide.factor[:, None].to(o.dtype), dropped_bias.to(o.dtype))
+        _PACKING.keep(ctx, o._replace(y=rows), *kept)
+        ctx.dtype_in = o.y.dtype
+        return out.view(o.y.shape)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        rows, drop, u, slope, *weights = ctx.saved_tensors
-        weights = again(weights, 4, g)
-        adapter, trunk, (scale, quick, keep_hidden, dtype) = _unpack((*weights, *ctx.constants))
-        factor = row_factor(drop, g) if adapter is not None else None
-        kept = Hidden(u, slope) if keep_hidden else Hidden(expand(rows, adapter, trunk, dtype))
-        needs = Needs(*ctx.needs_input_grad[2:6])
-        branch = g.to(dtype).reshape(rows.shape)
-        dy, gradients = wide_gradients(
-            branch, rows, kept, adapter, trunk, factor, scale, quick, ctx.needs_input_grad[0], needs
-        )
-        dy = None if dy is None else dy.view(g.shape).to(ctx.dtype_in)
-        return (dy, None, *gradients, *(None,) * (len(ctx.needs_input_grad) - 6))
+        (o, u, slope), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
+        wide = _widened(o, copied_for_backward(o.adapter, g), g)
+        kept = Hidden(u, slope) if o.keep_hidden else Hidden(expand(wide, o.y))
+        branch = g.to(o.dtype).reshape(o.y.shape)
+        dy, gradients = wide_gradients(wide, branch, o.y, kept, needs.y, needs.adapter)
+        return _PACKING.gradients(y=None if dy is None else dy.view(g.shape).to(ctx.dtype_in), adapter=gradients)
 
 
-def expand(y: Tensor, adapter: AdapterWeights | None, trunk: Trunk, dtype: torch.dtype) -> Tensor:
+def _widened(o: _Operands, adapter: AdapterWeights | None, x: Tensor) -> WidenedMLP:
+    factor = None if adapter is None else row_factor(o.drop, x)
+    return WidenedMLP(o.mlp, adapter, factor, o.scale, o.quick, o.dtype)
+
+
+def expand(wide: WidenedMLP, y: Tensor) -> Tensor:
     """u [rows, M + H] of ``y`` [rows, D]."""
-    bias = trunk[1].to(dtype)
-    if adapter is not None:
-        bias = torch.cat([bias, to_dtype(adapter, dtype).b1])
-    return F.linear(y, _widening(adapter, trunk, dtype), bias)
+    bias = wide.mlp.fc_bias.to(wide.dtype)
+    if wide.adapter is not None:
+        bias = torch.cat([bias, wide.adapter.b1.to(wide.dtype)])
+    return F.linear(y, _widening(wide), bias)
 
 
-def activated(u: Tensor, split: int, factor: Tensor | None, quick: bool, keep: bool) -> tuple[Tensor, Hidden]:
+def activated(wide: WidenedMLP, u: Tensor, keep: bool) -> tuple[Tensor, Hidden]:
     """The hidden state after its activations [rows, M + H], and what ``keep`` asks to be kept of it."""
+    split = wide.mlp.fc_weight.shape[0]
     if keep and u.dtype.itemsize == 2:
-        hidden, slope = torch.ops.aim.wide_slope(u, split, quick, factor)
+        hidden, slope = torch.ops.aim.wide_slope(u, split, wide.quick, wide.factor)
         return hidden, Hidden(slope=slope)
-    return torch.ops.aim.wide_activation(u, split, quick, factor), Hidden(u if keep else None)
+    return torch.ops.aim.wide_activation(u, split, wide.quick, wide.factor), Hidden(u if keep else None)
 
 
-def contract(
-    hidden: Tensor,
-    adapter: AdapterWeights | None,
-    trunk: Trunk,
-    factor: Tensor | None,
-    scale: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor | None]:
-    """The output [rows, D], and what it still lacks: s·b2 [D], to be multiplied by ``factor``; None without one."""
-    bias, dropped_bias = trunk[3].to(dtype), None
-    if adapter is not None and factor is None:
-        bias = bias + scale * adapter.b2.to(dtype)
-    elif adapter is not None:
-        dropped_bias = scale * adapter.b2
-    return F.linear(hidden, _narrowing(adapter, trunk, scale, dtype), bias), dropped_bias
+def contract(wide: WidenedMLP, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The output [rows, D], and what it still lacks: s·b2 [D], to be multiplied by the factor; None without one."""
+    bias, dropped_bias = wide.mlp.proj_bias.to(wide.dtype), None
+    if wide.adapter is not None and wide.factor is None:
+        bias = bias + wide.scale * wide.adapter.b2.to(wide.dtype)
+    elif wide.adapter is not None:
+        dropped_bias = wide.scale * wide.adapter.b2
+    return F.linear(hidden, _narrowing(wide), bias), dropped_bias
 
 
 def wide_gradients(
-    branch: Tensor,
-    y: Tensor | None,
-    kept: Hidden,
-    adapter: AdapterWeights | None,
-    trunk: Trunk,
-    factor: Tensor | None,
-    scale: float,
-    quick: bool,
-    needs_y: bool,
-    needs: Needs,
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """dy [rows, D] and the adapter's four gradients from ``branch`` [rows, D], that of the output, in its dtype.
+    wide: WidenedMLP, branch: Tensor, y: Tensor | None, kept: Hidden, needs_y: bool, needs: AdapterNeeds
+) -> tuple[Tensor | None, AdapterGradients]:
+    """dy [rows, D] and the adapter's gradients from ``branch`` [rows, D], that of the output, in its dtype.
 
     ``y`` [rows, D] is read for the adapter's hidden state, where that is not kept, and for the gradient of W1.
     """
-    dtype, split = branch.dtype, trunk[0].shape[0]
-    gradients: list[Tensor | None] = [None] * 4
-    needs_du = needs_y or needs.w1 or needs.b1
+    adapter, factor, dtype, split = wide.adapter, wide.factor, branch.dtype, wide.mlp.fc_weight.shape[0]
     own, du = None, None
     if kept.u is not None:
         own = kept.u[:, split:]
     elif adapter is not None and y is not None:
         own = F.linear(y, adapter.w1.to(dtype), adapter.b1.to(dtype))
-    if needs_du:
-        dhidden = branch @ _narrowing(adapter, trunk, scale, dtype)
+    if needs_y or needs.w1 or needs.b1:
+        dhidden = branch @ _narrowing(wide)
         if kept.slope is None:
-            du = torch.ops.aim.wide_activation_backward(dhidden, kept.u, split, quick, factor)
+            du = torch.ops.aim.wide_activation_backward(dhidden, kept.u, split, wide.quick, factor)
         else:
             columns = branch.new_empty(branch.shape[0], 0) if own is None else own
             du = torch.ops.aim.wide_slope_backward(dhidden, kept.slope, columns, factor)
-    if adapter is not None and any(needs):
+    dw1 = db1 = dw2 = db2 = None
+    if adapter is not None:
         if needs.w2 and own is not None:
-            value = torch.ops.aim.wide_activation(own.contiguous(), 0, False, factor)
-            gradients[2] = (branch.t() @ value).to(adapter.w2.dtype) * scale
+            dw2 = (branch.t() @ gelu(own.contiguous(), factor)).to(adapter.w2.dtype) * wide.scale
         if needs.b2:
             dropped = branch if factor is None else branch * factor[:, None].to(dtype)
-            gradients[3] = column_sum(dropped, adapter.b2.dtype) * scale
+            db2 = column_sum(dropped, adapter.b2.dtype) * wide.scale
         if needs.b1 and du is not None:
-            gradients[1] = column_sum(du[:, split:], adapter.b1.dtype)
+            db1 = column_sum(du[:, split:], adapter.b1.dtype)
         if needs.w1 and du is not None and y is not None:
-            gradients[0] = (du[:, split:].t() @ y).to(adapter.w1.dtype)
-    dy = du @ _widening(adapter, trunk, dtype) if needs_y and du is not None else None
-    return dy, gradients
+            dw1 = (du[:, split:].t() @ y).to(adapter.w1.dtype)
+    dy = du @ _widening(wide) if needs_y and du is not None else None
+    return dy, AdapterGradients(dw1, db1, dw2, db2)
 
 
-def _unpack(args: tuple[Any, ...]) -> tuple[AdapterWeights | None, Trunk, tuple[Any, ...]]:
-    adapter = None if args[0] is None else AdapterWeights(*args[:4])
-    return adapter, (args[4], args[5], args[6], args[7]), args[8:]
-
-
-def _widening(adapter: AdapterWeights | None, trunk: Trunk, dtype: torch.dtype) -> Tensor:
+def _widening(wide: WidenedMLP) -> Tensor:
     """[Wfc ; W1], [M + H, D]."""
-    weight = trunk[0].to(dtype)
-    return weight if adapter is None else torch.cat([weight, adapter.w1.to(dtype)])
+    weight = wide.mlp.fc_weight.to(wide.dtype)
+    return weight if wide.adapter is None else torch.cat([weight, wide.adapter.w1.to(wide.dtype)])
 
 
-def _narrowing(adapter: AdapterWeights | None, trunk: Trunk, scale: float, dtype: torch.dtype) -> Tensor:
+def _narrowing(wide: WidenedMLP) -> Tensor:
     """[Wproj | s·W2], [D, M + H]."""
-    weight = trunk[2].to(dtype)
-    return weight if adapter is None else torch.cat([weight, (scale * adapter.w2).to(dtype)], 1)
+    weight = wide.mlp.proj_weight.to(wide.dtype)
+    return weight if wide.adapter is None else torch.cat([weight, (wide.scale * wide.adapter.w2).to(wide.dtype)], 1)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from aim_kernels import wide_slope  # noqa: F401  (registers the operator)
-from aim_kernels.adaptation import AdapterWeights, adapter_reference
+from aim_kernels.adaptation import adapter_reference
 from aim_kernels.adapter import adapter
 from aim_kernels.group_attention import backend_missing as group_backend_missing
 from aim_kernels.group_attention import group_attention, group_attention_reference
@@ -14,6 +14,7 @@ from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.residual import residual_add
 from aim_kernels.spatial_attention import backend_missing, spatial_attention, spatial_attention_reference
 from aim_kernels.temporal_attention import temporal_attention, temporal_attention_reference
+from aim_kernels.weights import AdapterWeights
 from aim_kernels.wide_activation import (
     wide_activation,
     wide_activation_backward_reference,

@@ -28,21 +28,15 @@ def holds_error_rule() -> Callable[[Tensor, Tensor, Tensor], None]:
 
 
 @pytest.fixture(params=TIERS)
-def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def tier(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once on every tier that this processor has, and once without the C++ part."""
-    if request.param == "reference":
-        monkeypatch.setattr(extension, "_LOADED", False)
-        yield request.param
-        return
-    if not extension.available():
-        pytest.skip("aim_kernels._C is not built")
     chosen = extension.tier()
     try:
-        torch.ops.aim_cpu.set_tier(request.param)
-    except RuntimeError:
-        pytest.skip(f"this processor has no {request.param}")
+        extension.use(request.param)
+    except RuntimeError as error:
+        pytest.skip(str(error))
     yield request.param
-    torch.ops.aim_cpu.set_tier(chosen)
+    extension.use(chosen)
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from aim_kernels.adaptation import AdapterWeights, adapter_reference
+from aim_kernels.adaptation import adapter_reference
 from aim_kernels.adapter import adapter
+from aim_kernels.weights import AdapterWeights
 
 
 def tensors(hidden=6, width=16, dtype=torch.float64):

@@ -12,8 +12,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from aim_kernels import group_attention_triton, spatial_attention_triton, temporal_attention, wide_activation
-from bench.ahead_of_time import SHARED_LIMIT, _usage
+from aim_kernels import group_attention_triton, spatial_attention_triton, temporal_attention, wide_activation  # noqa: F401
+from aim_kernels.registration import OPERATORS
+from bench.ahead_of_time import SHARED_LIMIT, usage
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
@@ -35,7 +36,7 @@ def faults(request, monkeypatch):
 
     def compiled(self, *args, grid, warmup, **kwargs):
         kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
-        spilled = _usage(kernel.asm["cubin"])[1]
+        spilled = usage(kernel.asm["cubin"])[1]
         # at odd alignments a word or two may spill, which costs nothing
         if (
             spilled > 16
@@ -57,8 +58,8 @@ def faults(request, monkeypatch):
 )
 def test_temporal_attention(b, t, n, h, d, dtype, faults):
     qkv = torch.empty(b, t, n, 3 * h * d + 1, dtype=dtype)[..., 1:]  # off every alignment
-    out, lse = temporal_attention._forward_triton(qkv, h)
-    temporal_attention._backward_triton(out, qkv, out, lse, h)
+    out, lse = OPERATORS["temporal_attention"].triton(qkv, h)
+    OPERATORS["temporal_attention_backward"].triton(out, qkv, out, lse, h)
     assert not faults
 
 
@@ -90,7 +91,7 @@ def test_group_attention(groups, length, h, d, bias, dtype, faults):
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "split"), [(192, 0), (320, 0), (3264, 3072)])
 def test_wide_activation(width, split, faults):
-    u = torch.empty(70, width, dtype=BF16)
-    for dy in (None, u):
-        wide_activation._triton(dy, u, split, True, torch.empty(70))
+    u, factor = torch.empty(70, width, dtype=BF16), torch.empty(70)
+    OPERATORS["wide_activation"].triton(u, split, True, factor)
+    OPERATORS["wide_activation_backward"].triton(u, u, split, True, factor)
     assert not faults

@@ -120,7 +120,7 @@ def test_keeps_its_input_and_the_probabilities_alone():
     block, x = a_block().float(), torch.randn(B, T, N, D, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
-        spatial_readout(x, *block._attention, adapter=block.S_Adapter.weights)
+        spatial_readout(x, *block.attention_weights(), block.num_heads, block.S_Adapter.weights)
     owned = {parameter.data_ptr() for parameter in block.parameters()}
     sizes = sorted(t.numel() for t in kept if t.data_ptr() not in owned)
     assert sizes == sorted([x.numel(), B * T * N, B * T * N, B * T * D, B * T * 2 * N])

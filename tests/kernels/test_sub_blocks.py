@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from aim_kernels.adaptation import (
-    AdapterWeights,
     joint_adaptation_reference,
     spatial_adaptation_reference,
     temporal_adaptation_reference,
@@ -12,6 +11,7 @@ from aim_kernels.adaptation import (
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.spatial_adaptation import spatial_adaptation
 from aim_kernels.temporal_adaptation import temporal_adaptation
+from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
 
 B, T, N, D, HEADS, HIDDEN = 2, 3, 5, 16, 2, 4
 MEMORY = ("fast", "balanced", "lean")
@@ -28,11 +28,13 @@ def an_adapter(trainable="1111"):
 
 
 def attention_trunk():
-    return normal(D), normal(D), normal(3 * D, D), normal(3 * D), normal(D, D), normal(D)
+    norm = NormWeights(normal(D), normal(D))
+    return norm, AttentionWeights(normal(3 * D, D), normal(3 * D), normal(D, D), normal(D))
 
 
 def mlp_trunk():
-    return normal(D), normal(D), normal(4 * D, D), normal(4 * D), normal(D, 4 * D), normal(D)
+    norm = NormWeights(normal(D), normal(D))
+    return norm, MLPWeights(normal(4 * D, D), normal(4 * D), normal(D, 4 * D), normal(D))
 
 
 def a_drop(kind):
@@ -130,9 +132,10 @@ def test_any_subset_may_be_trainable(flows, trainable):
 
 
 def test_a_trainable_trunk_gets_its_gradient():
-    trunk = [weight.requires_grad_() for weight in attention_trunk()]
+    trunk = attention_trunk()
+    weights = [weight.requires_grad_() for record in trunk for weight in record]
     spatial_adaptation(normal(B, T, N, D), *trunk, HEADS, an_adapter()).sum().backward()
-    assert all(weight.grad is not None for weight in trunk)
+    assert all(weight.grad is not None for weight in weights)
 
 
 def test_empty_batch_and_unknown_memory():

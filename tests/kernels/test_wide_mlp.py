@@ -3,16 +3,17 @@
 import pytest
 import torch
 
-from aim_kernels.adaptation import AdapterWeights
+from aim_kernels.weights import AdapterWeights, MLPWeights
 from aim_kernels.widened_mlp import wide_mlp, wide_mlp_reference
 
 
 def tensors(width=16, hidden=4, dtype=torch.float64):
     torch.manual_seed(0)
-    trunk = [torch.randn(*s, dtype=dtype) for s in ((4 * width, width), (4 * width,), (width, 4 * width), (width,))]
+    sizes = ((4 * width, width), (4 * width,), (width, 4 * width), (width,))
+    mlp = MLPWeights(*(torch.randn(*s, dtype=dtype) for s in sizes))
     shapes = ((hidden, width), (hidden,), (width, hidden), (width,))
     adapter = AdapterWeights(*(torch.randn(*s, dtype=dtype, requires_grad=True) for s in shapes))
-    return torch.randn(2, 3, width, dtype=dtype, requires_grad=True), trunk, adapter
+    return torch.randn(2, 3, width, dtype=dtype, requires_grad=True), mlp, adapter
 
 
 @pytest.mark.parametrize("keep_hidden", [True, False])
@@ -20,11 +21,11 @@ def tensors(width=16, hidden=4, dtype=torch.float64):
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("adapted", [True, False])
 def test_value_and_gradients(adapted, activation, dropped, keep_hidden):
-    y, trunk, adapter = tensors()
+    y, mlp, adapter = tensors()
     drop = torch.tensor([0.0, 1.25], dtype=torch.float64).view(2, 1, 1) if dropped else None
     adapter, leaves = (adapter, [y, *adapter]) if adapted else (None, [y])
-    got = wide_mlp(y, *trunk, adapter, drop, 0.5, activation, keep_hidden)
-    wanted = wide_mlp_reference(y, *trunk, adapter, drop, 0.5, activation)
+    got = wide_mlp(y, mlp, adapter, drop, 0.5, activation, keep_hidden)
+    wanted = wide_mlp_reference(y, mlp, adapter, drop, 0.5, activation)
     torch.testing.assert_close(got, wanted)
     flow = torch.randn_like(got)
     for a, b in zip(torch.autograd.grad(got, leaves, flow), torch.autograd.grad(wanted, leaves, flow), strict=True):
@@ -33,19 +34,19 @@ def test_value_and_gradients(adapted, activation, dropped, keep_hidden):
 
 @pytest.mark.parametrize(("keep_hidden", "kept"), [(True, 1), (False, 0)])
 def test_keeps_the_hidden_state_once_or_never(keep_hidden, kept):
-    y, trunk, adapter = tensors()
+    y, mlp, adapter = tensors()
     shapes = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (shapes.append(tuple(x.shape)), x)[1], lambda x: x):
-        wide_mlp(y, *trunk, adapter, keep_hidden=keep_hidden)
+        wide_mlp(y, mlp, adapter, keep_hidden=keep_hidden)
     assert shapes.count((6, 68)) == kept
 
 
 def test_autocast_decides_the_dtype_and_compiles_whole():
-    y, trunk, adapter = tensors(dtype=torch.float32)
+    y, mlp, adapter = tensors(dtype=torch.float32)
     torch._dynamo.reset()
     compiled = torch.compile(wide_mlp, fullgraph=True, backend="aot_eager")
     with torch.autocast("cpu", torch.bfloat16):
-        out, again = wide_mlp(y, *trunk, adapter), compiled(y, *trunk, adapter)
+        out, again = wide_mlp(y, mlp, adapter), compiled(y, mlp, adapter)
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, again)
     again.float().sum().backward()
@@ -53,6 +54,6 @@ def test_autocast_decides_the_dtype_and_compiles_whole():
 
 
 def test_wrong_weights_are_named():
-    y, trunk, _ = tensors()
+    y, mlp, _ = tensors()
     with pytest.raises(ValueError, match=r"needs weights \[M, 16\] and \[16, M\]"):
-        wide_mlp(y, trunk[2], *trunk[1:])
+        wide_mlp(y, mlp._replace(fc_weight=mlp.proj_weight))

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from aim_kernels import adapter as op
-from aim_kernels import adapter_triton
+from aim_kernels import adapter  # noqa: F401  (registers the operators)
+from aim_kernels.registration import OPERATORS
 
+FORWARD, BACKWARD = OPERATORS["adapter"], OPERATORS["adapter_backward"]
 M, D = 70, 80
 
 
@@ -21,16 +22,10 @@ def both(hidden, dtype, skip, scale, surrounded):
         wide = torch.promote_types(kind, torch.float32)
         low = [x.to(dtype).to(kind) for x in (z, w1, b1, w2, b2)]
         around = [None if x is None else x.to(wide) for x in (residual, factor)]
-        forward = adapter_triton.forward if kernel else op._products
-        out, u = forward(*low, skip, scale, *around)
+        out, u = (FORWARD.triton if kernel else FORWARD.reference)(*low, skip, scale, *around)
         flow = g.to(torch.float64) if kind == torch.float64 else g
         rest = (flow, u, low[1], low[3], skip, scale, around[1], True)
-        if kernel:
-            needed = op._needs_branch(flow, u, scale, around[1])
-            runs.append((out, u, *adapter_triton.backward(*rest, needed)))
-        else:
-            dz, du, value, branch = op._products_backward(*rest)
-            runs.append((out, u, dz, du, value, branch))
+        runs.append((out, u, *(BACKWARD.triton if kernel else BACKWARD.reference)(*rest)))
     return runs
 
 
@@ -49,6 +44,6 @@ def test_forward_and_backward(hidden, skip, scale, surrounded, dtype, holds_erro
 def test_no_gradient_of_the_input_is_formed_unasked():
     torch.manual_seed(0)
     g, u, w1, w2 = torch.randn(5, 16), torch.randn(5, 8), torch.randn(8, 16), torch.randn(16, 8)
-    dz, du, _, branch = adapter_triton.backward(g, u, w1, w2, True, 2.0, None, False, True)
+    dz, du, _, branch = BACKWARD.triton(g, u, w1, w2, True, 2.0, None, False)
     assert (len(dz), len(branch)) == (0, 5)
-    torch.testing.assert_close(du, op._products_backward(g, u, w1, w2, True, 2.0, None, False)[1])
+    torch.testing.assert_close(du, BACKWARD.reference(g, u, w1, w2, True, 2.0, None, False)[1])

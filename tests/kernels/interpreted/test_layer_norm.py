@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aim_kernels import layer_norm as op
+from aim_kernels.registration import OPERATORS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -14,8 +15,8 @@ def test_forward_and_backward(width, residual, dtype, holds_error_rule):
     x, dy = (torch.randn(7, width).to(dtype) for _ in range(2))
     weight, bias = torch.rand(width) + 0.5, torch.randn(width)
     around = torch.randn(7, width).to(dtype) if residual else None
-    y, mean, rstd = op._forward_triton(x, weight, bias, 1e-5, dtype)
-    dx = op._backward_triton(dy, x, weight, mean, rstd, around)
+    y, mean, rstd = OPERATORS["layer_norm"].triton(x, weight, bias, 1e-5, dtype)
+    dx = OPERATORS["layer_norm_backward"].triton(dy, x, weight, mean, rstd, around)
     truth = op.layer_norm_reference(x.double(), weight, bias, 1e-5, torch.float64)
     plain = op.layer_norm_reference(x, weight, bias, 1e-5, dtype)
     for got, rounded, exact in zip((y, mean, rstd), plain, truth, strict=True):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aim_kernels import patch_embed as op
-from aim_kernels import patch_embed_triton as kernels
+from aim_kernels.registration import OPERATORS
 
 MEAN, STD = (122.769, 116.74, 104.04), (68.493, 66.63, 70.321)
 
@@ -20,13 +20,13 @@ def test_forward_and_temporal_gradient(p, width, batch, dtype, holds_error_rule)
     ln_weight, ln_bias = torch.rand(width) + 0.5, torch.randn(width)
     flow = torch.randn(batch, t, 7, width)
     folded, bias = op.fold_normalisation(weight, MEAN, STD, dtype)
-    embeddings = (bias, first, position, temporal.detach())
+    stem = (bias, first, position, temporal.detach(), ln_weight)
 
-    product = kernels.product(frames, folded)
-    tokens, mean, rstd = kernels.tokens(product, embeddings, ln_weight, ln_bias, 1e-5, torch.float32)
-    gradient = kernels.temporal_gradient(flow, product, embeddings, ln_weight, mean, rstd)
+    forward, backward = OPERATORS["patch_embed"].triton, OPERATORS["patch_embed_backward"].triton
+    tokens, product, mean, rstd = forward(frames, folded, *stem, ln_bias, 1e-5, torch.float32)
+    gradient = backward(flow, product, *stem, mean, rstd)
 
-    plain = torch.nn.functional.linear(op._patches(frames, p).to(dtype) - op.MIDDLE, folded)
+    plain = torch.nn.functional.linear(op.patches(frames, p).to(dtype) - op.MIDDLE, folded)
     assert torch.isfinite(product).all()
     torch.testing.assert_close(product, plain, atol=1e-2, rtol=1e-2)
     tensors = (weight, first, position, temporal, ln_weight, ln_bias)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from aim_kernels import temporal_attention as op
+from aim_kernels import temporal_attention  # noqa: F401  (registers the operators)
+from aim_kernels.registration import OPERATORS
 
+FORWARD, BACKWARD = OPERATORS["temporal_attention"].triton, OPERATORS["temporal_attention_backward"].triton
 SHAPES = [(1, 8, 9, 2, 64), (2, 1, 65, 1, 32), (1, 10, 7, 1, 80), (1, 48, 2, 1, 96), (1, 64, 1, 1, 128)]
 
 
@@ -15,8 +17,8 @@ def test_forward_and_backward(shape, dtype, plain_attention, holds_error_rule):
     torch.manual_seed(0)
     qkv = torch.randn(b, t, n, 3 * h * d).to(dtype)
     dout = torch.randn(b, t, n, h * d).to(dtype)
-    out, lse = op._forward_triton(qkv, h)
-    dqkv = op._backward_triton(dout, qkv, out, lse, h)
+    out, lse = FORWARD(qkv, h)
+    dqkv = BACKWARD(dout, qkv, out, lse, h)
     heads = qkv.unflatten(-1, (3, h, d)).permute(3, 0, 2, 4, 1, 5)
     leaf, exact = heads.clone().requires_grad_(), heads.double().requires_grad_()
     (plain, plain_lse), (truth, truth_lse) = plain_attention(leaf), plain_attention(exact)
@@ -30,9 +32,7 @@ def test_forward_and_backward(shape, dtype, plain_attention, holds_error_rule):
 
 def test_strided_input():
     qkv = torch.randn(4, 2, 3, 2 * 96)[..., 5 : 5 + 96].transpose(0, 1)
-    out, lse = op._forward_triton(qkv, 1)
-    torch.testing.assert_close(out, op._forward_triton(qkv.contiguous(), 1)[0])
+    out, lse = FORWARD(qkv, 1)
+    torch.testing.assert_close(out, FORWARD(qkv.contiguous(), 1)[0])
     dout = torch.randn(2, 4, 3, 32)
-    torch.testing.assert_close(
-        op._backward_triton(dout, qkv, out, lse, 1), op._backward_triton(dout, qkv.contiguous(), out, lse, 1)
-    )
+    torch.testing.assert_close(BACKWARD(dout, qkv, out, lse, 1), BACKWARD(dout, qkv.contiguous(), out, lse, 1))

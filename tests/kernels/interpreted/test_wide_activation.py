@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from aim_kernels import wide_activation as op
+from aim_kernels import wide_activation  # noqa: F401  (registers the operators)
+from aim_kernels.registration import OPERATORS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -12,9 +13,8 @@ def test_forward_and_backward(split, quick, dropped, dtype, holds_error_rule):
     torch.manual_seed(0)
     u, dy = (2 * torch.randn(6, 1100)).to(dtype), torch.randn(6, 1100).to(dtype)
     factor = torch.tensor([0.0, 1.25, 1.25, 0.0, 1.25, 1.25]) if dropped else None
-    for got, reference, args in (
-        (op._triton(None, u, split, quick, factor), op.wide_activation_reference, (u,)),
-        (op._triton(dy, u, split, quick, factor), op.wide_activation_backward_reference, (dy, u)),
-    ):
+    for name, args in (("wide_activation", (u,)), ("wide_activation_backward", (dy, u))):
+        kernel, reference = OPERATORS[name].triton, OPERATORS[name].reference
         truth = reference(*(x.double() for x in args), split, quick, factor)
+        got = kernel(*args, split, quick, factor)
         holds_error_rule(got, reference(*args, split, quick, factor), truth)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aim_kernels import wide_slope as op
+from aim_kernels.registration import OPERATORS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -13,11 +14,11 @@ def test_forward_and_backward(split, quick, dropped, dtype, holds_error_rule):
     u, dy = (2 * torch.randn(6, 1100)).to(dtype), torch.randn(6, 1100).to(dtype)
     u[3, 7] = torch.nan
     factor = torch.tensor([0.0, 1.25, 1.25, 0.0, 1.25, 1.25]) if dropped else None
-    y, slope = op._forward_triton(u, split, quick, factor)
+    y, slope = OPERATORS["wide_slope"].triton(u, split, quick, factor)
     plain, coded = op.wide_slope_reference(u, split, quick, factor)
     assert (slope.int() - coded.int()).abs().max() <= 1
     assert y[3, 7].isnan()
-    du = op._backward_triton(dy, coded, u[:, split:], factor)
+    du = OPERATORS["wide_slope_backward"].triton(dy, coded, u[:, split:], factor)
     assert du[3, 7].isnan()
     got, args = (x.nan_to_num() for x in (y, du)), (dy, coded, u[:, split:], factor)
     rounded = [x.nan_to_num() for x in (plain, op.wide_slope_backward_reference(*args))]

@@ -1,0 +1,46 @@
+"""The activations on the device: value and derivative of a float32 tile, for the kernels that have one inside."""
+
+from __future__ import annotations
+
+from aim_kernels.optional_triton import tl, triton
+
+
+@triton.jit
+def gelu_value(b_u: tl.tensor) -> tl.tensor:
+    """u · Φ(u), with the exact distribution function of the normal distribution."""
+    return b_u * _cumulative(b_u)
+
+
+@triton.jit
+def gelu_slope(b_u: tl.tensor) -> tl.tensor:
+    """Φ(u) + u · φ(u)."""
+    return _cumulative(b_u) + b_u * 0.3989422804014327 * tl.exp2(b_u * b_u * (-0.5 * 1.4426950408889634))
+
+
+@triton.jit
+def activation_value(b_u: tl.tensor, QUICK: tl.constexpr) -> tl.tensor:
+    """QuickGELU u · σ(1.702 u), or the exact GELU."""
+    if QUICK:
+        return b_u * _sigmoid(b_u)
+    else:
+        return gelu_value(b_u)
+
+
+@triton.jit
+def activation_slope(b_u: tl.tensor, QUICK: tl.constexpr) -> tl.tensor:
+    """The derivative of :func:`activation_value`."""
+    if QUICK:
+        b_s = _sigmoid(b_u)
+        return b_s + 1.702 * b_u * b_s * (1.0 - b_s)
+    else:
+        return gelu_slope(b_u)
+
+
+@triton.jit
+def _cumulative(b_u: tl.tensor) -> tl.tensor:
+    return 0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476))
+
+
+@triton.jit
+def _sigmoid(b_u: tl.tensor) -> tl.tensor:
+    return 1.0 / (1.0 + tl.exp2(b_u * (-1.702 * 1.4426950408889634)))

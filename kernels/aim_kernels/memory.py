@@ -1,0 +1,46 @@
+"""What a block keeps for backward, by one word, and keeping torch.compile from keeping more.
+
+    fast      what the backward's products read
+    balanced  the residual stream and the spatial qkv; the rest is formed again
+    lean      the block's input alone
+
+A compiled step's forward and backward are one graph before they are cut apart, and equal nodes in it become one: what
+backward forms again by the forward's own operators and operands is found there, and is then kept. So a backward forms
+it from operands that a compiler cannot take for the forward's: copies that depend on the gradient. Those copied are
+small, a norm's weights or an adapter; what grows with the batch is never copied. Source: torch._functorch's partitioner
+(``fx_graph_cse`` and ``min_cut_rematerialization_partition``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from aim_kernels.choices import Memory
+from aim_kernels.registration import operator
+
+
+def check_memory(memory: str) -> None:
+    """Raises ValueError unless ``memory`` is one of the three words."""
+    if memory not in get_args(Memory):
+        raise ValueError(f"memory {memory!r} is none of {', '.join(get_args(Memory))}")
+
+
+def copied_for_backward(record: Any, g: Tensor) -> Any:
+    """A record of weights, or None; where a compiler traces, copies that exist once the gradient ``g`` does."""
+    if record is None or not torch.compiler.is_compiling():
+        return record
+    return type(record)(*[torch.ops.aim.copy_after(weight, g) for weight in record])
+
+
+def _copy(x: Tensor, after: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _fake(x: Tensor, after: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+operator("copy_after", "(Tensor x, Tensor after) -> Tensor", reference=_copy, fake=_fake)

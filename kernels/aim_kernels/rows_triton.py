@@ -1,0 +1,70 @@
+"""Rows that a program holds whole, on the device: their place, a layer norm over them and its input gradient.
+
+For kernels over [M, D] with D up to :data:`MAX_WIDTH`: a program has ROWS rows of COLUMNS, D padded to a power of two.
+The mathematics of the norm is in :mod:`aim_kernels.layer_norm`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from aim_kernels.block_shapes import block_shape
+from aim_kernels.optional_triton import tl, triton
+from aim_kernels.registration import architecture
+
+MAX_WIDTH = 8192
+
+
+def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
+    """ROWS and COLUMNS of a tile that holds rows of ``width``, and the launch options."""
+    shape = block_shape("layer_norm", width, target)
+    constants = {"ROWS": shape.rows, "COLUMNS": triton.next_power_of_2(width)}
+    return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
+
+
+def launch(kernel: Any, x: Tensor, **arguments: Any) -> None:
+    """Runs ``kernel`` over the rows of ``x`` [..., D], which are its M, D, ROWS and COLUMNS."""
+    width = x.shape[-1]
+    rows, (constants, options) = x.numel() // width, launch_shape(width, architecture(x))
+    kernel[(triton.cdiv(rows, constants["ROWS"]),)](M=rows, D=width, **arguments, **constants, **options)
+
+
+@triton.jit
+def row_tile(M: tl.tensor, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """This program's rows and columns, the masks of both and of the tile, and the tile's offsets."""
+    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    o_column = tl.arange(0, COLUMNS)
+    m_row = o_row < M
+    m_column = o_column < D
+    return o_row, o_column, m_row, m_column, m_row[:, None] & m_column[None, :], o_row[:, None] * D + o_column[None, :]
+
+
+@triton.jit
+def normalise(
+    b_x: tl.tensor, b_weight: tl.tensor, b_bias: tl.tensor, m_tile: tl.tensor, eps: tl.tensor, D: tl.constexpr
+) -> tuple[tl.tensor, ...]:
+    """The norm of a tile whose masked elements are zero: y, mean and rstd."""
+    b_mean = tl.sum(b_x, 1) / D
+    b_centred = tl.where(m_tile, b_x - b_mean[:, None], 0.0)
+    b_rstd = 1.0 / tl.sqrt(tl.sum(b_centred * b_centred, 1) / D + eps)
+    return b_centred * b_rstd[:, None] * b_weight[None, :] + b_bias[None, :], b_mean, b_rstd
+
+
+@triton.jit
+def norm_gradient(
+    b_dy: tl.tensor,
+    b_x: tl.tensor,
+    b_weight: tl.tensor,
+    b_mean: tl.tensor,
+    b_rstd: tl.tensor,
+    m_tile: tl.tensor,
+    D: tl.constexpr,
+) -> tl.tensor:
+    """dx of a tile whose masked dy are zero."""
+    b_g = b_dy * b_weight[None, :]
+    b_normal = tl.where(m_tile, (b_x - b_mean[:, None]) * b_rstd[:, None], 0.0)
+    b_average = tl.sum(b_g, 1) / D
+    b_slope = tl.sum(b_g * b_normal, 1) / D
+    return b_rstd[:, None] * (b_g - b_average[:, None] - b_normal * b_slope[:, None])

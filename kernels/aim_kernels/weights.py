@@ -1,0 +1,124 @@
+"""The tensors of a block as records, and their way through an autograd function, which takes and gives a flat row.
+
+D is the block's width, M and H the hidden units of its MLP and of an adapter. A function's operands are a record
+themselves, of tensors, of these records and of constants: :class:`Packing` lays them in a row and names them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_type_hints
+
+from torch import Tensor
+
+
+class NormWeights(NamedTuple):
+    """The affine of a layer norm."""
+
+    weight: Tensor  # [D]
+    bias: Tensor  # [D]
+
+
+class AttentionWeights(NamedTuple):
+    """The two projections of an attention, the first packed as q, k, v."""
+
+    qkv_weight: Tensor  # [3D, D]
+    qkv_bias: Tensor  # [3D]
+    out_weight: Tensor  # [D, D]
+    out_bias: Tensor  # [D]
+
+
+class MLPWeights(NamedTuple):
+    """The two projections of an MLP; CLIP: M = 4D."""
+
+    fc_weight: Tensor  # [M, D]
+    fc_bias: Tensor  # [M]
+    proj_weight: Tensor  # [D, M]
+    proj_bias: Tensor  # [D]
+
+
+class AdapterWeights(NamedTuple):
+    """The four tensors of one bottleneck adapter."""
+
+    w1: Tensor  # [H, D]
+    b1: Tensor  # [H]
+    w2: Tensor  # [D, H]
+    b2: Tensor  # [D]
+
+
+class AdapterNeeds(NamedTuple):
+    """Which of an adapter's tensors want a gradient."""
+
+    w1: bool
+    b1: bool
+    w2: bool
+    b2: bool
+
+
+class AdapterGradients(NamedTuple):
+    """The gradients of an adapter's tensors, None where one is not wanted."""
+
+    w1: Tensor | None = None
+    b1: Tensor | None = None
+    w2: Tensor | None = None
+    b2: Tensor | None = None
+
+
+def require_gradient(*records: Sequence[Tensor]) -> bool:
+    """Whether any tensor of these records trains."""
+    return any(weight.requires_grad for record in records for weight in record)
+
+
+Operands = TypeVar("Operands", bound=tuple)
+
+
+class Packing(Generic[Operands]):
+    """``operands``, a NamedTuple of tensors, records of tensors (or None) and constants, as a flat row and back.
+
+    Each tensor of a record has its place in the row whether the record is there or None, so that gradients and
+    ``needs_input_grad`` are named by the same fields.
+    """
+
+    def __init__(self, operands: type[Operands]) -> None:
+        self.operands = operands
+        self.places: list[
+            tuple[Any, int, int]
+        ] = []  # the record, or None for a single value; first place, one past last
+        end = 0
+        for hint in get_type_hints(operands).values():
+            record = next((kind for kind in (hint, *get_args(hint)) if hasattr(kind, "_fields")), None)
+            start, end = end, end + (1 if record is None else len(record._fields))
+            self.places.append((record, start, end))
+
+    def pack(self, operands: Operands) -> list[Any]:
+        row: list[Any] = []
+        for value, (record, start, end) in zip(operands, self.places):
+            row.extend((None,) * (end - start) if value is None else (value,) if record is None else value)
+        return row
+
+    def unpack(self, row: Sequence[Any]) -> Operands:
+        values = []
+        for record, start, end in self.places:
+            values.append(row[start] if record is None or row[start] is None else record(*row[start:end]))
+        return self.operands(*values)
+
+    def keep(self, ctx: Any, operands: Operands, *others: Tensor | None) -> None:
+        """Keeps the operands, and other tensors, for :meth:`kept` in backward."""
+        row = self.pack(operands)
+        ctx.save_for_backward(*others, *(value if isinstance(value, Tensor) else None for value in row))
+        ctx.constants = [None if isinstance(value, Tensor) else value for value in row]
+
+    def kept(self, ctx: Any) -> tuple[Any, ...]:
+        """The operands that were kept, and the other tensors."""
+        saved = ctx.saved_tensors  # asked for once, as a checkpoint wants it
+        others = len(saved) - len(ctx.constants)
+        row = [constant if tensor is None else tensor for tensor, constant in zip(saved[others:], ctx.constants)]
+        return self.unpack(row), *saved[:others]
+
+    def needs(self, ctx: Any) -> Any:
+        """Which operands want a gradient, by name: booleans in place of tensors."""
+        return self.unpack(ctx.needs_input_grad)
+
+    def gradients(self, **gradients: Any) -> tuple[Any, ...]:
+        """What backward returns: these, by the names of their operands, and None for all else."""
+        return tuple(self.pack(self.operands(**{**dict.fromkeys(self.operands._fields), **gradients})))
