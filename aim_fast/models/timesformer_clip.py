@@ -203,13 +203,13 @@ class TimeSformerBlock(nn.Module):
         return x + _dropped(self._expand(x, memory), mlp)
 
     def _attend(self, x: Tensor, norm: nn.LayerNorm, attention: TemporalAttention, over_time: bool) -> Tensor:
-        weights, over = attention.weights, "time" if over_time else "space"
+        weights = attention.weights
         if self.backend == "reference":
             attend = attention_over_time if over_time else attention_over_space
             attended = attend(F.linear(norm(x), weights.qkv_weight, weights.qkv_bias), self.num_heads)
             return attention.out_proj(attended)
         affine = NormWeights(norm.weight, norm.bias)
-        return attention_branch(x, affine, weights, self.num_heads, over, eps=norm.eps)
+        return attention_branch(x, affine, weights, self.num_heads, "time" if over_time else "space", eps=norm.eps)
 
     def _expand(self, x: Tensor, memory: Memory) -> Tensor:
         norm, mlp = self.ln_2, self.mlp

@@ -81,11 +81,10 @@ class Packing(Generic[Operands]):
 
     def __init__(self, operands: type[Operands]) -> None:
         self.operands = operands
-        self.places: list[
-            tuple[Any, int, int]
-        ] = []  # the record, or None for a single value; first place, one past last
-        end = 0
-        for hint in get_type_hints(operands).values():
+        hints, end = get_type_hints(operands), 0
+        self.names = tuple(hints)
+        self.places: list[tuple[Any, int, int]] = []  # record, None for a single value; first place, one past last
+        for hint in hints.values():
             record = next((kind for kind in (hint, *get_args(hint)) if hasattr(kind, "_fields")), None)
             start, end = end, end + (1 if record is None else len(record._fields))
             self.places.append((record, start, end))
@@ -121,4 +120,4 @@ class Packing(Generic[Operands]):
 
     def gradients(self, **gradients: Any) -> tuple[Any, ...]:
         """What backward returns: these, by the names of their operands, and None for all else."""
-        return tuple(self.pack(self.operands(**{**dict.fromkeys(self.operands._fields), **gradients})))
+        return tuple(self.pack(self.operands(**{**dict.fromkeys(self.names), **gradients})))
