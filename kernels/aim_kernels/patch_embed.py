@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels import layer_norm, patch_embed_triton
-from aim_kernels.composed import compute_dtype
+from aim_kernels.precision import compute_dtype
 from aim_kernels.registration import operator
 
 MIDDLE = 128.0  # pixels minus this are exact in bf16, and small enough that a rounded weight does little harm
