@@ -56,7 +56,7 @@ def _all(options: argparse.Namespace) -> int:
     failed, measured = [], []
     end = time.monotonic() + 60 * options.minutes if options.minutes else None
     with tempfile.TemporaryDirectory() as folder:
-        for name, program, settings in _runs(options):
+        for name, program, settings in runs(options):
             print(f"bench {name}", flush=True)
             file = (options.out or Path(folder)) / f"{name}.json"
             file.unlink(missing_ok=True)
@@ -87,7 +87,7 @@ def _fault(command: list[str], seconds: float | None) -> str | None:
         return "was stopped: the time is over"
 
 
-def _runs(options: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def runs(options: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(name, program, its options) of everything to run, on a GPU first what it alone can tell."""
     settings = {key: getattr(options, key) for key in ("device", "model", "frames", "batch", "consumer", "out")}
     first, last = PROGRAMS[:3], PROGRAMS[3:]

@@ -1,7 +1,7 @@
 """Every operator beside its plain expression in torch, eager and compiled: time, bytes moved, share of the copy rate.
 
 Forward and backward are timed together at the sizes of the model's block. Each operator is first held to the error rule
-of the tests, err ≤ 2·err(plain, same dtype) + 1e-6 against float64 on a part of the batch; where it fails, no speed.
+of the tests (bench/error_rule.py) on a part of the batch; where it fails, no speed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from aim_kernels.temporal_attention import temporal_attention
 from aim_kernels.weights import AdapterWeights, MLPWeights
 from aim_kernels.wide_activation import wide_activation
 from aim_kernels.widened_mlp import wide_mlp, wide_mlp_reference
+from bench import error_rule
 from bench.bars import draw_bars
 from bench.machine_rates import copy_bandwidth
 
@@ -151,8 +152,9 @@ def _timed(operator: Operator, device: str, bandwidth: float, rounds: int) -> di
     torch.manual_seed(0)
     x = torch.randn(operator.shape, device=device).bfloat16()
     part = x if operator.shape[0] == 1 else x[:64] if x.ndim == 2 else x[:1]
-    errors = _errors(operator, part)
-    if not all(ours <= 2 * plain + 1e-6 for ours, plain in errors.values()):
+    sides = error_rule.value_and_gradient(operator.fused, operator.plain, part)
+    errors = {name: error_rule.errors(*side) for name, side in sides.items()}
+    if not all(error_rule.within(*pair) for pair in errors.values()):
         return {"errors": errors, "failed": "the error rule does not hold: no speed"}
     flow = torch.randn_like(operator.plain(x))
     candidates = {
@@ -186,22 +188,6 @@ def _both_ways(function: Callable[[Tensor], Tensor], x: Tensor, flow: Tensor) ->
         function(leaf).backward(flow)
 
     return call
-
-
-def _errors(operator: Operator, x: Tensor) -> dict[str, tuple[float, float]]:
-    """(ours, plain torch's in the same dtype) for the value and the gradient, relative to float64."""
-    flow = torch.randn_like(operator.plain(x))
-    found = []
-    for function, dtype in ((operator.fused, x.dtype), (operator.plain, x.dtype), (operator.plain, torch.float64)):
-        leaf = x.detach().to(dtype, copy=True).requires_grad_()
-        out = function(leaf)
-        out.backward(flow.to(dtype))
-        found.append((out.detach().double(), leaf.grad.double()))
-    ours, plain, truth = found
-    return {
-        name: tuple(((side[index] - truth[index]).norm() / truth[index].norm()).item() for side in (ours, plain))
-        for index, name in enumerate(("value", "gradient"))
-    }
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from aim_fast.models.saved_bytes import saved_bytes
 from bench.bars import draw_bars
-from bench.step import _loss, _peak, _sides, _step
+from bench.step import loss_of, make_sides, peak_mib, training_step
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     on_gpu = device.startswith("cuda")
     name, frames = options.model or "aim_vit_b16_clip", options.frames or 8
     batch = options.batch or (32 if on_gpu else 1)
-    sides = _sides(name, frames, "cpu")
+    sides = make_sides(name, frames, "cpu")
     del sides["published_twin"]
     size = sides["published"].img_size
     clips = torch.randint(0, 256, (batch, frames, size, size, 3), dtype=torch.uint8, device=device)
@@ -34,9 +34,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for side, held in sides.items():
         model = held.to(device)
         try:
-            saved[side] = saved_bytes(model, lambda m=model: _loss(m, clips[:1], labels[:1], device)) / 2**20
+            saved[side] = saved_bytes(model, lambda m=model: loss_of(m, clips[:1], labels[:1], device)) / 2**20
             if on_gpu:
-                peak[side] = _peak(_step(model, clips, labels, device))
+                peak[side] = peak_mib(training_step(model, clips, labels, device))
         except torch.OutOfMemoryError:
             print(f"{side}: out of memory", file=sys.stderr)
         held.to("cpu")

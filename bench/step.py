@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     name = options.model or "aim_vit_b16_clip"
     batch, frames = options.batch or (32 if on_gpu else 1), options.frames or 8
     rounds, warm = (12, 3) if on_gpu else (5, 1)
-    sides = _sides(name, frames, device)
+    sides = make_sides(name, frames, device)
     size = sides["published"].img_size
     clips = torch.randint(0, 256, (batch, frames, size, size, 3), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 10, (batch,), device=device)
@@ -59,14 +59,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     twin = sides.pop("published_twin")
     steps: dict[str, Callable[[], object]] = {
-        side: _step(model, clips, labels, device) for side, model in sides.items()
+        side: training_step(model, clips, labels, device) for side, model in sides.items()
     }
-    steps["reference"] = _step(_with_backend(twin, "reference"), clips, labels, device)
-    failed = results["failed"] = _failing(steps)
+    steps["reference"] = training_step(_with_backend(twin, "reference"), clips, labels, device)
+    failed = results["failed"] = failing(steps)
     for side in failed.keys() & set(MEMORY):
         raise RuntimeError(f"{side}: {failed[side]}")
     saved = {
-        side: saved_bytes(model, lambda m=model: _loss(m, clips, labels, device))
+        side: saved_bytes(model, lambda m=model: loss_of(m, clips, labels, device))
         for side, model in sides.items()
         if side not in failed
     }
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if save := getattr(options, "save", None):
             save(results)
         turns = {side: step}
-        failed.update(_failing(turns, times))
+        failed.update(failing(turns, times))
         if side not in turns:
             return {}
         found = take_turns({"fast": steps["fast"], **turns}, rounds, device)
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         results["clips_per_s_captured"] = batch / timings["fast_captured"].median
     if getattr(options, "compiled", True) and "published" in timings:
         results["compiled"] = how = "whole" if len(getattr(sides["published"], "row", ())) <= 12 else "block by block"
-        baseline = _step(_compiled(sides["published"], how), clips, labels, device)
+        baseline = training_step(_compiled(sides["published"], how), clips, labels, device)
         if found := beside_fast("published_compiled", baseline, warm):
             results["ratio_vs_published_compiled"] = ratio(found["published_compiled"], found["fast"])
     _print(results, timings)
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def _failing(steps: dict[str, Callable[[], object]], times: int = 1) -> dict[str, str]:
+def failing(steps: dict[str, Callable[[], object]], times: int = 1) -> dict[str, str]:
     """Runs each step; takes out those that fail, as on a card that is too small, with a line on each."""
     failed = {}
     for side in list(steps):
@@ -143,7 +143,8 @@ def _compiled(model: FrameViT, how: str) -> nn.Module:
     return twin
 
 
-def _sides(name: str, frames: int, device: str) -> dict[str, Any]:
+def make_sides(name: str, frames: int, device: str) -> dict[str, Any]:
+    """The model as published, twice, and by each memory word: the same weights in all."""
     torch.manual_seed(0)
     model = create_model(name, num_frames=frames, num_classes=10, head_dropout=0.0, drop_path=0.0).to(device)
     for parameter_name, parameter in model.named_parameters():
@@ -165,18 +166,20 @@ def _with_backend(model: nn.Module, backend: str) -> nn.Module:
     return model
 
 
-def _loss(model: nn.Module, clips: Tensor, labels: Tensor, device: str) -> Tensor:
+def loss_of(model: nn.Module, clips: Tensor, labels: Tensor, device: str) -> Tensor:
+    """Cross-entropy under bf16 autocast."""
     with torch.autocast(device.split(":")[0], torch.bfloat16):
         return F.cross_entropy(model(clips).float(), labels)
 
 
-def _step(model: nn.Module, clips: Tensor, labels: Tensor, device: str) -> Callable[[], None]:
+def training_step(model: nn.Module, clips: Tensor, labels: Tensor, device: str) -> Callable[[], None]:
+    """A step of AdamW on one batch, to be called again and again."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=device.startswith("cuda"))
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        _loss(model, clips, labels, device).backward()
+        loss_of(model, clips, labels, device).backward()
         optimizer.step()
 
     return step
@@ -186,7 +189,7 @@ def _captured(model: nn.Module, clips: Tensor, labels: Tensor, device: str) -> C
     """The step as ``--cuda-graph`` trains: launched at once, after steps that warm it up."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW([{"params": trained, "lr_factor": 1.0}], lr=1e-5, fused=True)
-    step = GraphedStep(lambda x, y: _loss(model, x, y, device), optimizer, trained)
+    step = GraphedStep(lambda x, y: loss_of(model, x, y, device), optimizer, trained)
     return lambda: step(clips, labels)
 
 
@@ -199,7 +202,7 @@ def _gradient_errors(sides: dict[str, Any], clips: Tensor, labels: Tensor, devic
 
 def _gradients(model: nn.Module, clips: Tensor, labels: Tensor, device: str, precise: bool = False) -> Tensor:
     model.zero_grad(set_to_none=True)
-    loss = F.cross_entropy(model(clips), labels) if precise else _loss(model, clips, labels, device)
+    loss = F.cross_entropy(model(clips), labels) if precise else loss_of(model, clips, labels, device)
     loss.backward()
     named = ((name.replace("block.", ""), p.grad) for name, p in model.named_parameters() if p.grad is not None)
     flat = torch.cat([gradient.flatten().float() for _, gradient in sorted(named)])
@@ -207,7 +210,8 @@ def _gradients(model: nn.Module, clips: Tensor, labels: Tensor, device: str, pre
     return flat
 
 
-def _peak(step: Callable[[], object]) -> float:
+def peak_mib(step: Callable[[], object]) -> float:
+    """The most memory that a second call of ``step`` holds on the GPU, with all that is held there already."""
     step()
     torch.cuda.reset_peak_memory_stats()
     step()
@@ -220,7 +224,7 @@ def _peak_alone(step: Callable[[], object], model: nn.Module) -> float:
     between = torch.cuda.memory_allocated()
     held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     held += 3 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    return round(_peak(step) + (held - between) / 2**20, 1)
+    return round(peak_mib(step) + (held - between) / 2**20, 1)
 
 
 def _print(results: dict[str, Any], timings: dict[str, Any]) -> None:

@@ -20,20 +20,13 @@ from aim_kernels.wide_activation import (
     wide_activation_backward_reference,
     wide_activation_reference,
 )
+from bench import error_rule
 
 
 def check(fused, plain, x):
-    """Value and input gradient: err(fused) ≤ 2·err(plain in the same dtype) + 1e-6, against float64."""
-    flow = torch.randn_like(plain(x))
-    found = []
-    for function, dtype in ((fused, x.dtype), (plain, x.dtype), (plain, torch.float64)):
-        leaf = x.detach().to(dtype, copy=True).requires_grad_()
-        out = function(leaf)
-        out.backward(flow.to(dtype))
-        found.append((out.detach().double(), leaf.grad.double()))
-    for got, rounded, truth in zip(*found, strict=True):
-        error, allowed = (((side - truth).norm() / truth.norm()).item() for side in (got, rounded))
-        assert error <= 2 * allowed + 1e-6, f"error {error:.3g}, plain torch loses {allowed:.3g}"
+    """Value and input gradient, by the error rule."""
+    for name, sides in error_rule.value_and_gradient(fused, plain, x).items():
+        error_rule.hold(*sides, name=name)
 
 
 def attend(x, heads, over_time):
@@ -152,9 +145,8 @@ def test_adapter(width, hidden, surrounded, dtype):
         branch = scale * (z + adapter_reference(z, weights))
         return branch if residual is None else residual + factor * branch
 
-    for got, rounded, truth in zip(run(adapter, dtype), run(plain, dtype), run(plain, torch.float64), strict=True):
-        error, allowed = (((side.double() - truth).norm() / truth.norm()).item() for side in (got, rounded))
-        assert error <= 2 * allowed + 1e-6, f"error {error:.3g}, plain torch loses {allowed:.3g}"
+    for sides in zip(run(adapter, dtype), run(plain, dtype), run(plain, torch.float64), strict=True):
+        error_rule.hold(*sides)
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from aim_fast.models.registry import create_model
 from aim_kernels import AIMBlock, hold_trunk
+from bench import error_rule
 from bench.published import published
 
 
@@ -49,8 +50,7 @@ def test_gradient_error_is_the_published_one(memory, model):
     truth = gradients(published(model), *batch, autocast=False)
     baseline, found = gradients(published(model), *batch), gradients(fused(model, memory), *batch)
     for name, exact in truth.items():
-        error, allowed = (((side[name] - exact).norm() / exact.norm()).item() for side in (found, baseline))
-        assert error <= 1.25 * allowed + 1e-3, f"{name}: {error:.3g}, published {allowed:.3g}"
+        error_rule.hold(found[name], baseline[name], exact, times=1.25, beside=1e-3, name=name)
 
 
 def test_compiled_step_equals_eager(model):

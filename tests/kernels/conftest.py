@@ -1,30 +1,17 @@
-"""What the operator tests share: the error rule, and a run of every instruction-set tier of the C++ part."""
+"""What the operator tests share: a run of every instruction-set tier of the C++ part, and attention in plain torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from aim_kernels import extension
+from bench import error_rule
 
 TIERS = ("generic", "avx2", "avx512", "avx512_bf16", "amx", "reference")
-
-
-@pytest.fixture
-def holds_error_rule() -> Callable[[Tensor, Tensor, Tensor], None]:
-    """``check(got, plain, truth)``: err(got) ≤ 2·err(plain) + 1e-6, relative norms against the float64 ``truth``."""
-
-    def check(got: Tensor, plain: Tensor, truth: Tensor) -> None:
-        assert got.shape == truth.shape
-        got, plain, truth = got.detach(), plain.detach(), truth.detach()
-        scale = truth.norm().clamp_min(1e-30)
-        error, allowed = (((x.double() - truth).norm() / scale).item() for x in (got, plain))
-        assert error <= 2 * allowed + 1e-6, f"error {error:.3g}, plain torch loses {allowed:.3g}"
-
-    return check
 
 
 @pytest.fixture(params=TIERS)
@@ -40,12 +27,28 @@ def tier(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def plain_attention() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """``attend(qkv [3, ..., L, d]) -> out, lse``: what plain torch computes in the dtype of its input."""
+def hold_attention() -> Callable[..., None]:
+    """Holds ``found``, the out, lse and dqkv of an attention over ``qkv``, to the error rule.
 
-    def attend(qkv: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, v = qkv
-        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-        return scores.softmax(-1) @ v, scores.to(torch.promote_types(qkv.dtype, torch.float32)).logsumexp(-1)
+    ``split(qkv)`` gives q, k and v as [3, ..., L, d], ``join(out)`` lays [..., L, d] out like ``dout``.
+    """
 
-    return attend
+    def hold(
+        found: Iterable[Tensor],
+        qkv: Tensor,
+        dout: Tensor,
+        split: Callable[[Tensor], Tensor],
+        join: Callable[[Tensor], Tensor],
+    ) -> None:
+        def plainly(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+            leaf = qkv.detach().to(dtype, copy=True).requires_grad_()
+            q, k, v = split(leaf)
+            scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+            out = join(scores.softmax(-1) @ v)
+            (gradient,) = torch.autograd.grad(out, leaf, dout.to(dtype))
+            return out, scores.to(torch.promote_types(dtype, torch.float32)).logsumexp(-1), gradient
+
+        for got, plain, truth in zip(found, plainly(qkv.dtype), plainly(torch.float64), strict=True):
+            error_rule.hold(got, plain, truth)
+
+    return hold

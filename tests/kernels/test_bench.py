@@ -13,7 +13,7 @@ def run_all(monkeypatch, tmp_path, capfd):
     """``run(runs, *options)``: `python -m bench` with these programs; status, what it printed, and its folder."""
 
     def run(runs, *options):
-        monkeypatch.setattr(bench, "_runs", lambda _: iter(runs))
+        monkeypatch.setattr(bench, "runs", lambda _: iter(runs))
         monkeypatch.setattr("sys.argv", ["bench", "--out", str(tmp_path), *options])
         return bench.main(), capfd.readouterr().err, tmp_path
 
@@ -46,5 +46,5 @@ def test_a_baseline_that_does_not_run_is_named_and_left_out():
         raise RuntimeError("too small\nmore")
 
     steps = {"fast": lambda: None, "published": broken}
-    assert step._failing(steps) == {"published": "RuntimeError: too small"}
+    assert step.failing(steps) == {"published": "RuntimeError: too small"}
     assert list(steps) == ["fast"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aim_kernels.group_attention import backend_missing, group_attention, group_attention_reference
+from bench import error_rule
 
 # frames, groups, length, own bias a group, heads, head dimension
 SHAPES = [(2, 4, 49, True, 2, 16), (3, 10, 4, False, 1, 24), (1, 1, 80, False, 2, 8)]
@@ -32,7 +33,7 @@ def one_by_one(qkv, table, bias, heads):
 @pytest.mark.parametrize("backend", ["auto", "reference", "sdpa", "cpu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_value_and_gradients_lose_no_more_than_plain_torch(shape, dtype, backend, holds_error_rule):
+def test_value_and_gradients_lose_no_more_than_plain_torch(shape, dtype, backend):
     qkv, dout, table, bias = inputs(shape, dtype)
     found = []
     for function, kind in ((group_attention, dtype), (one_by_one, dtype), (one_by_one, torch.float64)):
@@ -43,7 +44,7 @@ def test_value_and_gradients_lose_no_more_than_plain_torch(shape, dtype, backend
         out.backward(dout.to(kind))
         found.append((out, x.grad, b.grad))
     for got, plain, truth in zip(*found, strict=True):
-        holds_error_rule(got, plain, truth)
+        error_rule.hold(got, plain, truth)
 
 
 def test_the_operator_keeps_no_more_than_qkv_and_bias():

@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from aim_kernels.layer_norm import layer_norm, layer_norm_backward_reference, layer_norm_reference
+from bench import error_rule
 
 
 @pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [64, 77])
-def test_forward_and_input_gradient(width, stream, low, tier, holds_error_rule):
+def test_forward_and_input_gradient(width, stream, low, tier):
     torch.manual_seed(0)
     x = (torch.randn(3, 5, width) * 2 + 1).to(stream)
     weight, bias = torch.rand(width) + 0.5, torch.randn(width)
@@ -30,8 +31,8 @@ def test_forward_and_input_gradient(width, stream, low, tier, holds_error_rule):
     rounded = torch.ops.aim.layer_norm_backward(dy, x.to(low), weight, mean, rstd, residual)
     assert rounded.dtype == stream
     torch.testing.assert_close(rounded, dx, atol=0.05, rtol=0.02)
-    holds_error_rule(y, plain_y.to(low), truth_y)
-    holds_error_rule(dx, plain_dx, truth_dx)
+    error_rule.hold(y, plain_y.to(low), truth_y)
+    error_rule.hold(dx, plain_dx, truth_dx)
 
 
 def test_backward_reference_is_the_gradient():

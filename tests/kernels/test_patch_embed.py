@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aim_kernels.patch_embed import fold_normalisation, patch_embed, patch_embed_reference
+from bench import error_rule
 
 MEAN, STD = (122.769, 116.74, 104.04), (68.493, 66.63, 70.321)
 
@@ -27,7 +28,7 @@ def value_and_gradient(function, frames, tensors, flow, dtype=None):
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize(("p", "width"), [(8, 24), (14, 33)])
-def test_value_and_temporal_gradient(p, width, autocast, tier, holds_error_rule):
+def test_value_and_temporal_gradient(p, width, autocast, tier):
     frames, tensors = stem(p, width)
     flow = torch.randn(2, 3, 7, width)
     truth = value_and_gradient(patch_embed_reference, frames, tensors, flow, torch.float64)
@@ -36,7 +37,7 @@ def test_value_and_temporal_gradient(p, width, autocast, tier, holds_error_rule)
         found = value_and_gradient(patch_embed, frames, tensors, flow)
     for got, rounded, exact in zip(found, plain, truth, strict=True):
         assert got.dtype == torch.float32
-        holds_error_rule(got, rounded, exact)
+        error_rule.hold(got, rounded, exact)
 
 
 def test_float64_is_exact():

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from aim_kernels.residual import column_sum, residual_add
+from bench import error_rule
 
 
 @pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [64, 77])
-def test_residual_add(width, stream, low, tier, holds_error_rule):
+def test_residual_add(width, stream, low, tier):
     torch.manual_seed(0)
     x, branch = torch.randn(3, 5, width).to(stream), torch.randn(15, width).to(low)
     factor, bias = torch.rand(15), torch.randn(width)
@@ -19,13 +20,13 @@ def test_residual_add(width, stream, low, tier, holds_error_rule):
         truth = flat + (branch.double() * rows if b is None else branch.double() + rows * b.double())
         got = residual_add(x, branch, f, b)
         assert got.dtype == stream
-        holds_error_rule(got.view(15, width), truth.to(stream), truth)
+        error_rule.hold(got.view(15, width), truth.to(stream), truth)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_column_sum_of_a_slice(dtype, tier, holds_error_rule):
+def test_column_sum_of_a_slice(dtype, tier):
     x = torch.randn(200, 150).to(dtype)[:, 10:93]
-    holds_error_rule(column_sum(x, torch.float32), x.float().sum(0), x.double().sum(0))
+    error_rule.hold(column_sum(x, torch.float32), x.float().sum(0), x.double().sum(0))
 
 
 def test_opcheck():

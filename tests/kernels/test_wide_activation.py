@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from aim_kernels.wide_activation import wide_activation
+from bench import error_rule
 
 
 def plainly(u, split, quick, factor):
@@ -17,7 +18,7 @@ def plainly(u, split, quick, factor):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("split", "quick", "dropped"), [(64, True, True), (43, False, True), (0, True, False)])
-def test_forward_and_backward(split, quick, dropped, dtype, tier, holds_error_rule):
+def test_forward_and_backward(split, quick, dropped, dtype, tier):
     torch.manual_seed(0)
     u = (3 * torch.randn(37, 83)).to(dtype)
     factor = torch.tensor([0.0, 1.25]).repeat(19)[:37] if dropped else None
@@ -29,7 +30,7 @@ def test_forward_and_backward(split, quick, dropped, dtype, tier, holds_error_ru
         y.backward(dy.to(x.dtype))
         runs.append((y, leaf.grad))
     for got, plain, truth in zip(*runs, strict=True):
-        holds_error_rule(got, plain, truth)
+        error_rule.hold(got, plain, truth)
 
 
 def test_far_tails_are_finite_and_right(tier):

@@ -5,19 +5,20 @@ import torch
 
 from aim_kernels import wide_slope as op
 from aim_kernels.wide_activation import wide_activation_backward_reference
+from bench import error_rule
 
 ROWS, WIDTH = 37, 83
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("split", "quick", "dropped"), [(64, True, True), (43, False, True), (83, True, False)])
-def test_forward_and_backward(split, quick, dropped, dtype, tier, holds_error_rule):
+def test_forward_and_backward(split, quick, dropped, dtype, tier):
     torch.manual_seed(0)
     u, dy = (3 * torch.randn(ROWS, WIDTH)).to(dtype), torch.randn(ROWS, WIDTH).to(dtype)
     factor = torch.tensor([0.0, 1.25]).repeat(19)[:ROWS] if dropped else None
     y, slope = torch.ops.aim.wide_slope(u, split, quick, factor)
     plain, coded = op.wide_slope_reference(u, split, quick, factor)
-    holds_error_rule(y, plain, op.wide_slope_reference(u.double(), split, quick, factor)[0])
+    error_rule.hold(y, plain, op.wide_slope_reference(u.double(), split, quick, factor)[0])
     assert slope.dtype == torch.uint8
     assert (slope.int() - coded.int()).abs().max() <= 1  # a code on the edge may fall to either side
     du = torch.ops.aim.wide_slope_backward(dy, slope, u[:, split:], factor).double()
@@ -26,7 +27,7 @@ def test_forward_and_backward(split, quick, dropped, dtype, tier, holds_error_ru
     assert (lost <= du[:, :split].abs() * torch.finfo(dtype).eps).all()
     exact = wide_activation_backward_reference(dy, u, split, quick, factor)
     if split < WIDTH:
-        holds_error_rule(du[:, split:], exact[:, split:], truth[:, split:])
+        error_rule.hold(du[:, split:], exact[:, split:], truth[:, split:])
 
 
 def test_zero_and_one_are_exact_and_nan_stays(tier):

@@ -5,6 +5,7 @@ import torch
 
 from aim_kernels import adapter  # noqa: F401  (registers the operators)
 from aim_kernels.registration import OPERATORS
+from bench import error_rule
 
 FORWARD, BACKWARD = OPERATORS["adapter"], OPERATORS["adapter_backward"]
 M, D = 70, 80
@@ -32,11 +33,11 @@ def both(hidden, dtype, skip, scale, surrounded):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("skip", "scale", "surrounded"), [(True, 1.0, False), (False, 0.5, True)])
 @pytest.mark.parametrize("hidden", [16, 20, 144])
-def test_forward_and_backward(hidden, skip, scale, surrounded, dtype, holds_error_rule):
+def test_forward_and_backward(hidden, skip, scale, surrounded, dtype):
     kernel, plain, truth = both(hidden, dtype, skip, scale, surrounded)
     for got, rounded, exact in zip(kernel, plain, truth, strict=True):
         if len(got):
-            holds_error_rule(got, rounded, exact)
+            error_rule.hold(got, rounded, exact)
         else:
             assert not len(rounded)
 

@@ -5,6 +5,7 @@ import torch
 
 from aim_kernels import group_attention_triton as op
 from aim_kernels.group_attention import group_attention_backward_reference, group_attention_reference
+from bench import error_rule
 
 # frames, groups, length, own bias a group, heads, head dimension
 SHAPES = [(2, 4, 49, True, 2, 32), (3, 5, 16, False, 1, 32), (2, 3, 9, False, 2, 24), (70, 1, 4, False, 1, 16)]
@@ -12,7 +13,7 @@ SHAPES = [(2, 4, 49, True, 2, 32), (3, 5, 16, False, 1, 32), (2, 3, 9, False, 2,
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward_and_backward(shape, dtype, holds_error_rule):
+def test_forward_and_backward(shape, dtype):
     f, g, length, own, h, d = shape
     torch.manual_seed(0)
     qkv, dout = torch.randn(f, g * length, 3 * h * d).to(dtype), torch.randn(f, g * length, h * d).to(dtype)
@@ -31,7 +32,7 @@ def test_forward_and_backward(shape, dtype, holds_error_rule):
     out = op.forward(qkv, table, bias, h)
     dqkv, dbias = op.backward(dout, qkv, table, bias, h, True)
     for got, rounded, truth in zip((out, dqkv, dbias), plain(dtype), plain(torch.float64), strict=True):
-        holds_error_rule(got, rounded, truth)
+        error_rule.hold(got, rounded, truth)
     alone, none = op.backward(dout, qkv, table, bias, h, False)
     assert torch.equal(alone, dqkv)
     assert none.numel() == 0

@@ -5,12 +5,13 @@ import torch
 
 from aim_kernels import layer_norm as op
 from aim_kernels.registration import OPERATORS
+from bench import error_rule
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("width", [64, 77])
-def test_forward_and_backward(width, residual, dtype, holds_error_rule):
+def test_forward_and_backward(width, residual, dtype):
     torch.manual_seed(0)
     x, dy = (torch.randn(7, width).to(dtype) for _ in range(2))
     weight, bias = torch.rand(width) + 0.5, torch.randn(width)
@@ -20,6 +21,6 @@ def test_forward_and_backward(width, residual, dtype, holds_error_rule):
     truth = op.layer_norm_reference(x.double(), weight, bias, 1e-5, torch.float64)
     plain = op.layer_norm_reference(x, weight, bias, 1e-5, dtype)
     for got, rounded, exact in zip((y, mean, rstd), plain, truth, strict=True):
-        holds_error_rule(got, rounded, exact)
+        error_rule.hold(got, rounded, exact)
     rounded = op.layer_norm_backward_reference(dy, x, weight, *plain[1:], around)
-    holds_error_rule(dx, rounded, op.layer_norm_backward_reference(dy.double(), x.double(), weight, *truth[1:], around))
+    error_rule.hold(dx, rounded, op.layer_norm_backward_reference(dy.double(), x.double(), weight, *truth[1:], around))

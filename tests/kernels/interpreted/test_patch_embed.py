@@ -5,13 +5,14 @@ import torch
 
 from aim_kernels import patch_embed as op
 from aim_kernels.registration import OPERATORS
+from bench import error_rule
 
 MEAN, STD = (122.769, 116.74, 104.04), (68.493, 66.63, 70.321)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("p", "width", "batch"), [(4, 40, 5), (6, 77, 2), (2, 64, 12)])
-def test_forward_and_temporal_gradient(p, width, batch, dtype, holds_error_rule):
+def test_forward_and_temporal_gradient(p, width, batch, dtype):
     torch.manual_seed(0)
     rows, columns, t = 3, 2, 3
     frames = torch.randint(0, 256, (batch, t, rows * p, columns * p, 3), dtype=torch.uint8)
@@ -37,5 +38,5 @@ def test_forward_and_temporal_gradient(p, width, batch, dtype, holds_error_rule)
     low = [weight.to(dtype), *tensors[1:]]
     rounded = op.patch_embed_reference(frames, *low, MEAN, STD)
     rounded.backward(flow)
-    holds_error_rule(tokens, rounded, truth)
-    holds_error_rule(gradient, temporal.grad, exact.grad)
+    error_rule.hold(tokens, rounded, truth)
+    error_rule.hold(gradient, temporal.grad, exact.grad)

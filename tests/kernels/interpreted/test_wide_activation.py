@@ -5,11 +5,12 @@ import torch
 
 from aim_kernels import wide_activation  # noqa: F401  (registers the operators)
 from aim_kernels.registration import OPERATORS
+from bench import error_rule
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("split", "quick", "dropped"), [(1024, True, True), (43, False, True), (0, True, False)])
-def test_forward_and_backward(split, quick, dropped, dtype, holds_error_rule):
+def test_forward_and_backward(split, quick, dropped, dtype):
     torch.manual_seed(0)
     u, dy = (2 * torch.randn(6, 1100)).to(dtype), torch.randn(6, 1100).to(dtype)
     factor = torch.tensor([0.0, 1.25, 1.25, 0.0, 1.25, 1.25]) if dropped else None
@@ -17,4 +18,4 @@ def test_forward_and_backward(split, quick, dropped, dtype, holds_error_rule):
         kernel, reference = OPERATORS[name].triton, OPERATORS[name].reference
         truth = reference(*(x.double() for x in args), split, quick, factor)
         got = kernel(*args, split, quick, factor)
-        holds_error_rule(got, reference(*args, split, quick, factor), truth)
+        error_rule.hold(got, reference(*args, split, quick, factor), truth)

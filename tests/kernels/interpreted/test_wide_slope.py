@@ -5,11 +5,12 @@ import torch
 
 from aim_kernels import wide_slope as op
 from aim_kernels.registration import OPERATORS
+from bench import error_rule
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("split", "quick", "dropped"), [(1024, True, True), (43, False, True), (1100, True, False)])
-def test_forward_and_backward(split, quick, dropped, dtype, holds_error_rule):
+def test_forward_and_backward(split, quick, dropped, dtype):
     torch.manual_seed(0)
     u, dy = (2 * torch.randn(6, 1100)).to(dtype), torch.randn(6, 1100).to(dtype)
     u[3, 7] = torch.nan
@@ -25,4 +26,4 @@ def test_forward_and_backward(split, quick, dropped, dtype, holds_error_rule):
     wide = (dy.double(), coded, u[:, split:].double(), factor)
     truth = op.wide_slope_reference(u.double(), split, quick, factor)[0], op.wide_slope_backward_reference(*wide)
     for value, plainly, exact in zip(got, rounded, truth, strict=True):
-        holds_error_rule(value, plainly, exact.nan_to_num())
+        error_rule.hold(value, plainly, exact.nan_to_num())
