@@ -3,9 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 CXX_SOURCES := $(wildcard csrc/*)
 
-.PHONY: setup demo test soak real check bench clean
+.PHONY: setup demo test slow soak real check bench clean
 
 setup: $(STAMP)
 
@@ -21,7 +22,10 @@ demo: $(STAMP)
 	$(BIN)/aim-fast demo --output demo --overwrite
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(PYTEST) -m "not slow and not soak and not real"
+
+slow: $(STAMP)
+	$(PYTEST) -m "slow and not soak and not real"
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak

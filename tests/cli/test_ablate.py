@@ -21,6 +21,7 @@ def eval_and_losses(folder):
     return [(r["step"], r["loss"]) for r in read_metrics(folder) if r["kind"] in ("train", "eval")]
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_and_gives_what_an_unbroken_one_gives(aim_fast, study, tmp_path, monkeypatch):
     steps = iter(range(1000))
     with monkeypatch.context() as patch:

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 import yaml
 from safetensors import safe_open
@@ -110,6 +111,7 @@ def test_the_averaged_tensors_are_what_is_saved(aim_fast, tiny, tmp_path):
     assert not torch.allclose(raw["fc_cls.weight"], head("start"), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_compiled_model_trains_to_the_same_losses(aim_fast, tiny, trained, tmp_path):
     status, _, err = aim_fast("train", *tiny, "--epochs", 1, "--compile", "--output", tmp_path / "run", "--quiet")
     assert status == 0, err
