@@ -36,6 +36,18 @@ def trunk(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def no_graph_cache():
+    """Compilers take no graph that they compiled before, in this process or another."""
+    import torch
+    from torch._functorch import config as autograd
+    from torch._inductor import config as inductor
+
+    torch.compiler.reset()
+    with inductor.patch(fx_graph_cache=False), autograd.patch(enable_autograd_cache=False):
+        yield
+
+
+@pytest.fixture
 def aim_fast(capsys):
     """Runs the command line in this process: `aim_fast("train", ...)` gives (status, stdout, stderr)."""
     from aim_fast.cli import main

@@ -9,12 +9,11 @@ from torch._inductor.exc import OperatorIssue
 from aim_kernels.temporal_attention import temporal_attention
 
 
-def test_inductor_calls_an_operator_as_it_is_without_writing_out_what_led_to_it(monkeypatch):
+def test_inductor_calls_an_operator_as_it_is_without_writing_out_what_led_to_it(no_graph_cache, monkeypatch):
     def refused(target, *_):
         raise AssertionError(f"inductor writes out the operands of {target}")
 
     monkeypatch.setattr(OperatorIssue, "operator_str", staticmethod(refused))
-    torch.compiler.reset()
     found = []
     for function in (temporal_attention, torch.compile(temporal_attention, fullgraph=True)):
         qkv = torch.randn(1, 4, 3, 96, generator=torch.manual_seed(0)).requires_grad_()

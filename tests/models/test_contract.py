@@ -1,5 +1,6 @@
 """What the engine asks of every model, asked of every model: one case for each class of the table of names."""
 
+import copy
 import json
 import re
 from collections.abc import Mapping
@@ -132,16 +133,37 @@ def test_any_number_of_frames_that_it_takes(case):
 @every_model
 def test_trains_compiled_without_graph_breaks_as_eagerly(case):
     shallow = {"depth": 1} if "depth" in case.overrides else {"depths": (2,), "num_heads": (2,)}  # one shifted window
-    found = []
-    for compiled in (False, True):
-        model = case.make(**shallow)
-        torch.compiler.reset()
-        step = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
-        loss = F.cross_entropy(step(case.clips()), torch.tensor([0, 1]))
-        loss.backward()
-        found.append({"loss": loss.detach()} | {name: p.grad for name, p in model.trainable_parameters()})
-    for name, truth in found[0].items():
-        torch.testing.assert_close(found[1][name], truth, rtol=1e-3, atol=1e-6)
+    train_compiled_and_eagerly(case, shallow, "aot_eager")
+
+
+@pytest.mark.slow
+@every_model
+def test_trains_compiled_by_default_as_deep_as_b16(case, no_graph_cache):
+    """What a compiler does for one block must not grow with the blocks before it. Three steps, one graph each way."""
+    deep = {name: 12 for name in ("depth", "text_depth") if name in case.overrides}
+    deep = deep or {"depths": (6, 6), "num_heads": (2, 4)}
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    train_compiled_and_eagerly(case, deep, "inductor", steps=3)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+def train_compiled_and_eagerly(case, overrides, backend, steps=1):
+    """Loss and gradients of both agree; no step after the first is compiled again."""
+    torch.compiler.reset()
+    model, label = case.make(**overrides), torch.tensor([0, 1])
+    truth, compiled = copy.deepcopy(model), torch.compile(model, fullgraph=True, backend=backend)
+    for step in range(steps):
+        losses = []
+        with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
+            for side in (truth, compiled):
+                side.zero_grad()
+                losses.append(F.cross_entropy(side(case.clips()), label))
+                losses[-1].backward()
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-6)
+    for (name, found), (_, wanted) in zip(model.trainable_parameters(), truth.trainable_parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
 @every_model
