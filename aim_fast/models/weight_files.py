@@ -144,7 +144,7 @@ def _read_archive(path: Path) -> _Content:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # BadZipFile, and what zipfile's own parsing of damaged fields raises
         raise WeightsError(f"weights file {path} is truncated or damaged: copy or download it again") from error
     if any(name.endswith("/constants.pkl") for name in names):
         return _read_torchscript(path)
@@ -158,7 +158,7 @@ def _read_torchscript(path: Path) -> _Content:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(plain_path(path), map_location="cpu")
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
         raise WeightsError(f"weights file {path} is a damaged TorchScript archive: get it again") from error
     kinds = {child.original_name for name, child in module.named_modules() if name.startswith("visual.")}
     activation: Activation | None = "quick_gelu" if "QuickGELU" in kinds else "gelu" if "GELU" in kinds else None
@@ -189,7 +189,7 @@ def _unpickle(path: Path, mmap: bool) -> Any:
     # DINO, MAE and DeiT keep the options of their command line.
     allowed += [argparse.Namespace, pathlib.PosixPath]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
             return torch.load(plain_path(path), map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -197,5 +197,5 @@ def _unpickle(path: Path, mmap: bool) -> Any:
         raise WeightsError(
             f"weights file {path} {what} where tensors belong and is not opened: save a state_dict with torch.save"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # of any kind: zip, pickle and torch each have their own, and newer ones have others
         raise WeightsError(f"weights file {path} is truncated or damaged: copy or download it again") from error

@@ -1,6 +1,7 @@
 """Weights that ``load_weights`` refuses, each in one line, and tags that cannot be fetched."""
 
 import json
+import random
 
 import huggingface_hub.constants
 import pytest
@@ -124,6 +125,25 @@ def test_bad_files_are_one_line_and_run_no_code(kind, message, clip, tmp_path, c
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     assert "ran code" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["state_dict", "legacy_pickle", "safetensors", "scripted"])
+def test_bytes_that_changed_anywhere_are_one_line_or_the_weights(kind, clip, tmp_path):
+    """Whatever exception zip, pickle and torch have for it; what a file says of itself lies at its ends."""
+    whole, draw, refusals = write(kind, clip, tmp_path).read_bytes(), random.Random(0), []
+    path, model = tmp_path / "changed", small()
+    for _ in range(80):
+        changed = bytearray(whole)
+        for _ in range(draw.choice((1, 2, 4))):
+            place = draw.choice((draw.randrange(2, 4096), draw.randrange(2, len(whole)), -draw.randrange(1, 4096)))
+            changed[place] = draw.randrange(256)
+        path.write_bytes(changed)
+        try:
+            load_weights(model, path)
+        except WeightsError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 10
+    assert not [message for message in refusals if "\n" in message]
 
 
 @pytest.mark.parametrize(
