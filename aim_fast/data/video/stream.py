@@ -11,6 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -29,6 +30,8 @@ _AHEAD, _FAR_AHEAD = 10.0, 6 * 3600.0
 _LEAPING = ("mpegts", "mpeg")
 _UNTIMED = ("avi", "h264", "hevc", "m4v", "mpegvideo")  # times are in the order of packets, or none
 _TICKS = 120  # a second, at most
+# metadata that is no UTF-8 never matters: PyAV 19 takes it as it is, those before have to be told
+_ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 class NoDecoder(ValueError):
@@ -42,7 +45,7 @@ def opened(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, VideoS
     Raises:
         IndexError: there is none. NoDecoder: no decoder for it. av.FFmpegError, OSError: the file cannot be opened.
     """
-    with av.open(video_source(path), "r", metadata_errors="replace") as container:
+    with av.open(video_source(path), "r", **_ANY_METADATA) as container:
         stream = video_stream(container)
         if stream is None:
             kinds = {_kind(stream) for stream in container.streams}
