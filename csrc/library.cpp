@@ -31,6 +31,9 @@
 
 namespace {
 
+// found by aim_kernels.sources in the file of the build, before it is loaded
+[[gnu::used]] const char built_from[] = AIM_SOURCES;
+
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 

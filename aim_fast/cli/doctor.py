@@ -127,9 +127,10 @@ def _decoding() -> str:
 
 
 def _kernels() -> str:
-    if importlib.util.find_spec("aim_kernels._C") is None:
-        return "plain PyTorch (the C++ part is not built: it needs a compiler and pip install --no-build-isolation)"
-    return "C++ part built"
+    from aim_kernels import extension
+
+    fault = extension.fault()
+    return f"plain PyTorch ({fault})" if fault else "C++ part built"
 
 
 def _xformers() -> str:

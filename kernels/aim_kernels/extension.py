@@ -2,33 +2,53 @@
 
 ``available()`` says whether it is there; ``tier()`` which instruction set it chose on this processor ("amx",
 "avx512_bf16", "avx512", "avx2" or "generic"). Where it is absent, every operator runs its plain-torch reference on CPU.
+A build of other sources than those beside it, or one that this torch cannot load, is named in one line and not used.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from aim_kernels import sources
 
-def _load() -> bool:
+_BUILD = "build it again with pip install --no-build-isolation -e ."
+
+
+def _load() -> str | None:
+    """Loads the C++ part, or says why it is not used."""
+    mark, fault = sources.mark(), None
     for library in sorted(Path(__file__).parent.glob("_C*.so")):
+        if mark and mark not in library.read_bytes():
+            fault = f"{library.name} was not built from the sources in {sources.FOLDER}: {_BUILD}"
+            continue
         try:
             torch.ops.load_library(library)
-        except OSError:  # built against a torch that this one is not compatible with
+        except OSError as error:
+            reason = " ".join(str(error).split())[:160]
+            fault = f"{library.name} does not load with torch {torch.__version__} ({reason}): {_BUILD}"
             continue
-        return True
-    return False
+        return None
+    if fault:
+        logging.getLogger(__name__).warning("C++ operators left out: %s", fault)
+    return fault or "the C++ part is not built: it needs a compiler and pip install --no-build-isolation"
 
 
-_LOADED = _load()
-_in_use = _LOADED
+_FAULT = _load()
+_in_use = _FAULT is None
+
+
+def fault() -> str | None:
+    """Why the C++ operators are not loaded; None where they are."""
+    return _FAULT
 
 
 def available() -> bool:
     """Whether the C++ operators are loaded."""
-    return _LOADED
+    return _FAULT is None
 
 
 def tier() -> str:
@@ -43,15 +63,10 @@ def use(tier: str) -> None:
     """
     global _in_use
     if tier != "reference":
-        if not _LOADED:
-            raise RuntimeError("aim_kernels._C is not built: there is the tier reference alone")
+        if _FAULT:
+            raise RuntimeError(f"there is the tier reference alone: {_FAULT}")
         torch.ops.aim_cpu.set_tier(tier)
     _in_use = tier != "reference"
-
-
-def has(operator: str) -> bool:
-    """Whether ``aim_cpu`` has ``operator``: a C++ part that was built from older sources may lack it."""
-    return _LOADED and hasattr(torch.ops.aim_cpu, operator)
 
 
 def supports(*operands: Tensor | torch.dtype) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aim_kernels import extension
 from aim_kernels.activations_triton import activation_slope, activation_value, gelu_slope, gelu_value
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import operator
@@ -165,7 +164,7 @@ operator(
     "(Tensor u, int split, bool quick, Tensor? factor) -> (Tensor, Tensor)",
     reference=wide_slope_reference,
     triton=_forward_triton,
-    cpp=_forward_cpp if extension.has("activation_slope") else None,
+    cpp=_forward_cpp,
     fake=_forward_fake,
 )
 operator(
@@ -173,6 +172,6 @@ operator(
     "(Tensor dy, Tensor slope, Tensor own, Tensor? factor) -> Tensor",
     reference=wide_slope_backward_reference,
     triton=_backward_triton,
-    cpp=_backward_cpp if extension.has("slope_backward") else None,
+    cpp=_backward_cpp,
     fake=_backward_fake,
 )
