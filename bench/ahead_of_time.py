@@ -33,6 +33,8 @@ from aim_kernels import (
 )
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
+# an access to a spilled register hits L1: below one instruction in fifty it is lost in what a tile's shape decides
+HARMLESS_SPILLS = 0.02
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448}
 MODELS = {"B/16": (768, 12, 8, 197), "L/14": (1024, 16, 32, 257)}  # width, heads, frames, tokens
 
@@ -52,6 +54,7 @@ class Kernel(NamedTuple):
 class Resources(NamedTuple):
     registers: int
     spilled: int  # bytes of stack a thread
+    spill_share: float  # see ``spill_share``
     shared: int  # bytes a program
     matrix_instructions: int
 
@@ -171,21 +174,48 @@ def compile_kernel(kernel: Kernel, architecture: int) -> Resources:
         fn=kernel.function, signature=kernel.signature, constexprs=dict(kernel.constants), attrs=divisible
     )
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=kernel.options)
-    registers, spilled = usage(compiled.asm["cubin"])
+    cubin = compiled.asm["cubin"]
+    registers, spilled = usage(cubin)
     matrix = len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)", compiled.asm["ptx"]))
-    return Resources(registers, spilled, compiled.metadata.shared, matrix)
+    return Resources(registers, spilled, spill_share(cubin), compiled.metadata.shared, matrix)
 
 
 def usage(cubin: bytes) -> tuple[int, int]:
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    """Registers and bytes of stack of a thread."""
+    report = _dump(cubin, "-res-usage")
     found = re.search(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", report)
     if found is None:
         raise RuntimeError(f"cuobjdump printed no resource usage: {report.strip()[:200]}")
     return int(found[1]), int(found[2]) + int(found[3])
+
+
+def spill_share(cubin: bytes) -> float:
+    """The largest share of instructions that touch spilled registers, of the kernel's and of each loop's.
+
+    Bytes do not say what a spill costs: a value put away once before the loop over keys and taken back after it costs
+    nothing, one that the loop itself takes back at every turn does.
+    """
+    if not usage(cubin)[1]:
+        return 0.0
+    code = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S.*?);", _dump(cubin, "-sass"))
+    # behind the last EXIT stand the waits at barriers, which jump back to where they were left
+    code = code[: max(index for index, (_, text) in enumerate(code) if "EXIT" in text) + 1]
+    place = {int(address, 16): index for index, (address, _) in enumerate(code)}
+    spans = [(0, len(code) - 1)]
+    for index, (_, text) in enumerate(code):
+        target = re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", text)
+        if target and place.get(int(target[1], 16), index) < index:
+            spans.append((place[int(target[1], 16)], index))
+    touches = [bool(re.search(r"\b(?:LDL|STL)\b", text)) for _, text in code]
+    return max(sum(touches[first : last + 1]) / (last + 1 - first) for first, last in spans)
+
+
+def _dump(cubin: bytes, option: str) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def table() -> str:

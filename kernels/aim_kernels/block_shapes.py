@@ -2,9 +2,9 @@
 
 ``block_shape(kernel, size, architecture, itemsize)`` gives the launch parameters of ``kernel`` for a size class (the
 head dimension for attention, the length of a group for attention within groups, the row width for norms, activations
-and adapters). Entries were chosen so that no kernel spills registers and every one fits the shared memory of sm_80, 86,
-89, 90 and 100 (tests/kernels/test_ahead_of_time.py compiles them); `python -m bench kernels` on a GPU is what should
-replace them by measured ones.
+and adapters). Entries were chosen so that no kernel spills registers to speak of and every one fits the shared memory
+of sm_80, 86, 89, 90 and 100 (tests/kernels/test_ahead_of_time.py compiles them); `python -m bench kernels` on a GPU is
+what should replace them by measured ones.
 
 The attentions have smaller tiles for float32. Its products run as three tf32 products of the operands' high and low
 parts, which is single precision on tensor cores; without them whole operands lie in registers and spill kilobytes.
@@ -35,7 +35,7 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
     "spatial_attention_backward_queries": [(64, BlockShape(64, 64, 4, 2)), (128, BlockShape(64, 32, 4, 2))],
     "spatial_attention_backward_keys": [(64, BlockShape(32, 64, 4, 2)), (128, BlockShape(32, 64, 4, 2))],
     "temporal_attention_forward_float32": [(64, BlockShape(32, 64, 4, 1)), (128, BlockShape(16, 128, 4, 1))],
-    "temporal_attention_backward_float32": [(64, BlockShape(32, 64, 8, 1)), (128, BlockShape(16, 128, 4, 1))],
+    "temporal_attention_backward_float32": [(64, BlockShape(32, 64, 8, 1)), (128, BlockShape(16, 128, 8, 1))],
     "spatial_attention_forward_float32": [(64, BlockShape(32, 32, 4, 1)), (128, BlockShape(16, 32, 4, 1))],
     "spatial_attention_backward_queries_float32": [(64, BlockShape(32, 32, 4, 1)), (128, BlockShape(16, 32, 4, 1))],
     "spatial_attention_backward_keys_float32": [(64, BlockShape(32, 32, 8, 1)), (128, BlockShape(32, 16, 8, 1))],

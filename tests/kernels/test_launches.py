@@ -14,7 +14,7 @@ from triton.runtime.jit import JITFunction
 
 from aim_kernels import group_attention_triton, spatial_attention_triton, temporal_attention, wide_activation  # noqa: F401
 from aim_kernels.registration import OPERATORS
-from bench.ahead_of_time import SHARED_LIMIT, usage
+from bench.ahead_of_time import HARMLESS_SPILLS, SHARED_LIMIT, spill_share, usage
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
@@ -37,9 +37,8 @@ def faults(request, monkeypatch):
     def compiled(self, *args, grid, warmup, **kwargs):
         kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
         spilled = usage(kernel.asm["cubin"])[1]
-        # at odd alignments a word or two may spill, which costs nothing
         if (
-            spilled > 16
+            spill_share(kernel.asm["cubin"]) > HARMLESS_SPILLS
             or kernel.metadata.shared > SHARED_LIMIT[architecture]
             or len(grid) > 1
             or not 0 < grid[0] < 2**31
