@@ -9,6 +9,8 @@ import torch
 
 from aim_fast.training.metrics import read_metrics
 
+pytestmark = pytest.mark.stack
+
 
 def test_eval_reports_every_class_its_protocol_and_a_picture(aim_fast, trained, tmp_path):
     file = tmp_path / "scores.json"

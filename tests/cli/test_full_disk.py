@@ -11,6 +11,8 @@ import torch
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from tests.cli.processes import adapters, finish, losses, signal_after, start
 
+pytestmark = pytest.mark.stack
+
 
 def limit_files(process, size: int) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))

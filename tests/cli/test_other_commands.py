@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.stack
+
 
 def test_help_answers_within_a_second_and_imports_nothing_heavy():
     program = (

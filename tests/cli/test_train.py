@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from aim_fast import create_model
 from aim_fast.training.metrics import read_metrics
 
+pytestmark = pytest.mark.stack
+
 
 def test_a_run_leaves_what_the_design_says(trained):
     for name in ("recipe.yaml", "metrics.jsonl", "curves.png", "tensorboard"):

@@ -21,7 +21,7 @@ from aim_fast.data.video.probe import Probe, probe
 from tests.data.conftest import SHARED_VIDEOS
 from tests.data.ffmpeg_files import make_all, needs_ffmpeg, shown_by_ffmpeg
 
-pytestmark = [needs_ffmpeg, pytest.mark.slow]
+pytestmark = [needs_ffmpeg, pytest.mark.slow, pytest.mark.stack]
 
 _LEVELS = 5.5
 # FFmpeg's command line (5.1) and the FFmpeg in PyAV (8) differ, and why

@@ -14,6 +14,8 @@ from aim_fast.data.video.probe import probe
 from aim_fast.errors import DataError
 from tests.data.conftest import write_cut
 
+pytestmark = pytest.mark.stack
+
 KINDS = ["vp9", "vp9_other", "vp9_gop", "vp9_altref", "vp8", "mjpeg", "h264", "h264_long", "mpeg4"]
 
 

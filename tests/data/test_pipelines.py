@@ -17,6 +17,8 @@ pytest.importorskip("nvidia.dali")
 from aim_fast.data.pixels.batch_pipeline import HostPipeline
 from aim_fast.data.pixels.dali_pipelines import augment_inputs, box_inputs, decode_inputs, whole
 
+pytestmark = pytest.mark.stack
+
 SIZE = 64
 
 

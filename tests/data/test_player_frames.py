@@ -29,6 +29,8 @@ from tests.data.player_files import (
     write_packed,
 )
 
+pytestmark = pytest.mark.stack
+
 
 def test_an_empty_packet_of_a_packed_bitstream_is_no_frame(tmp_path):
     path = write_packed(tmp_path / "packed.avi")

@@ -15,6 +15,8 @@ from aim_fast.data.copies.shard import write_shards
 from aim_fast.data.video.decode import decode_frames
 from aim_fast.data.video.picture import CONVERSION
 
+pytestmark = pytest.mark.stack
+
 pytest.importorskip("nvidia.dali")
 
 

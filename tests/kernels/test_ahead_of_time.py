@@ -5,6 +5,8 @@ import pytest
 pytest.importorskip("triton")
 from bench import ahead_of_time
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ahead_of_time.ARCHITECTURES)

@@ -13,6 +13,8 @@ from aim_fast.models.saved_bytes import saved_bytes
 from aim_kernels import AIMBlock, hold_trunk
 from bench.published import published
 
+pytestmark = pytest.mark.stack
+
 LIMIT = {"fast": 1 / 2, "balanced": 1 / 4, "lean": 1 / 12}
 
 

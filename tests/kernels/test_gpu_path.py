@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.stack
+
 TRAIN = """
 import torch
 from aim_kernels import AIMBlock, AIMSwinBlock, hold_trunk, registration

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.mark.interpreter
 @pytest.mark.slow

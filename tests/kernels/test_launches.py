@@ -16,6 +16,8 @@ from aim_kernels import group_attention_triton, spatial_attention_triton, tempor
 from aim_kernels.registration import OPERATORS
 from bench.ahead_of_time import HARMLESS_SPILLS, SHARED_LIMIT, spill_share, usage
 
+pytestmark = pytest.mark.stack
+
 BF16, FP32 = torch.bfloat16, torch.float32
 
 

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch._inductor.exc import OperatorIssue
 
 from aim_kernels.temporal_attention import temporal_attention
+
+pytestmark = pytest.mark.stack
 
 
 def test_inductor_calls_an_operator_as_it_is_without_writing_out_what_led_to_it(no_graph_cache, monkeypatch):

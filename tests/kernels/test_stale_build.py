@@ -13,7 +13,10 @@ import pytest
 
 from aim_kernels import extension, sources
 
-pytestmark = pytest.mark.skipif(not extension.available(), reason="aim_kernels._C is not built")
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.skipif(not extension.available(), reason="aim_kernels._C is not built"),
+]
 
 PACKAGE = Path(extension.__file__).parent
 TIER = ("-c", "from aim_kernels import extension; print(extension.__file__, extension.tier(), extension.available())")

@@ -12,6 +12,8 @@ from aim_fast.errors import WeightsError
 from aim_fast.models.weights import load_weights
 from tests.models.small_clips import assert_same_features, make_clip, small, write
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.fixture(scope="module")
 def clip():

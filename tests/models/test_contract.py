@@ -19,6 +19,8 @@ from aim_fast.models.registry import MODELS, create_model, find_entry
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights import load_weights
 
+pytestmark = pytest.mark.stack
+
 SMALL = {"img_size": 32, "depth": 2, "num_frames": 4}
 ADAPTERS = r"temporal_embedding|ln_post\..*|fc_cls\..*|.*_Adapter(_in)?\.D_fc[12]\..*"
 

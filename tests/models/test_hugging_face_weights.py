@@ -20,6 +20,8 @@ from tests.models.small_trunks import (
     frames,
 )
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.fixture(scope="module")
 def clip():

@@ -16,6 +16,8 @@ from aim_fast.training.checkpoint import (
     save_checkpoint,
 )
 
+pytestmark = pytest.mark.stack
+
 IDENTITY = Identity("aim_vit_demo", {"num_frames": 8, "adapters": ["spatial"]}, ["a", "b,c"], "ab12", "trunk.pt")
 
 

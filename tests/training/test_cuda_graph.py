@@ -18,6 +18,8 @@ from aim_fast.training.loop import train
 from aim_fast.training.optimizer import set_learning_rate
 from aim_fast.training.recipe import Recipe
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.mark.parametrize(
     ("device", "world", "accumulate", "dtype", "message"),
