@@ -99,8 +99,10 @@ class _HostTensors(TorchDispatchMode):
     [("aim_vit_demo", "adapters"), ("aim_vit_demo", "all"), ("aim_vit_imagenet_demo", "adapters"),
      ("timesformer_demo", None), ("aim_swin_demo", "adapters")],
 )  # fmt: skip
-def test_the_forward_of_a_step_stays_on_the_device(name, tune):
+def test_the_forward_of_a_step_stays_on_the_device(name, tune, monkeypatch):
     """A copy from or to the host cannot be captured. On tensors that only claim to be on a GPU: shapes, no values."""
+    # torch 2.14 draws a truncated normal again until a look at the values says that all lie within
+    monkeypatch.setattr(torch.nn.init, "trunc_normal_", torch.nn.init.normal_)
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda"):
             model = create_model(name, **({"tune": tune} if tune else {})).train()
