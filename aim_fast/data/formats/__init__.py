@@ -93,7 +93,8 @@ def read_dataset(name: str, root: str | Path, split: str) -> Listing:
         )
     published = options.get("num_classes", module.LAYOUT.classes)
     return replace(
-        listing, gaps=lambda: data.found_gaps(name, listing.classes, published, lambda other: module.read(other, **options))
+        listing,
+        gaps=lambda: data.found_gaps(name, listing.classes, published, lambda other: module.read(other, **options)),
     )
 
 

@@ -28,10 +28,10 @@ VIDEO_EXTENSIONS = _extensions(
 )
 # about videos, or made of them: wherever these lie, nothing is lost
 _TEXTS = _extensions(
-    "txt md rst csv tsv json jsonl ndjson xml yaml yml toml ini cfg conf log html htm pdf doc docx odt rtf xls xlsx ods "
+    "txt md rst csv tsv json jsonl ndjson xml yaml yml toml ini cfg conf log html htm pdf doc docx odt rtf xls xlsx "
     "srt vtt ass ssa sub idx sbv ttml dfxp lrc smi sup stl py m sh ipynb js bib tex nfo diz "
     "npy npz pkl pickle pt pth mat h5 hdf5 parquet arrow feather safetensors bin db sqlite "
-    "md5 sha1 sha256 sha512 crc sfv xmp eaf textgrid url lnk torrent cls label labels aim-fast lock bak"
+    "md5 sha1 sha256 sha512 crc sfv xmp ods eaf textgrid url lnk torrent cls label labels aim-fast lock bak"
 )
 _NAMES_OF_TEXTS = re.compile(
     r"(readme|licen[cs]e|copying|notice|authors|changelog|citation|makefile|(md5|sha\d*|check)_?sums?)\b", re.I

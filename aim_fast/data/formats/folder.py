@@ -39,10 +39,14 @@ def read(data: DataRoot) -> Listing:
         return _divided(data)
     folder, train = _split_folder(data), _split_folder(data.of("train"))
     here = _classes(data, folder, data.gaps)
-    classes = here if folder == train else _classes(data, train, Gaps())
+    of_train = Gaps()
+    classes = here if folder == train else _classes(data, train, of_train)
     unknown = sorted(set(here) - set(classes))
     if unknown:
-        raise DataError(f"{folder} has classes that train has not: {', '.join(unknown[:5])}; move or rename them")
+        passed = "".join(f" ({line})" for line in of_train.lines[:1])
+        raise DataError(
+            f"{folder} has classes that train has not: {', '.join(unknown[:5])}{passed}; move or rename them"
+        )
     data.later.append(lambda: _note_beside(data))
     clips = [
         Clip(os.path.join(folder, file), label, file)
@@ -80,27 +84,28 @@ def _note_beside(data: DataRoot) -> None:
 def _classes(data: DataRoot, folder: Path, gaps: Gaps) -> dict[str, list[str]]:
     """Names of classes in order, and their videos in order of their paths below ``folder``."""
     classes: dict[str, list[str]] = {}
-    empty, lost, like_splits = [], [], []
+    empty, lost, like_splits, unknown = [], [], [], []
+    inside = "" if folder == data.path else f"{folder.name}/"
     above = _look(folder, but=None)
     for name in sorted(above.folders):
         found = _look(folder / name)
         videos = [f"{name}/{file}" for file in found.files["video"]]
         if videos and folder == data.path and name.lower() in _LIKE_SPLITS and not found.flat:
-            like_splits.append(name)
+            like_splits.append(inside + name)
         elif videos:
             classes[name] = videos
         elif found.files["unknown"] or found.files["beside"]:
             kinds = Counter(os.path.splitext(file)[1].lower() or "no extension" for file in found.others)
-            lost.append(f"{name} ({', '.join(f'{count} of {kind}' for kind, count in kinds.most_common(2))})")
+            lost.append(f"{inside}{name} ({', '.join(f'{count} of {kind}' for kind, count in kinds.most_common(2))})")
         elif not found.files["text"]:
-            empty.append(name)
-        unknown = [f"{name}/{file}" for file in found.files["unknown"]]
-        gaps.note("files of extensions that no video here has", unknown, lost=bool(videos))
+            empty.append(inside + name)
+        unknown += [f"{inside}{name}/{file}" for file in found.files["unknown"] if videos]
     if not classes:
         raise data.refusal(f"{folder} has no class folder with videos in it", folder)
     if len(classes) == 1:
         _refuse_wrapped(folder, *classes)
-    gaps.note("videos beside the class folders", above.files["video"], lost=True)
+    gaps.note("files that are no videos by their extension", unknown, lost=True)
+    gaps.note("videos beside the class folders", [inside + name for name in above.files["video"]], lost=True)
     gaps.note("folders without a file", empty)
     gaps.lose("class folders without a video", lost)
     gaps.lose("folders named like splits, which are train, val and test,", like_splits)
@@ -113,8 +118,8 @@ def _refuse_wrapped(folder: Path, name: str) -> None:
     inside = sorted({file.split("/")[0] for file in found.files["video"]})
     if not found.flat and len(inside) > 1:
         raise DataError(
-            f"{folder} has no class folder with videos in it but {name}/, a folder of folders ({abridged(inside)}): are "
-            f"these the classes? Move them up to {folder}"
+            f"{folder} has no class folder with videos in it but {name}/, a folder of folders ({abridged(inside)}): "
+            f"are these the classes? Move them up to {folder}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a data set has and no clip is made of: counted and named, and refused where it is a class or a tenth of the files.
+"""What lies under a data root and makes no clip: counted, named, and refused where it is a class or a tenth of it.
 
 A format tells a :class:`Gaps` what it passes over as it comes upon it; the index says its lines, or refuses.
 """
@@ -18,40 +18,43 @@ _NAMED = 3
 class Gaps:
     """What is passed over of one split.
 
-    Attributes: ``lines`` to print, one a kind; ``files`` that are lost, by name; ``reasons`` to refuse whatever the
-    number of files; ``clips``, of which the lost files are a share, where they are more than those of the split.
+    Attributes: ``lines`` to print, one a kind; ``classes``, such lines that are refused however few they name;
+    ``files`` that are lost, names by kind; ``clips``, of which these are a share, where more than the split's.
     """
 
     def __init__(self) -> None:
-        self.clips = 0
         self.lines: list[str] = []
-        self.files: list[str] = []
-        self.reasons: list[str] = []
+        self.classes: list[str] = []
+        self.files: dict[str, list[str]] = {}
+        self.clips = 0
 
     def note(self, what: str, names: Sequence[str], *, lost: bool = False) -> None:
         """Some files or folders are passed over, such as "videos that no list names"; ``lost`` where they count."""
         if names:
-            self.lines.append(f"passed over: {len(names)} {what}, {_named(names)}")
-            self.files += names if lost else ()
+            self.lines.append(f"passed over: {what}: {len(names)}, {_named(names)}")
+            if lost:
+                self.files.setdefault(what, []).extend(names)
 
     def lose(self, what: str, names: Sequence[str]) -> None:
         """As :meth:`note`, of something that is refused however small it is, such as a class."""
         if names:
             self.note(what, names)
-            self.reasons.append(f"{len(names)} {what}, {_named(names)}")
+            self.classes.append(f"{what}: {len(names)}, {_named(names)}")
 
     def refusal(self, clips: int) -> str | None:
         """Why a split of so many clips is refused, None where it is not."""
-        reasons, total = list(self.reasons), max(clips, self.clips) + len(self.files)
-        if self.files and _SHARE * len(self.files) >= total:
-            reasons.append(f"{len(self.files)} of {total} files, {_named(self.files)}")
+        lost = sum(map(len, self.files.values()))
+        total = max(clips, self.clips) + lost
+        reasons = list(self.classes)
+        if lost and _SHARE * lost >= total:
+            reasons += [f"{what}: {len(names)} of {total}, {_named(names)}" for what, names in self.files.items()]
         if not reasons:
             return None
         return (
-            f"no clip is made of {'; nor of '.join(reasons)}: convert, rename or move them, or go on without by "
+            f"would be passed over: {'; '.join(reasons)}; convert, rename or move them, or go on without them by "
             "--accept-gaps"
         )
 
 
 def _named(names: Sequence[str]) -> str:
-    return abridged([" ".join(name.split()) for name in names[: _NAMED + 1]] + list(names[_NAMED + 1 :]), _NAMED)
+    return abridged([" ".join(name.split()) for name in names[:_NAMED]] + list(names[_NAMED:]), _NAMED)

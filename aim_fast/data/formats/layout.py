@@ -170,7 +170,10 @@ class DataRoot:
             with contextlib.suppress(DataError):
                 read(other)
             taken |= other.taken
-        names, folders = {name for name, path in self.videos if path in taken}, {os.path.dirname(path) for path in taken}
+        names, folders = (
+            {name for name, path in self.videos if path in taken},
+            {os.path.dirname(path) for path in taken},
+        )
         beside = {os.path.dirname(folder) for folder in folders if plain(os.path.basename(folder)) in classes}
         lost: Counter[str] = Counter()
         others = []

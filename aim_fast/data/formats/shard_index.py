@@ -145,7 +145,7 @@ def _read(shard: Path) -> Shard:
 
 
 def _bytes_of(member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-    """The member itself or the earlier one that it links to; None where there is none whose bytes lie in one stretch."""
+    """The member itself or the earlier one that it links to; None where its bytes are not in one stretch."""
     if member.islnk():  # to a name as the tar has it; a symbolic link begins where it lies
         return members.get(member.linkname)
     if member.issym():

@@ -95,7 +95,9 @@ def _note_other_shards(data: DataRoot) -> None:
     """Shards under the root that are of no split, or in the folder of a split that has others at the root."""
     taken = {path for split in LAYOUT.splits for path in _shards(data.of(split), ".tar", *_PACKED)}
     others = [path for path in data.path.rglob("*") if path.name.lower().endswith((".tar", *_PACKED))]
-    data.gaps.note("shards of no split", [os.path.relpath(path, data.path) for path in sorted(others) if path not in taken])
+    data.gaps.note(
+        "shards of no split", [os.path.relpath(path, data.path) for path in sorted(others) if path not in taken]
+    )
 
 
 def _missing(root: Path, split: str, tars: list[Path]) -> list[str]:

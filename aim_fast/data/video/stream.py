@@ -64,18 +64,15 @@ def _no_video(container: InputContainer, path: str) -> str | None:
     name = container.format.name
     if name in _PLAYLISTS:
         return f"no video but a text that names others ({name})"
-    if name in _PICTURES or name.endswith("_pipe"):
-        with open_source(path) as file:
-            head = file.read(_HEAD)
-        if name == "webp_pipe" and head[12:16] == b"VP8X" and head[20] & 2:
-            return "an animation in WebP, which FFmpeg does not read here; convert it to GIF or MP4"
-        return f"no video but a picture ({name.removesuffix('_pipe')})"
-    if name == "mjpeg":  # is also found in files that hold several pictures
-        with open_source(path) as file:
-            head = file.read(_HEAD)
-        if head[:2] != b"\xff\xd8" or b"MPF\0" in head:
-            return "no video but a file of pictures"
-    return None
+    if name not in _PICTURES and not name.endswith(("_pipe", "mjpeg")):
+        return None
+    with open_source(path) as file:
+        head = file.read(_HEAD)
+    if name in ("jpeg_pipe", "mjpeg"):  # a film of JPEGs, unless the first says that it is a picture with others
+        return None if head[:2] == b"\xff\xd8" and b"MPF\0" not in head else "no video but a file of pictures"
+    if name == "webp_pipe" and head[12:16] == b"VP8X" and head[20] & 2:
+        return "an animation in WebP, which FFmpeg does not read here; convert it to GIF or MP4"
+    return f"no video but a picture ({name.removesuffix('_pipe')})"
 
 
 def video_stream(container: InputContainer) -> VideoStream | None:
