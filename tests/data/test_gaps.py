@@ -229,8 +229,8 @@ def test_training_and_scoring_refuse_or_go_on(aim_fast, root, trunk, tmp_path):
 
 def test_nested_class_folders_are_transcoded_and_sharded_with_their_folders(aim_fast, tmp_path, videos):
     root = tmp_path / "data"
-    put(videos["vp9"], root, *(f"{name}/s{i}/clip.webm" for name in ("run", "sit") for i in range(4)))
-    labels = {f"{name}/s{i}/clip" for name in ("run", "sit") for i in range(4)}
+    put(videos["vp9"], root, *(f"{name}/s{i}/{name}{i}.webm" for name in ("run", "sit") for i in range(4)))
+    labels = {f"{name}/s{i}/{name}{i}" for name in ("run", "sit") for i in range(4)}
     common = ("--dataset", "folder", "--data-root", root)
     status, _, err = aim_fast("transcode", *common, "--output", tmp_path / "small", "--short-side", 64)
     assert status == 0, err
