@@ -13,6 +13,7 @@ from aim_fast.cli.options import RUN_FIELDS, RecipeCommand, recipe_options, type
 FIELDS = (
     "dataset",
     "data_root",
+    "accept_gaps",
     "views",
     "weights",
     "weights_key",

@@ -22,6 +22,7 @@ FIELDS = (
         "temporal_place",
         "dataset",
         "data_root",
+        "accept_gaps",
         "frames",
         "interval",
         "views",

@@ -13,7 +13,7 @@ from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 @click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
 @click.option("--rebuild", is_flag=True, help="scan every file again")
 @click.option("--strict", is_flag=True, help="exit with status 2 when a video is missing or broken")
-@recipe_options(("dataset", "data_root", "workers"), defaults="fixed")
+@recipe_options(("dataset", "data_root", "accept_gaps", "workers"), defaults="fixed")
 def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any) -> int:
     """Scan a data set: frames, sizes and codecs of its videos; broken and missing ones by name.
 
@@ -32,7 +32,9 @@ def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any
     if not splits:
         same_classes(dataset, root)
     for split in splits or ("train", "validation"):
-        index = load_or_build_index(dataset, root, split, workers=recipe.data.workers, rebuild=rebuild)
+        index = load_or_build_index(
+            dataset, root, split, workers=recipe.data.workers, rebuild=rebuild, accept_gaps=recipe.data.accept_gaps
+        )
         for line in index.summary(named=0):
             click.echo(line)
         for row in (*index.missing, *index.broken):

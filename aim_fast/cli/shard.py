@@ -14,7 +14,7 @@ from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 @click.option("--output", required=True, metavar="DIR", help="folder of the shards")
 @click.option("--shard-size", default=1024, show_default=True, type=click.IntRange(1), help="MiB a shard, about")
 @click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
-@recipe_options(("dataset", "data_root", "workers"), defaults="fixed")
+@recipe_options(("dataset", "data_root", "accept_gaps", "workers"), defaults="fixed")
 def command(output: str, shard_size: int, splits: tuple[str, ...], **options: Any) -> None:
     """Write a data set as tar shards in WebDataset's layout; the same command goes on after an interruption.
 
@@ -35,7 +35,7 @@ def command(output: str, shard_size: int, splits: tuple[str, ...], **options: An
     if not splits:
         same_classes(dataset, root)
     indices = [
-        load_or_build_index(dataset, root, split, workers=recipe.data.workers)
+        load_or_build_index(dataset, root, split, workers=recipe.data.workers, accept_gaps=recipe.data.accept_gaps)
         for split in dict.fromkeys(splits or ("train", "validation"))
     ]
     progress = RunProgress()
@@ -49,6 +49,9 @@ def command(output: str, shard_size: int, splits: tuple[str, ...], **options: An
         )
     finally:
         progress.close()
+    for index in indices:
+        for note in index.notes:
+            click.echo(f"{index.split}: {note}", err=True)
     for row in report.left_out:
         click.echo(f"{row.path}: left out, {row.error}", err=True)
     for split, shards in report.shards.items():

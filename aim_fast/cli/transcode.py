@@ -16,7 +16,7 @@ from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 @click.option("--gop", default=12, show_default=True, type=click.IntRange(1, 250), help="frames between key frames")
 @click.option("--codec", default="h264", show_default=True, help="h264 in mp4, or vp9 in webm")
 @click.option("--quality", type=click.IntRange(0, 63), help="CRF, lower is better and larger; 23 (h264) or 31 (vp9)")
-@recipe_options(("dataset", "data_root", "workers"), defaults="fixed")
+@recipe_options(("dataset", "data_root", "accept_gaps", "workers"), defaults="fixed")
 def command(output: str, short_side: int, gop: int, codec: str, quality: int | None, **options: Any) -> None:
     """Encode every video anew with a short side, close key frames and plain timestamps; labels are carried over.
 
@@ -46,10 +46,13 @@ def command(output: str, short_side: int, gop: int, codec: str, quality: int | N
             Path(output),
             encoding,
             workers=recipe.data.workers or None,
+            accept_gaps=recipe.data.accept_gaps,
             progress=progress.bar("videos"),
         )
     finally:
         progress.close()
+    for note in report.notes:
+        click.echo(note, err=True)
     for path, error in (report.skipped | report.failed).items():
         click.echo(f"{path}: left out, {error}", err=True)
     for line in report.text():

@@ -48,7 +48,14 @@ def open_split(
     """
     dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
     with first_process_first(place):
-        index = load_or_build_index(dataset, root, split, workers=recipe.data.workers, progress=progress.shown)
+        index = load_or_build_index(
+            dataset,
+            root,
+            split,
+            workers=recipe.data.workers,
+            progress=progress.shown,
+            accept_gaps=recipe.data.accept_gaps,
+        )
     total = len(index)
     for line in index.summary():
         progress.say(line)

@@ -97,7 +97,17 @@ _GROUP_OF = {name: key for key, group in GROUPS.items() for name in group.model_
 # What may differ between a run and its continuation: places and speed, not what is computed.
 _SAME_RESULT = frozenset(
     {
-        *("data_root", "weights", "weights_key", "views", "cache_dir", "cache_gib", "decoder", "workers"),
+        *(
+            "data_root",
+            "accept_gaps",
+            "weights",
+            "weights_key",
+            "views",
+            "cache_dir",
+            "cache_gib",
+            "decoder",
+            "workers",
+        ),
         *("device", "memory", "compile", "cuda_graph", "output", "eval_every", "checkpoint_every", "log_every"),
     }
 )

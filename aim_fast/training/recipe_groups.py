@@ -162,6 +162,9 @@ class Data(Group):
 
     dataset: str | None = _field(None, "data set, as `aim-fast datasets` lists them")
     data_root: str | None = _field(None, "folder of the data set")
+    accept_gaps: bool = _field(
+        False, "go on where no clip is made of a class, or of a tenth of the files, that are there"
+    )
     data_share: float = _field(1.0, "share of each class's training clips that is used, drawn by seed", gt=0, le=1)
     classes: str | None = _field(None, "these classes alone: a file of names, or how many to draw by the seed")
     shots: int = _field(0, "few-shot: training clips a class, drawn by the seed; 0 for all", ge=0)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from aim_fast.data.formats.extensions import VIDEO_EXTENSIONS
 from aim_fast.data.formats.shard_index import read_shard
 from aim_fast.data.formats.webdataset import MANIFEST
 from aim_fast.data.index.index_file import write_index
@@ -182,7 +183,10 @@ def _write_shard(path: Path, index: Index, rows: Sequence[int]) -> None:
                 video.seek(0)
                 if size != row.size:
                     raise DataError(f"{row.path} changed since it was indexed; run aim-fast index again")
-                _add(archive, f"{number:08d}{os.path.splitext(row.path)[1].lower()}", size, video)
+                extension = os.path.splitext(row.path)[1].lower()
+                if extension not in VIDEO_EXTENSIONS:  # of a list, which may name any file
+                    extension = ".mp4"
+                _add(archive, f"{number:08d}{extension}", size, video)
             for extension, text in (("cls", str(row.label)), ("json", json.dumps(label))):
                 data = text.encode()
                 _add(archive, f"{number:08d}.{extension}", len(data), io.BytesIO(data))
@@ -198,7 +202,7 @@ def _carry_index(index: Index, output: Path, plan: Sequence[Sequence[int]]) -> N
     rows = []
     for number, numbers in enumerate(plan):
         shard = output / _name(index.split, number)
-        samples = read_shard(shard, output)
+        samples = read_shard(shard, output).samples
         for i, sample in zip(numbers, samples, strict=True):
             path = sample.path(str(shard))
             size, mtime_ns = file_state(path)

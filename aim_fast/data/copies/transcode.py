@@ -57,12 +57,14 @@ def transcode(
     *,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    accept_gaps: bool = False,
 ) -> TranscodeReport:
     """Transcode all splits of a data set into ``output``.
 
     Args:
         workers: encoding processes, each on one core; None for one a core.
         progress: called with (videos done, all videos) after each.
+        accept_gaps: as ``load_or_build_index``.
 
     Raises:
         UsageError: an encoder that is not here, folders within each other, an output of something else.
@@ -70,7 +72,7 @@ def transcode(
     """
     root, output = root.expanduser().absolute(), output.expanduser().absolute()
     _check(dataset, root, output, encoding)
-    indices, annotations = _read(dataset, root, workers)
+    indices, annotations = _read(dataset, root, workers, accept_gaps)
     jobs = _jobs(indices, root, output, encoding)
     settings = {"dataset": dataset, "root": str(root), **asdict(encoding)}
     _begin(output, settings)
@@ -84,6 +86,7 @@ def transcode(
 
     report = TranscodeReport(dataset, asdict(encoding), failed=failed)
     report.skipped = {row.path: row.error or "" for index in indices for row in (*index.missing, *index.broken)}
+    report.notes = [f"{index.split}: {note}" for index in indices for note in index.notes]
     report.files, report.frames = len(results), sum(found.frames for found in results.values())
     report.bytes_before = sum(_bytes(path) for path in results)
     report.bytes_after = sum(found.size for found in results.values())
@@ -104,13 +107,14 @@ def _check(dataset: str, root: Path, output: Path, encoding: Encoding) -> None:
         raise UsageError(f"{output} and the data in {folder} lie within each other; give an --output elsewhere")
 
 
-def _read(dataset: str, root: Path, workers: int | None) -> tuple[list[Index], list[Path]]:
+def _read(dataset: str, root: Path, workers: int | None, accept_gaps: bool) -> tuple[list[Index], list[Path]]:
     """The index of each split that is there, and the annotation files that were read for them."""
     indices = []
     with files_read() as files:
         for split in ("train", "validation", "test"):
             try:
-                indices.append(load_or_build_index(dataset, root, split, workers=workers))
+                index = load_or_build_index(dataset, root, split, workers=workers, accept_gaps=accept_gaps)
+                indices.append(index)
             except DataError:
                 if split != "test":  # which few data sets have
                     raise
@@ -125,7 +129,7 @@ def _jobs(indices: Sequence[Index], root: Path, output: Path, encoding: Encoding
         for number in index.healthy:
             row = index.rows[number]
             if row.path not in jobs:
-                target = _target(index, row.path, root, encoding)
+                target = _target(index, row, root, encoding)
                 if target in taken:  # a.mp4 beside a.webm
                     target = f"{os.path.splitext(target)[0]}{os.path.splitext(row.path)[1]}{encoding.extension}"
                 taken.add(target)
@@ -133,11 +137,11 @@ def _jobs(indices: Sequence[Index], root: Path, output: Path, encoding: Encoding
     return list(jobs.values())
 
 
-def _target(index: Index, path: str, root: Path, encoding: Encoding) -> str:
-    folder = str(root if root.is_dir() else root.parent)
+def _target(index: Index, row: Row, root: Path, encoding: Encoding) -> str:
+    path, folder = row.path, str(root if root.is_dir() else root.parent)
     inside = os.path.normpath(path).startswith(folder + os.sep)
     relative = os.path.relpath(path, folder) if inside else os.path.join("videos", os.path.abspath(path).lstrip(os.sep))
-    if index.dataset == "folder" and relative.count(os.sep) == 1:
+    if index.dataset == "folder" and relative == os.path.normpath(row.id):
         # Class folders without split folders are divided by file names: write the division down.
         relative = os.path.join("train" if index.split == "train" else "val", relative)
     stem = relative if _is_folder(path) else os.path.splitext(relative)[0]

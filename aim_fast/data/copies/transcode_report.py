@@ -29,6 +29,7 @@ class TranscodeReport:
         speedup: median of the sample's ratios.
         failed: path -> reason, of usable files that could not be encoded.
         skipped: path -> reason, of files that were of no use before.
+        notes: lines about what of the data set is no clip.
     """
 
     dataset: str
@@ -42,6 +43,7 @@ class TranscodeReport:
     speedup: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def text(self) -> list[str]:
         """Lines to print."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,7 +91,11 @@ def read_dataset(name: str, root: str | Path, split: str) -> Listing:
         raise data.refusal(
             f"none of the {data.asked} videos of the {split} annotations is under {data.path}, the first is {first}"
         )
-    return listing
+    published = options.get("num_classes", module.LAYOUT.classes)
+    return replace(
+        listing,
+        gaps=lambda: data.found_gaps(name, listing.classes, published, lambda other: module.read(other, **options)),
+    )
 
 
 def dataset_layout(name: str) -> Layout:

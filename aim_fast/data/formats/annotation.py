@@ -14,7 +14,6 @@ from aim_fast.errors import DataError
 
 __all__ = [
     "MOST_CLASSES",
-    "VIDEO_EXTENSIONS",
     "class_number",
     "files_read",
     "in_order",
@@ -24,11 +23,6 @@ __all__ = [
     "read_lines",
     "read_table",
 ]
-
-VIDEO_EXTENSIONS = frozenset(
-    f".{name}"
-    for name in ("mp4", "webm", "avi", "mkv", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ts", "ogv", "gif")
-)
 
 MOST_CLASSES = 1_000_000  # a larger "class number" is a date, an id or a size: another column
 

@@ -23,6 +23,7 @@ LAYOUT = Layout(
     splits={"train": ("train",), "validation": ("test",), "test": ("test",)},
     prefixes=("Diving48_V2_", "Diving48_", ""),
     videos=("rgb", "videos"),
+    classes=48,
 )
 
 

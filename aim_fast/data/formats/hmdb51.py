@@ -20,6 +20,7 @@ LAYOUT = Layout(
     source="https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/",
     annotation=("testTrainMulti_7030_splits", "test_train_splits", "splits", "annotations", "labels"),
     videos=("hmdb51_org", "videos"),
+    classes=51,
 )
 
 
@@ -38,7 +39,9 @@ def read(data: DataRoot, number: int) -> Listing:
             video, _, mark = line.rpartition(" ")
             if mark not in ("0", "1", "2") or not video:
                 raise DataError(f"{file}: line {line_number} is not '<video> flag' with a flag of 0, 1 or 2: {line!r}")
+            path = f"{name}/{video.strip()}"
             if mark == flag:
-                path = f"{name}/{video.strip()}"
                 clips.append(data.clip(path, label, path, folder=name))
+            else:
+                data.find(path, name)
     return Listing(classes, clips)

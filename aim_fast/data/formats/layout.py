@@ -6,14 +6,17 @@ its annotation files and videos; what is not there is refused in one wording, wi
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from aim_fast.data.formats.gaps import Gaps
 from aim_fast.data.formats.listing import Clip
-from aim_fast.data.formats.videos import Videos
+from aim_fast.data.formats.videos import Videos, plain
 from aim_fast.errors import DataError, abridged
 
 __all__ = ["SPLIT_NAMES", "DataRoot", "Layout"]
@@ -36,6 +39,7 @@ class Layout:
         depth: how many folders below the root videos are looked for, as root/videos/train/<class>/<video> is 3.
         pictures: a video may be a folder of pictures; it is looked for at the top of the first of ``videos`` alone.
         file: the root may be an annotation file itself.
+        classes: how many the published data set has; 0 for a user's own.
     """
 
     text: str
@@ -47,19 +51,24 @@ class Layout:
     depth: int = 3
     pictures: bool = False
     file: bool = False
+    classes: int = 0
 
 
 class DataRoot:
     """One split of a data set on this disk, as its format looks for it.
 
     Attributes: ``path``, ``split`` and ``layout``; ``asked`` and ``present``, how many clips were looked for by name
-    and how many of them are there.
+    and how many of them are there, at the paths ``taken``; ``gaps``, what the format passes over, and ``later`` what
+    finds more of it, called where it is asked for.
     """
 
     def __init__(self, path: Path, split: str, layout: Layout) -> None:
         """Raises DataError for a root that is not there, is empty, or is a file where a folder is expected."""
         self.path, self.split, self.layout = path, split, layout
         self.asked = self.present = 0
+        self.taken: set[str] = set()
+        self.gaps = Gaps()
+        self.later: list[Callable[[], None]] = []
         if not path.exists():
             raise DataError(f"data root {path} does not exist; expected {layout.text}")
         if path.is_dir():
@@ -112,6 +121,13 @@ class DataRoot:
             raise self.refusal(f"{official} not found in {self.path} or its {self.layout.annotation[0]}/")
         return file
 
+    def find(self, file: str, folder: str) -> str | None:
+        """The video that an annotation names (see :meth:`clip`), in this split or in none."""
+        path = self.videos.find(file, folder)
+        if path is not None:
+            self.taken.add(path)
+        return path
+
     def clip(self, id: str, label: int, *files: str, folder: str = "") -> Clip:
         """The clip whose video has one of these names, whatever its folder and extension.
 
@@ -121,10 +137,57 @@ class DataRoot:
         """
         self.asked += 1
         for file in files:
-            if path := self.videos.find(file, folder):
+            if path := self.find(file, folder):
                 self.present += 1
                 return Clip(path, label, id)
         return Clip(self.videos.expected(files[0], folder), label, id)
+
+    def found_gaps(self, name: str, classes: Sequence[str], published: int, read: Callable[[DataRoot], object]) -> Gaps:
+        """What is under the root and no clip is made of.
+
+        Args:
+            classes: that the annotations name, of the ``published`` ones of data set ``name``.
+            read: the format's, by which it is known what the other splits' annotations name.
+        """
+        for find_more in self.later:
+            find_more()
+        self.later.clear()
+        if len(classes) < published:
+            self.gaps.lines.append(f"the annotations have {len(classes)} of {published} classes of {name}")
+        if self.taken:
+            self._note_unlisted(set(map(plain, classes)), read)
+        return self.gaps
+
+    def _note_unlisted(self, classes: set[str], read: Callable[[DataRoot], object]) -> None:
+        """Videos that no split's annotations name; a whole folder of them beside class folders is a class."""
+        unlisted = [(name, path) for name, path in self.videos if path not in self.taken]
+        if not unlisted:
+            return
+        taken = set(self.taken)
+        for split in self.layout.splits:
+            other = self.of(split)
+            other.videos = self.videos
+            with contextlib.suppress(DataError):
+                read(other)
+            taken |= other.taken
+        names, folders = (
+            {name for name, path in self.videos if path in taken},
+            {os.path.dirname(path) for path in taken},
+        )
+        beside = {os.path.dirname(folder) for folder in folders if plain(os.path.basename(folder)) in classes}
+        lost: Counter[str] = Counter()
+        others = []
+        for name, path in unlisted:
+            folder, inside = os.path.dirname(path), os.path.relpath(path, self.path)
+            known = folder in folders or plain(os.path.basename(folder)) in classes
+            if os.path.dirname(folder) in beside and not known:
+                lost[os.path.relpath(folder, self.path)] += 1
+            elif path not in taken and name not in names and name not in self.layout.annotation:
+                others.append(inside)
+        self.gaps.lose(
+            "class folders that no list names", [f"{folder} ({count} videos)" for folder, count in lost.items()]
+        )
+        self.gaps.note("videos that no list names", others)
 
     def refusal(self, what: str, folder: Path | None = None) -> DataError:
         """The error to raise: what is wrong, what was expected, and what ``folder`` (the root's) holds instead."""

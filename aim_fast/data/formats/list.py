@@ -16,7 +16,8 @@ import os
 import re
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, class_number, numbered_lines, read_lines
+from aim_fast.data.formats.annotation import class_number, numbered_lines, read_lines
+from aim_fast.data.formats.extensions import VIDEO_EXTENSIONS
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
 from aim_fast.data.formats.listing import Clip, Listing
 from aim_fast.errors import DataError

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aim_fast.data.formats.gaps import Gaps
 
 __all__ = ["UNLABELLED", "Clip", "Listing"]
 
@@ -20,7 +23,11 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The clips of one split, in the order of the annotations, and the class names by class id."""
+    """The clips of one split, in the order of the annotations, and the class names by class id.
+
+    ``gaps`` finds what is there and no clip is made of.
+    """
 
     classes: list[str]
     clips: list[Clip]
+    gaps: Callable[[], Gaps] = field(default=Gaps, compare=False)

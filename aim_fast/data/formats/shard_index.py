@@ -1,28 +1,32 @@
 """What is in a tar shard and where: its samples with the offset of each video, read once and kept beside the data.
 
-A sample is what WebDataset calls one: members that share their name up to the first dot of the last part, such as
-``00000012.webm``, ``00000012.cls`` and ``00000012.json``. The label is the text of ``.cls`` or the ``label`` (or
-``cls``) of ``.json``.
+A sample is members that share their name up to a dot, such as ``00000012.webm``, ``00000012.cls`` and
+``00000012.json`` (see :mod:`aim_fast.data.formats.shard_samples`). The label is the text of ``.cls`` or the ``label``
+(or ``cls``) of ``.json``. Members that are no part of a sample are counted and named; a link is what it links to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import posixpath
 import tarfile
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
+from aim_fast.data.formats.extensions import HEAD, Kind, file_kind, hidden
+from aim_fast.data.formats.shard_samples import LABELS, REPAIR, group, label_of, parts_of, read_facts, stem
 from aim_fast.data.video.source import TarMember
 from aim_fast.errors import DataError
 from aim_fast.files import write_whole
 
-__all__ = ["Sample", "read_shard"]
+__all__ = ["Sample", "Shard", "read_shard"]
 
-_VERSION = 1
+_VERSION = 2  # 1 passed over keys with dots
 _BLOCK = 512
 
 
@@ -43,8 +47,17 @@ class Sample:
         return TarMember(shard, self.offset, self.size, self.name).path
 
 
-def read_shard(shard: Path, root: Path) -> list[Sample]:
-    """The samples of a shard in their order, from the offset index under ``root`` where that is of this very file.
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The samples of a shard in their order, and members of none: what lies ``beside``, and what may be a video."""
+
+    samples: list[Sample]
+    beside: list[str]
+    lost: list[str]
+
+
+def read_shard(shard: Path, root: Path) -> Shard:
+    """What is in a shard, from the offset index under ``root`` where that is of this very file.
 
     Raises:
         DataError: no plain tar, cut off, a sample without its video, two videos or labels of one key.
@@ -58,20 +71,22 @@ def read_shard(shard: Path, root: Path) -> list[Sample]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(place.read_text())
             if (stored["version"], stored["size"], stored["mtime_ns"]) == (_VERSION, state.st_size, state.st_mtime_ns):
-                return [Sample(*sample) for sample in stored["samples"]]
-    samples = _samples(shard)
+                return Shard([Sample(*sample) for sample in stored["samples"]], stored["beside"], stored["lost"])
+    found = _read(shard)
     content = {
         "version": _VERSION,
         "size": state.st_size,
         "mtime_ns": state.st_mtime_ns,
-        "samples": [astuple(sample) for sample in samples],
+        "samples": [astuple(sample) for sample in found.samples],
+        "beside": found.beside,
+        "lost": found.lost,
     }
     for place in places:
         with contextlib.suppress(OSError):  # an index is read faster than a shard, and not needed
             place.parent.mkdir(parents=True, exist_ok=True)
             write_whole(place, json.dumps(content))
             break
-    return samples
+    return found
 
 
 def _index_files(shard: Path, root: Path) -> list[Path]:
@@ -82,49 +97,73 @@ def _index_files(shard: Path, root: Path) -> list[Path]:
     return [root / ".aim-fast" / "shards" / name, cache / "aim-fast" / "index" / key / "shards" / name]
 
 
-def _samples(shard: Path) -> list[Sample]:
-    videos: dict[str, tuple[str, int, int]] = {}
-    texts: dict[str, dict[str, str]] = {}
+def _read(shard: Path) -> Shard:
+    """What the tar itself says."""
+    members: dict[str, tarfile.TarInfo] = {}  # by name, where their bytes are
+    kinds: dict[str, Kind] = {}
+    texts: dict[str, str] = {}
+    passed = []
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                if not member.isfile():
+                name = member.name
+                if member.isdir() or any(hidden(part) for part in name.split("/") if part not in (".", "..")):
                     continue
-                folder, _, base = member.name.rpartition("/")
-                stem, _, extension = base.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                extension = extension.lower()
-                if f".{extension}" in VIDEO_EXTENSIONS:
-                    if key in videos:
-                        raise DataError(f"{shard}: sample {key} has two videos, {videos[key][0]} and {member.name}")
-                    videos[key] = (member.name, member.offset_data, member.size)
-                elif extension in ("cls", "json"):
-                    file = archive.extractfile(member)
-                    content = file.read() if file else b""
-                    texts.setdefault(key, {})[extension] = content.decode("utf-8", "replace").strip()
+                target = _bytes_of(member, members)
+                if target is None:
+                    passed.append(f"{name} (a {'sparse file' if member.issparse() else 'link to nothing in the tar'})")
+                    continue
+                kind = file_kind(name, functools.partial(_content, archive, target, HEAD))
+                text = None
+                if name.lower().endswith(LABELS):
+                    text = _content(archive, target).decode("utf-8", "replace").strip()
+                if name in members and (kind == "video" or texts.get(name) != text):
+                    what = "videos" if kind == "video" else "labels"
+                    raise DataError(f"{shard}: sample {stem(name)} has two {what}, both called {name}; {REPAIR}")
+                members[name], kinds[name] = target, kind
+                if text is not None:
+                    texts[name] = text
             if shard.stat().st_size < archive.offset + _BLOCK:
                 raise tarfile.ReadError("no end-of-archive block")
     except tarfile.TarError as error:
+        found = sum(kind == "video" for kind in kinds.values())
         raise DataError(
-            f"{shard} is cut off or no plain tar ({error}) behind {len(videos)} videos; copy or write it again "
+            f"{shard} is cut off or no plain tar ({error}) behind {found} videos; copy or write it again "
             "(compressed tars cannot be read at random: unpack them to .tar)"
         ) from None
     except OSError as error:
         raise DataError(f"{shard} cannot be read: {error.strerror or error}") from None
-    lost = [key for key in texts if key not in videos]
-    if lost:
-        raise DataError(f"{shard}: sample {lost[0]} has a label but no video ({len(lost)} such); write the shard again")
-    return [_sample(shard, key, video, texts.get(key, {})) for key, video in videos.items()]
+    videos: dict[str, str] = {}
+    for name, kind in kinds.items():
+        if kind == "video" and (other := videos.setdefault(stem(name), name)) != name:
+            raise DataError(f"{shard}: sample {stem(name)} has two videos, {other} and {name}; {REPAIR}")
+    own, keys = group(shard, videos, texts)
+    apart = [name for name, kind in kinds.items() if kind != "video" and keys.isdisjoint(parts_of(name))]
+    lost = [name for name in apart if kinds[name] == "unknown"]
+    samples = [_sample(shard, key, name, members[name], own[key], texts) for key, name in videos.items()]
+    return Shard(samples, [name for name in apart if kinds[name] != "unknown"], passed + lost)
 
 
-def _sample(shard: Path, key: str, video: tuple[str, int, int], texts: dict[str, str]) -> Sample:
-    facts = {}
-    if "json" in texts:
-        try:
-            facts = json.loads(texts["json"])
-        except json.JSONDecodeError as error:
-            raise DataError(f"{shard}: {key}.json is not valid JSON ({error.msg}); write the shard again") from None
-        if not isinstance(facts, dict):
-            raise DataError(f"{shard}: {key}.json is no object; expected one with a label")
-    label = texts.get("cls") or next((str(facts[name]) for name in ("label", "cls") if facts.get(name) is not None), "")
-    return Sample(key, *video, label, str(facts.get("id", key)), str(facts.get("class", "")))
+def _bytes_of(member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The member itself or the earlier one that it links to; None where its bytes are not in one stretch."""
+    if member.islnk():  # to a name as the tar has it; a symbolic link begins where it lies
+        return members.get(member.linkname)
+    if member.issym():
+        place = posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))
+        return members.get(place) or members.get(f"./{place}")
+    return member if member.isfile() and not member.issparse() else None
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, size: int = -1) -> bytes:
+    file = archive.extractfile(member)
+    return file.read(size) if file else b""
+
+
+def _sample(
+    shard: Path, key: str, name: str, member: tarfile.TarInfo, own: Sequence[str], texts: Mapping[str, str]
+) -> Sample:
+    objects = {text: read_facts(shard, text, texts[text]) for text in own if text.lower().endswith(".json")}
+    labels = (label_of(objects[text]) if text in objects else texts[text] for text in own)
+    label, facts = next(filter(None, labels), ""), next(iter(objects.values()), {})
+    place = member.offset_data, member.size
+    return Sample(key, name, *place, label, str(facts.get("id", key)), str(facts.get("class", "")))

@@ -28,6 +28,7 @@ LAYOUT = Layout(
     prefixes=("", "something-something-v2-"),
     videos=("20bn-something-something-v2",),
     depth=1,
+    classes=174,
 )
 
 

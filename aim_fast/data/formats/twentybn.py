@@ -17,7 +17,7 @@ from aim_fast.errors import DataError
 __all__ = ["picture_folders", "read"]
 
 
-def picture_folders(name: str, source: str) -> Layout:
+def picture_folders(name: str, classes: int, source: str) -> Layout:
     """The layout of the data set whose annotation files begin with ``name``."""
     return Layout(
         text=f"{name}-labels.csv, {name}-train.csv and {name}-validation.csv (lines id;label, or Train.csv with a "
@@ -26,6 +26,7 @@ def picture_folders(name: str, source: str) -> Layout:
         prefixes=(f"{name}-", ""),
         videos=(f"20bn-{name}", "videos", "frames", "rawframes"),
         pictures=True,
+        classes=classes,
     )
 
 

@@ -24,6 +24,7 @@ LAYOUT = Layout(
     splits={"train": ("train",), "validation": ("test",), "test": ("test",)},
     annotation=(_LISTS, f"UCF101TrainTestSplits-RecognitionTask/{_LISTS}", "splits", "annotations", "labels"),
     videos=("UCF-101", "videos"),
+    classes=101,
 )
 
 

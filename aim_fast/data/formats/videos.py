@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
+from aim_fast.data.formats.extensions import file_head, file_kind, hidden
 
-__all__ = ["Videos"]
+__all__ = ["Videos", "plain"]
 
 
 class Videos:
@@ -29,6 +29,11 @@ class Videos:
             if self._first.setdefault(name, path) is not path:
                 self._others.setdefault(name, []).append(path)
 
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """(name without extension, path) of every one."""
+        yield from self._first.items()
+        yield from ((name, path) for name, paths in self._others.items() for path in paths)
+
     def find(self, file: str, folder: str = "") -> str | None:
         """The video that ``file`` names, with another extension or none; ``folder`` is that of its class."""
         name = file.rpartition("/")[2]
@@ -40,7 +45,7 @@ class Videos:
             return first
 
         def order(path: str) -> tuple[bool, int, bool]:
-            apart = bool(folder) and _plain(folder) not in map(_plain, path.split(os.sep)[-3:-1])
+            apart = bool(folder) and plain(folder) not in map(plain, path.split(os.sep)[-3:-1])
             place = next((i for i, known in enumerate(self._folders) if path.startswith(known)), len(self._folders))
             return apart, place, not path.lower().endswith(f"{dot}{extension}".lower())
 
@@ -54,7 +59,8 @@ class Videos:
         return str(self.place / file)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A class's name as folders have it, with spaces or underscores and in any case."""
     return name.replace("_", " ").lower()
 
 
@@ -62,14 +68,13 @@ def _walk(folder: str | Path, depth: int | None) -> list[tuple[str, str]]:
     """(name without extension, path) of the video files of a folder by name, then of those in its subfolders, or where
     ``depth`` is None of these themselves."""
     with os.scandir(folder) as entries:
-        here = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+        here = sorted((entry for entry in entries if not hidden(entry.name)), key=lambda entry: entry.name)
     found, folders = [], []
     for entry in here:
-        stem, extension = os.path.splitext(entry.name)
-        if extension.lower() in VIDEO_EXTENSIONS:
-            found.append((stem, entry.path))
-        elif depth != 0 and entry.is_dir():
-            folders.append(entry)
+        if entry.is_dir():
+            folders += [entry] if depth != 0 else []
+        elif file_kind(entry.name, lambda: file_head(entry.path)) == "video":  # noqa: B023
+            found.append((os.path.splitext(entry.name)[0], entry.path))
     for entry in folders:
         found += [(entry.name, entry.path)] if depth is None else _walk(entry.path, depth - 1)
     return found

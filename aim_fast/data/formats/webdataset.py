@@ -10,10 +10,14 @@ is read at its own offset, so order, resumption and the number of processes mean
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from aim_fast.data.formats.annotation import class_number, numbered_lines
+from aim_fast.data.formats.extensions import hidden
+from aim_fast.data.formats.gaps import Gaps
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
 from aim_fast.data.formats.listing import UNLABELLED, Clip, Listing
 from aim_fast.data.formats.shard_index import Sample, read_shard
@@ -28,11 +32,13 @@ LAYOUT = Layout(
     splits=SPLIT_NAMES | {"train": ("train", "training")},
 )
 MANIFEST = "shards.json"
+_PACKED = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz", ".tar.zst", ".tar.lz4")
 
 
 def read(data: DataRoot) -> Listing:
     """Clips of a split in the order of the shards."""
-    samples = _samples(data)
+    samples = _samples(data, data.gaps)
+    data.later.append(lambda: _note_other_shards(data))
     classes = _classes(data, samples)
     numbers = {name: number for number, name in enumerate(classes)}
     clips = []
@@ -49,12 +55,9 @@ def read(data: DataRoot) -> Listing:
     return Listing(classes, clips)
 
 
-def _samples(data: DataRoot) -> list[tuple[Path, Sample]]:
+def _samples(data: DataRoot, gaps: Gaps) -> list[tuple[Path, Sample]]:
     """(shard, sample) of all shards of a split by name; DataError where there is none or one is missing."""
-    root, folder = data.path, data.find_folder()
-    tars = sorted(path for path in root.glob("*.tar") if re.split(r"[^a-z]", path.name.lower())[0] in data.split_names)
-    if folder and not tars:
-        tars = sorted(folder.glob("*.tar"))
+    root, tars = data.path, _shards(data, ".tar")
     if missing := _missing(root, data.split, tars):
         raise DataError(
             f"{root}: {len(missing)} {data.split} shards are missing, the first is {missing[0]}; copy them, or write "
@@ -62,7 +65,39 @@ def _samples(data: DataRoot) -> list[tuple[Path, Sample]]:
         )
     if not tars:
         raise data.refusal(f"no shard of the {data.split} split in {root}")
-    return [(shard, sample) for shard in tars for sample in read_shard(shard, root)]
+    samples = []
+    for shard in tars:
+        found, name = read_shard(shard, root), os.path.relpath(shard, root)
+        samples += [(shard, sample) for sample in found.samples]
+        gaps.note(f"members of {name} that are no part of a sample", found.beside)
+        gaps.note(f"members of {name} that are neither videos nor part of a sample", found.lost, lost=True)
+    gaps.lose(f"compressed shards of the {data.split} split (unpack them to .tar)", _names(data, _PACKED))
+    return samples
+
+
+def _shards(data: DataRoot, *endings: str) -> list[Path]:
+    """Files of the split by their names, at the root, or where there are none in the split's folder."""
+
+    def taken(path: Path) -> bool:
+        return path.name.lower().endswith(endings) and not hidden(path.name)
+
+    words = data.split_names
+    here = [path for path in data.path.iterdir() if re.split(r"[^a-z]", path.name.lower())[0] in words and taken(path)]
+    folder = data.find_folder()
+    return sorted(here or (filter(taken, folder.rglob("*")) if folder else ()))
+
+
+def _names(data: DataRoot, endings: Sequence[str]) -> list[str]:
+    return [os.path.relpath(path, data.path) for path in _shards(data, *endings)]
+
+
+def _note_other_shards(data: DataRoot) -> None:
+    """Shards under the root that are of no split, or in the folder of a split that has others at the root."""
+    taken = {path for split in LAYOUT.splits for path in _shards(data.of(split), ".tar", *_PACKED)}
+    others = [path for path in data.path.rglob("*") if path.name.lower().endswith((".tar", *_PACKED))]
+    data.gaps.note(
+        "shards of no split", [os.path.relpath(path, data.path) for path in sorted(others) if path not in taken]
+    )
 
 
 def _missing(root: Path, split: str, tars: list[Path]) -> list[str]:
@@ -73,7 +108,7 @@ def _missing(root: Path, split: str, tars: list[Path]) -> list[str]:
         return [name for name in manifest if name not in present]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    numbered = [match for path in tars if (match := re.fullmatch(r"(.*?)(\d+)(\.tar)", path.name))]
+    numbered = [match for path in tars if (match := re.fullmatch(r"(.*?)(\d+)(\.tar)", path.name, re.I))]
     missing = []
     for prefix in sorted({match[1] for match in numbered}):
         digits = {int(match[2]): len(match[2]) for match in numbered if match[1] == prefix}
@@ -87,7 +122,7 @@ def _classes(data: DataRoot, samples: list[tuple[Path, Sample]]) -> list[str]:
     if (data.path / "classes.txt").is_file():
         return [line for _, line in numbered_lines(data.path / "classes.txt")]
     if data.split != "train":
-        samples = _samples(data.of("train"))
+        samples = _samples(data.of("train"), Gaps())
     labels = {sample.label for _, sample in samples if sample.label}
     if labels and all(class_number(label) is not None for label in labels):
         names = {class_number(sample.label): sample.class_name for _, sample in samples}

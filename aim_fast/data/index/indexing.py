@@ -34,6 +34,7 @@ def load_or_build_index(
     workers: int | None = None,
     rebuild: bool = False,
     progress: bool | None = None,
+    accept_gaps: bool = False,
 ) -> Index:
     """The index of a split, scanning what is new or changed since it was last written.
 
@@ -41,18 +42,23 @@ def load_or_build_index(
         workers: scanning processes; None for one a core.
         rebuild: scan everything again.
         progress: show a bar; None for only on a terminal.
+        accept_gaps: go on where a class, or a tenth of the files, is passed over.
 
     Raises:
-        UsageError, DataError: as ``read_dataset``; an index file that is no index; no clip that can be used.
+        UsageError, DataError: as ``read_dataset``; a class or a tenth of the files that is passed over; an index file
+            that is no index; no clip that can be used.
     """
     listing = read_dataset(dataset, root, split)
     root = Path(root).expanduser()
+    gaps = listing.gaps()
+    if not accept_gaps and (refusal := gaps.refusal(len(listing.clips))):
+        raise DataError(f"{root}: {refusal}")
 
     def remembered() -> tuple[list[Probe | None], bool]:
         return _remembered(listing, [] if rebuild else stored_indices(dataset, root, split))
 
     def assembled() -> Index:
-        return _assemble(dataset, root, split, listing, probes)
+        return _assemble(dataset, root, split, listing, probes, tuple(gaps.lines))
 
     probes, current = remembered()
     scanning: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -146,10 +152,12 @@ def _scan_into(
             raise
 
 
-def _assemble(dataset: str, root: Path, split: str, listing: Listing, probes: Iterable[Probe | None]) -> Index:
+def _assemble(
+    dataset: str, root: Path, split: str, listing: Listing, probes: Iterable[Probe | None], notes: tuple[str, ...]
+) -> Index:
     unknown = Probe(error=_NOT_SCANNED)
     rows = [Row.of(clip, found or unknown) for clip, found in zip(listing.clips, probes)]
-    return Index(dataset, split, str(root), listing.classes, rows)
+    return Index(dataset, split, str(root), listing.classes, rows, notes)
 
 
 def _clips(items: Iterable[Clip | Row]) -> list[tuple[str, int, str]]:

@@ -18,7 +18,7 @@ from aim_fast.errors import DataError
 
 __all__ = ["TarMember", "file_state", "held_bytes", "open_source", "read_member", "tar_member", "video_source"]
 
-_MEMBER = re.compile(r"(?P<archive>.*\.tar)@(?P<offset>\d+)\+(?P<size>\d+)/(?P<name>[^/]+)", re.DOTALL)
+_MEMBER = re.compile(r"(?P<archive>.*\.(?i:tar))@(?P<offset>\d+)\+(?P<size>\d+)/(?P<name>[^/]+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

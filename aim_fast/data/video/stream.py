@@ -18,11 +18,14 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from aim_fast.data.video.source import video_source
+from aim_fast.data.video.source import open_source, video_source
 
 __all__ = ["Clock", "NoDecoder", "decoded", "frame_rate", "opened", "several_videos", "tick_rate", "video_stream"]
 
 _TEXTS = ("ansi", "bintext", "xbin", "idf")  # drawn by FFmpeg, by a file's extension
+_PLAYLISTS = ("hls", "concat", "dash", "sdp", "imf")
+_PICTURES = ("image2", "ico", "fits")  # and all pipes
+_HEAD = 65536  # bytes, in which a picture says that others follow
 _DEFAULT = 5_000_000  # pixels that a default stream is worth more, as FFmpeg counts
 _BACK = 0.5  # seconds that times go back where recordings were joined
 # seconds that times leap ahead there, in containers whose times may, and in all others
@@ -46,6 +49,8 @@ def opened(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, VideoS
         IndexError: there is none. NoDecoder: no decoder for it. av.FFmpegError, OSError: the file cannot be opened.
     """
     with av.open(video_source(path), "r", **_ANY_METADATA) as container:
+        if (other := _no_video(container, path)) is not None:
+            raise IndexError(other)
         stream = video_stream(container)
         if stream is None:
             kinds = {_kind(stream) for stream in container.streams}
@@ -55,6 +60,22 @@ def opened(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, VideoS
         stream.codec_context.thread_count = threads
         stream.thread_type = "NONE" if threads == 1 else "AUTO"
         yield container, stream
+
+
+def _no_video(container: InputContainer, path: str) -> str | None:
+    """What a file is that FFmpeg makes frames of and that is no video: pictures, or a text that names other files."""
+    name = container.format.name
+    if name in _PLAYLISTS:
+        return f"no video but a text that names others ({name})"
+    if name not in _PICTURES and not name.endswith(("_pipe", "mjpeg")):
+        return None
+    with open_source(path) as file:
+        head = file.read(_HEAD)
+    if name in ("jpeg_pipe", "mjpeg"):  # a film of JPEGs, unless the first says that it is a picture with others
+        return None if head[:2] == b"\xff\xd8" and b"MPF\0" not in head else "no video but a file of pictures"
+    if name == "webp_pipe" and head[12:16] == b"VP8X" and head[20] & 2:
+        return "an animation in WebP, which FFmpeg does not read here; convert it to GIF or MP4"
+    return f"no video but a picture ({name.removesuffix('_pipe')})"
 
 
 def video_stream(container: InputContainer) -> VideoStream | None:
