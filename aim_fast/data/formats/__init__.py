@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
-from aim_fast.data.formats.listing import UNLABELLED, Clip, Listing
+from aim_fast.data.formats.listing import UNLABELLED, Clip, Listing, each_once
 from aim_fast.errors import DataError, UsageError, nearest
 
 __all__ = [
@@ -69,8 +69,8 @@ def read_dataset(name: str, root: str | Path, split: str) -> Listing:
 
     Raises:
         UsageError: unknown data set or split; the message gives the nearest known name.
-        DataError: missing or empty folder, missing or malformed annotations, a label that is no class, no video at
-            all. The message says what was expected and what was found.
+        DataError: missing or empty folder, missing or malformed annotations, a label that is no class, a video under
+            two labels, no video at all. The message says what was expected and what was found.
     """
     module, options = _format(name)
     if split not in SPLITS:
@@ -90,7 +90,7 @@ def read_dataset(name: str, root: str | Path, split: str) -> Listing:
         raise data.refusal(
             f"none of the {data.asked} videos of the {split} annotations is under {data.path}, the first is {first}"
         )
-    return listing
+    return each_once(listing, f"{data.path}: {split}")
 
 
 def dataset_layout(name: str) -> Layout:

@@ -112,19 +112,20 @@ class DataRoot:
             raise self.refusal(f"{official} not found in {self.path} or its {self.layout.annotation[0]}/")
         return file
 
-    def clip(self, id: str, label: int, *files: str, folder: str = "") -> Clip:
+    def clip(self, id: str, label: int, *files: str, folder: str = "", place: str = "") -> Clip:
         """The clip whose video has one of these names, whatever its folder and extension.
 
         Args:
             files: below the folder of the videos; where none is there, the first says where it would belong.
             folder: of its class, which decides between videos of one name.
+            place: where the annotations name it, such as "train.csv line 3".
         """
         self.asked += 1
         for file in files:
             if path := self.videos.find(file, folder):
                 self.present += 1
-                return Clip(path, label, id)
-        return Clip(self.videos.expected(files[0], folder), label, id)
+                return Clip(path, label, id, place)
+        return Clip(self.videos.expected(files[0], folder), label, id, place)
 
     def refusal(self, what: str, folder: Path | None = None) -> DataError:
         """The error to raise: what is wrong, what was expected, and what ``folder`` (the root's) holds instead."""

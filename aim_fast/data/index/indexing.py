@@ -149,7 +149,7 @@ def _scan_into(
 def _assemble(dataset: str, root: Path, split: str, listing: Listing, probes: Iterable[Probe | None]) -> Index:
     unknown = Probe(error=_NOT_SCANNED)
     rows = [Row.of(clip, found or unknown) for clip, found in zip(listing.clips, probes)]
-    return Index(dataset, split, str(root), listing.classes, rows)
+    return Index(dataset, split, str(root), listing.classes, rows, listing.notes)
 
 
 def _clips(items: Iterable[Clip | Row]) -> list[tuple[str, int, str]]:

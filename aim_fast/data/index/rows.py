@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
@@ -71,13 +71,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Index:
-    """All clips of one split, in the order of the annotations, with the class names by class id."""
+    """All clips of one split, in the order of the annotations, with the class names by class id.
+
+    ``notes`` are lines for the user about the annotations (see ``Listing``); they are not stored.
+    """
 
     dataset: str
     split: str
     root: str
     classes: list[str]
     rows: list[Row]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,6 +117,7 @@ class Index:
             + "; "
             + _counted((row.codec for row in good), 4),
         ]
+        lines += self.notes
         if special := [row.special for row in good if row.special]:
             lines.append(f"left to PyAV: {len(special)} files ({_counted(special, 4)})")
         if absent := self._absent():

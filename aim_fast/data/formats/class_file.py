@@ -1,0 +1,95 @@
+"""A file of class names, a name a line in the order of their numbers, told from other files of that name.
+
+Tools also write the number beside the name ("0 jump", "jump,0"), or one label a clip or boxes into a ``labels.txt``.
+Numbers 0, 1, 2 … or 1, 2, 3 …, each once, are the classes' own, whatever the order of the lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+
+from aim_fast.data.formats.annotation import (
+    VIDEO_EXTENSIONS,
+    class_name,
+    is_comment,
+    numbered_lines,
+    unquoted,
+)
+from aim_fast.errors import DataError
+
+__all__ = ["ClassFile", "NoClassFile", "read_class_file"]
+
+_HEADINGS = {
+    *("class", "classes", "label", "labels", "name", "names", "classname", "classnames", "labelname", "category"),
+    *("categories", "categoryname", "classlabel"),
+}
+_EXPECTED = (
+    "a file of classes has a name a line, each once, in the order of their numbers: rename it where it is another, or "
+    "mend it"
+)
+_EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
+_VIDEO = re.compile(rf"(?:{_EXTENSION})[\"']?(?:[\s,;|:]|$)", re.IGNORECASE)
+_NUMBER = r"[\"']?(?P<number>\d+)[\"']?"
+_FORMS = (
+    re.compile(rf"{_NUMBER}(?:\s*[\t,;:|=]\s*|\.\s+|\s+-\s+|\s+)(?P<name>\S.*)"),
+    re.compile(rf"(?P<name>.*\S)(?:\s*[\t,;:|=]\s*|\s+){_NUMBER}"),
+)
+
+
+class NoClassFile(DataError):
+    """A file that holds something else than class names, such as one label a clip."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFile:
+    """Class names in order; ``plain``, the lines as they are; ``first``, the number of the first where it is told."""
+
+    names: list[str]
+    plain: list[str]
+    first: int | None
+
+
+def read_class_file(file: Path, clips: Container[str] = ()) -> ClassFile:
+    """The names in a file; ``clips`` are names of clips, which no class has.
+
+    Raises NoClassFile for a file of something else, DataError for one with a name twice, both with the line.
+    """
+    lines = []
+    for number, line in numbered_lines(file):
+        if is_comment(line):
+            if line[:1] == "#" and not re.match(r"#+(\s|$)", line):
+                raise DataError(f"{file}: line {number} may be a comment or a class: {line[:60]!r}; write '# ' or no #")
+            continue
+        lines.append((number, class_name(unquoted(line.rstrip(",;")))))
+    if lines and re.sub(r"[\W_]+", "", lines[0][1]).lower() in _HEADINGS:
+        lines = lines[1:]
+    if not lines:
+        return ClassFile([], [], None)
+    if numbered := _numbered(lines) or _numbered(lines[1:]):
+        return ClassFile(*numbered)
+    plain = [name for _, name in lines]
+    for place, (number, line) in enumerate(lines):
+        parts = re.split(r"[\s,;|]+", line)
+        numbers = len(parts) > 1 and all(re.fullmatch(r"[-+]?[\d.]+(e-?\d+)?", part) for part in parts)
+        if _VIDEO.search(line) or line.split()[0] in clips or numbers:
+            told = "numbers alone" if numbers else "the name of a video"
+            raise NoClassFile(f"{file}: line {number} has {told}: {line[:60]!r}; {_EXPECTED}")
+        if line in plain[:place]:
+            raise DataError(f"{file}: line {number} has {line[:60]!r} again; {_EXPECTED}")
+    return ClassFile(plain, plain, None)
+
+
+def _numbered(lines: list[tuple[int, str]]) -> tuple[list[str], list[str], int] | None:
+    """(names in order, lines, first number) where every line has a number and a name."""
+    for form in _FORMS:
+        found = [form.fullmatch(line) for _, line in lines]
+        names = sorted((int(match["number"]), class_name(unquoted(match["name"]))) for match in found if match)
+        numbers, plain = [number for number, _ in names], [line for _, line in lines]
+        if len(names) != len(lines) or len({name for _, name in names}) < len(names):
+            continue
+        if names and numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            return [name for _, name in names], plain, numbers[0]
+    return None
