@@ -25,6 +25,7 @@ __all__ = [
     "class_name",
     "class_number",
     "clip_name",
+    "composed",
     "decoded",
     "files_read",
     "in_order",
@@ -150,9 +151,14 @@ def in_order(file: Path, names: list[tuple[int, str]], first: int = 0) -> list[s
     return [name for _, name in sorted(names)]
 
 
+def composed(name: str) -> str:
+    """A name in the form in which names are compared (NFC): accents are part of their letters."""
+    return unicodedata.normalize("NFC", name)
+
+
 def class_name(text: str) -> str:
-    """A class's name in the form in which names are compared (NFC), without blanks at its ends."""
-    return unicodedata.normalize("NFC", text.strip())
+    """:func:`composed`, without blanks at its ends."""
+    return composed(text.strip())
 
 
 def class_number(value: Any) -> int | None:

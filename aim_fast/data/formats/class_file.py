@@ -32,6 +32,7 @@ _EXPECTED = (
 )
 _EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
 _VIDEO = re.compile(rf"(?:{_EXTENSION})[\"']?(?:[\s,;|:]|$)", re.IGNORECASE)
+_NUMBERS = re.compile(r"[-+\d.e\s,;|]*\d[-+\d.e\s,;|]*")
 _NUMBER = r"[\"']?(?P<number>\d+)[\"']?"
 _FORMS = (
     re.compile(rf"{_NUMBER}(?:\s*[\t,;:|=]\s*|\.\s+|\s+-\s+|\s+)(?P<name>\S.*)"),
@@ -68,28 +69,37 @@ def read_class_file(file: Path, clips: Container[str] = ()) -> ClassFile:
         lines = lines[1:]
     if not lines:
         return ClassFile([], [], None)
-    if numbered := _numbered(lines) or _numbered(lines[1:]):
-        return ClassFile(*numbered)
+    headed = not any(map(str.isdigit, lines[0][1]))
+    told = _numbered(_FORMS[0], lines) or (_numbered(_FORMS[0], lines[1:]) if headed else None)
+    if told is None:
+        _refuse_clips(file, lines, clips)
+        told = _numbered(_FORMS[1], lines) or (_numbered(_FORMS[1], lines[1:]) if headed else None)
+    if told is not None:
+        return ClassFile(*told)
     plain = [name for _, name in lines]
     for place, (number, line) in enumerate(lines):
-        parts = re.split(r"[\s,;|]+", line)
-        numbers = len(parts) > 1 and all(re.fullmatch(r"[-+]?[\d.]+(e-?\d+)?", part) for part in parts)
-        if _VIDEO.search(line) or line.split()[0] in clips or numbers:
-            told = "numbers alone" if numbers else "the name of a video"
-            raise NoClassFile(f"{file}: line {number} has {told}: {line[:60]!r}; {_EXPECTED}")
         if line in plain[:place]:
-            raise DataError(f"{file}: line {number} has {line[:60]!r} again; {_EXPECTED}")
+            raise DataError(f"{file}: line {number} has a class twice: {line[:60]!r}; {_EXPECTED}")
     return ClassFile(plain, plain, None)
 
 
-def _numbered(lines: list[tuple[int, str]]) -> tuple[list[str], list[str], int] | None:
+def _refuse_clips(file: Path, lines: list[tuple[int, str]], clips: Container[str]) -> None:
+    """NoClassFile where a line has a video or several numbers, or most begin with the name of a clip."""
+    parts = [re.split(r"[\s,;|]+", line) for _, line in lines]
+    mostly = 2 * sum(len(part) > 1 and part[0] in clips for part in parts) > len(lines)
+    for number, line in lines:
+        if mostly or _VIDEO.search(line) or (len(line.split()) > 1 and _NUMBERS.fullmatch(line)):
+            told = "numbers alone" if _NUMBERS.fullmatch(line) else "the name of a video"
+            raise NoClassFile(f"{file}: line {number} has {told}: {line[:60]!r}; {_EXPECTED}")
+
+
+def _numbered(form: re.Pattern[str], lines: list[tuple[int, str]]) -> tuple[list[str], list[str], int] | None:
     """(names in order, lines, first number) where every line has a number and a name."""
-    for form in _FORMS:
-        found = [form.fullmatch(line) for _, line in lines]
-        names = sorted((int(match["number"]), class_name(unquoted(match["name"]))) for match in found if match)
-        numbers, plain = [number for number, _ in names], [line for _, line in lines]
-        if len(names) != len(lines) or len({name for _, name in names}) < len(names):
-            continue
-        if names and numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            return [name for _, name in names], plain, numbers[0]
-    return None
+    found = [form.fullmatch(line) for _, line in lines]
+    names = sorted((int(match["number"]), class_name(unquoted(match["name"]))) for match in found if match)
+    numbers, words = [number for number, _ in names], {name for _, name in names}
+    if not names or len(words) < len(lines) or any(_NUMBERS.fullmatch(name) or _VIDEO.search(name) for name in words):
+        return None
+    if numbers[0] not in (0, 1) or numbers != list(range(numbers[0], numbers[0] + len(lines))):
+        return None
+    return [name for _, name in names], [line for _, line in lines], numbers[0]

@@ -232,7 +232,7 @@ def _anchored(file: Path, lines: list[tuple[int, str]], there: Callable[[str], b
         return _labels_first(file, lines, there)
     for place, ((number, line), match) in enumerate(zip(lines, matches)):
         if match is not None:
-            rows.append((number, [unquoted(match["path"]), _uncommented(file, number, match["label"].rstrip(",;| "))]))
+            rows.append((number, [match["path"], _uncommented(file, number, match["label"].rstrip(",;| "))]))
             continue
         bare = _BARE.fullmatch(line)
         words = [re.sub(r"[\W_]+", "", word).lower() for word in re.split(r"[\s,;|]+", line)]
@@ -240,7 +240,7 @@ def _anchored(file: Path, lines: list[tuple[int, str]], there: Callable[[str], b
         if place == 0 and len(lines) > 1 and (known or (videos and _heads(line, lines, there))):
             heading, passed = line, None if known else (number, line)
         elif bare and line != heading and (not videos or there(unquoted(bare["path"]))):
-            rows.append((number, [unquoted(bare["path"]), unquoted(bare["label"])]))
+            rows.append((number, [bare["path"], unquoted(bare["label"])]))
         elif line != heading:
             raise _no_entry(file, number, line)
     if not videos and not heading and rows and _labels_differ([cells[1] for _, cells in rows]):
@@ -269,16 +269,17 @@ def _labels_first(file: Path, lines: list[tuple[int, str]], there: Callable[[str
 
 
 def _without_index(rows: Rows, there: Callable[[str], bool]) -> Rows:
-    """Rows without the numbers of rows before the paths, where every one has one."""
-    if not rows or not _INDEX.fullmatch(rows[0][1][0]) or there(rows[0][1][0]):
-        return rows
+    """Rows with plain paths, without the numbers of rows before them where every one has one."""
+    plain = [(number, [unquoted(cells[0]), *cells[1:]]) for number, cells in rows]
+    if not rows or not _INDEX.fullmatch(rows[0][1][0]) or there(plain[0][1][0]):
+        return plain
     found = [_INDEX.fullmatch(cells[0]) for _, cells in rows]
     if not all(found):
-        return rows
+        return plain
     numbers = [int(match["number"]) for match in found if match]
     counted = len(rows) > 1 and numbers == list(range(numbers[0], numbers[0] + len(rows))) and numbers[0] < 2
     if not counted and not all(there(unquoted(match["path"])) for match in (found[0], found[-1]) if match):
-        return rows
+        return plain
     return [(number, [unquoted(match["path"]), *cells[1:]]) for (number, cells), match in zip(rows, found) if match]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
+from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, composed
 from aim_fast.data.formats.layout import DataRoot, Layout
 from aim_fast.data.formats.listing import Clip, Listing
 from aim_fast.errors import DataError
@@ -31,18 +31,18 @@ def read(data: DataRoot) -> Listing:
     """Clips of a split, by class and then by name."""
     if not any(data.of(split).find_folder() for split in LAYOUT.splits):
         return _divided(data)
-    folder = _split_folder(data)
-    classes = _classes(data, _split_folder(data.of("train")))
-    unknown = sorted(set(_classes(data, folder)) - set(classes))
+    folder, train = _split_folder(data), _split_folder(data.of("train"))
+    here = _classes(data, folder)
+    classes = here if folder == train else _classes(data, train)
+    unknown = sorted(set(here) - set(classes))
     if unknown:
         raise DataError(f"{folder} has classes that train has not: {', '.join(unknown[:5])}; move or rename them")
     clips = [
-        Clip(os.path.join(folder, name, file), label, f"{name}/{file}")
+        Clip(os.path.join(folder, file), label, file)
         for label, name in enumerate(classes)
-        if (folder / name).is_dir()
-        for file in _video_names(folder / name)
+        for file in here.get(name, ())
     ]
-    return Listing(classes, clips)
+    return Listing(list(classes), clips)
 
 
 def _split_folder(data: DataRoot) -> Path:
@@ -54,22 +54,28 @@ def _split_folder(data: DataRoot) -> Path:
 def _divided(data: DataRoot) -> Listing:
     classes = _classes(data, data.path)
     clips = []
-    for label, name in enumerate(classes):
-        files = _video_names(data.path / name)
+    for label, (name, files) in enumerate(classes.items()):
         order = np.random.Generator(np.random.Philox(key=zlib.crc32(os.fsencode(name)))).permutation(len(files))
         held_out = int(np.ceil(len(files) * HELD_OUT)) if len(files) > 1 else 0
         chosen = order[held_out:] if data.split == "train" else order[:held_out]
-        clips += [Clip(str(data.path / name / files[i]), label, f"{name}/{files[i]}") for i in sorted(chosen)]
-    return Listing(classes, clips)
+        clips += [Clip(str(data.path / files[i]), label, files[i]) for i in sorted(chosen)]
+    return Listing(list(classes), clips)
 
 
-def _classes(data: DataRoot, folder: Path) -> list[str]:
+def _classes(data: DataRoot, folder: Path) -> dict[str, list[str]]:
+    """Names of classes in order, and their videos in order of their paths below ``folder``.
+
+    Folders whose names differ in their Unicode form alone are one class.
+    """
     with os.scandir(folder) as entries:
-        folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    names = sorted(entry.name for entry in folders if _video_names(entry))
-    if not names:
+        folders = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    found: dict[str, list[str]] = {}
+    for name in folders:
+        if videos := [f"{name}/{file}" for file in _video_names(folder / name)]:
+            found.setdefault(composed(name), []).extend(videos)
+    if not found:
         raise data.refusal(f"{folder} has no class folder with videos in it", folder)
-    return names
+    return {name: sorted(found[name], key=composed) for name in sorted(found)}
 
 
 def _video_names(folder: str | os.PathLike[str]) -> list[str]:

@@ -122,7 +122,7 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
         counts[class_name(unquoted(label))] += count
     marks = r"\s*[,;|+/]\s*|\s+" if sheet.spaced else r"\s*[,;|]\s*"
     whole = sum(count for label, count in counts.items() if class_number(label) is not None)
-    labels = {}
+    labels: dict[str, str] = {}
     for number, _, text in entries:
         if text in labels:
             continue
@@ -130,18 +130,16 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
         told = ""
         if not label or (label.lower() in _NO_LABEL and (whole or label.lower() == "nan")):
             told = "no label"
-        elif os.path.splitext(label)[1] and os.path.exists(label):
-            told = "a path for a label"
+        elif whole and label != str(UNLABELLED) and re.fullmatch(r"-\d+", label):
+            told = "a negative label"
         elif label[0] in "[{(" and label[-1] in ")}]" and re.search(r"\d", label):
             told = "several labels, or none"
         elif len(parts) > 1 and text == label and all(counts[class_name(part)] for part in parts):
             told = "several labels (a name that holds others wants quotation marks)"
         elif len(parts) > 1 and all(part.isdecimal() for part in parts):
             told = "several labels"
-        elif 2 * whole > len(entries) and class_number(label) is None and counts[label] == 1:
+        elif 2 * whole > len(entries) and not _integer(label) and counts[label] == 1:
             told = "another kind of label than the other lines, which have class numbers"
-        elif re.fullmatch(r"-\d+", label) and whole and label != str(UNLABELLED):
-            told = "a negative label"
         if told:
             raise DataError(f"{sheet.file}: line {number} has {told}: {text[:60]!r}; expected one class a line")
     return [(number, path, labels[text]) for number, path, text in entries]
@@ -149,7 +147,11 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
 
 def _integers(entries: list[_Entry]) -> bool:
     labels = {label for _, _, label in entries}
-    return all(class_number(label) is not None or label == str(UNLABELLED) for label in labels)
+    return all(map(_integer, labels))
+
+
+def _integer(label: str) -> bool:
+    return class_number(label) is not None or label == str(UNLABELLED)
 
 
 def _class_file(file: Path, train: list[_Entry]) -> tuple[ClassFile | None, list[str]]:

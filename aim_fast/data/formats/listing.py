@@ -48,7 +48,7 @@ def each_once(listing: Listing, what: str) -> Listing:
     named: dict[str, list[Clip]] = {}
     kept, again, contrary = [], [], []
     for clip in listing.clips:
-        key = os.path.normpath(os.path.abspath(clip.path))
+        key = os.path.abspath(clip.path).replace("//", "/")
         known = first.setdefault(key, clip)
         if known is clip:
             namesakes = named.setdefault(clip.id, [])

@@ -15,14 +15,14 @@ import tarfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
+from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, class_number, decoded
 from aim_fast.data.video.source import TarMember
 from aim_fast.errors import DataError
 from aim_fast.files import write_whole
 
 __all__ = ["Sample", "read_shard"]
 
-_VERSION = 1
+_VERSION = 2  # 1 took several labels for one
 _BLOCK = 512
 
 
@@ -101,7 +101,10 @@ def _samples(shard: Path) -> list[Sample]:
                 elif extension in ("cls", "json"):
                     file = archive.extractfile(member)
                     content = file.read() if file else b""
-                    texts.setdefault(key, {})[extension] = content.decode("utf-8", "replace").strip()
+                    texts.setdefault(key, {})
+                    if extension in texts[key]:
+                        raise DataError(f"{shard}: sample {key} has two .{extension}; write the shard again")
+                    texts[key][extension] = _text(shard, member.name, content)
             if shard.stat().st_size < archive.offset + _BLOCK:
                 raise tarfile.ReadError("no end-of-archive block")
     except tarfile.TarError as error:
@@ -117,6 +120,13 @@ def _samples(shard: Path) -> list[Sample]:
     return [_sample(shard, key, video, texts.get(key, {})) for key, video in videos.items()]
 
 
+def _text(shard: Path, name: str, content: bytes) -> str:
+    try:
+        return decoded(content).strip()
+    except UnicodeDecodeError:
+        raise DataError(f"{shard}: {name} is not UTF-8 text; write the shard again") from None
+
+
 def _sample(shard: Path, key: str, video: tuple[str, int, int], texts: dict[str, str]) -> Sample:
     facts = {}
     if "json" in texts:
@@ -126,5 +136,12 @@ def _sample(shard: Path, key: str, video: tuple[str, int, int], texts: dict[str,
             raise DataError(f"{shard}: {key}.json is not valid JSON ({error.msg}); write the shard again") from None
         if not isinstance(facts, dict):
             raise DataError(f"{shard}: {key}.json is no object; expected one with a label")
-    label = texts.get("cls") or next((str(facts[name]) for name in ("label", "cls") if facts.get(name) is not None), "")
+    told = next((facts[name] for name in ("label", "cls") if facts.get(name) is not None), "")
+    if isinstance(told, (bool, list, dict)) or "\n" in texts.get("cls", ""):
+        raise DataError(
+            f"{shard}: sample {key} has label {texts.get('cls') or told!r}; expected one class's number or name"
+        )
+    label, other = texts.get("cls") or str(told), class_number(told)
+    if class_number(label) != other and None not in (class_number(label), other):
+        raise DataError(f"{shard}: sample {key} has label {label} in its .cls and {told} in its .json; write it again")
     return Sample(key, *video, label, str(facts.get("id", key)), str(facts.get("class", "")))

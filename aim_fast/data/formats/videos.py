@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS
+from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, composed
 
 __all__ = ["Videos", "on_disk"]
 
@@ -27,13 +26,13 @@ class Videos:
         self._first: dict[str, str] = {}
         self._others: dict[str, list[str]] = {}
         for name, path in _walk(self.place if depth is None else root, depth):
-            name = _composed(name)
+            name = composed(name)
             if self._first.setdefault(name, path) is not path:
                 self._others.setdefault(name, []).append(path)
 
     def find(self, file: str, folder: str = "") -> str | None:
         """The video that ``file`` names, with another extension or none; ``folder`` is that of its class."""
-        name = _composed(file.rpartition("/")[2])
+        name = composed(file.rpartition("/")[2])
         stem, dot, extension = name.rpartition(".")
         if name not in self._first:
             name = stem
@@ -57,7 +56,7 @@ class Videos:
 
 
 def _plain(name: str) -> str:
-    return _composed(name).replace("_", " ").lower()
+    return composed(name).replace("_", " ").lower()
 
 
 def _walk(folder: str | Path, depth: int | None) -> list[tuple[str, str]]:
@@ -94,13 +93,9 @@ def on_disk(path: str) -> str:
                     names = os.listdir(found or ".")
                 except OSError:
                     break
-                place = os.path.join(found, next((name for name in names if _composed(name) == _composed(part)), part))
+                place = os.path.join(found, next((name for name in names if composed(name) == composed(part)), part))
             found = place
         else:
             if os.path.lexists(found):
                 return found
     return path
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)

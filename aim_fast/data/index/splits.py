@@ -8,11 +8,11 @@ counts from 1) the sizes are compared, and only what agrees in both is read.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from aim_fast.data.formats import Clip, read_dataset
+from aim_fast.data.formats.annotation import composed
 from aim_fast.data.video.source import file_state, same_bytes
 from aim_fast.errors import DataError, abridged
 
@@ -59,7 +59,7 @@ def shared_videos(one: Sequence[Clip], other: Sequence[Clip]) -> list[Clip]:
 
 
 def _name(clip: Clip) -> str:
-    return unicodedata.normalize("NFC", os.path.splitext(os.path.basename(clip.id))[0])
+    return composed(os.path.splitext(os.path.basename(clip.id))[0])
 
 
 def _size(clip: Clip) -> int:
