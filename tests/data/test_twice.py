@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 
@@ -108,3 +109,28 @@ def test_what_counts_once_is_said_by_the_index_and_scored_once(aim_fast, videos,
     assert "list train: 2 of 2 clips can be used" in out
     assert "counted once: 1 of 3 entries, ./b.webm (train.txt line 2 and train.txt line 3)" in out
     assert len(load_or_build_index("list", tmp_path, "train").healthy) == 2
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_links_to_one_file_count_once_and_are_of_one_class(aim_fast, class_folders, videos, link):
+    root = class_folders({"train/a": [videos["vp9"]], "train/b": [videos["h264"]], "val/a": [videos["vp9_other"]]})
+    link(root / "train" / "a" / "00.webm", root / "train" / "a" / "again.webm")
+    index = load_or_build_index("folder", root, "train")
+    assert [row.id for row in index.rows] == ["a/00.webm", "b/00.mp4"]
+    assert "links to one file, counted once: 1 of 3 entries" in index.notes[0]
+    assert "again.webm" in index.notes[0]
+    assert index.rows == load_or_build_index("folder", root, "train").rows
+    assert "links to one file" in aim_fast("index", "--dataset", "folder", "--data-root", root)[1]
+    link(root / "train" / "a" / "00.webm", root / "train" / "b" / "other.webm")
+    with pytest.raises(DataError, match=r"b/other\.webm is a link to .*a/00\.webm, of another class \('a' and 'b'\)"):
+        load_or_build_index("folder", root, "train")
+
+
+def test_copies_under_one_name_are_named(class_folders, videos):
+    root = class_folders({"train/a": [videos["vp9"]], "train/b": [videos["vp9"]], "train/c": [videos["h264"]]})
+    index = load_or_build_index("folder", root, "train")
+    assert len(index) == 3
+    assert "copies of one video under one name: 1 of 3" in index.notes[0]
+    (root / "train" / "c" / "00.mp4").rename(root / "train" / "b" / "00.mp4")
+    (root / "train" / "b" / "00.webm").unlink()
+    assert load_or_build_index("folder", root, "train").notes == ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,20 +165,34 @@ def _frames_and_labels(rows: list[list[str]], path: int, first: int, second: int
 def _table(file: Path, lines: list[tuple[int, str]], there: Callable[[str], bool]) -> Sheet | None:
     """The sheet of CSV with as many cells a line; None for a file that is none, or whose paths are not told."""
     for delimiter in "\t,;|":
-        if delimiter not in lines[0][1] or delimiter not in lines[-1][1]:
+        if delimiter not in lines[0][1]:
             continue
-        reader = csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True, strict=True)
-        try:
-            cells = [[cell.strip() for cell in row] for row in reader]
-        except csv.Error:
-            continue
+        cells = [_cells(line, delimiter) for _, line in lines]
         while all(row and not row[-1] for row in cells):  # every line ends in a delimiter
             cells = [row[:-1] for row in cells]
-        if len(cells) != len(lines) or {len(row) for row in cells} != {max(2, len(cells[0]))}:
+        width = Counter(map(len, cells)).most_common(1)[0][0]  # of two as frequent ones the first line's
+        alike = [(number, row) for (number, _), row in zip(lines, cells) if len(row) == width]
+        if width < 2 or (width == 2 and len(alike) < len(lines)):  # a path or a name may hold a comma
             continue
-        if sheet := _told(file, [(number, row) for (number, _), row in zip(lines, cells)], there):
+        if sheet := _told(file, alike, there):
+            if len(alike) < len(lines):
+                number, odd = next((number, row) for (number, _), row in zip(lines, cells) if len(row) != width)
+                raise DataError(
+                    f"{file}: line {number} has {len(odd) or 'no whole'} cells, most lines {width}; complete it, or "
+                    "put quotation marks around what holds the delimiter"
+                )
             return sheet
     return None
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    """The cells of a line; none where a quotation mark is left open."""
+    try:
+        return [
+            cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True))
+        ]
+    except csv.Error:
+        return []
 
 
 def _told(file: Path, rows: Rows, there: Callable[[str], bool]) -> Sheet | None:
@@ -199,7 +213,7 @@ def _told(file: Path, rows: Rows, there: Callable[[str], bool]) -> Sheet | None:
         path = 0
     if path is None:
         return None
-    headed = len(rows) > 1 and _headed(first[path], bool(videos), known, there)
+    headed = (known or len(rows) > 1) and _headed(first[path], bool(videos), known, there)
     headed = headed or (not videos and not known and _labels_differ([cells[1 - path] for _, cells in rows]))
     passed = (rows[0][0], ",".join(first)) if headed and not known else None
     rows = [row for row in rows if not headed or row[1] != first]  # files put together repeat it
@@ -207,6 +221,8 @@ def _told(file: Path, rows: Rows, there: Callable[[str], bool]) -> Sheet | None:
         before = [column for column in range(path) if not all(_NUMBER.fullmatch(cells[column]) for _, cells in rows)]
         if before and (len(first) > 2 or there(", ".join(first)) or there(",".join(first))):
             return None  # the path may hold a comma
+    if not videos and rows and not any(there(cells[path]) for _, cells in rows):
+        raise _no_entry(file, rows[0][0], ",".join(rows[0][1]))
     if videos and not all(_VIDEO.search(cells[path]) or there(cells[path]) for _, cells in rows):
         return None
     return Sheet(file, words if headed else [], rows, path, passed)
@@ -237,7 +253,7 @@ def _anchored(file: Path, lines: list[tuple[int, str]], there: Callable[[str], b
         bare = _BARE.fullmatch(line)
         words = [re.sub(r"[\W_]+", "", word).lower() for word in re.split(r"[\s,;|]+", line)]
         known = bool({*_PATHS} & set(words) and {*_LABELS} & set(words))
-        if place == 0 and len(lines) > 1 and (known or (videos and _heads(line, lines, there))):
+        if place == 0 and (known or (len(lines) > 1 and videos and _heads(line, lines, there))):
             heading, passed = line, None if known else (number, line)
         elif bare and line != heading and (not videos or there(unquoted(bare["path"]))):
             rows.append((number, [bare["path"], unquoted(bare["label"])]))
@@ -245,6 +261,8 @@ def _anchored(file: Path, lines: list[tuple[int, str]], there: Callable[[str], b
             raise _no_entry(file, number, line)
     if not videos and not heading and rows and _labels_differ([cells[1] for _, cells in rows]):
         passed, rows = lines[0], rows[1:]
+    if not videos and rows and not any(there(unquoted(cells[0])) for _, cells in rows):
+        raise _no_entry(file, *lines[rows[0][0] > lines[0][0]])
     return Sheet(file, [], _divided(file, _without_index(rows, there)), 0, passed, spaced=True)
 
 

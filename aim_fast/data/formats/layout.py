@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from aim_fast.data.formats.listing import Clip
+from aim_fast.data.formats.listing import Clip, Entry
 from aim_fast.data.formats.videos import Videos
 from aim_fast.errors import DataError, abridged
 
@@ -124,8 +124,8 @@ class DataRoot:
         for file in files:
             if path := self.videos.find(file, folder):
                 self.present += 1
-                return Clip(path, label, id, place)
-        return Clip(self.videos.expected(files[0], folder), label, id, place)
+                return Entry(path, label, id, place)
+        return Entry(self.videos.expected(files[0], folder), label, id, place)
 
     def refusal(self, what: str, folder: Path | None = None) -> DataError:
         """The error to raise: what is wrong, what was expected, and what ``folder`` (the root's) holds instead."""

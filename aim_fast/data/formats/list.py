@@ -20,7 +20,7 @@ from aim_fast.data.formats.annotation import class_name, class_number, read_line
 from aim_fast.data.formats.class_file import ClassFile, NoClassFile, read_class_file
 from aim_fast.data.formats.columns import Sheet, label_column, read_sheet
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
-from aim_fast.data.formats.listing import UNLABELLED, Clip, Listing
+from aim_fast.data.formats.listing import UNLABELLED, Entry, Listing
 from aim_fast.data.formats.videos import on_disk
 from aim_fast.errors import DataError
 
@@ -54,7 +54,8 @@ def read(data: DataRoot) -> Listing:
     numbers = {name: number for number, name in enumerate(classes)}
     # an integer is a class's number only where the classes are numbers, or have their names in a file of their own
     integers = _integers(entries) and (bool(named) or _integers(known))
-    clips, name, beside, root = [], file.name, str(file.parent), str(data.folder)
+    clips: list[Clip] = []
+    name, beside, root = file.name, str(file.parent), str(data.folder)
     for line, path, label in entries:
         number = int(label) - offset if integers else numbers.get(label, -1)
         if label == str(UNLABELLED) and data.split == "test":
@@ -63,7 +64,7 @@ def read(data: DataRoot) -> Listing:
             raise DataError(
                 f"{file}: line {line} has label {label!r}, none of the {len(classes)} classes of {train or file}"
             )
-        clips.append(Clip(_located(path, beside, root), number, path, f"{name} line {line}"))
+        clips.append(Entry(_located(path, beside, root), number, path, f"{name} line {line}"))
     if sheet.passed:
         notes.append(f"{file.name} line {sheet.passed[0]} is taken for a heading: {sheet.passed[1][:60]!r}")
     if sheet.times:
@@ -120,13 +121,13 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
     counts: Counter[str] = Counter()
     for label, count in Counter(label for _, _, label in entries).items():
         counts[class_name(unquoted(label))] += count
-    marks = r"\s*[,;|+/]\s*|\s+" if sheet.spaced else r"\s*[,;|]\s*"
     whole = sum(count for label, count in counts.items() if class_number(label) is not None)
     labels: dict[str, str] = {}
     for number, _, text in entries:
         if text in labels:
             continue
-        label, parts = labels.setdefault(text, class_name(unquoted(text))), re.split(marks, text)
+        label = labels.setdefault(text, class_name(unquoted(text)))
+        marks = ",;|+/" + " " * (sheet.spaced and text == label)
         told = ""
         if not label or (label.lower() in _NO_LABEL and (whole or label.lower() == "nan")):
             told = "no label"
@@ -134,15 +135,21 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
             told = "a negative label"
         elif label[0] in "[{(" and label[-1] in ")}]" and re.search(r"\d", label):
             told = "several labels, or none"
-        elif len(parts) > 1 and text == label and all(counts[class_name(part)] for part in parts):
+        elif text.count('"') % 2:
+            told = "an open quotation mark"
+        elif any(mark in label and _several(label.split(mark), counts) for mark in marks):
             told = "several labels (a name that holds others wants quotation marks)"
-        elif len(parts) > 1 and all(part.isdecimal() for part in parts):
-            told = "several labels"
         elif 2 * whole > len(entries) and not _integer(label) and counts[label] == 1:
             told = "another kind of label than the other lines, which have class numbers"
         if told:
             raise DataError(f"{sheet.file}: line {number} has {told}: {text[:60]!r}; expected one class a line")
     return [(number, path, labels[text]) for number, path, text in entries]
+
+
+def _several(parts: list[str], counts: Counter[str]) -> bool:
+    """Whether parts of a label are labels, or numbers, each."""
+    names = [class_name(part) for part in parts]
+    return all(counts[name] for name in names) or all(name.isdecimal() for name in names)
 
 
 def _integers(entries: list[_Entry]) -> bool:

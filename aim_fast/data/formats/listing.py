@@ -8,21 +8,24 @@ from dataclasses import dataclass, field, replace
 from aim_fast.data.video.source import same_bytes
 from aim_fast.errors import DataError, abridged
 
-__all__ = ["UNLABELLED", "Clip", "Listing", "each_once"]
+__all__ = ["UNLABELLED", "Clip", "Entry", "Listing", "each_once"]
 
 UNLABELLED = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One video of a split: where it is, its class (``UNLABELLED`` where the split has no answers) and its name.
-
-    ``place`` says where the annotations name it, such as "train.csv line 3"; it is no part of what the clip is.
-    """
+    """One video of a split: where it is, its class (``UNLABELLED`` where the split has no answers) and its name."""
 
     path: str
     label: int
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Clip):
+    """A clip and where the annotations name it, such as "train.csv line 3"."""
+
     place: str = field(default="", compare=False)
 
 
@@ -57,7 +60,7 @@ def each_once(listing: Listing, what: str) -> Listing:
         if known is clip:
             kept.append(clip)
             continue
-        twice = f"{clip.id} ({known.place or known.path} and {clip.place or clip.path})"
+        twice = f"{clip.id} ({_place(known)} and {_place(clip)})"
         again.append(twice)
         if known.label != clip.label:
             names = (listing.classes[label] if label >= 0 else "none" for label in (known.label, clip.label))
@@ -71,3 +74,7 @@ def each_once(listing: Listing, what: str) -> Listing:
         return listing
     lines = f"listed again, counted once: {len(again)} of {len(listing.clips)} entries, {abridged(again, 3)}"
     return replace(listing, clips=kept, notes=(*listing.notes, lines))
+
+
+def _place(clip: Clip) -> str:
+    return clip.place if isinstance(clip, Entry) else clip.path

@@ -16,7 +16,7 @@ from pathlib import Path
 from aim_fast.data.formats.annotation import class_name, class_number, numbered_lines
 from aim_fast.data.formats.class_file import read_class_file
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
-from aim_fast.data.formats.listing import UNLABELLED, Clip, Listing
+from aim_fast.data.formats.listing import UNLABELLED, Entry, Listing
 from aim_fast.data.formats.shard_index import Sample, read_shard
 from aim_fast.errors import DataError
 
@@ -36,7 +36,7 @@ def read(data: DataRoot) -> Listing:
     samples = _samples(data)
     classes = _classes(data, samples)
     numbers = {name: number for number, name in enumerate(classes)}
-    clips = []
+    clips: list[Clip] = []
     for shard, sample in samples:
         label, written = class_name(sample.label), class_number(sample.label)
         if label in ("", str(UNLABELLED)):
@@ -46,7 +46,7 @@ def read(data: DataRoot) -> Listing:
         if not (0 <= number < len(classes) or (number == UNLABELLED and data.split == "test")):
             what = f"label {sample.label!r}, none of the {len(classes)} classes" if sample.label else "no .cls or .json"
             raise DataError(f"{shard}: sample {sample.key} has {what}; write the shard again")
-        clips.append(Clip(sample.path(str(shard)), number, sample.id, f"{shard.name} sample {sample.key}"))
+        clips.append(Entry(sample.path(str(shard)), number, sample.id, f"{shard.name} sample {sample.key}"))
     return Listing(classes, clips)
 
 
