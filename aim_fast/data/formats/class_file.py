@@ -48,6 +48,7 @@ class NoClassFile(DataError):
 class ClassFile:
     """Class names in order; ``plain``, the lines as they are; ``first``, the number of the first where it is told."""
 
+    file: Path
     names: list[str]
     plain: list[str]
     first: int | None
@@ -65,22 +66,24 @@ def read_class_file(file: Path, clips: Container[str] = ()) -> ClassFile:
                 raise DataError(f"{file}: line {number} may be a comment or a class: {line[:60]!r}; write '# ' or no #")
             continue
         lines.append((number, class_name(unquoted(line.rstrip(",;")))))
-    if lines and re.sub(r"[\W_]+", "", lines[0][1]).lower() in _HEADINGS:
+    if lines and re.match(r"[{\[]\s*[\"'{\[]", lines[0][1]):
+        raise NoClassFile(f"{file}: line {lines[0][0]} has JSON: {lines[0][1][:60]!r}; {_EXPECTED}")
+    if lines and (re.sub(r"[\W_]+", "", lines[0][1]).lower() in _HEADINGS or lines[0][1].endswith(":")):
         lines = lines[1:]
     if not lines:
-        return ClassFile([], [], None)
+        return ClassFile(file, [], [], None)
     headed = not any(map(str.isdigit, lines[0][1]))
     told = _numbered(_FORMS[0], lines) or (_numbered(_FORMS[0], lines[1:]) if headed else None)
     if told is None:
         _refuse_clips(file, lines, clips)
         told = _numbered(_FORMS[1], lines) or (_numbered(_FORMS[1], lines[1:]) if headed else None)
     if told is not None:
-        return ClassFile(*told)
+        return ClassFile(file, *told)
     plain = [name for _, name in lines]
     for place, (number, line) in enumerate(lines):
         if line in plain[:place]:
             raise DataError(f"{file}: line {number} has a class twice: {line[:60]!r}; {_EXPECTED}")
-    return ClassFile(plain, plain, None)
+    return ClassFile(file, plain, plain, None)
 
 
 def _refuse_clips(file: Path, lines: list[tuple[int, str]], clips: Container[str]) -> None:

@@ -11,7 +11,7 @@ import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aim_fast.data.formats.annotation import VIDEO_EXTENSIONS, is_comment, read_lines, unquoted
@@ -54,7 +54,8 @@ class Sheet:
     """The lines of a list with their cells.
 
     Attributes: ``heading``, in lower case without marks, empty where there is none; ``rows``, which has one or more;
-    ``path``, the column of the paths; ``passed``, the line that was taken for a heading though its words tell nothing.
+    ``path``, the column of the paths; ``passed``, the line that was taken for a heading though its words tell nothing;
+    ``spaced``, whether blanks part path and label; ``left_out``, how many clips are commented out.
     """
 
     file: Path
@@ -62,7 +63,8 @@ class Sheet:
     rows: Rows
     path: int
     passed: tuple[int, str] | None = None
-    spaced: bool = field(default=False)
+    spaced: bool = False
+    left_out: int = 0
 
     def like(self, other: Sheet) -> bool:
         """Whether another list has the same columns."""
@@ -89,16 +91,19 @@ def read_sheet(file: Path, there: Callable[[str], bool]) -> Sheet:
 
     Raises DataError, with the line, for a line that is no clip, no heading and no comment, and where there is no clip.
     """
-    lines = []
+    lines, left_out = [], 0
     for number, line in enumerate(read_lines(file), start=1):
         line = line.strip(" \r\f\v\ufeff\x1a")
         comment = is_comment(line) and not ((match := _ENTRY.match(line)) and there(unquoted(match["path"])))
+        left_out += comment and _ENTRY.fullmatch(line.lstrip("#/ ")) is not None
         if line.strip() and not comment and not re.fullmatch(r"sep=.", line):
             lines.append((number, line))
+    if lines and re.match(r"[{\[]\s*[\"{\[]", lines[0][1]):
+        raise DataError(f"{file} holds JSON; {_EXPECTED}")
     sheet = _table(file, lines, there) or _anchored(file, lines, there) if lines else None
     if sheet is None or not sheet.rows:
         raise DataError(f"{file} lists no clips; {_EXPECTED}")
-    return sheet
+    return replace(sheet, left_out=left_out)
 
 
 def label_column(sheet: Sheet, other: Sheet | None = None) -> int:
@@ -125,6 +130,8 @@ def _label_column(heading: list[str], rows: list[list[str]], path: int) -> int |
             if named := [column for column in others if heading[column] == word]:
                 return named[0] if len(named) == 1 else None
         others = [column for column in others if heading[column] not in _OTHERS]
+        if len(others) == 2 and _frames_and_labels(rows, path, *others):
+            return others[1]
         return others[0] if len(others) == 1 else None
     cells = {column: [row[column] for row in rows] for column in others}
     distinct = {column: len(set(cells[column])) for column in others}
@@ -145,7 +152,7 @@ def _frames_and_labels(rows: list[list[str]], path: int, first: int, second: int
     """Whether two columns of numbers are surely frames and labels: the labels are all of 0, 1 … or 1, 2 …, and the
     other numbers are above them all, or differ within the folders that the labels follow."""
     if not all(row[column].isdecimal() for row in rows for column in (first, second)):
-        return False
+        return False  # as are columns of names
     frames, labels = ([int(row[column]) for row in rows] for column in (first, second))
     known = sorted(set(labels))
     if len(known) in (1, len(rows)) or known[0] > 1 or known != list(range(known[0], known[0] + len(known))):

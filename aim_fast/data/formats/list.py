@@ -20,7 +20,7 @@ from aim_fast.data.formats.annotation import class_name, class_number, read_line
 from aim_fast.data.formats.class_file import ClassFile, NoClassFile, read_class_file
 from aim_fast.data.formats.columns import Sheet, label_column, read_sheet
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
-from aim_fast.data.formats.listing import UNLABELLED, Entry, Listing
+from aim_fast.data.formats.listing import UNLABELLED, Clip, Entry, Listing
 from aim_fast.data.formats.videos import on_disk
 from aim_fast.errors import DataError
 
@@ -51,7 +51,7 @@ def read(data: DataRoot) -> Listing:
     known = entries if first is sheet else _entries(first, sheet)
     named, notes = _class_file(file, known)
     classes, offset = _classes(train or file, known, named)
-    numbers = {name: number for number, name in enumerate(classes)}
+    numbers, told = {name: number for number, name in enumerate(classes)}, named.file if named else train or file
     # an integer is a class's number only where the classes are numbers, or have their names in a file of their own
     integers = _integers(entries) and (bool(named) or _integers(known))
     clips: list[Clip] = []
@@ -61,12 +61,12 @@ def read(data: DataRoot) -> Listing:
         if label == str(UNLABELLED) and data.split == "test":
             number = UNLABELLED
         elif not 0 <= number < len(classes):
-            raise DataError(
-                f"{file}: line {line} has label {label!r}, none of the {len(classes)} classes of {train or file}"
-            )
+            raise DataError(f"{file}: line {line} has label {label!r}, none of the {len(classes)} classes of {told}")
         clips.append(Entry(_located(path, beside, root), number, path, f"{name} line {line}"))
     if sheet.passed:
         notes.append(f"{file.name} line {sheet.passed[0]} is taken for a heading: {sheet.passed[1][:60]!r}")
+    if sheet.left_out:
+        notes.append(f"{file.name}: {sheet.left_out} clips are commented out")
     if sheet.times:
         notes.append(f"{file.name}: {' and '.join(sheet.times)} are not used: clips are whole videos")
     return Listing(classes, clips, tuple(notes))
@@ -137,8 +137,10 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
             told = "several labels, or none"
         elif text.count('"') % 2:
             told = "an open quotation mark"
-        elif any(mark in label and _several(label.split(mark), counts) for mark in marks):
-            told = "several labels (a name that holds others wants quotation marks)"
+        elif (text == label and re.search(r"[;|]", label)) or any(
+            mark in label and _several(label.split(mark), counts) for mark in marks
+        ):
+            told = "several labels, or a name that wants quotation marks (none may hold ; or |)"
         elif 2 * whole > len(entries) and not _integer(label) and counts[label] == 1:
             told = "another kind of label than the other lines, which have class numbers"
         if told:

@@ -16,7 +16,7 @@ from pathlib import Path
 from aim_fast.data.formats.annotation import class_name, class_number, numbered_lines
 from aim_fast.data.formats.class_file import read_class_file
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
-from aim_fast.data.formats.listing import UNLABELLED, Entry, Listing
+from aim_fast.data.formats.listing import UNLABELLED, Clip, Entry, Listing
 from aim_fast.data.formats.shard_index import Sample, read_shard
 from aim_fast.errors import DataError
 
