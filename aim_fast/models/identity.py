@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,3 +20,7 @@ class Identity:
     classes: list[str] = field(default_factory=list)
     trunk_sha256: str = ""
     weights: str = ""
+
+    def __post_init__(self) -> None:
+        """Names are compared in Unicode's composed form, which saved runs of other systems' folders may not have."""
+        object.__setattr__(self, "classes", [unicodedata.normalize("NFC", name) for name in self.classes])

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aim_fast.data.formats.annotation import class_name, decoded
 from aim_fast.errors import UsageError
 from aim_fast.files import replacing, write_whole
 from aim_fast.models.weights import save_trunk
@@ -63,7 +64,7 @@ def convert(source: str, destination: str, fields: dict[str, Any], classes: str 
 def read_class_names(path: Path) -> list[str]:
     """Class names, in the order of their numbers: a JSON list, a JSON object of name to number, or one name a line."""
     try:
-        text = path.read_text()
+        text = decoded(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UsageError(
@@ -78,7 +79,9 @@ def read_class_names(path: Path) -> list[str]:
         except (ValueError, TypeError) as error:
             raise UsageError(f"{path}: no JSON of class names ({error}); give a list, or one name a line") from None
     else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
+        names = [line for line in text.split("\n") if line.strip()]
+    if names and all(isinstance(name, str) for name in names):
+        names = [class_name(name) for name in names]
     if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
         raise UsageError(f"{path}: holds no class names, or one twice; give one name a line")
     return names

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
-from aim_fast.data.formats.listing import UNLABELLED, Clip, Listing
+from aim_fast.data.formats.listing import UNLABELLED, Clip, Listing, each_once
 from aim_fast.errors import DataError, UsageError, nearest
 
 __all__ = [
@@ -70,8 +70,8 @@ def read_dataset(name: str, root: str | Path, split: str) -> Listing:
 
     Raises:
         UsageError: unknown data set or split; the message gives the nearest known name.
-        DataError: missing or empty folder, missing or malformed annotations, a label that is no class, no video at
-            all. The message says what was expected and what was found.
+        DataError: missing or empty folder, missing or malformed annotations, a label that is no class, a video under
+            two labels, no video at all. The message says what was expected and what was found.
     """
     module, options = _format(name)
     if split not in SPLITS:
@@ -92,6 +92,7 @@ def read_dataset(name: str, root: str | Path, split: str) -> Listing:
             f"none of the {data.asked} videos of the {split} annotations is under {data.path}, the first is {first}"
         )
     published = options.get("num_classes", module.LAYOUT.classes)
+    listing = each_once(listing, f"{data.path}: {split}")
     return replace(
         listing,
         gaps=lambda: data.found_gaps(name, listing.classes, published, lambda other: module.read(other, **options)),

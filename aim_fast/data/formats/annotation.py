@@ -1,11 +1,18 @@
-"""Annotation files read with errors that say which file, which line, and what to do."""
+"""Annotation files read with errors that say which file, which line, and what to do.
+
+Text is UTF-8 or UTF-16, with or without a byte order mark, and ends its lines in any way. Class names are compared in
+Unicode's composed form (NFC), whatever form a file or a disk has them in.
+"""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import json
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -14,16 +21,23 @@ from aim_fast.errors import DataError
 
 __all__ = [
     "MOST_CLASSES",
+    "class_name",
     "class_number",
+    "clip_name",
+    "composed",
+    "decoded",
     "files_read",
     "in_order",
+    "is_comment",
     "numbered_lines",
     "read_entries",
     "read_json",
     "read_lines",
     "read_table",
+    "unquoted",
 ]
 
+_MARKS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MOST_CLASSES = 1_000_000  # a larger "class number" is a date, an id or a size: another column
 
 _READ: ContextVar[list[Path] | None] = ContextVar("annotation files read", default=None)
@@ -43,7 +57,7 @@ def files_read() -> Iterator[list[Path]]:
 def read_json(file: Path) -> Any:
     """The parsed file; DataError with line and column where it is not valid JSON."""
     try:
-        return json.loads(_text(file))
+        return json.loads(_text(file), object_pairs_hook=lambda pairs: _object(file, pairs))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{file} is not valid JSON at line {error.lineno} column {error.colno} ({error.msg}); "
@@ -76,21 +90,51 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
     return ((number, line.strip()) for number, line in enumerate(read_lines(file), start=1) if line.strip())
 
 
-def read_table(file: Path, delimiter: str = ",") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The headings of a CSV file, in lower case, and (line number, row) of every line under them."""
-    reader = csv.DictReader(read_lines(file), delimiter=delimiter, skipinitialspace=True)
+def read_table(file: Path, headings: Sequence[str] = ()) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The headings of a CSV file, in lower case, and (line number, row) of every line under them.
+
+    Comma, semicolon, tab or bar between: that which gives the first line the most of ``headings``. Comments, and lines
+    that repeat the headings, are passed over. Raises DataError for a row that has more cells than there are headings.
+    """
+    lines = [
+        (number, line)
+        for number, line in enumerate(read_lines(file), start=1)
+        if line.strip() and not is_comment(line.strip())
+    ]
+    first = lines[0][1] if lines else ""
+    delimiter = max(",;\t|", key=lambda mark: len(set(headings) & set(_cells(first, mark))))
+    reader = csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True, strict=True)
+    names, rows, done = _cells(first, delimiter), [], 0
     try:
-        headings = [name.strip().lower() for name in reader.fieldnames or []]
-        reader.fieldnames = headings
-        rows = [
-            (reader.line_num, {name: value.strip() for name, value in row.items() if name and isinstance(value, str)})
-            for row in reader
-        ]
+        for place, cells in enumerate(reader):
+            number = lines[place][0]
+            if reader.line_num > place + 1:
+                raise csv.Error("it goes on in the next line")
+            done = place + 1
+            if any(cell.strip() for cell in cells[len(names) :]):
+                raise DataError(
+                    f"{file}: line {number} has {len(cells)} cells, the heading {len(names)}; put quotation marks "
+                    f"around what holds a {_MARKS[delimiter]}"
+                )
+            if [cell.strip().lower() for cell in cells] != names:
+                rows.append((number, {name: cell.strip() for name, cell in zip(names, cells) if name}))
     except csv.Error as error:
-        raise DataError(
-            f"{file}: line {reader.line_num} is not CSV ({error}); is a quotation mark left open before it?"
-        ) from None
-    return headings, rows
+        number = lines[min(done, len(lines) - 1)][0]
+        raise DataError(f"{file}: line {number} is not CSV ({error}); is a quotation mark left open in it?") from None
+    return names, rows
+
+
+def unquoted(text: str) -> str:
+    """A field without the quotation marks around it, and without blanks at its ends."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1].replace(text[0] * 2, text[0]).strip()
+    return text
+
+
+def is_comment(line: str) -> bool:
+    """Whether a line without blanks at its ends begins with ``#`` or ``//``."""
+    return line.startswith(("#", "//"))
 
 
 def in_order(file: Path, names: list[tuple[int, str]], first: int = 0) -> list[str]:
@@ -101,10 +145,59 @@ def in_order(file: Path, names: list[tuple[int, str]], first: int = 0) -> list[s
     return [name for _, name in sorted(names)]
 
 
-def class_number(text: str) -> int | None:
-    """The number that ``text`` is, None for anything else and for one that no class can have."""
+def composed(name: str) -> str:
+    """A name in the form in which names are compared (NFC): accents are part of their letters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def class_name(text: str) -> str:
+    """:func:`composed`, without blanks at its ends."""
+    return composed(text.strip())
+
+
+def class_number(value: Any) -> int | None:
+    """The number that a text or a JSON value is, ``3.0`` for 3; None for all that is no whole number of a class."""
+    text = str(value) if type(value) in (int, float, str) else ""
+    text = re.sub(r"\.0*$", "", text) if "." in text and text[0].isdecimal() else text
     number = int(text) if text.isdecimal() and len(text) < 10 else MOST_CLASSES
     return number if number < MOST_CLASSES else None
+
+
+def clip_name(value: Any) -> str | None:
+    """The name of a clip that JSON gives as a text or a number; None for what names none."""
+    if type(value) is float and value.is_integer():  # as pandas writes a column of numbers that lacks one
+        value = int(value)
+    return (str(value).strip() or None) if type(value) in (int, str) else None
+
+
+def decoded(data: bytes) -> str:
+    """The text of a file, its lines ending in ``\\n``; UnicodeDecodeError where it is neither UTF-8 nor UTF-16."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = data.decode("utf-16")
+    elif len(data) > 1 and len(data) % 2 == 0 and not any(data[1::2]) and all(data[::2]):
+        text = data.decode("utf-16-le")
+    elif len(data) > 1 and len(data) % 2 == 0 and not any(data[::2]) and all(data[1::2]):
+        text = data.decode("utf-16-be")
+    else:
+        text = data.decode("utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _object(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{file}: has {twice!r} twice in one object; leave one of them")
+    return found
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    """The headings in a line; none where it is no CSV."""
+    try:
+        return [cell.strip().lower() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
+    except (csv.Error, StopIteration):
+        return []
 
 
 def _text(file: Path) -> str:
@@ -112,11 +205,15 @@ def _text(file: Path) -> str:
     if files is not None and file not in files:
         files.append(file)
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        data = file.read_bytes()
+        text = decoded(data)
     except FileNotFoundError:
         raise DataError(f"{file} does not exist; check the data root") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text (byte {error.start}); is it the annotation file?") from None
+        line = 1 + data[: error.start].count(b"\n")
+        raise DataError(
+            f"{file} is not UTF-8 text (byte {error.start}, line {line}); is it the annotation file? Save it as UTF-8"
+        ) from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
     if "\0" in text:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import read_entries, read_json
+from aim_fast.data.formats.annotation import class_name, class_number, clip_name, read_entries, read_json
 from aim_fast.data.formats.layout import DataRoot, Layout
 from aim_fast.data.formats.listing import Listing
 from aim_fast.errors import DataError
@@ -33,13 +33,15 @@ def read(data: DataRoot) -> Listing:
     file = data.annotation(f"{data.split_names[0]}.json")
     clips = []
     for position, entry in enumerate(read_entries(file, "vid_name")):
-        name, label = str(entry["vid_name"]), entry.get("label")
-        if not isinstance(label, int) or not 0 <= label < len(classes):
+        name, label = clip_name(entry["vid_name"]), class_number(entry.get("label"))
+        if name is None:
+            raise DataError(f"{file}: entry {position} has vid_name {entry['vid_name']!r}, which names no video")
+        if label is None or label >= len(classes):
             raise DataError(
-                f"{file}: entry {position} ({name}) has label {label!r}, none of the {len(classes)} of the vocabulary; "
-                "use the files of one release"
+                f"{file}: entry {position} ({name}) has label {entry.get('label')!r}, none of the {len(classes)} of "
+                "the vocabulary; use the files of one release"
             )
-        clips.append(data.clip(name, label, f"{name}.mp4"))
+        clips.append(data.clip(name, label, f"{name}.mp4", place=f"{file.name} entry {position}"))
     return Listing(classes, clips)
 
 
@@ -47,4 +49,4 @@ def _classes(file: Path) -> list[str]:
     vocabulary = read_json(file)
     if not isinstance(vocabulary, list) or not all(isinstance(parts, (list, str)) for parts in vocabulary):
         raise DataError(f"{file} is no list of dives; expected entries such as ['Back', '15som', '05Twis', 'FREE']")
-    return [parts if isinstance(parts, str) else " ".join(map(str, parts)) for parts in vocabulary]
+    return [class_name(parts if isinstance(parts, str) else " ".join(map(str, parts))) for parts in vocabulary]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aim_fast.data.formats.annotation import composed
 from aim_fast.data.formats.extensions import Kind, file_head, file_kind, hidden
 from aim_fast.data.formats.gaps import Gaps
 from aim_fast.data.formats.layout import DataRoot, Layout
@@ -82,7 +83,10 @@ def _note_beside(data: DataRoot) -> None:
 
 
 def _classes(data: DataRoot, folder: Path, gaps: Gaps) -> dict[str, list[str]]:
-    """Names of classes in order, and their videos in order of their paths below ``folder``."""
+    """Names of classes in order, and their videos in order of their paths below ``folder``.
+
+    Folders whose names differ in their Unicode form alone are one class.
+    """
     classes: dict[str, list[str]] = {}
     empty, lost, like_splits, unknown = [], [], [], []
     inside = "" if folder == data.path else f"{folder.name}/"
@@ -93,7 +97,7 @@ def _classes(data: DataRoot, folder: Path, gaps: Gaps) -> dict[str, list[str]]:
         if videos and folder == data.path and name.lower() in _LIKE_SPLITS and not found.flat:
             like_splits.append(inside + name)
         elif videos:
-            classes[name] = videos
+            classes.setdefault(composed(name), []).extend(videos)
         elif found.files["unknown"] or found.files["beside"]:
             kinds = Counter(os.path.splitext(file)[1].lower() or "no extension" for file in found.others)
             lost.append(f"{inside}{name} ({', '.join(f'{count} of {kind}' for kind, count in kinds.most_common(2))})")
@@ -109,7 +113,7 @@ def _classes(data: DataRoot, folder: Path, gaps: Gaps) -> dict[str, list[str]]:
     gaps.note("folders without a file", empty)
     gaps.lose("class folders without a video", lost)
     gaps.lose("folders named like splits, which are train, val and test,", like_splits)
-    return classes
+    return {name: sorted(classes[name], key=composed) for name in sorted(classes)}
 
 
 def _refuse_wrapped(folder: Path, name: str) -> None:

@@ -7,7 +7,7 @@ have been converted: the extension in the lists is not asked for.
 
 from __future__ import annotations
 
-from aim_fast.data.formats.annotation import numbered_lines
+from aim_fast.data.formats.annotation import class_name, numbered_lines
 from aim_fast.data.formats.layout import DataRoot, Layout
 from aim_fast.data.formats.listing import Listing
 from aim_fast.errors import DataError
@@ -41,7 +41,8 @@ def read(data: DataRoot, number: int) -> Listing:
                 raise DataError(f"{file}: line {line_number} is not '<video> flag' with a flag of 0, 1 or 2: {line!r}")
             path = f"{name}/{video.strip()}"
             if mark == flag:
-                clips.append(data.clip(path, label, path, folder=name))
+                place = f"{file.name} line {line_number}"
+                clips.append(data.clip(path, label, path, folder=name, place=place))
             else:
                 data.find(path, name)
-    return Listing(classes, clips)
+    return Listing([class_name(name) for name in classes], clips)

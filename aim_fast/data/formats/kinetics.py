@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import read_table
+from aim_fast.data.formats.annotation import class_name, read_table
 from aim_fast.data.formats.layout import DataRoot, Layout
 from aim_fast.data.formats.listing import UNLABELLED, Listing
 from aim_fast.errors import DataError
@@ -47,7 +47,8 @@ def read(data: DataRoot, num_classes: int) -> Listing:
             raise DataError(f"{file}: line {line} has label {label!r}, which {train_file} has not; use one release's")
         names = _video_names(file, line, row)
         files = [f"{name}.mp4" for name in names]
-        clips.append(data.clip(names[0], numbers.get(label, UNLABELLED), *files, folder=label))
+        place = f"{file.name} line {line}"
+        clips.append(data.clip(names[0], numbers.get(label, UNLABELLED), *files, folder=label, place=place))
     return Listing(classes, clips)
 
 
@@ -64,14 +65,14 @@ def _csv_file(data: DataRoot) -> Path:
 
 def _rows(file: Path, labelled: bool = True) -> list[tuple[int, dict[str, str]]]:
     """(line number, row) of every line under the heading."""
-    header, rows = read_table(file)
+    header, rows = read_table(file, _COLUMNS)
     lacking = [name for name in _COLUMNS[not labelled :] if name not in header]
     if lacking:
         raise DataError(
             f"{file}: the heading has no {', '.join(lacking)}; expected {','.join(_COLUMNS)},split, found "
             f"{','.join(header)[:80] or 'an empty file'}"
         )
-    return rows
+    return [(line, row | {"label": class_name(row.get("label", ""))}) for line, row in rows]
 
 
 def _video_names(file: Path, line: int, row: dict[str, str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from aim_fast.data.formats.gaps import Gaps
-from aim_fast.data.formats.listing import Clip
+from aim_fast.data.formats.listing import Clip, Entry
 from aim_fast.data.formats.videos import Videos, plain
 from aim_fast.errors import DataError, abridged
 
@@ -128,19 +128,20 @@ class DataRoot:
             self.taken.add(path)
         return path
 
-    def clip(self, id: str, label: int, *files: str, folder: str = "") -> Clip:
+    def clip(self, id: str, label: int, *files: str, folder: str = "", place: str = "") -> Clip:
         """The clip whose video has one of these names, whatever its folder and extension.
 
         Args:
             files: below the folder of the videos; where none is there, the first says where it would belong.
             folder: of its class, which decides between videos of one name.
+            place: where the annotations name it, such as "train.csv line 3".
         """
         self.asked += 1
         for file in files:
             if path := self.find(file, folder):
                 self.present += 1
-                return Clip(path, label, id)
-        return Clip(self.videos.expected(files[0], folder), label, id)
+                return Entry(path, label, id, place)
+        return Entry(self.videos.expected(files[0], folder), label, id, place)
 
     def found_gaps(self, name: str, classes: Sequence[str], published: int, read: Callable[[DataRoot], object]) -> Gaps:
         """What is under the root and no clip is made of.

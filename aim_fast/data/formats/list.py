@@ -1,25 +1,27 @@
-"""A text list of ``path label``, one clip a line, space or comma between.
+"""A text list of clips, one a line: a path and a label, as most tools write them (see columns.py).
 
-A line is divided from the right after the video's extension, so paths and class names may hold spaces. Paths are
-absolute, or relative to the list or to its data root. Labels are all integers, or all class names. The root is a
-folder holding ``train.txt`` and ``val.txt`` (or ``validation.txt``, ``test.txt``, ``*_list.txt``, ``.csv``), or a list
-itself: then the other splits are its siblings with "train" replaced in the name. A list whose name holds no split's
-name serves whichever split is asked for.
+Paths are absolute, or relative to the list or to its data root. Labels are all integers, or all class names. The root
+is a folder holding ``train.txt`` and ``val.txt`` (or ``validation.txt``, ``test.txt``, ``*_list.txt``, ``.csv``), or a
+list itself: then the other splits are its siblings with "train" replaced in the name. A list whose name holds no
+split's name serves whichever split is asked for.
 
-Class names come from ``classes.txt`` beside the list (a name a line) where there is one, else from the training list,
-so that every split numbers them alike.
+Class names come from ``classes.txt`` (or ``labels.txt``) beside the list where there is one, else from the training
+list, so that every split numbers them alike.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import class_number, numbered_lines, read_lines
-from aim_fast.data.formats.extensions import VIDEO_EXTENSIONS
+from aim_fast.data.formats.annotation import class_name, class_number, read_lines, unquoted
+from aim_fast.data.formats.class_file import ClassFile, NoClassFile, read_class_file
+from aim_fast.data.formats.columns import Sheet, label_column, read_sheet
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
-from aim_fast.data.formats.listing import Clip, Listing
+from aim_fast.data.formats.listing import UNLABELLED, Clip, Entry, Listing
+from aim_fast.data.formats.videos import on_disk
 from aim_fast.errors import DataError
 
 __all__ = ["LAYOUT", "read", "rewrite_list"]
@@ -31,9 +33,10 @@ LAYOUT = Layout(
     file=True,
 )
 _CLASS_FILES = ("classes.txt", "labels.txt")
-_TAILS = (".txt", ".csv", "_list.txt", "list.txt")
-_EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
-_ENTRY = re.compile(rf"^(?P<path>.*(?:{_EXTENSION}))\"?(?:\s*,\s*|\s+)(?P<label>\S.*)$", re.IGNORECASE)
+_TAILS = (".txt", ".csv", "_list.txt", "list.txt", ".tsv", "_list.csv")
+_NO_LABEL = frozenset({"nan", "none", "null", "n/a", "na", "?"})
+
+_Entry = tuple[int, str, str]  # line, path, label
 
 
 def read(data: DataRoot) -> Listing:
@@ -42,22 +45,31 @@ def read(data: DataRoot) -> Listing:
     if file is None:
         names = " or ".join(f"{name}.txt" for name in data.split_names)
         raise data.refusal(f"no list for the {data.split} split at {data.path} (looked for {names})")
-    entries = _entries(file)
-    known = entries if train in (None, file) else _entries(train)
-    named = _named_classes(file)
-    classes = named or _classes(known)
-    numbers = {name: number for number, name in enumerate(classes)}
+    sheet = _sheet(file, data)
+    first = sheet if train is None or data.split == "train" else _sheet(train, data.of("train"))
+    entries = _entries(sheet, first)
+    known = entries if first is sheet else _entries(first, sheet)
+    named, notes = _class_file(file, known)
+    classes, offset = _classes(train or file, known, named)
+    numbers, told = {name: number for number, name in enumerate(classes)}, named.file if named else train or file
     # an integer is a class's number only where the classes are numbers, or have their names in a file of their own
     integers = _integers(entries) and (bool(named) or _integers(known))
-    clips = []
+    clips: list[Clip] = []
+    name, beside, root = file.name, str(file.parent), str(data.folder)
     for line, path, label in entries:
-        number = int(label) if integers else numbers.get(label, -1)
-        if not 0 <= number < len(classes):
-            raise DataError(
-                f"{file}: line {line} has label {label!r}, none of the {len(classes)} classes of {train or file}"
-            )
-        clips.append(Clip(_located(path, file.parent, data.folder), number, path))
-    return Listing(classes, clips)
+        number = int(label) - offset if integers else numbers.get(label, -1)
+        if label == str(UNLABELLED) and data.split == "test":
+            number = UNLABELLED
+        elif not 0 <= number < len(classes):
+            raise DataError(f"{file}: line {line} has label {label!r}, none of the {len(classes)} classes of {told}")
+        clips.append(Entry(_located(path, beside, root), number, path, f"{name} line {line}"))
+    if sheet.passed:
+        notes.append(f"{file.name} line {sheet.passed[0]} is taken for a heading: {sheet.passed[1][:60]!r}")
+    if sheet.left_out:
+        notes.append(f"{file.name}: {sheet.left_out} clips are commented out")
+    if sheet.times:
+        notes.append(f"{file.name}: {' and '.join(sheet.times)} are not used: clips are whole videos")
+    return Listing(classes, clips, tuple(notes))
 
 
 def rewrite_list(file: Path, root: Path, targets: dict[str, str], extension: str) -> str:
@@ -68,10 +80,11 @@ def rewrite_list(file: Path, root: Path, targets: dict[str, str], extension: str
     """
     if file.name in _CLASS_FILES:
         return "\n".join(read_lines(file)) + "\n"
-    folder = root if root.is_dir() else root.parent
+    beside, folder = str(file.parent), str(root if root.is_dir() else root.parent)
+    sheet = read_sheet(file, lambda path: os.path.exists(_located(path, beside, folder)))
     lines = []
-    for _, path, label in _entries(file):
-        old = _located(path, file.parent, folder)
+    for _, path, label in _entries(sheet, sheet):
+        old = _located(path, beside, folder)
         lines.append(f"{targets.get(old, os.path.splitext(path)[0] + extension)} {label}")
     return "\n".join(lines) + "\n"
 
@@ -89,41 +102,110 @@ def _find(data: DataRoot) -> Path | None:
     return next((sibling for sibling in siblings if sibling.is_file()), None)
 
 
-def _entries(file: Path) -> list[tuple[int, str, str]]:
-    """(line number, path, label) of every line that is not blank; a heading 'path,label' is passed over."""
-    entries = []
-    for number, line in numbered_lines(file):
-        if number == 1 and re.fullmatch(r"\w+\s*[, ]\s*label\w*", line, re.I):
+def _sheet(file: Path, data: DataRoot) -> Sheet:
+    """The lines of a list that are of the split."""
+    sheet = read_sheet(file, lambda path: os.path.exists(_located(path, str(file.parent), str(data.folder))))
+    return sheet.of_split(data.split_names)
+
+
+def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
+    """(line number, path, label) of every clip; ``other`` is another list, which helps to tell the columns.
+
+    Labels are all numbers (then without fractions of nought), or all names. Raises DataError, with the line, for one
+    that is none, and for several in its place.
+    """
+    column = label_column(sheet, other)
+    entries = [(number, cells[sheet.path], cells[column]) for number, cells in sheet.rows]
+    if all(label.isdecimal() or re.fullmatch(r"-?\d{1,9}(\.0*)?", label) for _, _, label in entries):
+        entries = [(number, path, label.split(".")[0]) for number, path, label in entries]
+    counts: Counter[str] = Counter()
+    for label, count in Counter(label for _, _, label in entries).items():
+        counts[class_name(unquoted(label))] += count
+    whole = sum(count for label, count in counts.items() if class_number(label) is not None)
+    labels: dict[str, str] = {}
+    for number, _, text in entries:
+        if text in labels:
             continue
-        match = _ENTRY.match(line) or re.match(r"^(?P<path>.+)[\s,]+(?P<label>[^\s,]+)$", line)
-        if not match:
-            raise DataError(f"{file}: line {number} is not 'path label': {line[:80]!r}")
-        entries.append((number, match["path"].strip(' "'), match["label"].strip(' "')))
-    if not entries:
-        raise DataError(f"{file} lists no clips; expected {LAYOUT.text}")
-    return entries
+        label = labels.setdefault(text, class_name(unquoted(text)))
+        marks = ",;|+/" + " " * (sheet.spaced and text == label)
+        told = ""
+        if not label or (label.lower() in _NO_LABEL and (whole or label.lower() == "nan")):
+            told = "no label"
+        elif whole and label != str(UNLABELLED) and re.fullmatch(r"-\d+", label):
+            told = "a negative label"
+        elif label[0] in "[{(" and label[-1] in ")}]" and re.search(r"\d", label):
+            told = "several labels, or none"
+        elif text.count('"') % 2:
+            told = "an open quotation mark"
+        elif (text == label and re.search(r"[;|]", label)) or any(
+            mark in label and _several(label.split(mark), counts) for mark in marks
+        ):
+            told = "several labels, or a name that wants quotation marks (none may hold ; or |)"
+        elif 2 * whole > len(entries) and not _integer(label) and counts[label] == 1:
+            told = "another kind of label than the other lines, which have class numbers"
+        if told:
+            raise DataError(f"{sheet.file}: line {number} has {told}: {text[:60]!r}; expected one class a line")
+    return [(number, path, labels[text]) for number, path, text in entries]
 
 
-def _integers(entries: list[tuple[int, str, str]]) -> bool:
-    return all(class_number(label) is not None for _, _, label in entries)
+def _several(parts: list[str], counts: Counter[str]) -> bool:
+    """Whether parts of a label are labels, or numbers, each."""
+    names = [class_name(part) for part in parts]
+    return all(counts[name] for name in names) or all(name.isdecimal() for name in names)
 
 
-def _named_classes(file: Path) -> list[str]:
+def _integers(entries: list[_Entry]) -> bool:
+    labels = {label for _, _, label in entries}
+    return all(map(_integer, labels))
+
+
+def _integer(label: str) -> bool:
+    return class_number(label) is not None or label == str(UNLABELLED)
+
+
+def _class_file(file: Path, train: list[_Entry]) -> tuple[ClassFile | None, list[str]]:
+    """The names of classes beside a list, and what is said of a file that is none."""
+    notes = []
     for name in _CLASS_FILES:
-        if (file.parent / name).is_file() and (file.parent / name) != file:
-            return [line for _, line in numbered_lines(file.parent / name)]
-    return []
+        place = file.parent / name
+        if place.is_file() and place != file:
+            clips = {os.path.splitext(os.path.basename(path))[0] for _, path, _ in train}
+            try:
+                found = read_class_file(place, clips)
+            except NoClassFile as error:
+                if name == _CLASS_FILES[0]:
+                    raise
+                notes.append(f"not taken for class names: {error}")
+                continue
+            if found.names:
+                return found, notes
+    return None, notes
 
 
-def _classes(train: list[tuple[int, str, str]]) -> list[str]:
-    if _integers(train):
-        return [str(number) for number in range(1 + max(int(label) for _, _, label in train))]
-    return sorted({label for _, _, label in train})
+def _classes(file: Path, train: list[_Entry], named: ClassFile | None) -> tuple[list[str], int]:
+    """Class names, and the label of the first where labels are numbers."""
+    labels = {label for _, _, label in train}
+    if not _integers(train):
+        if named is None:
+            return sorted(labels), 0
+        return (named.names if labels <= set(named.names) else named.plain), 0
+    numbers = [int(label) for label in labels if label != str(UNLABELLED)]
+    if named is None:
+        return [str(number) for number in range(1 + max(numbers, default=-1))], 0
+    if named.first == 1 and 0 not in numbers:
+        if max(numbers, default=0) < len(named.names) and min(numbers, default=1) > 0:
+            raise DataError(
+                f"{file}: its labels have neither 0 nor {len(named.names)}, so that it is not told whether they count "
+                f"from 0 or, as the class names beside it, from 1; write the names without numbers"
+            )
+        return named.names, 1
+    return named.names, 0
 
 
-def _located(path: str, beside: Path, root: Path) -> str:
+def _located(path: str, beside: str, root: str) -> str:
     if os.path.isabs(path):
-        return path
-    under_list = os.path.join(beside, path)
-    under_root = os.path.join(root, path)
-    return under_root if under_root != under_list and not os.path.exists(under_list) else under_list
+        return on_disk(path)
+    under_list = on_disk(os.path.join(beside, path))
+    if root != beside and not os.path.exists(under_list):
+        return on_disk(os.path.join(root, path))
+    return under_list

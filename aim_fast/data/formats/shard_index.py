@@ -18,15 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from aim_fast.data.formats.annotation import class_number, decoded
 from aim_fast.data.formats.extensions import HEAD, Kind, file_kind, hidden
-from aim_fast.data.formats.shard_samples import LABELS, REPAIR, group, label_of, parts_of, read_facts, stem
+from aim_fast.data.formats.shard_samples import LABELS, REPAIR, group, label_in, parts_of, read_facts, stem
 from aim_fast.data.video.source import TarMember
 from aim_fast.errors import DataError
 from aim_fast.files import write_whole
 
 __all__ = ["Sample", "Shard", "read_shard"]
 
-_VERSION = 2  # 1 passed over keys with dots
+_VERSION = 2  # 1 passed over keys with dots, and took several labels for one
 _BLOCK = 512
 
 
@@ -116,7 +117,7 @@ def _read(shard: Path) -> Shard:
                 kind = file_kind(name, functools.partial(_content, archive, target, HEAD))
                 text = None
                 if name.lower().endswith(LABELS):
-                    text = _content(archive, target).decode("utf-8", "replace").strip()
+                    text = _text(shard, name, _content(archive, target))
                 if name in members and (kind == "video" or texts.get(name) != text):
                     what = "videos" if kind == "video" else "labels"
                     raise DataError(f"{shard}: sample {stem(name)} has two {what}, both called {name}; {REPAIR}")
@@ -159,11 +160,24 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, size: int = -1) 
     return file.read(size) if file else b""
 
 
+def _text(shard: Path, name: str, content: bytes) -> str:
+    try:
+        return decoded(content).strip()
+    except UnicodeDecodeError:
+        raise DataError(f"{shard}: {name} is not UTF-8 text; write the shard again") from None
+
+
 def _sample(
     shard: Path, key: str, name: str, member: tarfile.TarInfo, own: Sequence[str], texts: Mapping[str, str]
 ) -> Sample:
     objects = {text: read_facts(shard, text, texts[text]) for text in own if text.lower().endswith(".json")}
-    labels = (label_of(objects[text]) if text in objects else texts[text] for text in own)
-    label, facts = next(filter(None, labels), ""), next(iter(objects.values()), {})
+    written = next((texts[text] for text in own if text not in objects and texts[text]), "")
+    told = next((value for facts in objects.values() if (value := label_in(facts)) is not None), "")
+    if isinstance(told, (bool, list, dict)) or "\n" in written:
+        raise DataError(f"{shard}: sample {key} has label {written or told!r}; expected one class's number or name")
+    label, number = written or str(told), class_number(told)
+    if class_number(label) != number and None not in (class_number(label), number):
+        raise DataError(f"{shard}: sample {key} has label {label} in its .cls and {told} in its .json; write it again")
+    facts = next(iter(objects.values()), {})
     place = member.offset_data, member.size
     return Sample(key, name, *place, label, str(facts.get("id", key)), str(facts.get("class", "")))

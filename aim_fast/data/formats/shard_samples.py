@@ -17,7 +17,7 @@ from typing import Any
 
 from aim_fast.errors import DataError
 
-__all__ = ["LABELS", "REPAIR", "group", "label_of", "parts_of", "read_facts", "stem"]
+__all__ = ["LABELS", "REPAIR", "group", "label_in", "parts_of", "read_facts", "stem"]
 
 LABELS = (".cls", ".json")
 REPAIR = "give every sample a key of its own and write the shard again"
@@ -48,19 +48,19 @@ def read_facts(shard: Path, name: str, text: str) -> dict[str, Any]:
     return facts
 
 
-def label_of(facts: Mapping[str, Any]) -> str:
-    """The label in a ``.json``, "" where it gives none."""
-    return next((str(facts[word]) for word in ("label", "cls") if facts.get(word) is not None), "")
+def label_in(facts: Mapping[str, Any]) -> Any:
+    """What a ``.json`` gives as its label; None where it gives none."""
+    return next((facts[word] for word in ("label", "cls") if facts.get(word) is not None), None)
 
 
-def _label(name: str, text: str) -> str:
-    """The label that a member gives, "" for a ``.json`` that is about something else."""
+def _labels(name: str, text: str) -> bool:
+    """Whether a member gives a label, and is no ``.json`` about something else."""
     if not name.lower().endswith(".json"):
-        return text
+        return bool(text)
     with contextlib.suppress(ValueError, RecursionError):
         facts = json.loads(text)
-        return label_of(facts) if isinstance(facts, dict) else ""
-    return ""
+        return isinstance(facts, dict) and label_in(facts) not in (None, "")
+    return False
 
 
 def group(shard: Path, videos: Mapping[str, str], texts: Mapping[str, str]) -> tuple[dict[str, list[str]], set[str]]:
@@ -80,7 +80,7 @@ def group(shard: Path, videos: Mapping[str, str], texts: Mapping[str, str]) -> t
         else:
             free.append(name)
     roots = set(videos)
-    labels = [name for name in free if _label(name, texts[name])]
+    labels = [name for name in free if _labels(name, texts[name])]
     if labels:
         roots |= _give(shard, own, labels, texts)
         inner = {part for key in videos for part in parts_of(key)}
@@ -94,7 +94,7 @@ def group(shard: Path, videos: Mapping[str, str], texts: Mapping[str, str]) -> t
 
 def _give(shard: Path, own: dict[str, list[str]], labels: list[str], texts: Mapping[str, str]) -> set[str]:
     """Gives ``labels`` to the videos that have none; returns the keys by which they share them."""
-    without = [key for key, names in own.items() if not any(_label(name, texts[name]) for name in names)]
+    without = [key for key, names in own.items() if not any(_labels(name, texts[name]) for name in names)]
     under: dict[str, list[str]] = defaultdict(list)
     rivals: dict[str, list[str]] = defaultdict(list)
     for name in labels:

@@ -13,7 +13,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import class_number, in_order, numbered_lines, read_entries, read_json
+from aim_fast.data.formats.annotation import (
+    class_name,
+    class_number,
+    clip_name,
+    in_order,
+    numbered_lines,
+    read_entries,
+    read_json,
+)
 from aim_fast.data.formats.layout import DataRoot, Layout
 from aim_fast.data.formats.listing import UNLABELLED, Listing
 from aim_fast.errors import DataError
@@ -42,7 +50,9 @@ def read(data: DataRoot) -> Listing:
     answers = _answers(data.find_annotation("test-answers.csv"), numbers) if data.split == "test" else {}
     clips = []
     for position, entry in enumerate(entries):
-        name, template = str(entry["id"]), entry.get("template")
+        name, template = clip_name(entry["id"]), entry.get("template")
+        if name is None:
+            raise DataError(f"{file}: entry {position} has id {entry['id']!r}, which names no video")
         if data.split == "test":
             label = answers.get(name, UNLABELLED)
         elif not isinstance(template, str):
@@ -52,26 +62,26 @@ def read(data: DataRoot) -> Listing:
                 f"{file}: entry {position} (id {name}) has template {template!r}, which is not in {labels_file}; use "
                 "the labels file of the same release"
             )
-        clips.append(data.clip(name, label, f"{name}.webm"))
+        clips.append(data.clip(name, label, f"{name}.webm", place=f"{file.name} entry {position}"))
     return Listing(classes, clips)
 
 
 def _without_brackets(template: str) -> str:
-    return template.replace("[", "").replace("]", "")
+    return class_name(template.replace("[", "").replace("]", ""))
 
 
 def _classes(file: Path) -> list[str]:
     table = read_json(file)
     if not isinstance(table, dict) or not table:
         raise DataError(f"{file} is no object from template to class number; is it the labels file?")
-    try:
-        return in_order(file, [(int(number), template) for template, number in table.items()])
-    except (TypeError, ValueError):
-        raise DataError(f"{file} has a class number that is no integer; expected values like '0' to '173'") from None
+    numbered = [(class_number(number), class_name(template)) for template, number in table.items()]
+    if None in (number for number, _ in numbered):
+        raise DataError(f"{file} has a class number that is no integer; expected values like '0' to '173'")
+    return in_order(file, [(number, name) for number, name in numbered if number is not None])
 
 
 def _answers(file: Path | None, numbers: dict[str, int]) -> dict[str, int]:
-    answers = {}
+    answers: dict[str, int] = {}
     for line_number, line in numbered_lines(file) if file else ():
         name, separator, answer = line.partition(";")
         answer = _without_brackets(answer.strip())
@@ -80,5 +90,6 @@ def _answers(file: Path | None, numbers: dict[str, int]) -> dict[str, int]:
             raise DataError(f"{file}: line {line_number} is not 'id;label' with a known label: {line!r}")
         if number >= len(numbers):
             raise DataError(f"{file}: line {line_number} has class {answer}, but there are {len(numbers)} classes")
-        answers[name.strip()] = number
+        if answers.setdefault(name.strip(), number) != number:
+            raise DataError(f"{file}: line {line_number} has another answer for {name.strip()} than a line before it")
     return answers

@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import numbered_lines, read_lines, read_table
+from aim_fast.data.formats.annotation import class_name, is_comment, numbered_lines, read_table, unquoted
+from aim_fast.data.formats.class_file import read_class_file
 from aim_fast.data.formats.layout import DataRoot, Layout
 from aim_fast.data.formats.listing import UNLABELLED, Listing
 from aim_fast.errors import DataError
@@ -33,10 +35,8 @@ def picture_folders(name: str, classes: int, source: str) -> Layout:
 def read(data: DataRoot) -> Listing:
     """Clips of a split in the order of its CSV file; the test split has the labels that its file has."""
     labels_file = data.annotation("labels.csv", "Labels.csv")
-    classes = [line for _, line in numbered_lines(labels_file)]
+    classes = read_class_file(labels_file).names
     numbers = {label: number for number, label in enumerate(classes)}
-    if len(numbers) < len(classes):
-        raise DataError(f"{labels_file} has a class twice; expected one a line; download the labels again")
     file = data.annotation(f"{data.split}.csv", f"{data.split.capitalize()}.csv")
     clips = []
     for line, identity, label in _entries(file):
@@ -44,20 +44,21 @@ def read(data: DataRoot) -> Listing:
             raise DataError(f"{file}: line {line} has label {label!r}, which is not in {labels_file}")
         if label is None and data.split != "test":
             raise DataError(f"{file}: line {line} is not 'id;label'; expected {data.layout.text}")
-        clips.append(data.clip(identity, UNLABELLED if label is None else numbers[label], identity))
+        number = UNLABELLED if label is None else numbers[label]
+        clips.append(data.clip(identity, number, identity, place=f"{file.name} line {line}"))
     return Listing(classes, clips)
 
 
 def _entries(file: Path) -> list[tuple[int, str, str | None]]:
     """(line number, id, label or None) of every line that is not blank."""
-    lines = read_lines(file)
-    if lines and lines[0].lower().startswith("video_id"):
-        headings, rows = read_table(file, ";" if ";" in lines[0] else ",")
-        if headings[0] != "video_id":
-            raise DataError(f"{file}: the heading begins with {headings[0]!r}, not video_id; download it again")
-        return [(number, row.get("video_id", ""), row.get("label") or None) for number, row in rows]
+    lines = [(number, line) for number, line in numbered_lines(file) if not is_comment(line)]
+    if lines and re.split("[;,\t|]", lines[0][1].lower())[0].strip("\"' ") in ("video_id", "id"):
+        headings, rows = read_table(file, ("video_id", "id", "label"))
+        return [(number, row.get(headings[0], ""), class_name(row.get("label", "")) or None) for number, row in rows]
     entries = []
-    for number, line in numbered_lines(file):
+    for number, line in lines:
+        if line.lower().startswith("video_id"):
+            raise DataError(f"{file}: the heading begins with {line.split(';')[0].split(',')[0]!r}, not video_id")
         identity, _, label = line.partition(";" if ";" in line else ",")
-        entries.append((number, identity.strip(), label.strip() or None))
+        entries.append((number, unquoted(identity), class_name(unquoted(label)) or None))
     return entries

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import class_number, in_order, numbered_lines
+from aim_fast.data.formats.annotation import class_name, class_number, in_order, numbered_lines
 from aim_fast.data.formats.layout import DataRoot, Layout
 from aim_fast.data.formats.listing import Listing
 from aim_fast.errors import DataError
@@ -37,12 +37,13 @@ def read(data: DataRoot, number: int) -> Listing:
     for line_number, line in numbered_lines(file):
         before, _, last = line.rpartition(" ")
         name = before if before and last.isdecimal() else line
-        class_name, _, video = name.partition("/")
-        if class_name not in numbers or not video:
+        folder, _, video = name.partition("/")
+        if class_name(folder) not in numbers or not video:
             raise DataError(
                 f"{file}: line {line_number} is not '<class>/<video>' with a class of classInd.txt: {line!r}"
             )
-        clips.append(data.clip(name, numbers[class_name], name, folder=class_name))
+        label, place = numbers[class_name(folder)], f"{file.name} line {line_number}"
+        clips.append(data.clip(name, label, name, folder=folder, place=place))
     return Listing(classes, clips)
 
 
@@ -53,5 +54,5 @@ def _classes(file: Path) -> list[str]:
         number = class_number(text)
         if number is None or not name:
             raise DataError(f"{file}: line {line_number} is not 'number class': {line!r}")
-        names.append((number, name.strip()))
+        names.append((number, class_name(name)))
     return in_order(file, names, first=1)

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from aim_fast.data.formats.annotation import composed
 from aim_fast.data.formats.extensions import file_head, file_kind, hidden
 
-__all__ = ["Videos", "plain"]
+__all__ = ["Videos", "on_disk", "plain"]
 
 
 class Videos:
@@ -26,6 +27,7 @@ class Videos:
         self._first: dict[str, str] = {}
         self._others: dict[str, list[str]] = {}
         for name, path in _walk(self.place if depth is None else root, depth):
+            name = composed(name)
             if self._first.setdefault(name, path) is not path:
                 self._others.setdefault(name, []).append(path)
 
@@ -36,7 +38,7 @@ class Videos:
 
     def find(self, file: str, folder: str = "") -> str | None:
         """The video that ``file`` names, with another extension or none; ``folder`` is that of its class."""
-        name = file.rpartition("/")[2]
+        name = composed(file.rpartition("/")[2])
         stem, dot, extension = name.rpartition(".")
         if name not in self._first:
             name = stem
@@ -60,8 +62,8 @@ class Videos:
 
 
 def plain(name: str) -> str:
-    """A class's name as folders have it, with spaces or underscores and in any case."""
-    return name.replace("_", " ").lower()
+    """A class's name as folders have it, with spaces or underscores, in any case and any Unicode form."""
+    return composed(name).replace("_", " ").lower()
 
 
 def _walk(folder: str | Path, depth: int | None) -> list[tuple[str, str]]:
@@ -78,3 +80,28 @@ def _walk(folder: str | Path, depth: int | None) -> list[tuple[str, str]]:
     for entry in folders:
         found += [(entry.name, entry.path)] if depth is None else _walk(entry.path, depth - 1)
     return found
+
+
+def on_disk(path: str) -> str:
+    """A path in the form in which the disk has it, where it is not there as it is written.
+
+    Accents are one character or two (NFC and NFD), and lists of Windows part folders by ``\\``. A path of which no form
+    is there stays as it is.
+    """
+    if (path.isascii() and "\\" not in path) or os.path.lexists(path):
+        return path
+    for form in dict.fromkeys((path, path.replace("\\", "/"))):
+        found = os.sep if form.startswith(os.sep) else ""
+        for part in filter(None, form.split(os.sep)):
+            place = os.path.join(found, part)
+            if not part.isascii() and not os.path.lexists(place):
+                try:
+                    names = os.listdir(found or ".")
+                except OSError:
+                    break
+                place = os.path.join(found, next((name for name in names if composed(name) == composed(part)), part))
+            found = place
+        else:
+            if os.path.lexists(found):
+                return found
+    return path

@@ -15,11 +15,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import class_number, numbered_lines
+from aim_fast.data.formats.annotation import class_name, class_number, numbered_lines
+from aim_fast.data.formats.class_file import read_class_file
 from aim_fast.data.formats.extensions import hidden
 from aim_fast.data.formats.gaps import Gaps
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
-from aim_fast.data.formats.listing import UNLABELLED, Clip, Listing
+from aim_fast.data.formats.listing import UNLABELLED, Clip, Entry, Listing
 from aim_fast.data.formats.shard_index import Sample, read_shard
 from aim_fast.errors import DataError
 
@@ -41,17 +42,17 @@ def read(data: DataRoot) -> Listing:
     data.later.append(lambda: _note_other_shards(data))
     classes = _classes(data, samples)
     numbers = {name: number for number, name in enumerate(classes)}
-    clips = []
+    clips: list[Clip] = []
     for shard, sample in samples:
-        written = class_number(sample.label)
-        if sample.label in ("", str(UNLABELLED)):
+        label, written = class_name(sample.label), class_number(sample.label)
+        if label in ("", str(UNLABELLED)):
             number = UNLABELLED
         else:
-            number = numbers.get(sample.label, UNLABELLED - 1) if written is None else written
+            number = numbers.get(label, UNLABELLED - 1) if written is None else written
         if not (0 <= number < len(classes) or (number == UNLABELLED and data.split == "test")):
             what = f"label {sample.label!r}, none of the {len(classes)} classes" if sample.label else "no .cls or .json"
             raise DataError(f"{shard}: sample {sample.key} has {what}; write the shard again")
-        clips.append(Clip(sample.path(str(shard)), number, sample.id))
+        clips.append(Entry(sample.path(str(shard)), number, sample.id, f"{shard.name} sample {sample.key}"))
     return Listing(classes, clips)
 
 
@@ -120,11 +121,22 @@ def _missing(root: Path, split: str, tars: list[Path]) -> list[str]:
 
 def _classes(data: DataRoot, samples: list[tuple[Path, Sample]]) -> list[str]:
     if (data.path / "classes.txt").is_file():
-        return [line for _, line in numbered_lines(data.path / "classes.txt")]
+        file = data.path / "classes.txt"
+        if (data.path / MANIFEST).is_file():  # names as aim-fast shard wrote them, whatever they are
+            return [class_name(line) for _, line in numbered_lines(file)]
+        found = read_class_file(file)
+        if found.first == 1 and "0" not in {sample.label for _, sample in samples}:
+            raise DataError(f"{file}: counts from 1; do the labels of the shards? Write the names without numbers")
+        return found.names
     if data.split != "train":
         samples = _samples(data.of("train"), Gaps())
-    labels = {sample.label for _, sample in samples if sample.label}
-    if labels and all(class_number(label) is not None for label in labels):
-        names = {class_number(sample.label): sample.class_name for _, sample in samples}
-        return [names.get(number) or str(number) for number in range(1 + max(map(int, labels)))]
+    labels = {class_name(sample.label) for _, sample in samples} - {"", str(UNLABELLED)}
+    numbers = [number for label in labels if (number := class_number(label)) is not None]
+    if numbers and len(numbers) == len(labels):
+        names = {class_number(sample.label): class_name(sample.class_name) for _, sample in samples}
+        return [names.get(number) or str(number) for number in range(1 + max(numbers))]
+    if 2 * len(numbers) > len(labels):
+        odd = next(label for label in sorted(labels) if class_number(label) is None)
+        shard, sample = next(pair for pair in samples if class_name(pair[1].label) == odd)
+        raise DataError(f"{shard}: sample {sample.key} has label {odd!r}, most others class numbers; write one kind")
     return sorted(labels)

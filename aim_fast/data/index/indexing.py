@@ -14,6 +14,7 @@ from pathlib import Path
 
 from aim_fast.data.formats import Clip, Listing, dataset_layout, read_dataset
 from aim_fast.data.index.index_file import index_paths, outdated, stored_indices, write_index
+from aim_fast.data.index.repeats import count_once
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.index.scan import scan
 from aim_fast.data.video.probe import MISSING, Probe, file_state
@@ -74,7 +75,7 @@ def load_or_build_index(
         index = _finished(assembled())
         if not current:
             write_index(index, root, complete=True)
-    return index
+    return count_once(index)
 
 
 def _remembered(listing: Listing, stored: Iterable[tuple[Index, bool]]) -> tuple[list[Probe | None], bool]:
@@ -157,7 +158,7 @@ def _assemble(
 ) -> Index:
     unknown = Probe(error=_NOT_SCANNED)
     rows = [Row.of(clip, found or unknown) for clip, found in zip(listing.clips, probes)]
-    return Index(dataset, split, str(root), listing.classes, rows, notes)
+    return Index(dataset, split, str(root), listing.classes, rows, (*listing.notes, *notes))
 
 
 def _clips(items: Iterable[Clip | Row]) -> list[tuple[str, int, str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aim_fast.data.formats.annotation import class_name, decoded
 from aim_fast.data.index.rows import Index
 from aim_fast.errors import DataError, UsageError, nearest
 
@@ -22,13 +23,16 @@ _CLASSES, _SHOTS = 11, 12  # streams of a seed
 
 
 def read_lines(path: str | Path, what: str) -> list[str]:
-    """The lines of a list file, without blank ones. Raises UsageError where it cannot be read, is empty or repeats."""
+    """The lines of a list file, without blank ones, in Unicode's composed form.
+
+    Raises UsageError where it cannot be read, is empty or repeats.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = decoded(Path(path).read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UsageError(f"{path}: cannot be read as a list of {what}, one a line ({reason})") from None
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = [class_name(line) for line in text.split("\n") if line.strip()]
     if not lines:
         raise UsageError(f"{path}: names no {what}: write one a line")
     if len(set(lines)) < len(lines):
@@ -51,7 +55,7 @@ def choose_classes(classes: list[str], wanted: str, seed: int) -> list[str]:
         return [classes[number] for number in sorted(kept)]
     names = read_lines(wanted, "classes")
     for name in names:
-        if name not in classes:
+        if name not in classes:  # which are composed as well
             raise UsageError(f"{wanted}: {name!r} is no class of the data set; {nearest(name, classes)}")
     chosen = set(names)
     return [name for name in classes if name in chosen]
@@ -113,7 +117,7 @@ def keep_listed(index: Index, file: str) -> Index:
     for number, row in enumerate(index.rows):
         path = os.path.normpath(row.path)
         for key in (row.id, path, os.path.relpath(path, index.root)):
-            numbers[key] = number
+            numbers[class_name(key)] = number
     kept = []
     for line in read_lines(file, "clips"):
         if line not in numbers:

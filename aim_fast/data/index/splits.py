@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aim_fast.data.formats import Clip, read_dataset
-from aim_fast.data.video.source import file_state, open_source
+from aim_fast.data.formats.annotation import composed
+from aim_fast.data.video.source import file_state, same_bytes
 from aim_fast.errors import DataError, abridged
 
 __all__ = ["same_classes", "shared_videos"]
-
-_READ_AT_ONCE = 2**20
 
 
 def same_classes(name: str, root: str | Path, first: str = "train", second: str = "validation") -> list[str]:
@@ -54,29 +53,15 @@ def shared_videos(one: Sequence[Clip], other: Sequence[Clip]) -> list[Clip]:
     def copied(clip: Clip) -> bool:
         if _name(clip) not in names or _size(clip) <= 0:
             return False
-        return any(_same_bytes(path, clip.path) for path in alike.get((_name(clip), _size(clip)), ()))
+        return any(same_bytes(path, clip.path) for path in alike.get((_name(clip), _size(clip)), ()))
 
     return [clip for clip in other if os.path.normpath(clip.path) in paths or copied(clip)]
 
 
 def _name(clip: Clip) -> str:
-    return os.path.splitext(os.path.basename(clip.id))[0]
+    return composed(os.path.splitext(os.path.basename(clip.id))[0])
 
 
 def _size(clip: Clip) -> int:
     """Bytes of a video that is a file; 0 for a folder of pictures, -1 for what is not there."""
     return 0 if os.path.isdir(clip.path) else file_state(clip.path)[0]
-
-
-def _same_bytes(path: str, other: str) -> bool:
-    """Whether two files of one size hold the same; a file that cannot be read holds nothing that is known."""
-    try:
-        with open_source(path) as one, open_source(other) as two:
-            while True:
-                block = one.read(_READ_AT_ONCE)
-                if block != two.read(_READ_AT_ONCE):
-                    return False
-                if not block:
-                    return True
-    except OSError:
-        return False

@@ -16,8 +16,18 @@ import numpy as np
 
 from aim_fast.errors import DataError
 
-__all__ = ["TarMember", "file_state", "held_bytes", "open_source", "read_member", "tar_member", "video_source"]
+__all__ = [
+    "TarMember",
+    "file_state",
+    "held_bytes",
+    "open_source",
+    "read_member",
+    "same_bytes",
+    "tar_member",
+    "video_source",
+]
 
+_READ_AT_ONCE = 2**20
 _MEMBER = re.compile(r"(?P<archive>.*\.(?i:tar))@(?P<offset>\d+)\+(?P<size>\d+)/(?P<name>[^/]+)", re.DOTALL)
 
 
@@ -87,6 +97,23 @@ def video_source(path: str) -> str | io.BytesIO:
 def open_source(path: str) -> BinaryIO:
     """The video's bytes as a file that can be sought in."""
     return io.BytesIO(read_member(path)) if tar_member(path) else open(path, "rb")
+
+
+def same_bytes(path: str, other: str) -> bool:
+    """Whether two files or members hold the same; one that cannot be read holds nothing that is known."""
+    size = file_state(path)[0]
+    if size <= 0 or size != file_state(other)[0] or os.path.isdir(path) or os.path.isdir(other):
+        return False
+    try:
+        with open_source(path) as one, open_source(other) as two:
+            while True:
+                block = one.read(_READ_AT_ONCE)
+                if block != two.read(_READ_AT_ONCE):
+                    return False
+                if not block:
+                    return True
+    except OSError:
+        return False
 
 
 def file_state(path: str) -> tuple[int, int]:
