@@ -160,38 +160,41 @@ class DataRoot:
         return self.gaps
 
     def _note_unlisted(self, classes: set[str], read: Callable[[DataRoot], object]) -> None:
-        """Videos that no split's annotations name; a whole folder of them beside class folders is a class."""
-        unlisted = [(name, path) for name, path in self.videos if path not in self.taken]
-        if not unlisted:
+        """A folder beside class folders whose videos no split's annotations name is a class; other such videos are said
+        with the training split."""
+        unlisted = [path for _, path in self.videos if path not in self.taken]
+        beside = {os.path.dirname(folder) for folder in map(os.path.dirname, self.taken) if _named(folder, classes)}
+        apart = Counter(map(os.path.dirname, unlisted))
+        lost = {folder for folder in apart if os.path.dirname(folder) in beside and not _named(folder, classes)}
+        if not lost and (self.split != "train" or not unlisted):
             return
         taken = set(self.taken)
         for split in self.layout.splits:
-            other = self.of(split)
-            other.videos = self.videos
-            with contextlib.suppress(DataError):
-                read(other)
-            taken |= other.taken
-        names, folders = (
-            {name for name, path in self.videos if path in taken},
-            {os.path.dirname(path) for path in taken},
-        )
-        beside = {os.path.dirname(folder) for folder in folders if plain(os.path.basename(folder)) in classes}
-        lost: Counter[str] = Counter()
-        others = []
-        for name, path in unlisted:
-            folder, inside = os.path.dirname(path), os.path.relpath(path, self.path)
-            known = folder in folders or plain(os.path.basename(folder)) in classes
-            if os.path.dirname(folder) in beside and not known:
-                lost[os.path.relpath(folder, self.path)] += 1
-            elif path not in taken and name not in names and name not in self.layout.annotation:
-                others.append(inside)
-        self.gaps.lose(
-            "class folders that no list names", [f"{folder} ({count} videos)" for folder, count in lost.items()]
-        )
-        self.gaps.note("videos that no list names", others)
+            if split != self.split:
+                other = self.of(split)
+                other.videos = self.videos
+                with contextlib.suppress(DataError):
+                    read(other)
+                taken |= other.taken
+        lost -= set(map(os.path.dirname, taken))
+        inside = [f"{os.path.relpath(folder, self.path)} ({apart[folder]} videos)" for folder in sorted(lost)]
+        self.gaps.lose("class folders that no list names", inside)
+        if self.split == "train":
+            names = {name for name, path in self.videos if path in taken}  # of a copy, in another place, too
+            others = [
+                os.path.relpath(path, self.path)
+                for name, path in self.videos
+                if name not in names and os.path.dirname(path) not in lost and name not in self.layout.annotation
+            ]
+            self.gaps.note("videos that no list names", others)
 
     def refusal(self, what: str, folder: Path | None = None) -> DataError:
         """The error to raise: what is wrong, what was expected, and what ``folder`` (the root's) holds instead."""
         entries = sorted(os.scandir(folder or self.folder), key=lambda entry: entry.name)
         there = abridged([entry.name + "/" * entry.is_dir() for entry in entries if entry.name[0] != "."], 6)
         return DataError(f"{what}; expected {self.layout.text}; found: {there or 'nothing'}")
+
+
+def _named(folder: str, classes: set[str]) -> bool:
+    """Whether a folder has a class's name."""
+    return plain(os.path.basename(folder)) in classes

@@ -105,8 +105,8 @@ def _give(shard: Path, own: dict[str, list[str]], labels: list[str], texts: Mapp
             rivals[part].append(key)
     shared, tails = {}, set()
     for key in without:
-        part = next((part for part in parts_of(key) if under.get(part)), None)
-        if part is None:
+        part = next((part for part in parts_of(key) if under.get(part)), "")
+        if not part:
             continue
         if len(rivals[part]) > 1:
             one, other = rivals[part][:2]
