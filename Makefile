@@ -55,7 +55,7 @@ newest-tests:
 	$(NEWEST_PYTHON) -m venv $(VENV)-newest
 	cd $(NEWEST) && $(NEWEST_PIP) setuptools wheel ninja torch torchvision
 	cd $(NEWEST) && $(NEWEST_PIP) --no-build-isolation -e '.[dev,peers]'
-	cd $(NEWEST) && $(NEWEST_BIN)/python -m pytest -n auto --dist worksteal -m "stack and not soak and not real"
+	cd $(NEWEST) && $(NEWEST_BIN)/python -m pytest -n auto --dist worksteal -m "stack and not slow and not soak and not real"
 
 check: $(STAMP)
 	$(BIN)/ruff check .
