@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aim_fast.models.adapter_layers import resolve_layers
 from aim_fast.models.choices import TemporalPlace, Tune
-from aim_fast.models.frame_vit import FrameViT
+from aim_fast.models.frame_model import FrameViT
 from aim_fast.models.video_model import check_tune
 from aim_kernels.choices import AdapterPlace
 
@@ -22,7 +22,7 @@ class AIMAdaptation(FrameViT):
     """The part of an AIM model that does not depend on its trunk.
 
     A model sets ``adapters``, ``adapter_layers``, ``temporal_place`` and ``tune`` as
-    :class:`~aim_fast.models.aim_vit_clip.AIMViTCLIP` describes them; its adapters have "Adapter" in their names.
+    ``AIMViTCLIP`` describes them; its adapters have "Adapter" in their names.
     """
 
     adapters: tuple[AdapterPlace, ...]

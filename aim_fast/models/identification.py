@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.architecture import what_else
 from aim_fast.models.identity import Identity
 from aim_fast.models.registry import MODELS, find_entry
-from aim_fast.models.state_dict import strip_prefixes
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.weights.architecture import what_else
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.state_dict import strip_prefixes
 
 # What names a tower that a model of the table would have as its own.
 _SIZES = ("embed_dim", "depth", "depths", "patch_size", "window_size")

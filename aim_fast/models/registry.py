@@ -7,18 +7,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aim_fast.errors import UsageError, nearest
-from aim_fast.models.aim_swin import AIMSwin
-from aim_fast.models.aim_vit_clip import AIMViTCLIP
-from aim_fast.models.aim_vit_clipa import AIMViTCLIPA
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
 from aim_fast.models.entry import Entry
-from aim_fast.models.open_clip_models import OPEN_CLIP, open_clip_entry
-from aim_fast.models.promptclip import PromptCLIP
-from aim_fast.models.text_models import text_entry
-from aim_fast.models.timesformer_clip import TimeSformerCLIP
-from aim_fast.models.timm_models import timm_entry
-from aim_fast.models.timm_tags import TIMM_PREFIX
-from aim_fast.models.video_model import IMAGENET_MEAN, IMAGENET_STD, VideoModel
+from aim_fast.models.heads.text_models import text_entry
+from aim_fast.models.methods.promptclip import PromptCLIP
+from aim_fast.models.methods.timesformer import TimeSformerCLIP
+from aim_fast.models.pixels import IMAGENET_MEAN, IMAGENET_STD
+from aim_fast.models.trunks.clip_aim import AIMViTCLIP
+from aim_fast.models.trunks.clipa import AIMViTCLIPA
+from aim_fast.models.trunks.open_clip_models import OPEN_CLIP, open_clip_entry
+from aim_fast.models.trunks.swin import AIMSwin
+from aim_fast.models.trunks.timm_models import timm_entry
+from aim_fast.models.trunks.vit import AIMViTImageNet
+from aim_fast.models.video_model import VideoModel
+from aim_fast.models.weights.timm_tags import TIMM_PREFIX
 
 
 def _clip(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -16,29 +15,9 @@ from torch import Tensor, nn
 
 from aim_fast.errors import UsageError
 from aim_fast.models.choices import Tune
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
 from aim_kernels.choices import Activation
-
-CLIP_MEAN = (122.769, 116.74, 104.04)
-CLIP_STD = (68.493, 66.63, 70.321)
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a weights file gives a model: ``tensors`` under the model's names and in its shapes.
-
-    ``left``: names of the model that stay at their initialisation, all others must be in ``tensors``; ``kind`` "clip",
-    "timm" or "aim" (a whole adapted model); ``lines`` for a reader, one sentence each: what was interpolated, is left
-    at its initialisation, or is not known; ``activation`` to be set on the model, where the file tells it.
-    """
-
-    tensors: dict[str, Tensor]
-    left: set[str]
-    kind: str
-    lines: list[str] = field(default_factory=list)
-    activation: Activation | None = None
 
 
 class VideoModel(nn.Module, ABC):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aim_fast.errors import UsageError
-from aim_fast.models.flops import count_costs
+from aim_fast.models.counting.flops import count_costs
 from aim_fast.models.published import PublishedResult, dataset_arguments, find_published, published_results
 from aim_fast.models.registry import MODELS, argument_names, find_entry, list_models
 

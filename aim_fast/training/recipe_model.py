@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from aim_fast.errors import UsageError
-from aim_fast.models.class_embeddings import read_templates
+from aim_fast.models.heads.class_embeddings import read_templates
 from aim_fast.models.identity import Identity
+from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import argument_names, create_model
-from aim_fast.models.weights import load_weights
 from aim_fast.training.devices import Place
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.recipe_groups import AIM, Model, PromptCLIP, Swin, TextHead

@@ -4,9 +4,9 @@ import timm
 import torch
 from torch import nn
 
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
 from aim_fast.models.registry import create_model
-from aim_fast.models.timm_models import vit_arguments
+from aim_fast.models.trunks.timm_models import vit_arguments
+from aim_fast.models.trunks.vit import AIMViTImageNet
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 

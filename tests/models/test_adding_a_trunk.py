@@ -11,7 +11,7 @@ from torch import nn
 
 from aim_fast.errors import UsageError
 from aim_fast.models import registry
-from aim_fast.models.weights import load_weights
+from aim_fast.models.loading import load_weights
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_trunk.md").read_text()
 

@@ -8,9 +8,9 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
+from aim_fast.models.loading import load_weights, trunk_sha256
 from aim_fast.models.registry import create_model
-from aim_fast.models.weights import load_weights, trunk_sha256
+from aim_fast.models.trunks.vit import AIMViTImageNet
 from tests.models.small_trunks import (
     FRAMES,
     SIZES,

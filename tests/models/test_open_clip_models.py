@@ -10,9 +10,10 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models import open_clip_tags, weights
+from aim_fast.models import loading as weights
+from aim_fast.models.loading import load_weights, trunk_names
 from aim_fast.models.registry import MODELS, create_model, find_entry
-from aim_fast.models.weights import load_weights, trunk_names
+from aim_fast.models.weights import open_clip_tags
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_frames": 4}
 
@@ -214,7 +215,7 @@ def test_a_clipa_is_no_clip(tmp_path):
 def test_normalisation_is_that_of_the_tag(tmp_path, monkeypatch):
     """CLIPA saw pixels normalised as ImageNet's; OpenAI's CLIP as the published recipes have it, which stay."""
     torch.save(make_clip(**CLIPA).state_dict(), tmp_path / "clip.pt")
-    monkeypatch.setattr(weights, "fetch_tag", lambda tag: (tmp_path / "clip.pt", "gelu"))
+    monkeypatch.setattr(weights, "fetch_tag", lambda tag, *_: (tmp_path / "clip.pt", "gelu"))
     model = create_model("open_clip:ViT-H-14-CLIPA", **SIZES)
     report = load_weights(model, "open_clip:ViT-H-14-CLIPA/datacomp1b")
     assert model.mean == pytest.approx((123.675, 116.28, 103.53))

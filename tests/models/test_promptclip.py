@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.flops import count_costs
+from aim_fast.models.counting.flops import count_costs
+from aim_fast.models.heads.tokens import TextTokens, spoken
+from aim_fast.models.loading import load_weights, save_trunk, trunk_sha256
 from aim_fast.models.registry import create_model
-from aim_fast.models.tokens import TextTokens, spoken
-from aim_fast.models.weights import load_weights, save_trunk, trunk_sha256
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = {

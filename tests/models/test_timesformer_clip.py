@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from aim_fast.errors import WeightsError
+from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.registry import create_model
-from aim_fast.models.weights import load_weights, save_trunk
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "timesformer_clip.safetensors"
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_frames": 4, "num_classes": 5}

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
+from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.registry import create_model
-from aim_fast.models.timm_models import vit_arguments
-from aim_fast.models.weights import load_weights, save_trunk
+from aim_fast.models.trunks.timm_models import vit_arguments
+from aim_fast.models.trunks.vit import AIMViTImageNet
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 7}
 TRUNKS = {

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
+from aim_fast.models.loading import load_weights, trunk_names
 from aim_fast.models.registry import create_model
-from aim_fast.models.timm_models import vit_arguments
-from aim_fast.models.weights import load_weights, trunk_names
+from aim_fast.models.trunks.timm_models import vit_arguments
+from aim_fast.models.trunks.vit import AIMViTImageNet
 from tests.conftest import SHARED
 from tests.models.small_trunks import (
     FRAMES,

@@ -9,19 +9,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.architecture import ADAPTERS, what_else
-from aim_fast.models.interpolation import interpolate_frames, interpolate_positions
-from aim_fast.models.state_dict import strip_prefixes
-from aim_fast.models.video_model import Fit
-from aim_fast.models.weight_files import WeightsFile
-
-if TYPE_CHECKING:
-    from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
+from aim_fast.models.weights.architecture import ADAPTERS, what_else
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
+from aim_fast.models.weights.interpolation import interpolate_frames, interpolate_positions
+from aim_fast.models.weights.state_dict import strip_prefixes
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _OPEN_CLIP_TOWER = "visual.trunk."  # open_clip's name for an image tower of timm's, beside its projection and text
@@ -49,7 +46,7 @@ def is_vit(tensors: Mapping[str, Tensor]) -> bool:
     return "patch_embed.proj.weight" in tensors and "blocks.0.norm1.weight" in tensors
 
 
-def fit_weights(model: AIMViTImageNet, file: WeightsFile, source: str) -> Fit:
+def fit_weights(model: Any, file: WeightsFile, source: str) -> Fit:
     """Resize what may be resized and check the rest; the lines say what is not taken as it is.
 
     Raises WeightsError for a file without a plain ViT, of another architecture, or with adapters that the model lacks.
@@ -208,7 +205,7 @@ def _words(value: Any) -> str:
 
 
 def _fit_adaptation(
-    model: AIMViTImageNet, tensors: dict[str, Tensor], theirs: Mapping[str, Any], lines: list[str], source: str
+    model: Any, tensors: dict[str, Tensor], theirs: Mapping[str, Any], lines: list[str], source: str
 ) -> set[str]:
     """Names of the model that stay at their initialisation; ``tensors`` and ``lines`` are brought up to date."""
     places = theirs["adapters"]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from aim_fast.errors import WeightsError, nearest
-from aim_fast.models.open_clip_models import fitting
 from aim_kernels.choices import Activation
 
 TAG_PREFIX = "open_clip:"
 
 
-def fetch_tag(source: str) -> tuple[Path, Activation]:
+def fetch_tag(source: str, fitting: Callable[[Iterable[str]], list[str]] = list) -> tuple[Path, Activation]:
     """The file of a tag such as ``open_clip:ViT-B-16/openai``, and the activation ("quick_gelu" or "gelu") it needs.
 
+    ``fitting``: of names of models, those that may be meant by an unknown one.
     Raises WeightsError for an unknown model or tag (with the nearest right one), and when the file is neither in the
     cache nor to be had from the network.
     """

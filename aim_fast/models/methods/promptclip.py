@@ -24,15 +24,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.architecture import describe, infer_architecture, usual_heads, visual_tower
-from aim_fast.models.clip_image_tower import CLIPImageTower
-from aim_fast.models.clip_vit import Transformer
-from aim_fast.models.interpolation import interpolate_frames, interpolate_positions
-from aim_fast.models.state_dict import strip_prefixes
-from aim_fast.models.text_tower import TextTower, infer_text_architecture, text_tensors
-from aim_fast.models.tokens import TextTokens, spoken, tokenize
-from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit, VideoModel, check_normalisation, check_sizes
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.heads.text_tower import TextTower, infer_text_architecture, text_tensors
+from aim_fast.models.heads.tokens import TextTokens, spoken, tokenize
+from aim_fast.models.methods.clip_image_tower import CLIPImageTower
+from aim_fast.models.pixels import CLIP_MEAN, CLIP_STD
+from aim_fast.models.trunks.clip import Transformer
+from aim_fast.models.video_model import VideoModel, check_normalisation, check_sizes
+from aim_fast.models.weights.architecture import describe, infer_architecture, usual_heads, visual_tower
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
+from aim_fast.models.weights.interpolation import interpolate_frames, interpolate_positions
+from aim_fast.models.weights.state_dict import strip_prefixes
 from aim_kernels.choices import Activation, BlockBackend, Memory
 from aim_kernels.modules import AIMBlock
 

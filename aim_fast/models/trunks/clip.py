@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aim_fast.models import clip_weights
-from aim_fast.models.frame_vit import FrameViT
-from aim_fast.models.video_model import Fit
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.frame_model import FrameViT
+from aim_fast.models.weights import clip as clip_weights
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
 from aim_kernels.modules import Adapter
 from aim_kernels.patch_embed import patch_embed
 
@@ -34,7 +34,7 @@ class CLIPViT(FrameViT):
             to ``drop_path`` at the last. Blocks have ``attn.out_proj``, ``mlp.c_proj``, ``activation`` and
             ``reset_parameters``, and map [B, T, N, D] to itself.
 
-    The other arguments are those of :class:`~aim_fast.models.aim_vit_clip.AIMViTCLIP`. Raises ValueError for sizes that
+    The other arguments are those of ``AIMViTCLIP``. Raises ValueError for sizes that
     cannot be, and in ``forward`` for a clip of another layout or size.
     """
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from aim_fast.errors import UsageError, nearest
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
 from aim_fast.models.entry import Entry
-from aim_fast.models.timm_tags import TIMM_PREFIX, timm_normalisation
+from aim_fast.models.trunks.vit import AIMViTImageNet
+from aim_fast.models.weights.timm_tags import TIMM_PREFIX, timm_normalisation
 
 
 @functools.cache

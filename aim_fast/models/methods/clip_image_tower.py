@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aim_fast.models.aim_vit_clip import AIMViTCLIP
+from aim_fast.models.trunks.clip_aim import AIMViTCLIP
 
 
 class CLIPImageTower(AIMViTCLIP):

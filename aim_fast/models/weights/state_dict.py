@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.hugging_face import from_hugging_face
-from aim_fast.models.tensor_names import choose, trunk_roots, unwrap
-from aim_fast.models.video_model import VideoModel
-from aim_fast.models.weight_files import read_weights
+from aim_fast.models.weights.files import read_weights
+from aim_fast.models.weights.hugging_face import from_hugging_face
+from aim_fast.models.weights.names import choose, trunk_roots, unwrap
 
 _AVERAGED = "n_averaged"  # the count that torch's AveragedModel keeps beside its module
 
@@ -91,5 +90,5 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str, a
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-    if isinstance(model, VideoModel):
-        model.weights_loaded()
+    if loaded := getattr(model, "weights_loaded", None):  # of a VideoModel
+        loaded()

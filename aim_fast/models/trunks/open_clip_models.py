@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from aim_fast.errors import UsageError, nearest
-from aim_fast.models.aim_vit_clip import AIMViTCLIP
-from aim_fast.models.aim_vit_clipa import AIMViTCLIPA
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
 from aim_fast.models.entry import Entry
-from aim_fast.models.timm_models import vit_arguments
+from aim_fast.models.trunks.clip_aim import AIMViTCLIP
+from aim_fast.models.trunks.clipa import AIMViTCLIPA
+from aim_fast.models.trunks.timm_models import vit_arguments
+from aim_fast.models.trunks.vit import AIMViTImageNet
 
 OPEN_CLIP = "open_clip:"
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_fast.errors import UsageError
-from aim_fast.models.text_tower import TextTower
-from aim_fast.models.tokens import TextTokens, spoken, tokenize
+from aim_fast.models.heads.text_tower import TextTower
+from aim_fast.models.heads.tokens import TextTokens, spoken, tokenize
 
 DEFAULT_TEMPLATES = Path(__file__).parent / "action_templates.txt"
 _TEXTS_AT_ONCE = 256

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.state_dict import strip_prefixes
-from aim_fast.models.tokens import TextTokens
+from aim_fast.models.heads.tokens import TextTokens
+from aim_fast.models.weights.state_dict import strip_prefixes
 from aim_kernels.choices import Activation
 from aim_kernels.modules import MLP, TemporalAttention
 

@@ -1,6 +1,6 @@
 """TimeSformer on a CLIP ViT: divided attention over time and space, the fully fine-tuned peer of AIM.
 
-Stem, tail and shapes are those of :class:`~aim_fast.models.clip_vit.CLIPViT`. A block, f droppath's factor, drawn anew
+Stem, tail and shapes are those of ``CLIPViT``. A block, f droppath's factor, drawn anew
 for each branch:
 
     x = x + T_Adapter(f · t_attn_over_T(t_norm(x)))         T_Adapter = Linear(D, D)
@@ -23,13 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from aim_fast.models import clip_weights
-from aim_fast.models.architecture import infer_architecture, usual_heads, visual_tower
 from aim_fast.models.choices import Tune
-from aim_fast.models.clip_vit import CLIPViT
-from aim_fast.models.interpolation import interpolate_frames
-from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit, check_tune
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.pixels import CLIP_MEAN, CLIP_STD
+from aim_fast.models.trunks.clip import CLIPViT
+from aim_fast.models.video_model import check_tune
+from aim_fast.models.weights import clip as clip_weights
+from aim_fast.models.weights.architecture import infer_architecture, usual_heads, visual_tower
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
+from aim_fast.models.weights.interpolation import interpolate_frames
 from aim_kernels.adaptation import activate, attention_over_space, attention_over_time
 from aim_kernels.choices import Activation, BlockBackend, DropPathMode, Memory
 from aim_kernels.memory import check_memory
@@ -47,7 +49,7 @@ class TimeSformerCLIP(CLIPViT):
         memory: what a block keeps for backward: "fast" all that backward reads, "balanced" without the MLP's hidden
             state, "lean" its input alone; the rest is computed again.
 
-    The other arguments are those of :class:`~aim_fast.models.aim_vit_clip.AIMViTCLIP`. Raises ValueError for sizes that
+    The other arguments are those of ``AIMViTCLIP``. Raises ValueError for sizes that
     cannot be, and in ``forward`` for a clip of another layout or size.
     """
 

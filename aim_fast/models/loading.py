@@ -18,13 +18,14 @@ from safetensors.torch import save
 
 from aim_fast.errors import WeightsError
 from aim_fast.files import write_whole
-from aim_fast.models.hugging_face import has_hugging_face_names
-from aim_fast.models.open_clip_tags import TAG_PREFIX, fetch_tag, tag_normalisation
-from aim_fast.models.state_dict import load_strictly, split_trunk
-from aim_fast.models.timm_tags import TIMM_PREFIX, fetch_timm_tag, timm_normalisation
+from aim_fast.models.trunks.open_clip_models import fitting
 from aim_fast.models.video_model import VideoModel
-from aim_fast.models.weight_files import WeightsFile, read_weights, with_settings
-from aim_fast.models.weight_folders import Settings, read_settings
+from aim_fast.models.weights.files import WeightsFile, read_weights, with_settings
+from aim_fast.models.weights.folders import Settings, read_settings
+from aim_fast.models.weights.hugging_face import has_hugging_face_names
+from aim_fast.models.weights.open_clip_tags import TAG_PREFIX, fetch_tag, tag_normalisation
+from aim_fast.models.weights.state_dict import load_strictly, split_trunk
+from aim_fast.models.weights.timm_tags import TIMM_PREFIX, fetch_timm_tag, timm_normalisation
 from aim_kernels.choices import Activation
 
 OPTIONS = (
@@ -145,7 +146,7 @@ def _open(source: str, key: str | None) -> WeightsFile:
         mean, std = timm_normalisation(source)
         file = file._replace(settings=Settings(mean=mean, std=std))
     elif source.startswith(TAG_PREFIX):
-        path, activation = fetch_tag(source)
+        path, activation = fetch_tag(source, fitting)
         mean, std = tag_normalisation(source)
         file = read_weights(path, key)._replace(activation=activation, settings=Settings(mean=mean, std=std))
     else:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from aim_fast.models.aim_vit_clip import AIMViTCLIP
+from aim_fast.models.trunks.clip_aim import AIMViTCLIP
 
 
 class AIMViTCLIPA(AIMViTCLIP):

@@ -1,6 +1,6 @@
 """AIM on a CLIP ViT: a frozen image Transformer with spatial, temporal and joint adapters in its blocks.
 
-Stem, tail and shapes are those of :class:`~aim_fast.models.clip_vit.CLIPViT`; the blocks are depth ×
+Stem, tail and shapes are those of ``CLIPViT``; the blocks are depth ×
 ``aim_kernels.AIMBlock``. Parameter names are those of the published checkpoints without ``backbone.`` and
 ``cls_head.``. Source: Yang et al., AIM: Adapting Image Models for Efficient Video Action Recognition, ICLR 2023, and
 its public implementation.
@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from aim_fast.models.aim_adaptation import AIMAdaptation
-from aim_fast.models.architecture import infer_architecture, usual_heads
 from aim_fast.models.choices import TemporalPlace, Tune
-from aim_fast.models.clip_vit import CLIPViT
-from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD
+from aim_fast.models.pixels import CLIP_MEAN, CLIP_STD
+from aim_fast.models.trunks.clip import CLIPViT
+from aim_fast.models.weights.architecture import infer_architecture, usual_heads
 from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory
 from aim_kernels.modules import AIMBlock
 

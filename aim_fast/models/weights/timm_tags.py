@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aim_fast.errors import WeightsError, nearest
-from aim_fast.models.video_model import IMAGENET_MEAN, IMAGENET_STD
+from aim_fast.models.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 TIMM_PREFIX = "timm:"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from aim_fast.errors import UsageError
-from aim_fast.models.aim_vit_clip import AIMViTCLIP
-from aim_fast.models.aim_vit_clip_text import AIMViTCLIPText
 from aim_fast.models.entry import Entry
-from aim_fast.models.open_clip_models import OPEN_CLIP
+from aim_fast.models.heads.text import AIMViTCLIPText
+from aim_fast.models.trunks.clip_aim import AIMViTCLIP
+from aim_fast.models.trunks.open_clip_models import OPEN_CLIP
 
 # Of CLIP's text towers (width, depth, output), by the width of the image tower. Heads have 64 channels in all of them.
 _SIZES = {

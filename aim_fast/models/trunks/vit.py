@@ -20,11 +20,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from aim_fast.models import vit_weights
 from aim_fast.models.aim_adaptation import AIMAdaptation
 from aim_fast.models.choices import TemporalPlace, Tune
-from aim_fast.models.video_model import CLIP_MEAN, CLIP_STD, Fit
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.pixels import CLIP_MEAN, CLIP_STD
+from aim_fast.models.weights import vit as vit_weights
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
 from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory
 from aim_kernels.modules import Adapter
 from aim_kernels.vit_block import AIMViTBlock
@@ -36,7 +37,7 @@ class AIMViTImageNet(AIMAdaptation):
     """A plain ViT adapted to video by AIM: clips in, class logits out, as
     :class:`~aim_fast.models.video_model.VideoModel` says.
 
-    What trains, and the arguments about adaptation, are those of :class:`~aim_fast.models.aim_vit_clip.AIMViTCLIP`;
+    What trains, and the arguments about adaptation, are those of ``AIMViTCLIP``;
     ``drop_path_mode`` is "frame" as published for this trunk. Those about the trunk are named as in timm:
 
     Args:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.architecture import check_structure, describe, infer_architecture, visual_tower
-from aim_fast.models.interpolation import interpolate_frames, interpolate_positions
-from aim_fast.models.video_model import Fit
-from aim_fast.models.weight_files import WeightsFile
-
-if TYPE_CHECKING:
-    from aim_fast.models.aim_vit_clip import AIMViTCLIP
-    from aim_fast.models.clip_vit import CLIPViT
+from aim_fast.models.weights.architecture import check_structure, describe, infer_architecture, visual_tower
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
+from aim_fast.models.weights.interpolation import interpolate_frames, interpolate_positions
 
 
-def fit_weights(model: CLIPViT, file: WeightsFile, source: str) -> Fit:
+def fit_weights(model: Any, file: WeightsFile, source: str) -> Fit:
     """Resize what may be resized and check the rest; the lines say what is not taken as it is.
 
     Raises WeightsError for a file without a CLIP ViT, of another architecture, or with adapters that the model lacks.
@@ -49,7 +45,7 @@ def fit_weights(model: CLIPViT, file: WeightsFile, source: str) -> Fit:
         )
     if "adapters" in theirs:
         kind = "aim"
-        adaptation_lines, left = _fit_adaptation(cast("AIMViTCLIP", model), adaptation, theirs, source)
+        adaptation_lines, left = _fit_adaptation(model, adaptation, theirs, source)
         lines += adaptation_lines
         tensors |= {name: tensor for name, tensor in adaptation.items() if name not in left}
     else:
@@ -69,7 +65,7 @@ def fit_weights(model: CLIPViT, file: WeightsFile, source: str) -> Fit:
 
 
 def _fit_adaptation(
-    model: AIMViTCLIP, tensors: dict[str, Tensor], theirs: Mapping[str, Any], source: str
+    model: Any, tensors: dict[str, Tensor], theirs: Mapping[str, Any], source: str
 ) -> tuple[list[str], set[str]]:
     """Lines for a reader, and the names of the model that stay at their initialisation.
 

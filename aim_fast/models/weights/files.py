@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.weight_entries import take_entry
-from aim_fast.models.weight_folders import Settings, parts_of, read_index, read_settings, weights_in
+from aim_fast.models.weights.entries import take_entry
+from aim_fast.models.weights.folders import Settings, parts_of, read_index, read_settings, weights_in
 from aim_fast.plain_path import plain_path
 from aim_kernels.choices import Activation
 

@@ -10,18 +10,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.interpolation import interpolate_bias_table, interpolate_offsets
-from aim_fast.models.state_dict import strip_prefixes
-from aim_fast.models.video_model import Fit
-from aim_fast.models.weight_files import WeightsFile
-
-if TYPE_CHECKING:
-    from aim_fast.models.aim_swin import AIMSwin
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
+from aim_fast.models.weights.interpolation import interpolate_bias_table, interpolate_offsets
+from aim_fast.models.weights.state_dict import strip_prefixes
 
 _BLOCK = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.(.+)")
 # Computed from sizes, by every model for itself.
@@ -29,7 +26,7 @@ _COMPUTED = ("relative_position_index", "attn_mask", "t_relative_coords")
 _ADAPTERS = {"temporal": "T_Adapter", "spatial": "S_Adapter2", "joint": "S_Adapter"}
 
 
-def fit_weights(model: AIMSwin, file: WeightsFile, source: str) -> Fit:
+def fit_weights(model: Any, file: WeightsFile, source: str) -> Fit:
     """Inflate and resize what may be, and check the rest; the lines say what is not taken as it is.
 
     Raises WeightsError for a file without a Swin Transformer, of another architecture, or with adapters that the model
@@ -137,7 +134,7 @@ def describe_swin(architecture: Mapping[str, Any]) -> str:
 
 
 def _inflate_patches(
-    model: AIMSwin, tensors: dict[str, Tensor], theirs: Mapping[str, Any], lines: list[str], source: str
+    model: Any, tensors: dict[str, Tensor], theirs: Mapping[str, Any], lines: list[str], source: str
 ) -> None:
     name, frames = "patch_embed.proj.weight", model.patch_size[0]
     weight = tensors[name]
@@ -148,7 +145,7 @@ def _inflate_patches(
         raise WeightsError(f"{source} has patches of {weight.shape[2]} frames: make the model with patch_size={frames}")
 
 
-def _resize_windows(model: AIMSwin, tensors: dict[str, Tensor], lines: list[str]) -> None:
+def _resize_windows(model: Any, tensors: dict[str, Tensor], lines: list[str]) -> None:
     changed = set()
     for name, own in model.state_dict().items():
         table = tensors.get(name)
@@ -160,7 +157,7 @@ def _resize_windows(model: AIMSwin, tensors: dict[str, Tensor], lines: list[str]
 
 
 def _fit_adaptation(
-    model: AIMSwin, tensors: dict[str, Tensor], theirs: Mapping[str, Any], lines: list[str], source: str
+    model: Any, tensors: dict[str, Tensor], theirs: Mapping[str, Any], lines: list[str], source: str
 ) -> set[str]:
     """Names of the model that stay at their initialisation; ``tensors`` and ``lines`` are brought up to date."""
     places = theirs["adapters"]

@@ -21,18 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aim_fast.models import swin_weights
 from aim_fast.models.choices import Tune
-from aim_fast.models.video_model import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Fit,
-    VideoModel,
-    check_normalisation,
-    check_sizes,
-    check_tune,
-)
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.pixels import IMAGENET_MEAN, IMAGENET_STD
+from aim_fast.models.video_model import VideoModel, check_normalisation, check_sizes, check_tune
+from aim_fast.models.weights import swin as swin_weights
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
 from aim_kernels.choices import AdapterPlace, BlockBackend, DropPathMode, Memory
 from aim_kernels.modules import Adapter
 from aim_kernels.spatial_attention import Backend as AttentionBackend
@@ -54,7 +48,7 @@ class AIMSwin(VideoModel):
         patch_size: frames, rows and columns of a patch.
         num_frames: frames of a clip, a multiple of the patch's.
         adapter_scale: factor of the joint adapter, 0.5 as published.
-        adapter_ratio, adapters, head_dropout, num_classes: as in :class:`~aim_fast.models.aim_vit_clip.AIMViTCLIP`.
+        adapter_ratio, adapters, head_dropout, num_classes: as in ``AIMViTCLIP``.
         drop_path: droppath rate of the last block; rates grow linearly from 0 at the first block of the first stage.
         drop_path_mode: what droppath drops of the temporal and the joint branch: "clip" (paper), "frame" (a step of
             time) or "position".

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import WeightsError
-from aim_fast.models import clip_weights
-from aim_fast.models.aim_vit_clip import AIMViTCLIP
-from aim_fast.models.class_embeddings import check_class_names, embed_classes, read_templates
-from aim_fast.models.state_dict import strip_prefixes
-from aim_fast.models.text_tower import TextTower, infer_text_architecture, text_tensors
-from aim_fast.models.video_model import Fit
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.heads.class_embeddings import check_class_names, embed_classes, read_templates
+from aim_fast.models.heads.text_tower import TextTower, infer_text_architecture, text_tensors
+from aim_fast.models.trunks.clip_aim import AIMViTCLIP
+from aim_fast.models.weights import clip as clip_weights
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
+from aim_fast.models.weights.state_dict import strip_prefixes
 from aim_kernels.choices import Activation
 
 _TEXT_SIZES = ("output_dim", "context_length", "vocab_size", "text_width", "text_depth")

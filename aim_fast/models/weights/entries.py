@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.tensor_names import PLAIN, choose, trunk_roots, unwrap
+from aim_fast.models.weights.names import PLAIN, choose, trunk_roots, unwrap
 
 _DEEPEST = 3  # entries within entries
 

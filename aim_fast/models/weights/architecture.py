@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.state_dict import strip_prefixes
+from aim_fast.models.weights.state_dict import strip_prefixes
 
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 ADAPTERS = {"spatial": "S_Adapter", "temporal": "T_Adapter", "joint": "MLP_Adapter"}

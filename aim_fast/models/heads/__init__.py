@@ -1,0 +1,1 @@
+"""Heads: a trunk's features to logits."""

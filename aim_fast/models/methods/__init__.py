@@ -1,0 +1,1 @@
+"""Methods: what is put on a frozen trunk, and what of it trains."""
