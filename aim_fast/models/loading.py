@@ -77,7 +77,8 @@ def load_weights(
     load_strictly(model, fit.tensors, source, among=model.state_dict().keys() - fit.left)
     if fit.activation:
         model.activation = fit.activation
-    lines = [*file.lines, *fit.lines, *_set_pixels_and_norms(model, file.settings, source)]
+    own = [] if fit.kind == "aim" else model.trunk_loaded()
+    lines = [*file.lines, *fit.lines, *own, *_set_pixels_and_norms(model, file.settings, source)]
     return WeightsReport(source, fit.kind, trunk_sha256(model), lines)
 
 
@@ -135,7 +136,7 @@ def _initialise(model: VideoModel, seed: int) -> None:
     # Drawn on the CPU whatever the model's device, so that one seed is one model everywhere.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = type(model)(**model.config)
+        fresh = model.fresh()
     load_strictly(model, fresh.state_dict(), "random")
 
 

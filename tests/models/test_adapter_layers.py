@@ -6,9 +6,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.adapter_layers import resolve_layers
 from aim_fast.models.counting.saved_bytes import saved_bytes
 from aim_fast.models.loading import load_weights
+from aim_fast.models.methods.adapter_layers import resolve_layers
 from aim_fast.models.registry import create_model
 
 TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_frames": 4, "num_classes": 5}

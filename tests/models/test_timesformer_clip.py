@@ -112,7 +112,7 @@ def test_a_whole_timesformer_is_read_back_and_its_frames_interpolated(tmp_path):
     longer = create_model("timesformer_demo", **{**TINY, "num_frames": 8, "num_classes": 7})
     lines = load_weights(longer, tmp_path / "t.pth").lines
     assert any("interpolated from 4 to 8 frames" in line for line in lines)
-    assert any("head of 5 classes, not 7" in line for line in lines)
+    assert any("head of 5 classes, the model of 7" in line for line in lines)
 
 
 def test_checkpoints_of_the_other_method_are_named(tmp_path):

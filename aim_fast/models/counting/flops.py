@@ -31,10 +31,11 @@ def multiply_adds(model: VideoModel) -> int:
     shape = (1, 3, model.num_frames, model.img_size, model.img_size)
     parameter = next(model.parameters())
     fused = [module for module in model.modules() if vars(module).get("backend") == "fused"]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = model.training
     for module in fused:
         module.backend = "reference"  # type: ignore[assignment]
-    model.eval()
+    model.eval().requires_grad_(False)  # which the counter's hooks would look for a graph of
     try:
         with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, torch.no_grad():
             model(torch.empty(shape, device=parameter.device, dtype=parameter.dtype))
@@ -42,6 +43,8 @@ def multiply_adds(model: VideoModel) -> int:
         for module in fused:
             module.backend = "fused"  # type: ignore[assignment]
         model.train(training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return counter.get_total_flops() // 2
 
 
@@ -74,7 +77,7 @@ def _count(name: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]:
 # Arguments with which the blocks of a model stay alike; any other may choose blocks by number.
 _SAME_IN_EVERY_BLOCK = {
     *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_frames", "num_classes", "num_tadapter"),
-    *("adapter_scale", "adapter_ratio", "adapters", "activation", "backend", "memory"),
+    *("adapter_scale", "adapter_ratio", "adapters", "method", "head", "drop_path", "activation", "backend", "memory"),
 }
 
 

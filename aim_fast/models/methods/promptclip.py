@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,11 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError, WeightsError
+from aim_fast.models.frame_model import PlainTrunk
+from aim_fast.models.heads.projection import Projection
 from aim_fast.models.heads.text_tower import TextTower, infer_text_architecture, text_tensors
 from aim_fast.models.heads.tokens import TextTokens, spoken, tokenize
-from aim_fast.models.methods.clip_image_tower import CLIPImageTower
+from aim_fast.models.methods.frozen import Probe
 from aim_fast.models.pixels import CLIP_MEAN, CLIP_STD
-from aim_fast.models.trunks.clip import Transformer
+from aim_fast.models.record import RUNNING, Clips, Record
+from aim_fast.models.trunks.clip import CLIPViT, Transformer
 from aim_fast.models.video_model import VideoModel, check_normalisation, check_sizes
 from aim_fast.models.weights.architecture import describe, infer_architecture, usual_heads, visual_tower
 from aim_fast.models.weights.files import WeightsFile
@@ -45,14 +49,12 @@ _TEMPORAL_BLOCK = re.compile(r"temporalModelling\.resblocks\.(\d+)\.")
 class CLIP(TextTower):
     """CLIP: the text tower's names at the top, the image tower's below ``visual``."""
 
-    visual: CLIPImageTower
+    visual: CLIPViT
 
 
-class PromptCLIP(VideoModel):
-    """Clips, or their cached frame features ``[B, T, De]``, to the logits of named classes.
-
-    Only the prompt, the temporal embedding and the temporal blocks train. The logits come from class names:
-    ``class_names`` gives them, :meth:`set_classes` others. Without names, ``num_classes`` is for counting alone.
+@dataclass(frozen=True)
+class Prompting(Record):
+    """Arguments of PromptCLIP.
 
     Args:
         img_size, patch_size, embed_dim, depth, num_heads: the image tower.
@@ -66,93 +68,89 @@ class PromptCLIP(VideoModel):
         activation: of all MLPs of the towers. mean, std: of the R, G and B channel, on the scale of 0 to 255.
         backend, memory: of the image tower's blocks.
 
+    """
+
+    img_size: int = 224
+    patch_size: int = 16
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    num_frames: int = 16
+    num_classes: int = 400
+    class_names: Sequence[str] = ()
+    output_dim: int = 512
+    context_length: int = 77
+    vocab_size: int = 49408
+    text_width: int = 512
+    text_depth: int = 12
+    prompt_prefix: int = 16
+    prompt_postfix: int = 16
+    temporal_layers: int = 2
+    temporal_heads: int = 8
+    temperature: float = 0.07
+    max_names: int = 400
+    activation: Activation = "quick_gelu"
+    mean: Sequence[float] = CLIP_MEAN
+    std: Sequence[float] = CLIP_STD
+    backend: BlockBackend = field(default="fused", metadata=RUNNING)
+    memory: Memory = field(default="fast", metadata=RUNNING)
+
+    def __post_init__(self) -> None:
+        check_sizes(num_frames=self.num_frames, num_classes=self.num_classes, output_dim=self.output_dim)
+        check_sizes(text_depth=self.text_depth, context_length=self.context_length, vocab_size=self.vocab_size)
+        check_sizes(max_names=self.max_names)
+        for name, count in (("prompt_prefix", self.prompt_prefix), ("prompt_postfix", self.prompt_postfix)):
+            if count < 0:
+                raise ValueError(f"{name} must be 0 or more, not {count}")
+        if self.temporal_layers < 0 or self.temperature <= 0 or self.text_width % 64:
+            raise ValueError("temporal_layers must be 0 or more, temperature above 0, text_width a multiple of 64")
+        mean, std = check_normalisation(self.mean, self.std)
+        for name, value in (("mean", mean), ("std", std), ("class_names", tuple(self.class_names))):
+            object.__setattr__(self, name, value)
+
+
+class PromptCLIP(VideoModel):
+    """Clips, or their cached frame features ``[B, T, De]``, to the logits of named classes.
+
+    Only the prompt, the temporal embedding and the temporal blocks train. The logits come from class names:
+    ``class_names`` gives them, :meth:`set_classes` others. Without names, ``num_classes`` is for counting alone.
+
     Raises UsageError for a class name that the text tower has no room for, ValueError for sizes that cannot be.
     """
 
-    arguments = (
-        *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_frames", "num_classes", "class_names"),
-        *("output_dim", "context_length", "vocab_size", "text_width", "text_depth"),
-        *("prompt_prefix", "prompt_postfix", "temporal_layers", "temporal_heads", "temperature", "max_names"),
-        *("activation", "mean", "std"),
-    )
+    record = Prompting
     takes_class_names = True
-    class_names: tuple[str, ...]
+    output_dim: int
+    context_length: int
+    vocab_size: int
+    prompt_prefix: int
+    prompt_postfix: int
+    temporal_layers: int
+    temperature: float
+    max_names: int
     _placed: Tensor  # token ids [C, L] where they stand among the prompt, -1 where the prompt is
     _ends: Tensor  # positions of end-of-text [C]
 
-    def __init__(
-        self,
-        img_size: int = 224,
-        patch_size: int = 16,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        num_frames: int = 16,
-        num_classes: int = 400,
-        *,
-        class_names: Sequence[str] = (),
-        output_dim: int = 512,
-        context_length: int = 77,
-        vocab_size: int = 49408,
-        text_width: int = 512,
-        text_depth: int = 12,
-        prompt_prefix: int = 16,
-        prompt_postfix: int = 16,
-        temporal_layers: int = 2,
-        temporal_heads: int = 8,
-        temperature: float = 0.07,
-        max_names: int = 400,
-        activation: Activation = "quick_gelu",
-        mean: Sequence[float] = CLIP_MEAN,
-        std: Sequence[float] = CLIP_STD,
-        backend: BlockBackend = "fused",
-        memory: Memory = "fast",
-    ) -> None:
-        super().__init__()
-        check_sizes(num_frames=num_frames, num_classes=num_classes, output_dim=output_dim, text_depth=text_depth)
-        check_sizes(context_length=context_length, vocab_size=vocab_size, max_names=max_names)
-        for name, count in (("prompt_prefix", prompt_prefix), ("prompt_postfix", prompt_postfix)):
-            if count < 0:
-                raise ValueError(f"{name} must be 0 or more, not {count}")
-        if temporal_layers < 0 or temperature <= 0 or text_width % 64:
-            raise ValueError("temporal_layers must be 0 or more, temperature above 0, text_width a multiple of 64")
-        self.img_size, self.patch_size, self.embed_dim = img_size, patch_size, embed_dim
-        self.depth, self.num_heads, self.num_frames = depth, num_heads, num_frames
-        self.output_dim, self.context_length, self.vocab_size = output_dim, context_length, vocab_size
-        self.text_width, self.text_depth = text_width, text_depth
-        self.prompt_prefix, self.prompt_postfix = prompt_prefix, prompt_postfix
-        self.temporal_layers, self.temporal_heads = temporal_layers, temporal_heads
-        self.temperature, self.max_names = temperature, max_names
-        self.mean, self.std = check_normalisation(mean, std)
-
-        self.clipmodel = CLIP(
-            context_length, vocab_size, text_width, text_depth, text_width // 64, output_dim, activation=activation
-        )
-        self.clipmodel.visual = CLIPImageTower(
-            output_dim=output_dim,
-            img_size=img_size,
-            patch_size=patch_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            activation=activation,
-            mean=mean,
-            std=std,
-            backend=backend,
-            memory=memory,
-        )
-        self.embedding = nn.Embedding(context_length, text_width)
-        if temporal_layers:
-            self.temporalEmbedding = nn.Embedding(num_frames, output_dim)
+    def __init__(self, of: Prompting) -> None:
+        super().__init__(of)
+        sizes = (of.context_length, of.vocab_size, of.text_width, of.text_depth, of.text_width // 64, of.output_dim)
+        self.clipmodel = CLIP(*sizes, activation=of.activation)
+        arguments = {name: getattr(of, name) for name in of.names()}
+        self.clipmodel.visual = CLIPViT(
+            PlainTrunk.of(arguments), Probe(), Projection(of.output_dim), Clips.of({**arguments, "num_frames": 1})
+        ).requires_grad_(False)
+        self.embedding = nn.Embedding(of.context_length, of.text_width)
+        if of.temporal_layers:
+            self.temporalEmbedding = nn.Embedding(of.num_frames, of.output_dim)
             self.temporalModelling = Transformer(
-                AIMBlock(output_dim, temporal_heads, adapters=(), activation="quick_gelu", backend="reference")
-                for _ in range(temporal_layers)
+                AIMBlock(of.output_dim, of.temporal_heads, adapters=(), activation="quick_gelu", backend="reference")
+                for _ in range(of.temporal_layers)
             )
         self._scored: tuple[tuple[Any, ...], Tensor] | None = None  # text features of an evaluation
-        if class_names:
-            self.set_classes(class_names)
+        if of.class_names:
+            self.set_classes(of.class_names)
         else:
-            nothing = torch.zeros(num_classes, 3, dtype=torch.int64, device="cpu")
+            nothing = torch.zeros(of.num_classes, 3, dtype=torch.int64, device="cpu")
             self.set_tokens(TextTokens(nothing, nothing[:, 0] + 2))
             self.class_names = ()
         self.reset_parameters()
@@ -181,6 +179,10 @@ class PromptCLIP(VideoModel):
         if "temporalEmbedding.weight" in tensors:
             found["num_frames"] = len(tensors["temporalEmbedding.weight"])
         return found
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return super().config | {"method": "promptclip"}
 
     def published_name(self, name: str) -> str:
         return name

@@ -1,103 +1,77 @@
-"""A CLIP ViT over clips: the stem and the tail that every model on CLIP's image Transformer shares.
+"""A CLIP ViT over clips, under CLIP's own names.
 
 Shapes: B clips, T frames, N = 1 + (img_size / patch_size)² tokens a frame (CLS first), D = embed_dim.
 
     stem    patches (no bias) -> prepend class_embedding -> + positional_embedding [N, D]
             -> + temporal_embedding [1, T, D] on every token -> ln_pre                       [B, T, N, D]
-    blocks  depth × the model's own
-    tail    ln_post -> CLS of each frame [B, T, D] -> mean over T -> dropout -> fc_cls -> [B, num_classes]
+    blocks  depth × aim_kernels.AIMBlock, below ``transformer.resblocks``
+    tail    CLS of each frame -> ln_post [B, T, D]
 
-Parameter names are CLIP's, below ``transformer.resblocks`` for the blocks.
+CLIPA's has no norm after the stem and is read from the mean over its patches (Li et al., An Inverse Scaling Law for
+CLIP Training, NeurIPS 2023; open_clip's ``no_ln_pre``, ``pool_type`` avg, ``final_ln_after_pool``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aim_fast.models.frame_model import FrameViT
+from aim_fast.models.block import FrozenBlock
+from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.weights import clip as clip_weights
+from aim_fast.models.weights.architecture import infer_architecture, usual_heads
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 from aim_kernels.modules import Adapter
 from aim_kernels.patch_embed import patch_embed
 
 
-class CLIPViT(FrameViT):
-    """Stem, a row of blocks, and tail. A model gives its blocks, ``freeze``, and whatever else its blocks need.
-
-    Args:
-        block: makes one block of the row from its droppath rate and its number; rates grow linearly from 0 at the first
-            to ``drop_path`` at the last. Blocks have ``attn.out_proj``, ``mlp.c_proj``, ``activation`` and
-            ``reset_parameters``, and map [B, T, N, D] to itself.
-
-    The other arguments are those of ``AIMViTCLIP``. Raises ValueError for sizes that
-    cannot be, and in ``forward`` for a clip of another layout or size.
-    """
+class CLIPViT(FrameModel):
+    """A CLIP ViT under any method and head."""
 
     undecayed = frozenset({"class_embedding", "positional_embedding"})
-    mlp_ratio: float = 4.0
+    normed_stem = True  # whether the stem ends in a norm
 
-    def __init__(
-        self,
-        block: Callable[[float, int], nn.Module],
-        *,
-        img_size: int,
-        patch_size: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        num_frames: int,
-        num_classes: int,
-        drop_path: float,
-        head_dropout: float,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        super().__init__(
-            img_size=img_size,
-            patch_size=patch_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            num_frames=num_frames,
-            num_classes=num_classes,
-            drop_path=drop_path,
-            head_dropout=head_dropout,
-            mean=mean,
-            std=std,
+    def make_trunk(self) -> None:
+        width = self.embed_dim
+        self.conv1 = nn.Conv2d(3, width, self.patch_size, stride=self.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(1 + (self.img_size // self.patch_size) ** 2, width))
+        self.ln_pre = nn.LayerNorm(width) if self.normed_stem else nn.Identity()
+        self.transformer = Transformer(self._block(number) for number in range(self.depth))
+        self.ln_post = nn.LayerNorm(width)
+
+    def _block(self, number: int) -> FrozenBlock:
+        trunk, _, _, clips = self.records
+        block = FrozenBlock(
+            self.embed_dim,
+            self.num_heads,
+            self.mlp_ratio,
+            activation=trunk.activation,  # type: ignore[attr-defined]
+            backend=clips.backend,  # type: ignore[attr-defined]
+            memory=clips.memory,  # type: ignore[attr-defined]
+            **self.method.block_arguments(number, self.depth),
         )
-        num_tokens = 1 + (img_size // patch_size) ** 2
-        self.conv1 = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size, bias=False)
-        self.class_embedding = nn.Parameter(torch.empty(embed_dim))
-        self.positional_embedding = nn.Parameter(torch.empty(num_tokens, embed_dim))
-        self.temporal_embedding = nn.Parameter(torch.empty(1, num_frames, embed_dim))
-        self.ln_pre = nn.LayerNorm(embed_dim)
-        self.transformer = Transformer(block(drop_path * i / max(depth - 1, 1), i) for i in range(depth))
-        self.ln_post = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(head_dropout)
-        self.fc_cls = nn.Linear(embed_dim, num_classes)
+        return self.adapt(block, number)
 
-    def reset_parameters(self) -> None:
-        """Initialise everything: the trunk as CLIP does, the head as AIM does, ``temporal_embedding`` to 0."""
+    def reset_trunk(self) -> None:
+        """As CLIP does."""
         self.conv1.reset_parameters()
         nn.init.normal_(self.class_embedding, std=self.embed_dim**-0.5)
         nn.init.normal_(self.positional_embedding, std=self.embed_dim**-0.5)
-        nn.init.zeros_(self.temporal_embedding)
-        self.ln_pre.reset_parameters()
-        self.ln_post.reset_parameters()
-        for block in self.transformer.resblocks:
+        for norm in (self.ln_pre, self.ln_post):
+            if isinstance(norm, nn.LayerNorm):
+                norm.reset_parameters()
+        for block in self.row:
             block.reset_parameters()
             for adapter in (module for module in block.children() if isinstance(module, Adapter)):
                 adapter.reset_parameters()
+            self.method.reset(block)
             for residual in (block.attn.out_proj, block.mlp.c_proj):
                 nn.init.normal_(residual.weight, std=(2 * self.embed_dim * self.depth) ** -0.5)
-        if isinstance(self.fc_cls, nn.Linear):
-            nn.init.normal_(self.fc_cls.weight, std=0.01)
-            nn.init.zeros_(self.fc_cls.bias)
 
     @property
     def row(self) -> Sequence[Any]:
@@ -111,8 +85,23 @@ class CLIPViT(FrameViT):
     def num_tokens(self) -> int:
         return len(self.positional_embedding)
 
-    def fit_weights(self, file: WeightsFile, source: str) -> Fit:
+    def fit_trunk(self, file: WeightsFile, source: str) -> Fit:
         return clip_weights.fit_weights(self, file, source)
+
+    @classmethod
+    def infer_arguments(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
+        if "conv1.weight" not in tensors or ("ln_pre.weight" in tensors) is not cls.normed_stem:
+            return None
+        if any(".t_attn." in name for name in tensors):
+            found: dict[str, Any] = {"method": "timesformer"}
+        elif any(f".{kind}_Adapter." in name for name in tensors for kind in ("S", "T", "MLP")):
+            found = {}
+        else:
+            return None
+        found |= infer_architecture(tensors, where)
+        # The published code adds the temporal embedding in the stem, wherever the adapters are.
+        place = {} if 0 in found.get("adapter_layers", [0]) else {"temporal_place": "stem"}
+        return found | place | {"num_heads": usual_heads(found["embed_dim"])}
 
     def embed(self, x: Tensor) -> Tensor:
         """Clips to the block's first input ``[B, T, N, D]``."""
@@ -136,6 +125,20 @@ class CLIPViT(FrameViT):
         cls = self.class_embedding.to(patches.dtype).expand(b, t, 1, d)
         tokens = torch.cat([cls, patches], dim=2) + self.positional_embedding
         return self.ln_pre(tokens + self.stem_embedding[:, :, None])
+
+
+class CLIPAViT(CLIPViT):
+    """CLIPA's: no norm after the stem, the mean over patches for a feature."""
+
+    normed_stem = False
+
+    @property
+    def pools_cls(self) -> bool:
+        return False
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """The last block's output ``[B, T, N, D]`` to one feature a frame, ``[B, T, D]``: the mean of its patches."""
+        return tokens[:, :, 1:].mean(2)
 
 
 class Transformer(nn.Module):

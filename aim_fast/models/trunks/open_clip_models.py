@@ -10,14 +10,12 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.entry import Entry
-from aim_fast.models.trunks.clip_aim import AIMViTCLIP
-from aim_fast.models.trunks.clipa import AIMViTCLIPA
-from aim_fast.models.trunks.timm_models import vit_arguments
-from aim_fast.models.trunks.vit import AIMViTImageNet
+from aim_fast.models.trunks.clip import CLIPAViT, CLIPViT
+from aim_fast.models.trunks.timm_models import trunk_arguments, vit_arguments
+from aim_fast.models.trunks.vit import ImageNetViT
+from aim_fast.models.weights.timm_tags import timm_normalisation
 
 OPEN_CLIP = "open_clip:"
 
@@ -39,11 +37,10 @@ def open_clip_entry(name: str) -> Entry:
         raise UsageError(f"{name!r} is a tag of weights: give the model {OPEN_CLIP}{model} and the weights {name}")
     config = open_clip.get_model_config(model) or {}
     vision = config["vision_cfg"]
-    if (timm_name := vision.get("timm_model_name")) and not _odd_structure(vision):
-        arguments = _timm_arguments(timm_name, vision) | {"img_size": vision["image_size"]}
-        return Entry(AIMViTImageNet, arguments, _recipes(arguments))
     if odd := _odd_structure(vision):
-        raise UsageError(f"{name}: its image tower has {odd}, which AIM on a CLIP ViT has not; choose a plain ViT")
+        raise UsageError(f"{name}: its image tower has {odd}, on which no method is built here: see docs/trunks.md")
+    if timm_name := vision.get("timm_model_name"):
+        return _timm_tower(name, timm_name, vision)
     clipa = bool(vision.get("no_ln_pre"))
     width = vision["width"]
     arguments = {
@@ -55,7 +52,7 @@ def open_clip_entry(name: str) -> Entry:
         "mlp_ratio": vision.get("mlp_ratio", 4.0),
         "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
     }
-    return Entry(AIMViTCLIPA if clipa else AIMViTCLIP, arguments, _recipes(arguments))
+    return Entry(CLIPAViT if clipa else CLIPViT, arguments, _recipes(arguments))
 
 
 def _recipes(arguments: Mapping[str, Any]) -> str:
@@ -73,7 +70,7 @@ def fitting(names: Iterable[str]) -> list[str]:
 def _odd_structure(vision: Mapping[str, Any]) -> str | None:
     """What of a tower's configuration (``vision_cfg``) is not built here, in the field's words."""
     if timm_name := vision.get("timm_model_name"):
-        return _odd_timm_structure(timm_name, vision)
+        return next((what for part, what in _TIMM_STRUCTURES.items() if part in timm_name), None)
     if isinstance(vision["layers"], (list, tuple)):
         return "convolutional stages (a ResNet)"
     clipa = [bool(vision.get("no_ln_pre")), vision.get("pool_type") == "avg", bool(vision.get("final_ln_after_pool"))]
@@ -85,41 +82,27 @@ def _odd_structure(vision: Mapping[str, Any]) -> str | None:
     return _STRUCTURES.get(odd[0], odd[0]) if odd else None
 
 
-def _odd_timm_structure(name: str, vision: Mapping[str, Any]) -> str | None:
-    for part, structure in _TIMM_STRUCTURES.items():
-        if part in name:
-            return structure
-    if vision.get("timm_pool") == "map":
-        return "attention pooling"
+def _timm_tower(name: str, architecture: str, vision: Mapping[str, Any]) -> Entry:
+    """A tower of timm's: a plain ViT, or any other that is taken, in the pooling and the image size of open_clip."""
+    from aim_fast.models.trunks.timm import TimmViT, structure
+
+    pool = vision.get("timm_pool") or ""
+    mean, std = timm_normalisation(architecture)
     try:
-        _timm_arguments(name, vision)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _timm_arguments(name: str, vision: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of :class:`AIMViTImageNet` for a tower of timm's; ValueError names what a plain ViT has not."""
-    import timm
-
-    pool = vision.get("timm_pool")
-    with torch.device("meta"):
-        module = timm.create_model(name, num_classes=0, **({"global_pool": pool} if pool in ("token", "avg") else {}))
-    return vit_arguments(module)
+        arguments = vit_arguments(structure(architecture, pool if pool in ("token", "avg") else ""))
+        arguments |= {"img_size": vision["image_size"]}
+        return Entry(ImageNetViT, arguments, _recipes(arguments))
+    except ValueError:
+        arguments = trunk_arguments(architecture, name) | {"timm_pool": pool, "img_size": vision["image_size"]}
+        return Entry(TimmViT, arguments | {"mean": mean, "std": std}, _recipes(arguments))
 
 
 _STRUCTURES = {"attentional_pool": "attention pooling", "ls_init_value": "LayerScale"}
-# By what timm's names of such towers hold, the most telling first.
+# By what timm's names of towers hold that are not built here, the most telling first.
 _TIMM_STRUCTURES = {
     "eva02_enormous": "norms after attention and MLP instead of before (EVA-02 E)",
-    "eva02": "rotary position embedding and gated MLPs (EVA-02)",
-    "eva_giant": "separate biases of queries and values (EVA)",
-    "pe_core": "rotary position embedding and attention pooling (PE)",
-    "siglip": "attention pooling and no class token (SigLIP)",
     "convnext": "convolutional stages (ConvNeXt)",
     "fastvit": "convolutional stages (FastViT)",
-    "mci": "a convolutional stem (MobileCLIP)",
     "vitamin": "convolutional stages (ViTamin)",
-    "relpos": "relative position biases",
     "swin": "windows (Swin): take aim_swin_b",
 }

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from aim_fast.models.choices import Tune
 from aim_fast.models.pixels import IMAGENET_MEAN, IMAGENET_STD
+from aim_fast.models.record import RUNNING, Record
 from aim_fast.models.video_model import VideoModel, check_normalisation, check_sizes, check_tune
 from aim_fast.models.weights import swin as swin_weights
 from aim_fast.models.weights.files import WeightsFile
@@ -36,19 +38,16 @@ from aim_kernels.swin_block import AIMSwinBlock
 _MIDDLE = 128.0
 
 
-class AIMSwin(VideoModel):
-    """A Swin Transformer adapted to video by AIM: clips in, class logits out.
-
-    What trains is set at construction: every adapter, the temporal bias tables and ``fc_cls``; with ``adapters=()``
-    only ``fc_cls``. ``published_freeze`` is the published rule, which leaves the temporal bias tables, new tensors that
-    no checkpoint fills, at their random initialisation. With ``tune="all"`` everything trains.
+@dataclass(frozen=True)
+class Swin(Record):
+    """Arguments of AIM on a Swin Transformer.
 
     Args:
         img_size, embed_dim, depths, num_heads, window_size: the image Transformer; width, depth and heads by stage.
         patch_size: frames, rows and columns of a patch.
         num_frames: frames of a clip, a multiple of the patch's.
         adapter_scale: factor of the joint adapter, 0.5 as published.
-        adapter_ratio, adapters, head_dropout, num_classes: as in ``AIMViTCLIP``.
+        adapter_ratio, adapters, head_dropout, num_classes: as on other trunks.
         drop_path: droppath rate of the last block; rates grow linearly from 0 at the first block of the first stage.
         drop_path_mode: what droppath drops of the temporal and the joint branch: "clip" (paper), "frame" (a step of
             time) or "position".
@@ -56,110 +55,105 @@ class AIMSwin(VideoModel):
         mean, std: of the R, G and B channel, on the scale of 0 to 255.
         backend: of the blocks, "fused" or "reference" (plain torch); memory: what they keep for backward, "fast",
             "balanced" or "lean"; attention_backend: see ``aim_kernels.group_attention``. No value changes with them.
-
-    Raises ValueError for sizes that cannot be, and in ``forward`` for a clip of another layout or size.
     """
 
-    arguments = (
-        *("img_size", "patch_size", "embed_dim", "depths", "num_heads", "window_size", "num_frames", "adapter_scale"),
-        *("adapter_ratio", "drop_path", "num_classes", "drop_path_mode", "head_dropout", "adapters"),
-        *("published_freeze", "tune", "mean", "std"),
-    )
+    img_size: int = 224
+    patch_size: Sequence[int] = (2, 4, 4)
+    embed_dim: int = 128
+    depths: Sequence[int] = (2, 2, 18, 2)
+    num_heads: Sequence[int] = (4, 8, 16, 32)
+    window_size: int = 7
+    num_frames: int = 8
+    adapter_scale: float = 0.5
+    adapter_ratio: float = 0.25
+    drop_path: float = 0.2
+    num_classes: int = 400
+    drop_path_mode: DropPathMode = "clip"
+    adapters: Collection[AdapterPlace] = ("spatial", "temporal", "joint")
+    head_dropout: float = 0.5
+    published_freeze: bool = False
+    tune: Tune = "adapters"
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    backend: BlockBackend = field(default="fused", metadata=RUNNING)
+    memory: Memory = field(default="fast", metadata=RUNNING)
+    attention_backend: AttentionBackend = field(default="auto", metadata=RUNNING)
+
+    def __post_init__(self) -> None:
+        check_sizes(img_size=self.img_size, embed_dim=self.embed_dim, window_size=self.window_size)
+        check_sizes(num_frames=self.num_frames, num_classes=self.num_classes)
+        if len(self.patch_size) != 3 or len(self.depths) != len(self.num_heads) or not self.depths:
+            raise ValueError(
+                "patch_size takes frames, rows and columns, depths and num_heads one number a stage, not "
+                f"{self.patch_size}, {self.depths} and {self.num_heads}"
+            )
+        for number in (*self.patch_size, *self.depths, *self.num_heads):
+            check_sizes(**{"each of patch_size, depths and num_heads": number})
+        if self.patch_size[1] != self.patch_size[2]:
+            raise ValueError(f"patch_size {tuple(self.patch_size)} is not square in space")
+        if self.num_frames % self.patch_size[0]:
+            raise ValueError(
+                f"num_frames {self.num_frames} is no multiple of the {self.patch_size[0]} frames of a patch"
+            )
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ValueError(f"drop_path {self.drop_path} is not in [0, 1)")
+        check_tune(self.tune)
+        _check_grid(self.img_size, self.patch_size[1], len(self.depths), self.window_size)
+        mean, std = check_normalisation(self.mean, self.std)
+        lists = {name: tuple(getattr(self, name)) for name in ("patch_size", "depths", "num_heads", "adapters")}
+        for name, value in (lists | {"mean": mean, "std": std}).items():
+            object.__setattr__(self, name, value)
+
+
+class AIMSwin(VideoModel):
+    """A Swin Transformer adapted to video by AIM: clips in, class logits out.
+
+    What trains is set at construction: every adapter, the temporal bias tables and ``fc_cls``; with ``adapters=()``
+    only ``fc_cls``. ``published_freeze`` is the published rule, which leaves the temporal bias tables, new tensors that
+    no checkpoint fills, at their random initialisation. With ``tune="all"`` everything trains.
+
+    Raises ValueError in ``forward`` for a clip of another layout or size.
+    """
+
+    record = Swin
     activation = "gelu"
     layers: Sequence[Stage]
 
-    def __init__(
-        self,
-        img_size: int = 224,
-        patch_size: Sequence[int] = (2, 4, 4),
-        embed_dim: int = 128,
-        depths: Sequence[int] = (2, 2, 18, 2),
-        num_heads: Sequence[int] = (4, 8, 16, 32),
-        window_size: int = 7,
-        num_frames: int = 8,
-        adapter_scale: float = 0.5,
-        adapter_ratio: float = 0.25,
-        drop_path: float = 0.2,
-        num_classes: int = 400,
-        *,
-        drop_path_mode: DropPathMode = "clip",
-        adapters: Collection[AdapterPlace] = ("spatial", "temporal", "joint"),
-        head_dropout: float = 0.5,
-        published_freeze: bool = False,
-        tune: Tune = "adapters",
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        backend: BlockBackend = "fused",
-        memory: Memory = "fast",
-        attention_backend: AttentionBackend = "auto",
-    ) -> None:
-        super().__init__()
-        check_sizes(img_size=img_size, embed_dim=embed_dim, window_size=window_size)
-        check_sizes(num_frames=num_frames, num_classes=num_classes)
-        if len(patch_size) != 3 or len(depths) != len(num_heads) or not depths:
-            raise ValueError(
-                "patch_size takes frames, rows and columns, depths and num_heads one number a stage, not "
-                f"{patch_size}, {depths} and {num_heads}"
-            )
-        for number in (*patch_size, *depths, *num_heads):
-            check_sizes(**{"each of patch_size, depths and num_heads": number})
-        if patch_size[1] != patch_size[2]:
-            raise ValueError(f"patch_size {tuple(patch_size)} is not square in space")
-        if num_frames % patch_size[0]:
-            raise ValueError(f"num_frames {num_frames} is no multiple of the {patch_size[0]} frames of a patch")
-        if not 0.0 <= drop_path < 1.0:
-            raise ValueError(f"drop_path {drop_path} is not in [0, 1)")
-        check_tune(tune)
-        _check_grid(img_size, patch_size[1], len(depths), window_size)
-        self.img_size = img_size
-        self.patch_size = tuple(patch_size)
-        self.embed_dim = embed_dim
-        self.depths = tuple(depths)
-        self.num_heads = tuple(num_heads)
-        self.window_size = window_size
-        self.num_frames = num_frames
-        self.adapter_scale = adapter_scale
-        self.adapter_ratio = adapter_ratio
-        self.drop_path = drop_path
-        self.num_classes = num_classes
-        self.drop_path_mode = drop_path_mode
-        self.adapters = tuple(adapters)
-        self.head_dropout = head_dropout
-        self.published_freeze = published_freeze
-        self.tune = tune
-        self.mean, self.std = check_normalisation(mean, std)
-
-        self.patch_embed = PatchEmbed(self.patch_size, embed_dim)
-        last, stages, before = max(sum(depths) - 1, 1), [], 0
-        for stage, (depth, heads) in enumerate(zip(depths, num_heads)):
-            width, side = embed_dim * 2**stage, img_size // patch_size[1] // 2**stage
+    def __init__(self, swin: Swin) -> None:
+        super().__init__(swin)
+        self.patch_size = tuple(swin.patch_size)
+        self.embed_dim, self.published_freeze, self.tune = swin.embed_dim, swin.published_freeze, swin.tune
+        last, stages, before = max(sum(swin.depths) - 1, 1), [], 0
+        self.patch_embed = PatchEmbed(self.patch_size, swin.embed_dim)
+        for stage, (depth, heads) in enumerate(zip(swin.depths, swin.num_heads)):
+            width, side = swin.embed_dim * 2**stage, swin.img_size // swin.patch_size[1] // 2**stage
             blocks = [
                 AIMSwinBlock(
                     width,
                     heads,
                     side,
-                    num_frames // patch_size[0],
-                    window_size,
+                    swin.num_frames // swin.patch_size[0],
+                    swin.window_size,
                     shifted=layer % 2 == 1,
                     adapts_time=layer % 2 == 0,
-                    adapter_scale=adapter_scale,
-                    adapter_ratio=adapter_ratio,
-                    drop_path=drop_path * (before + layer) / last,
-                    drop_path_mode=drop_path_mode,
-                    adapters=self.adapters,
-                    backend=backend,
-                    memory=memory,
-                    attention_backend=attention_backend,
+                    adapter_scale=swin.adapter_scale,
+                    adapter_ratio=swin.adapter_ratio,
+                    drop_path=swin.drop_path * (before + layer) / last,
+                    drop_path_mode=swin.drop_path_mode,
+                    adapters=swin.adapters,
+                    backend=swin.backend,
+                    memory=swin.memory,
+                    attention_backend=swin.attention_backend,
                 )
                 for layer in range(depth)
             ]
             before += depth
-            stages.append(Stage(blocks, PatchMerging(width) if stage + 1 < len(depths) else None))
+            stages.append(Stage(blocks, PatchMerging(width) if stage + 1 < len(swin.depths) else None))
         self.layers = nn.ModuleList(stages)  # type: ignore[assignment]
-        width = embed_dim * 2 ** (len(depths) - 1)
+        width = swin.embed_dim * 2 ** (len(swin.depths) - 1)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(head_dropout)
-        self.fc_cls = nn.Linear(width, num_classes)
+        self.dropout = nn.Dropout(swin.head_dropout)
+        self.fc_cls = nn.Linear(width, swin.num_classes)
         self.reset_parameters()
         self.freeze()
 

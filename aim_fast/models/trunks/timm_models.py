@@ -10,12 +10,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import torch
 from torch import nn
 
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.entry import Entry
-from aim_fast.models.trunks.vit import AIMViTImageNet
+from aim_fast.models.trunks.vit import ImageNetViT
 from aim_fast.models.weights.timm_tags import TIMM_PREFIX, timm_normalisation
 
 
@@ -34,18 +33,33 @@ def timm_entry(name: str) -> Entry:
         raise UsageError(f"timm has no model {bare!r} (in {name!r}): {nearest(bare, timm.list_models(), 3)}")
     if tag and tag not in (tags := _tags(bare)):
         raise UsageError(f"timm's {bare} has no tag {tag!r}: {nearest(tag, tags)}")
-    with torch.device("meta"):
-        module = timm.create_model(known, pretrained=False)
-    try:
-        arguments = vit_arguments(module)
-    except ValueError as error:
-        raise UsageError(f"{name}: it has {error}, which AIM on a plain ViT has not; take a plain ViT") from error
+    from aim_fast.models.trunks.timm import TimmViT, structure  # imports timm, too
+
     mean, std = timm_normalisation(known)
-    return Entry(AIMViTImageNet, arguments | {"mean": mean, "std": std}, "in21k_b16")
+    pixels = {"mean": mean, "std": std}
+    try:
+        return Entry(ImageNetViT, vit_arguments(structure(known)) | pixels, "in21k_b16")
+    except ValueError:
+        family = next((family for part, family in _FAMILIES.items() if part in known), "in21k_b16")
+        return Entry(TimmViT, trunk_arguments(known, name) | pixels, family)
+
+
+def trunk_arguments(architecture: str, name: str) -> dict[str, Any]:
+    """Arguments of :class:`TimmViT` that make timm's ``architecture``; ``name``: what it was called by.
+
+    Raises UsageError that names what it has and no trunk here has.
+    """
+    from aim_fast.models.trunks.timm import sizes_of
+
+    try:
+        sizes = sizes_of(architecture)
+    except ValueError as error:
+        raise UsageError(f"{name}: it has {error}, on which no method is built here: see docs/trunks.md") from None
+    return sizes | {"architecture": architecture}
 
 
 def vit_arguments(module: nn.Module) -> dict[str, Any]:
-    """Arguments of :class:`AIMViTImageNet` that make the structure of a timm ``VisionTransformer``.
+    """Arguments of :class:`ImageNetViT` that make the structure of a timm ``VisionTransformer``.
 
     Raises ValueError that names what the module has and a plain ViT has not.
     """
@@ -53,7 +67,7 @@ def vit_arguments(module: nn.Module) -> dict[str, Any]:
     from timm.models.vision_transformer import VisionTransformer
 
     if type(module) is not VisionTransformer:
-        raise ValueError(_odd_class(module))
+        raise ValueError(f"a structure of its own (timm's {type(module).__name__})")
     block: Any = module.blocks[0]
     if type(module.patch_embed) is not PatchEmbed:
         raise ValueError(f"a stem of its own ({type(module.patch_embed).__name__})")
@@ -88,33 +102,9 @@ def vit_arguments(module: nn.Module) -> dict[str, Any]:
     }
 
 
+# Of what timm's names hold, the family of the recipes.
+_FAMILIES = {"dinov3": "dinov3", "siglip": "siglip2", "vit_pe_": "pe", "eva02": "eva02"}
 _ACTIVATIONS = {"GELU": "gelu", "QuickGELU": "quick_gelu"}
-# Of timm's classes of vision Transformers, what they have.
-_CLASSES = {
-    "SwinTransformer": "windows: for a Swin take aim_swin_b, for another see `aim-fast models`",
-    "SwinTransformerV2": "windows and cosine attention (Swin V2)",
-    "VisionTransformerRelPos": "relative position biases",
-    "VisionTransformerDistilled": "a distillation token",
-    "Beit": "relative position biases (BEiT)",
-    "Cait": "class attention and talking heads (CaiT)",
-    "Xcit": "cross-covariance attention (XCiT)",
-}
-_BLOCKS = {
-    "ResPostBlock": "norms after the residual branches (res-post-norm)",
-    "ParallelScalingBlock": "attention and MLP in parallel",
-    "ParallelThingsBlock": "attention and MLPs in parallel",
-    "DiffParallelScalingBlock": "attention and MLP in parallel",
-}
-_POOLS = {"map": "attention pooling", "prr": "attention pooling", "": "no pooling", "max": "max pooling"}
-
-
-def _odd_class(module: nn.Module) -> str:
-    kind = type(module).__name__
-    if getattr(module, "rope", None) is not None:
-        return "rotary position embedding"
-    if getattr(module, "rel_pos_bias", None) is not None:
-        return "relative position biases"
-    return _CLASSES.get(kind, f"a structure of its own (timm's {kind})")
 
 
 def _odd_block(block: Any) -> str | None:
@@ -123,7 +113,7 @@ def _odd_block(block: Any) -> str | None:
     from timm.models.vision_transformer import Block
 
     if type(block) is not Block:
-        return _BLOCKS.get(type(block).__name__, f"blocks of its own ({type(block).__name__})")
+        return f"blocks of its own ({type(block).__name__})"
     if type(block.attn) is not Attention:
         return f"attention of its own ({type(block.attn).__name__})"
     if not isinstance(block.norm1, nn.LayerNorm):
@@ -152,7 +142,7 @@ def _odd_tail(module: Any) -> str | None:
     if module.pos_embed is None:
         return "no positional embedding"
     if module.attn_pool is not None or module.global_pool not in ("token", "avg"):
-        return _POOLS.get(module.global_pool, f"{module.global_pool} pooling")
+        return f"{module.global_pool} pooling"
     if module.pool_include_prefix:
         return "pooling over the prefix tokens"
     norms = [isinstance(norm, nn.LayerNorm) for norm in (module.norm, module.fc_norm)]

@@ -1,11 +1,11 @@
-"""AIM on a plain ViT with timm's names: ImageNet, DINOv2, MAE and other weights under the same adapters as on CLIP.
+"""A plain ViT over clips, under timm's names: ImageNet, DINOv2, MAE and other weights.
 
 Shapes: B clips, T frames, N tokens a frame (class token and registers first, where there are any), D = embed_dim.
 
     stem    patches (with bias) -> prepend cls_token, reg_token -> + pos_embed -> + temporal_embedding [1, T, D] on
             every token -> norm_pre, where the trunk has one                                          [B, T, N, D]
     blocks  depth × aim_kernels.AIMViTBlock
-    tail    class token, or mean over patches -> ln_post [B, T, D] -> mean over T -> dropout -> fc_cls
+    tail    class token, or mean over patches -> ln_post [B, T, D]
 
 Parameter names are timm's for the trunk, but ``ln_post`` for its last norm, and the published ones for the rest.
 Source: Yang et al., AIM, ICLR 2023, and its public implementation (``vit_imagenet``); Dosovitskiy et al., ICLR 2021;
@@ -14,31 +14,29 @@ timm's ``vision_transformer`` for what its plain ViTs have beyond that.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from aim_fast.models.aim_adaptation import AIMAdaptation
-from aim_fast.models.choices import TemporalPlace, Tune
-from aim_fast.models.pixels import CLIP_MEAN, CLIP_STD
+from aim_fast.models.block import FrozenBlock
+from aim_fast.models.frame_model import FrameModel, PlainTrunk
 from aim_fast.models.weights import vit as vit_weights
+from aim_fast.models.weights.adaptation import adapted_by
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
-from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory
+from aim_kernels.choices import Activation
 from aim_kernels.modules import Adapter
 from aim_kernels.vit_block import AIMViTBlock
 
 Pool = Literal["token", "avg"]
 
 
-class AIMViTImageNet(AIMAdaptation):
-    """A plain ViT adapted to video by AIM: clips in, class logits out, as
-    :class:`~aim_fast.models.video_model.VideoModel` says.
-
-    What trains, and the arguments about adaptation, are those of ``AIMViTCLIP``;
-    ``drop_path_mode`` is "frame" as published for this trunk. Those about the trunk are named as in timm:
+@dataclass(frozen=True)
+class PlainViT(PlainTrunk):
+    """Arguments about the trunk, named as in timm.
 
     Args:
         class_token, reg_tokens: whether there is a class token, and how many registers follow it.
@@ -49,137 +47,82 @@ class AIMViTImageNet(AIMAdaptation):
         init_values: what LayerScale starts at, None for no LayerScale.
         qk_norm, qkv_bias, proj_bias: see :class:`aim_kernels.AIMViTBlock`.
         eps: of all norms.
-
-    Raises ValueError for sizes that cannot be, and in ``forward`` for a clip of another layout or size.
     """
 
-    arguments = (
-        *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_frames", "num_tadapter"),
-        *("adapter_scale", "adapter_ratio", "drop_path", "num_classes", "drop_path_mode", "activation"),
-        *("head_dropout", "adapters", "adapter_layers", "temporal_place", "tune", "mean", "std"),
-        *("class_token", "reg_tokens", "no_embed_class", "pre_norm", "global_pool", "fc_norm", "init_values"),
-        *("qk_norm", "qkv_bias", "proj_bias", "eps"),
-    )
-    undecayed = frozenset({"cls_token", "reg_token", "pos_embed"})
+    activation: Activation = "gelu"
+    class_token: bool = True
+    reg_tokens: int = 0
+    no_embed_class: bool = False
+    pre_norm: bool = False
+    global_pool: Pool = "token"
+    fc_norm: bool | None = None
+    init_values: float | None = None
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    eps: float = 1e-6
 
-    def __init__(
-        self,
-        img_size: int = 224,
-        patch_size: int = 16,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        num_frames: int = 8,
-        num_tadapter: int = 1,
-        adapter_scale: float = 0.5,
-        adapter_ratio: float = 0.25,
-        drop_path: float = 0.2,
-        num_classes: int = 400,
-        *,
-        mlp_ratio: float = 4.0,
-        class_token: bool = True,
-        reg_tokens: int = 0,
-        no_embed_class: bool = False,
-        pre_norm: bool = False,
-        global_pool: Pool = "token",
-        fc_norm: bool | None = None,
-        init_values: float | None = None,
-        qk_norm: bool = False,
-        qkv_bias: bool = True,
-        proj_bias: bool = True,
-        eps: float = 1e-6,
-        drop_path_mode: DropPathMode = "frame",
-        adapters: Collection[AdapterPlace] = ("spatial", "temporal", "joint"),
-        adapter_layers: str | Sequence[int | str] = "all",
-        temporal_place: TemporalPlace = "lowest",
-        tune: Tune = "adapters",
-        activation: Activation = "gelu",
-        head_dropout: float = 0.5,
-        mean: Sequence[float] = CLIP_MEAN,
-        std: Sequence[float] = CLIP_STD,
-        backend: BlockBackend = "fused",
-        memory: Memory = "fast",
-    ) -> None:
-        places, layers = self.check_adaptation(adapters, adapter_layers, temporal_place, tune, depth)
-        if global_pool not in get_args(Pool):
-            raise ValueError(f"global_pool {global_pool!r} is none of {', '.join(get_args(Pool))}")
-        if global_pool == "token" and not class_token:
+    def __post_init__(self) -> None:
+        if self.global_pool not in get_args(Pool):
+            raise ValueError(f"global_pool {self.global_pool!r} is none of {', '.join(get_args(Pool))}")
+        if self.global_pool == "token" and not self.class_token:
             raise ValueError("global_pool 'token' needs the class token: take global_pool 'avg'")
-        if not isinstance(reg_tokens, int) or reg_tokens < 0:
-            raise ValueError(f"reg_tokens must be a whole number of at least 0, not {reg_tokens!r}")
-        super().__init__(
-            img_size=img_size,
-            patch_size=patch_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            num_frames=num_frames,
-            num_classes=num_classes,
-            drop_path=drop_path,
-            head_dropout=head_dropout,
-            mean=mean,
-            std=std,
-        )
-        self.mlp_ratio = mlp_ratio
-        self.class_token, self.reg_tokens, self.no_embed_class = class_token, reg_tokens, no_embed_class
-        self.pre_norm, self.global_pool = pre_norm, global_pool
-        self.fc_norm = global_pool == "avg" if fc_norm is None else fc_norm
-        self.init_values, self.qk_norm, self.qkv_bias, self.proj_bias = init_values, qk_norm, qkv_bias, proj_bias
-        self.eps = eps
-        self.num_tadapter = num_tadapter
-        self.adapter_scale = adapter_scale
-        self.adapter_ratio = adapter_ratio
-        self.drop_path_mode = drop_path_mode
-        self.adapters = places
-        self.adapter_layers = layers
-        self.temporal_place = temporal_place
-        self.tune = tune
+        if not isinstance(self.reg_tokens, int) or self.reg_tokens < 0:
+            raise ValueError(f"reg_tokens must be a whole number of at least 0, not {self.reg_tokens!r}")
+        if self.fc_norm is None:
+            object.__setattr__(self, "fc_norm", self.global_pool == "avg")
 
-        self.patch_embed = _PatchEmbed(patch_size, embed_dim, bias=not pre_norm)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if class_token else None
-        self.reg_token = nn.Parameter(torch.empty(1, reg_tokens, embed_dim)) if reg_tokens else None
-        embedded = (img_size // patch_size) ** 2 + (0 if no_embed_class else self.num_prefix_tokens)
+
+class ImageNetViT(FrameModel):
+    """A plain ViT under any method and head."""
+
+    trunk_record = PlainViT
+    method_defaults = {"drop_path_mode": "frame"}  # noqa: RUF012 - as published for this trunk
+    undecayed = frozenset({"cls_token", "reg_token", "pos_embed"})
+    class_token: bool
+    reg_tokens: int
+    no_embed_class: bool
+    global_pool: Pool
+    fc_norm: bool
+    eps: float
+
+    def make_trunk(self) -> None:
+        record, _, _, clips = self.records
+        assert isinstance(record, PlainViT)
+        embed_dim, eps = self.embed_dim, self.eps
+        self.patch_embed = _PatchEmbed(self.patch_size, embed_dim, bias=not record.pre_norm)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if self.class_token else None
+        self.reg_token = nn.Parameter(torch.empty(1, self.reg_tokens, embed_dim)) if self.reg_tokens else None
+        embedded = (self.img_size // self.patch_size) ** 2 + (0 if self.no_embed_class else self.num_prefix_tokens)
         self.pos_embed = nn.Parameter(torch.empty(1, embedded, embed_dim))
-        self.temporal_embedding = nn.Parameter(torch.empty(1, num_frames, embed_dim))
-        self.norm_pre = nn.LayerNorm(embed_dim, eps=eps) if pre_norm else None
-        self.blocks = nn.ModuleList(
-            AIMViTBlock(
-                embed_dim,
-                num_heads,
-                mlp_ratio,
-                init_values=init_values,
-                qk_norm=qk_norm,
-                qkv_bias=qkv_bias,
-                proj_bias=proj_bias,
-                eps=eps,
-                num_tadapter=num_tadapter,
-                adapter_scale=adapter_scale,
-                adapter_ratio=adapter_ratio,
-                drop_path=drop_path * number / max(depth - 1, 1),
-                drop_path_mode=drop_path_mode,
-                adapters=places if number in layers else (),
-                activation=activation,
-                backend=backend,
-                memory=memory,
-            )
-            for number in range(depth)
-        )
+        self.norm_pre = nn.LayerNorm(embed_dim, eps=eps) if record.pre_norm else None
+        self.blocks = nn.ModuleList(self._block(record, clips, number) for number in range(self.depth))
         self.ln_post = nn.LayerNorm(embed_dim, eps=eps)
-        self.dropout = nn.Dropout(head_dropout)
-        self.fc_cls = nn.Linear(embed_dim, num_classes)
-        self.reset_parameters()
-        self.freeze()
 
-    def reset_parameters(self) -> None:
-        """Initialise everything: the trunk as timm does, adapters and head as AIM does, ``temporal_embedding`` to 0."""
-        if self.pos_embed.is_meta:
-            return
+    def _block(self, record: PlainViT, clips: Any, number: int) -> nn.Module:
+        block = _Block(
+            self.embed_dim,
+            self.num_heads,
+            self.mlp_ratio,
+            init_values=record.init_values,
+            qk_norm=record.qk_norm,
+            qkv_bias=record.qkv_bias,
+            proj_bias=record.proj_bias,
+            eps=record.eps,
+            activation=record.activation,
+            backend=clips.backend,
+            memory=clips.memory,
+            **self.method.block_arguments(number, self.depth),
+        )
+        return self.adapt(block, number)
+
+    def reset_trunk(self) -> None:
+        """As timm does."""
         self.patch_embed.proj.reset_parameters()
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for token in (self.cls_token, self.reg_token):
             if token is not None:
                 nn.init.normal_(token, std=1e-6)
-        nn.init.zeros_(self.temporal_embedding)
         for norm in (self.norm_pre, self.ln_post):
             if norm is not None:
                 norm.reset_parameters()
@@ -187,8 +130,7 @@ class AIMViTImageNet(AIMAdaptation):
             block.reset_parameters()
             for adapter in (module for module in block.children() if isinstance(module, Adapter)):
                 adapter.reset_parameters()
-        nn.init.normal_(self.fc_cls.weight, std=0.01)
-        nn.init.zeros_(self.fc_cls.bias)
+            self.method.reset(block)
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -209,13 +151,15 @@ class AIMViTImageNet(AIMAdaptation):
 
     @classmethod
     def infer_arguments(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
-        adapted = any("_Adapter." in name for name in tensors)
-        return vit_weights.infer_arguments(tensors, where) if adapted and vit_weights.is_vit(tensors) else None
+        method = adapted_by(tensors)
+        if method is None or not vit_weights.is_vit(tensors):
+            return None
+        return vit_weights.infer_arguments(tensors, where) | ({} if method == "aim" else {"method": method})
 
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() & {name for name, _ in self.named_parameters()}
 
-    def fit_weights(self, file: WeightsFile, source: str) -> Fit:
+    def fit_trunk(self, file: WeightsFile, source: str) -> Fit:
         return vit_weights.fit_weights(self, file, source)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -243,6 +187,13 @@ class AIMViTImageNet(AIMAdaptation):
 
     def finish(self, pooled: Tensor) -> Tensor:
         return pooled if self.global_pool == "avg" and not self.fc_norm else self.ln_post(pooled)
+
+
+class _Block(FrozenBlock, AIMViTBlock):
+    """A block in timm's names, which runs as the method says."""
+
+    def attend(self, x: Tensor) -> Tensor:
+        return super().attend(x) if self.attn.q_norm is None else self._branch(x, over_time=False)
 
 
 class _PatchEmbed(nn.Module):

@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
+from aim_fast.models.weights.adaptation import adapted_by, check_method, fit_adaptation
 from aim_fast.models.weights.architecture import ADAPTERS, what_else
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
-from aim_fast.models.weights.interpolation import interpolate_frames, interpolate_positions
+from aim_fast.models.weights.interpolation import interpolate_positions
 from aim_fast.models.weights.state_dict import strip_prefixes
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -52,6 +53,7 @@ def fit_weights(model: Any, file: WeightsFile, source: str) -> Fit:
     Raises WeightsError for a file without a plain ViT, of another architecture, or with adapters that the model lacks.
     """
     tower = vit_tower(file.tensors, source)
+    check_method(model, tower, source)
     theirs = infer_arguments(tower, source)
     for key, what in _TRUNK.items():
         ours = getattr(model, key) is not None if key == "init_values" else getattr(model, key)
@@ -73,13 +75,14 @@ def fit_weights(model: Any, file: WeightsFile, source: str) -> Fit:
             f"positional embedding interpolated from {sides[0]}×{sides[0]} patches ({theirs['img_size']} px) "
             f"to {sides[1]}×{sides[1]} ({model.img_size} px)"
         )
-    if "adapters" not in theirs:
+    if not adapted_by(tower):
         left = {name for name in model.state_dict() if model.is_adaptation(name)}
         if file.settings.mean is None:
             mean, std = ([round(value, 3) for value in values] for values in (model.mean, model.std))
             lines.append(f"{source} does not say its mean and std: pixels are normalised with mean {mean}, std {std}")
         return Fit(tensors, left, "timm", lines, file.activation)
-    left = _fit_adaptation(model, adaptation, theirs, lines, source)
+    more, left = fit_adaptation(model, adaptation, theirs, "blocks.", source)
+    lines += more
     tensors |= {name: tensor for name, tensor in adaptation.items() if name not in left}
     return Fit(tensors, left, "aim", lines, file.activation)
 
@@ -202,36 +205,6 @@ _TRUNK = {
 
 def _words(value: Any) -> str:
     return {True: "there", False: "not"}[value] if isinstance(value, bool) else f"{value:g}"
-
-
-def _fit_adaptation(
-    model: Any, tensors: dict[str, Tensor], theirs: Mapping[str, Any], lines: list[str], source: str
-) -> set[str]:
-    """Names of the model that stay at their initialisation; ``tensors`` and ``lines`` are brought up to date."""
-    places = theirs["adapters"]
-    if not set(places) <= set(model.adapters):
-        raise WeightsError(f"{source} has adapters that the model lacks: make the model with adapters={places}")
-    if theirs.get("num_tadapter") == 2 and model.num_tadapter == 1:
-        raise WeightsError(f"{source} has a second temporal adapter (T_Adapter_in): make the model with num_tadapter=2")
-    if int(theirs["adapter_ratio"] * model.embed_dim) != int(model.embed_dim * model.adapter_ratio):
-        ratio = theirs["adapter_ratio"]
-        raise WeightsError(f"{source} has adapters of another width: make the model with adapter_ratio={ratio}")
-    if not set(theirs["adapter_layers"]) <= set(model.adapter_layers):
-        numbers = ",".join(map(str, theirs["adapter_layers"]))
-        raise WeightsError(f"{source} has adapters in other blocks: make the model with adapter_layers={numbers}")
-    frames = theirs.get("num_frames", model.num_frames)
-    if frames != model.num_frames:
-        tensors["temporal_embedding"] = interpolate_frames(tensors["temporal_embedding"], model.num_frames)
-        lines.append(f"temporal embedding interpolated from {frames} to {model.num_frames} frames")
-    own = {name for name in model.state_dict() if "_Adapter" in name}
-    left = own - tensors.keys()
-    if kinds := sorted({name.split(".")[2] for name in left}):
-        lines.append(f"{source} lacks {', '.join(kinds)} in some block: left at their initialisation")
-    if (classes := theirs.get("num_classes")) != model.num_classes:
-        left |= {"fc_cls.weight", "fc_cls.bias"}
-        why = "has no head" if classes is None else f"has a head of {classes} classes, the model of {model.num_classes}"
-        lines.append(f"{source} {why}: the head is left at its initialisation")
-    return left
 
 
 def _ratio(width: int, hidden: int) -> float:
