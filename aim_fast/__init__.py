@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aim_fast.errors import AimFastError
     from aim_fast.models.registry import create_model, list_models
-    from aim_fast.models.state_dict import load_checkpoint
+    from aim_fast.models.weights.state_dict import load_checkpoint
     from aim_fast.training.run import load_run
 
 _HOMES = {
     "AimFastError": "aim_fast.errors",
     "create_model": "aim_fast.models.registry",
     "list_models": "aim_fast.models.registry",
-    "load_checkpoint": "aim_fast.models.state_dict",
+    "load_checkpoint": "aim_fast.models.weights.state_dict",
     "load_run": "aim_fast.training.run",
 }
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from aim_fast.models.frame_vit import FrameViT
+from aim_fast.models.frame_model import FrameViT
 from aim_fast.models.registry import create_model
 from aim_fast.studies.timing import ratio, take_turns
 from aim_kernels.adaptation import adapter_reference

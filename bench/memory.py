@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from aim_fast.models.saved_bytes import saved_bytes
+from aim_fast.models.counting.saved_bytes import saved_bytes
 from bench.bars import draw_bars
 from bench.step import loss_of, make_sides, peak_mib, training_step
 

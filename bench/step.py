@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from aim_fast.models.flops import count_costs
-from aim_fast.models.frame_vit import FrameViT
+from aim_fast.models.counting.flops import count_costs
+from aim_fast.models.counting.saved_bytes import saved_bytes
+from aim_fast.models.frame_model import FrameViT
 from aim_fast.models.registry import create_model
-from aim_fast.models.saved_bytes import saved_bytes
 from aim_fast.studies.timing import Timing, ratio, take_turns
 from aim_fast.training.cuda_graph import WARM_UP, GraphedStep
 from aim_kernels import AIMBlock, hold_trunk

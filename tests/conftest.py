@@ -27,7 +27,7 @@ def trunk(tmp_path_factory) -> Path:
     import torch
 
     from aim_fast import create_model
-    from aim_fast.models.weights import save_trunk
+    from aim_fast.models.loading import save_trunk
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("trunk") / "trunk.safetensors"

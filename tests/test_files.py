@@ -28,7 +28,7 @@ from aim_fast.files import (
     write_whole,
 )
 from aim_fast.models.identity import Identity
-from aim_fast.models.weights import save_trunk
+from aim_fast.models.loading import save_trunk
 from aim_fast.training.checkpoint import save_checkpoint
 from aim_fast.training.conversion import convert
 from aim_fast.training.evaluation import Evaluation, draw_confusion

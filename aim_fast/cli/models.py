@@ -26,9 +26,13 @@ import click
 )
 @click.option("--num-tadapter", type=click.IntRange(1, 2), help="temporal adapters a block, instead of the data set's")
 @click.option("--num-classes", type=click.IntRange(1), help="classes of the head, instead of the data set's")
+@click.option("--method", help="put the trunks under this method: aim, probe, full, timesformer or promptclip")
+@click.option("--head", help="and under this head: linear, attentive or text")
+@click.option("--parts", is_flag=True, help="list trunks, methods and heads instead, of which any three make a model")
 def command(
     names: tuple[str, ...],
     as_json: bool,
+    parts: bool,
     frames: tuple[int, ...],
     views: int,
     datasets: tuple[str, ...],
@@ -40,8 +44,13 @@ def command(
 
     \b
     aim-fast models aim_vit_b16_clip open_clip:ViT-H-14 --frames 16
+    aim-fast models timm:vit_base_patch16_dinov3 --method probe --head attentive
     """
-    from aim_fast.studies.model_table import TABLE_DATASETS, model_table
+    from aim_fast.studies.model_table import TABLE_DATASETS, model_table, part_table
+
+    if parts:
+        click.echo(json.dumps(part_table(), indent=2) if as_json else _parts(part_table()))
+        return
 
     chosen = {name: value for name, value in overrides.items() if value is not None}
     rows = model_table(frames, views, datasets or TABLE_DATASETS, names, **chosen)
@@ -60,6 +69,14 @@ def command(
             f"{label:<{width}}{row['dataset']:<12}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}"
             f"{row['trainable']:>13,}{row['gflops']:>10.1f}  " + (", ".join(beside) if published else "")
         )
+
+
+def _parts(table: dict[str, dict[str, str]]) -> str:
+    width = max(len(name) for rows in table.values() for name in rows) + 2
+    lines = []
+    for kind, rows in table.items():
+        lines += [kind, *(f"  {name:<{width}}{line}".rstrip() for name, line in rows.items())]
+    return "\n".join(lines)
 
 
 def _label(name: str, overrides: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from aim_fast.cli.options import RecipeCommand, recipe_options, typed
+from aim_fast.errors import UsageError
 
 
 @click.command("train", cls=RecipeCommand)
@@ -22,13 +23,15 @@ from aim_fast.cli.options import RecipeCommand, recipe_options, typed
     metavar="[auto]",
     help="go on with the run in --output from its last checkpoint; with auto begin it where there is none",
 )
+@click.option("--trunk", metavar="NAME", help="a trunk, in place of --model: vit_b16_clip, timm:NAME, open_clip:NAME …")
 @click.option("--quiet", is_flag=True, help="no progress on stderr")
 @recipe_options()
-def command(recipe: str | None, resume: str | None, quiet: bool, **options: Any) -> None:
+def command(recipe: str | None, resume: str | None, trunk: str | None, quiet: bool, **options: Any) -> None:
     """Train adapters on a frozen image Transformer.
 
     \b
     aim-fast train --dataset ssv2 --data-root DIR --weights ViT-B-16.pt --output RUN
+    aim-fast train --trunk timm:vit_base_patch16_dinov3.lvd1689m --method aim --head linear --dataset ssv2 …
     aim-fast train --output RUN --resume
     torchrun --nproc-per-node 8 -m aim_fast train ...
     torchrun --nproc-per-node 8 --max-restarts 3 -m aim_fast train ... --resume auto
@@ -38,6 +41,10 @@ def command(recipe: str | None, resume: str | None, quiet: bool, **options: Any)
     from aim_fast.training.run_folder import RECIPE, absolute_paths
 
     fields = typed(options)
+    if trunk:
+        if "model" in fields:
+            raise UsageError("--trunk and --model both name what is trained: keep one")
+        fields["model"] = trunk
     output = fields.get("output")
     if resume and recipe is None and output and (Path(output) / RECIPE).is_file():
         resolved = load_recipe(Path(output) / RECIPE, fields)
@@ -45,11 +52,12 @@ def command(recipe: str | None, resume: str | None, quiet: bool, **options: Any)
         resolved = load_recipe(recipe, fields)
     if resolved.run.output is None:
         data = resolved.data
-        resolved = resolved.replace(output=f"runs/{data.dataset}-{resolved.model.model}-{data.frames}f")
+        words = [data.dataset, resolved.model.model.replace("/", "_"), resolved.model.method]
+        resolved = resolved.replace(output=f"runs/{'-'.join(filter(None, words))}-{data.frames}f")
 
     from aim_fast.training.loop import train
 
-    check_model_fields(resolved.model.model, fields, resolved.model.head)
+    check_model_fields(resolved.model.model, fields, resolved.model.head, resolved.model.method)
     # decided before the processes join, and so before the first one can write the file that decides it
     resumes = resume == "yes" or (resume == "auto" and (Path(resolved.run.output or "") / RECIPE).is_file())
     result = train(absolute_paths(resolved), resume=resumes, quiet=quiet)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_fast.demo.moving_objects import COLOURS, SHAPES, render_stills
+from aim_fast.models.loading import save_trunk
 from aim_fast.models.registry import create_model
 from aim_fast.models.video_model import VideoModel
-from aim_fast.models.weights import save_trunk
 from aim_fast.training.devices import Place
 from aim_fast.training.steps import step_seed
 

@@ -1,4 +1,4 @@
-"""Trunks, the adaptation put on them, heads, and weights in and out.
+"""Video models, each composed of a trunk, a method and a head, and their weights in and out.
 
-``registry`` makes models by name, ``weights`` loads image weights into them, ``flops`` counts what they cost.
+``registry`` makes models by name, ``loading`` puts image weights into them, ``counting`` says what they cost.
 """

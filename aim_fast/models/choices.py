@@ -2,6 +2,7 @@
 
 from typing import Literal
 
-Head = Literal["linear", "text"]  # a classifier, or CLIP's own head over class names
+Method = Literal["aim", "probe", "full", "timesformer", "promptclip"]  # what is put on a trunk
+Head = Literal["linear", "text", "attentive"]  # a classifier, CLIP's own over class names, or one over all tokens
 TemporalPlace = Literal["lowest", "stem", "frozen"]  # where the temporal embedding is
 Tune = Literal["adapters", "all"]  # what trains: what adaptation added, or everything

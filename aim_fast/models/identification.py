@@ -13,11 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.architecture import what_else
+from aim_fast.models.composition import arguments_of
 from aim_fast.models.identity import Identity
 from aim_fast.models.registry import MODELS, find_entry
-from aim_fast.models.state_dict import strip_prefixes
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.weights.architecture import what_else
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.state_dict import strip_prefixes
 
 # What names a tower that a model of the table would have as its own.
 _SIZES = ("embed_dim", "depth", "depths", "patch_size", "window_size")
@@ -32,9 +33,12 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     tensors = strip_prefixes(file.tensors, where)
     tensors.pop("proj", None)
     told = file.description or {}
+    if asked is None and told and find_entry(told["model"]).model not in _variants():
+        return Identity(told["model"], dict(told["options"]), told["classes"])  # of a trunk that the table has not
     variant, found = _recognise(tensors, where)
+    method = found.pop("method", "aim")
     classes = told.get("classes") or []
-    if asked is None and told.get("options", {}).get("head") == "text":
+    if asked is None and told.get("options", {}).get("head", "linear") != "linear":
         return Identity(told["model"], dict(told["options"]), classes)
     if not variant.takes_class_names:
         if "fc_cls.weight" not in tensors:
@@ -42,12 +46,14 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
         found["num_classes"] = len(tensors["fc_cls.weight"])
     if asked is None and told:
         return Identity(told["model"], dict(told["options"]), classes)
-    name = asked or _name(variant, found)
-    entry, right = find_entry(name), _name(variant, found)
+    name = asked or _name(variant, method, found)
+    entry, right = find_entry(name), _name(variant, method, found)
     other_size = _fits(MODELS[right].arguments, found, _SIZES) and not _fits(entry.arguments, found, _SIZES)
-    if entry.model is not variant or other_size:
+    if (entry.model, entry.method) != (variant, method) or other_size:
         article = "an" if right.startswith("aim") else "a"
         raise WeightsError(f"{where}: is {article} {right} checkpoint, not {name}: give --model {right}")
+    taken = arguments_of(entry)
+    found = {key: value for key, value in found.items() if key in taken}
     if asked or _fits(entry.arguments, found, _SIZES):
         found.pop("num_heads", None)  # the table knows
     return Identity(name, found, classes)
@@ -67,9 +73,9 @@ def _variants() -> list[Any]:
     return list(dict.fromkeys(entry.model for entry in MODELS.values()))
 
 
-def _name(variant: Any, found: Mapping[str, Any]) -> str:
+def _name(variant: Any, method: str, found: Mapping[str, Any]) -> str:
     """The table's name whose trunk has the sizes found, else the class's first."""
-    names = [name for name, entry in MODELS.items() if entry.model is variant]
+    names = [name for name, entry in MODELS.items() if (entry.model, entry.method) == (variant, method)]
     for keys in ((*_SIZES, "img_size"), _SIZES):
         for name in names:
             if _fits({"img_size": 224, **MODELS[name].arguments}, found, keys):

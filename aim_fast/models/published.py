@@ -7,8 +7,7 @@ A published figure is only ever shown beside a model that has the structure it w
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import yaml
 
 from aim_fast.errors import UsageError, nearest
-from aim_fast.models.adapter_layers import resolve_layers
+from aim_fast.models.composition import arguments_of
+from aim_fast.models.methods.adapter_layers import resolve_layers
 from aim_fast.models.registry import argument_names, find_entry
 
 _FILE = Path(__file__).parent / "published_results.yaml"
@@ -77,15 +77,16 @@ def datasets() -> list[str]:
     return list(_content()["datasets"])
 
 
-def dataset_arguments(model: str, dataset: str) -> dict[str, Any]:
+def dataset_arguments(model: str, dataset: str, taken: Collection[str] | None = None) -> dict[str, Any]:
     """What a data set asks of a model, as overrides of ``create_model``, those that the model takes.
 
-    Raises UsageError for an unknown data set.
+    ``taken``: its arguments, where it is another combination than its name says. Raises UsageError for an unknown
+    data set.
     """
     known = _content()["datasets"]
     if dataset not in known:
         raise UsageError(f"no settings for data set {dataset!r}: {nearest(dataset, known)}")
-    taken = argument_names(model)
+    taken = argument_names(model) if taken is None else taken
     return {name: value for name, value in known[dataset].items() if name in taken}
 
 
@@ -104,10 +105,9 @@ def find_published(model: str, dataset: str, arguments: Mapping[str, Any]) -> Pu
 
 def _structure(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments that make a model's structure and choose what trains, defaults filled in, each in one form."""
-    entry = find_entry(model)
-    parameters = inspect.signature(entry.model).parameters
-    values = {name: parameter.default for name, parameter in parameters.items()} | dict(entry.arguments)
-    values |= {name: value for name, value in arguments.items() if name in parameters}
+    entry = find_entry(model, arguments.get("head"), arguments.get("method"))
+    values = arguments_of(entry) | {"method": entry.method, "head": entry.head}
+    values |= {name: value for name, value in arguments.items() if name in values}
     if "adapter_layers" in values:
         values["adapter_layers"] = (
             resolve_layers(values["adapter_layers"], values["depth"]) if values["adapters"] else ()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from aim_fast.errors import UsageError
-from aim_fast.models.aim_vit_clip import AIMViTCLIP
-from aim_fast.models.aim_vit_clip_text import AIMViTCLIPText
 from aim_fast.models.entry import Entry
-from aim_fast.models.open_clip_models import OPEN_CLIP
+from aim_fast.models.methods.promptclip import PromptCLIP, Prompting
+from aim_fast.models.trunks.clip import CLIPViT
+from aim_fast.models.trunks.open_clip_models import OPEN_CLIP
 
 # Of CLIP's text towers (width, depth, output), by the width of the image tower. Heads have 64 channels in all of them.
 _SIZES = {
@@ -23,14 +23,25 @@ _SIZES = {
 
 def text_entry(name: str, entry: Entry) -> Entry:
     """``entry`` with CLIP's own head. Raises UsageError for a model that did not come with a CLIP text tower."""
-    if entry.model is not AIMViTCLIP:
-        raise UsageError(f"model {name} has no text head, only AIM on a CLIP ViT has: take --head linear")
+    if entry.model is not CLIPViT:
+        raise UsageError(f"model {name} has no text head, for its trunk has no CLIP text tower: take --head linear")
+    return entry._replace(head="text", arguments={**entry.arguments, **_tower_sizes(name, entry)})
+
+
+def prompt_entry(name: str, entry: Entry) -> Entry:
+    """PromptCLIP on the trunk of ``entry``. Raises UsageError for one that did not come with a CLIP text tower."""
+    if entry.model is not CLIPViT or entry.arguments.get("mlp_ratio", 4.0) != 4.0:
+        raise UsageError(f"method promptclip needs a CLIP with its text tower, and {name} is none: take vit_b16_clip")
+    arguments = {**entry.arguments, **_tower_sizes(name, entry)}
+    taken = {key: value for key, value in arguments.items() if key in Prompting.names()}
+    return Entry(PromptCLIP, taken, "promptclip")
+
+
+def _tower_sizes(name: str, entry: Entry) -> dict[str, Any]:
     if name.startswith(OPEN_CLIP):
-        sizes = _open_clip_sizes(name)
-    else:
-        width, depth, output = _SIZES[entry.arguments["embed_dim"]]
-        sizes = {"text_width": width, "text_depth": depth, "output_dim": output}
-    return entry._replace(model=AIMViTCLIPText, arguments={**entry.arguments, **sizes})
+        return _open_clip_sizes(name)
+    width, depth, output = _SIZES[entry.arguments["embed_dim"]]
+    return {"text_width": width, "text_depth": depth, "output_dim": output}
 
 
 def _open_clip_sizes(name: str) -> dict[str, Any]:

@@ -8,37 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError
 from aim_fast.models.choices import Tune
-from aim_fast.models.weight_files import WeightsFile
+from aim_fast.models.record import Record
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
 from aim_kernels.choices import Activation
-
-CLIP_MEAN = (122.769, 116.74, 104.04)
-CLIP_STD = (68.493, 66.63, 70.321)
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a weights file gives a model: ``tensors`` under the model's names and in its shapes.
-
-    ``left``: names of the model that stay at their initialisation, all others must be in ``tensors``; ``kind`` "clip",
-    "timm" or "aim" (a whole adapted model); ``lines`` for a reader, one sentence each: what was interpolated, is left
-    at its initialisation, or is not known; ``activation`` to be set on the model, where the file tells it.
-    """
-
-    tensors: dict[str, Tensor]
-    left: set[str]
-    kind: str
-    lines: list[str] = field(default_factory=list)
-    activation: Activation | None = None
 
 
 class VideoModel(nn.Module, ABC):
@@ -57,8 +37,6 @@ class VideoModel(nn.Module, ABC):
     activation: Activation  # of the MLPs
     class_names: tuple[str, ...]  # of a model that takes them, empty before they are given
 
-    # Arguments of the constructor that make the same model again, kept under their own names.
-    arguments: ClassVar[tuple[str, ...]] = ()
     # Whether the logits come from class names, given as ``class_names`` or by ``set_classes``: any classes then.
     takes_class_names: ClassVar[bool] = False
     # Which of the model's values ``frozen_features`` gives: features stored of another part do not fit.
@@ -66,11 +44,23 @@ class VideoModel(nn.Module, ABC):
     # Tensors beside layer norms that take no weight decay.
     undecayed: ClassVar[frozenset[str]] = frozenset()
 
+    def __init__(self, *records: Record) -> None:
+        """The fields of ``records`` become attributes of the model, where it has no property of the name."""
+        super().__init__()
+        self.records = records
+        for name, value in ((name, getattr(record, name)) for record in records for name in record.names()):
+            if not isinstance(getattr(type(self), name, None), property):
+                setattr(self, name, value)
+
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments that make this model again (plain numbers, strings and lists)."""
-        values = {name: getattr(self, name) for name in self.arguments}
+        """What of ``create_model``'s arguments makes this model again (plain numbers, strings and lists)."""
+        values = {name: getattr(self, name) for record in self.records for name in record.names(running=False)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def fresh(self) -> Self:
+        """The same model newly initialised."""
+        return type(self)(*(type(record).of(self.config) for record in self.records))
 
     @abstractmethod
     def freeze(self) -> None:
@@ -127,6 +117,10 @@ class VideoModel(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Clips to logits ``[B, num_classes]``."""
         return self.forward_head(self.forward_features(x))
+
+    def trunk_loaded(self) -> list[str]:
+        """Called when an image trunk's weights alone were loaded: what starts as a copy of them. Lines for a reader."""
+        return []
 
     def weights_loaded(self) -> None:
         """Called when tensors were loaded: what the model keeps that follows from them is out of date."""

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from aim_fast.errors import TrainingError
-from aim_fast.models.flops import count_parameters, multiply_adds
-from aim_fast.models.saved_bytes import saved_bytes
+from aim_fast.models.counting.flops import count_parameters, multiply_adds
+from aim_fast.models.counting.saved_bytes import saved_bytes
 from aim_fast.models.video_model import VideoModel
 from aim_fast.studies.contenders import Contender
 from aim_fast.studies.timing import Timing, take_turns

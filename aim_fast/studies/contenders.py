@@ -24,7 +24,7 @@ from aim_fast.errors import UsageError, nearest
 from aim_fast.models.identity import Identity
 from aim_fast.models.peers import create_peer, default_frames, list_peers, published_by_library, takes_frames
 from aim_fast.models.published import dataset_arguments, datasets, find_published
-from aim_fast.models.registry import MODELS, argument_names, create_model
+from aim_fast.models.registry import MODELS, argument_names, create_model, list_trunks
 from aim_fast.models.video_model import VideoModel
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from aim_fast.training.metrics import METRICS, read_metrics
@@ -75,7 +75,7 @@ def find_contender(text: str, dataset: str, frames: int | None, num_classes: int
     overrides = _overrides(text, settings)
     if _LIBRARIES.match(name):
         return _of_library(text, name, overrides, dataset, frames, num_classes)
-    if name in MODELS or re.match(r"\w+:", name):
+    if name in MODELS or name in list_trunks() or re.match(r"\w+:", name):
         return _of_model(text, name, overrides, dataset, frames, num_classes)
     if settings and (name in shipped_recipes() or Path(name).exists()):
         raise UsageError(f"{text}: a run or recipe says itself what its model is: leave out {', '.join(settings)}")
@@ -111,10 +111,10 @@ def _of_model(
     frames: int | None,
     num_classes: int | None,
 ) -> Contender:
-    taken = argument_names(name)
+    taken = argument_names(name, overrides.get("head"), overrides.get("method"))
     asked = {"num_frames": frames, "num_classes": num_classes}
     common = {key: value for key, value in asked.items() if value is not None and key in taken}
-    arguments = dataset_arguments(name, dataset) | common | overrides
+    arguments = dataset_arguments(name, dataset, taken) | common | overrides
     return Contender(label, Identity(name, arguments), _published(name, dataset, arguments))
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aim_fast.errors import UsageError
-from aim_fast.models.flops import count_costs
+from aim_fast.models.composition import arguments_of
+from aim_fast.models.counting.flops import count_costs
+from aim_fast.models.heads import HEADS
+from aim_fast.models.methods import METHODS
 from aim_fast.models.published import PublishedResult, dataset_arguments, find_published, published_results
-from aim_fast.models.registry import MODELS, argument_names, find_entry, list_models
+from aim_fast.models.registry import MODELS, argument_names, find_entry, list_models, list_trunks
 
 # Data sets whose models the table is made for when nothing else is asked.
 TABLE_DATASETS = ("kinetics400", "ssv2")
@@ -29,15 +31,22 @@ def model_table(
 
     Keys: ``name, dataset, frames, views, overrides, params, trainable, gflops, published``. ``gflops`` are 10⁹
     multiply-adds of all ``views`` of one clip together, as published tables give them; ``published`` is what was
-    published for this structure, or None. ``overrides`` go to every model that takes them, over the data set's.
+    published for this structure, or None. ``overrides`` go to every model that takes them, over the data set's; with
+    ``method`` or ``head`` among them, models that take no other are left out.
     """
     rows = []
+    parts = {key: overrides.pop(key) for key in ("method", "head") if key in overrides}
     for name in names or list_models():
-        taken = argument_names(name)
-        chosen = {key: value for key, value in overrides.items() if key in taken}
+        try:
+            taken = argument_names(name, parts.get("head"), parts.get("method"))
+        except UsageError:
+            if names:
+                raise
+            continue
+        chosen = parts | {key: value for key, value in overrides.items() if key in taken}
         for dataset in datasets:
             for num_frames in frames or _own_frames(name, dataset):
-                arguments = dataset_arguments(name, dataset) | {"num_frames": num_frames} | chosen
+                arguments = dataset_arguments(name, dataset, taken) | {"num_frames": num_frames} | chosen
                 published = find_published(name, dataset, arguments)
                 try:
                     rows.append(_row(name, dataset, arguments, views, chosen, published))
@@ -45,7 +54,7 @@ def model_table(
                     if not frames:
                         raise
     for result in published_results():
-        wanted = result.model in (names or MODELS) and result.dataset in datasets and not overrides
+        wanted = result.model in (names or MODELS) and result.dataset in datasets and not overrides and not parts
         if wanted and result.overrides and (not frames or result.frames in frames):
             rows.append(_row(result.model, result.dataset, result.arguments, views, result.overrides, result))
     return rows
@@ -58,9 +67,7 @@ def _own_frames(name: str, dataset: str) -> list[int]:
         for result in published_results()
         if (result.model, result.dataset) == (name, dataset) and result.frames and not result.overrides
     }
-    entry = find_entry(name)
-    default = inspect.signature(entry.model).parameters["num_frames"].default
-    return sorted(published) or [entry.arguments.get("num_frames", default)]
+    return sorted(published) or [arguments_of(find_entry(name))["num_frames"]]
 
 
 def _row(
@@ -83,3 +90,13 @@ def _row(
         "gflops": round(products * views / 1e9, 3),
         "published": published and published.figures,
     }
+
+
+def part_table() -> dict[str, dict[str, str]]:
+    """What models are composed of: the names of trunks, methods and heads, and of each what it is, in a line."""
+    parts: dict[str, Mapping[str, Any]] = {"methods": METHODS, "heads": HEADS}
+    found = {kind: {name: part.line for name, part in known.items()} for kind, known in parts.items()}
+    found["methods"]["promptclip"] = "a learned prompt around class names, on CLIP with its text tower (ECCV 2022)"
+    trunks = dict.fromkeys(list_trunks(), "")
+    trunks |= {"timm:NAME": "any of timm's", "open_clip:NAME": "any of open_clip's, of pre-norm blocks in a row"}
+    return {"trunks": trunks, **found}

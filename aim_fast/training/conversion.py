@@ -14,7 +14,7 @@ from typing import Any
 from aim_fast.data.formats.annotation import class_name, decoded
 from aim_fast.errors import UsageError
 from aim_fast.files import replacing, write_whole
-from aim_fast.models.weights import save_trunk
+from aim_fast.models.loading import save_trunk
 from aim_fast.training.checkpoint import ADAPTERS, save_checkpoint
 from aim_fast.training.recipe import FIELDS
 from aim_fast.training.recipe_file import load_recipe

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from aim_fast.data.choices import Decoder, FeatureDtype, FrameCacheKind, ReadOrder
 from aim_fast.errors import UsageError
-from aim_fast.models.choices import Head, TemporalPlace, Tune
+from aim_fast.models.choices import Head, Method, TemporalPlace, Tune
 from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -113,7 +113,14 @@ class Model(Group):
     tune: Tune | None = _field(None, "what trains: adapters, or all for full fine-tuning; the model's own if not given")
     drop_path: float = _field(0.2, "droppath rate of the last block; rates grow linearly from 0", ge=0, lt=1)
     drop_path_mode: DropPathMode = _field("position", "what droppath drops: position (published), clip, or frame")
-    head: Head = _field("linear", "linear: a classifier; text: class names scored by CLIP's own towers (AIM on CLIP)")
+    method: Method | None = _field(
+        None,
+        "what is put on the trunk: aim, probe, full, timesformer or promptclip; the model's own if not given",
+    )
+    head: Head = _field(
+        "linear",
+        "linear: a classifier; text: class names scored by CLIP's towers; attentive: a query over all tokens",
+    )
     head_dropout: float = _field(0.5, "dropout before the classifier", ge=0, lt=1)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from aim_fast.errors import UsageError
-from aim_fast.models.class_embeddings import read_templates
+from aim_fast.models.heads.class_embeddings import read_templates
 from aim_fast.models.identity import Identity
+from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import argument_names, create_model
-from aim_fast.models.weights import load_weights
 from aim_fast.training.devices import Place
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.recipe_groups import AIM, Model, PromptCLIP, Swin, TextHead
@@ -20,7 +20,7 @@ from aim_fast.training.trained_model import TrainedModel, move_to_place
 # Recipe fields that a model may have an argument for.
 MODEL_FIELDS = {"backend", "memory"}.union(
     *(group.model_fields for group in (Model, AIM, Swin, PromptCLIP, TextHead))
-) - {"model", "weights", "weights_key", "head"}
+) - {"model", "weights", "weights_key", "head", "method"}
 
 
 def model_options(recipe: Recipe, num_classes: int, class_names: Sequence[str] = ()) -> dict[str, Any]:
@@ -28,15 +28,17 @@ def model_options(recipe: Recipe, num_classes: int, class_names: Sequence[str] =
     options = {"num_frames": recipe.data.frames, "num_classes": num_classes, "class_names": list(class_names)}
     options |= {name: value for name, value in recipe.fields().items() if name in MODEL_FIELDS and value is not None}
     options["head"] = recipe.model.head
+    if recipe.model.method:
+        options["method"] = recipe.model.method
     if recipe.model.head == "text":
         options["templates"] = read_templates(recipe.text_head.templates)
-    known = argument_names(recipe.model.model, recipe.model.head)
+    known = [*argument_names(recipe.model.model, recipe.model.head, recipe.model.method), "head", "method"]
     return {name: value for name, value in options.items() if name in known}
 
 
-def check_model_fields(model: str, typed: Iterable[str], head: str = "linear") -> None:
+def check_model_fields(model: str, typed: Iterable[str], head: str = "linear", method: str | None = None) -> None:
     """Raises UsageError for a recipe field, typed on the command line, that ``model`` has nothing to do with."""
-    known = argument_names(model, head)
+    known = argument_names(model, head, method)
     if odd := [name for name in typed if name in MODEL_FIELDS and name not in known]:
         options = ", ".join("--" + name.replace("_", "-") for name in odd)
         raise UsageError(f"model {model} takes no {options}: leave it out, or take another --model")

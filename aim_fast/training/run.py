@@ -10,8 +10,8 @@ import torch
 
 from aim_fast.data.index.selection import read_lines
 from aim_fast.errors import CheckpointError, UsageError
+from aim_fast.models.loading import load_weights, trunk_names
 from aim_fast.models.registry import create_model
-from aim_fast.models.weights import load_weights, trunk_names
 from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, copy_values, find_checkpoint, read_checkpoint
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.recipe import coerce

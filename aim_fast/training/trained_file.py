@@ -23,10 +23,10 @@ from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.files import write_whole
 from aim_fast.models.identification import identify
 from aim_fast.models.identity import Identity
+from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import create_model
 from aim_fast.models.video_model import VideoModel
-from aim_fast.models.weight_files import DESCRIPTION, read_weights
-from aim_fast.models.weights import load_weights
+from aim_fast.models.weights.files import DESCRIPTION, read_weights
 from aim_fast.training.recipe import Recipe, coerce
 from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.trained_model import TrainedModel

@@ -164,7 +164,7 @@ def test_weights_that_cannot_be_used(refused, motion_set, trunk, tmp_path, kind)
         torch.save({"a": [1, "two"]}, path)
     elif kind == "other":
         from aim_fast import create_model
-        from aim_fast.models.weights import save_trunk
+        from aim_fast.models.loading import save_trunk
 
         save_trunk(create_model("aim_vit_demo", embed_dim=32, num_heads=2), path)
     line = refused(*train(motion_set, path, "--output", tmp_path / "run"))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from aim_fast import create_model
 from aim_fast.models.identification import identify
-from aim_fast.models.weight_files import WeightsFile, read_weights
+from aim_fast.models.weights.files import WeightsFile, read_weights
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 VARIANTS = {

@@ -103,7 +103,7 @@ def test_a_run_is_loaded_in_python(trained):
 
 def test_a_trunk_that_changed_is_refused(aim_fast, trained, motion_set, tmp_path):
     from aim_fast import create_model
-    from aim_fast.models.weights import save_trunk
+    from aim_fast.models.loading import save_trunk
 
     torch.manual_seed(5)
     other = tmp_path / "other.safetensors"

@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 
 from aim_fast import create_model
+from aim_fast.models.heads.tokens import TextTokens
 from aim_fast.models.identification import identify
-from aim_fast.models.tokens import TextTokens
-from aim_fast.models.weight_files import read_weights
-from aim_fast.models.weights import load_weights
+from aim_fast.models.loading import load_weights
+from aim_fast.models.weights.files import read_weights
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

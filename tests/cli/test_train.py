@@ -60,7 +60,7 @@ def test_the_file_of_adapters_holds_what_trains_and_says_what_it_belongs_to(trai
 
 
 def test_frozen_tensors_do_not_change(trained, trunk):
-    from aim_fast.models.weight_files import read_weights
+    from aim_fast.models.weights.files import read_weights
     from aim_fast.training.devices import single_place
     from aim_fast.training.run import open_run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aim_fast.models.flops import count_costs
+from aim_fast.models.counting.flops import count_costs
 from aim_fast.models.published import dataset_arguments, find_published
 from docs.figures import method, step
 from docs.figures.palette import PALETTES, write_both

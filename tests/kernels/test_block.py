@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils.checkpoint import checkpoint
 
-from aim_fast.models.saved_bytes import saved_bytes
+from aim_fast.models.counting.saved_bytes import saved_bytes
 from aim_kernels import AIMBlock, hold_trunk
 from bench.published import published
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from aim_fast.models.saved_bytes import saved_bytes
+from aim_fast.models.counting.saved_bytes import saved_bytes
 from aim_kernels import AIMBlock, hold_trunk
 
 

@@ -4,9 +4,8 @@ import timm
 import torch
 from torch import nn
 
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
 from aim_fast.models.registry import create_model
-from aim_fast.models.timm_models import vit_arguments
+from aim_fast.models.trunks.timm_models import vit_arguments
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 
@@ -48,7 +47,7 @@ def assert_is_clip(model, clip):
 
 def vit_model(**overrides):
     plain = timm.create_model("vit_base_patch16_224", **SIZES, num_classes=0)
-    return AIMViTImageNet(**{**vit_arguments(plain), **FRAMES, **overrides}).eval()
+    return create_model("aim_vit_b16_in21k", **{**vit_arguments(plain), **FRAMES, **overrides}).eval()
 
 
 def assert_is_vit(model, vit):

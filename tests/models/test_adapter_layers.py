@@ -6,10 +6,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.adapter_layers import resolve_layers
+from aim_fast.models.counting.saved_bytes import saved_bytes
+from aim_fast.models.loading import load_weights
+from aim_fast.models.methods.adapter_layers import resolve_layers
 from aim_fast.models.registry import create_model
-from aim_fast.models.saved_bytes import saved_bytes
-from aim_fast.models.weights import load_weights
 
 TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_frames": 4, "num_classes": 5}
 CLIPS = torch.randint(0, 256, (2, 4, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from aim_fast.errors import UsageError
-from aim_fast.models.flops import multiply_adds
+from aim_fast.models.counting.flops import multiply_adds
 from aim_fast.models.registry import create_model
 from aim_kernels import hold_trunk
 

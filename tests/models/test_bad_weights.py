@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.weights import load_weights
+from aim_fast.models.loading import load_weights
 from tests.models.small_clips import assert_same_features, make_clip, small, write
 
 pytestmark = pytest.mark.stack

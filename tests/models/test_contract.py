@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from aim_fast import load_checkpoint
 from aim_fast.errors import UsageError
-from aim_fast.models.flops import count_costs
+from aim_fast.models.counting.flops import count_costs
+from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import MODELS, create_model, find_entry
 from aim_fast.models.video_model import VideoModel
-from aim_fast.models.weights import load_weights
 
 pytestmark = pytest.mark.stack
 

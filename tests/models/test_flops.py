@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aim_fast.models.flops import count_costs, count_parameters, multiply_adds
+from aim_fast.models.counting.flops import count_costs, count_parameters, multiply_adds
 from aim_fast.models.published import dataset_arguments, find_published, published_results
 from aim_fast.models.registry import MODELS, create_model
 from aim_kernels.modules import AIMBlock

@@ -8,9 +8,8 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
+from aim_fast.models.loading import load_weights, trunk_sha256
 from aim_fast.models.registry import create_model
-from aim_fast.models.weights import load_weights, trunk_sha256
 from tests.models.small_trunks import (
     FRAMES,
     SIZES,
@@ -91,7 +90,7 @@ def ours_for(theirs, **overrides):
         options |= {"reg_tokens": 4, "no_embed_class": True}
     if kind.startswith("IJepa"):
         options |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
-    return AIMViTImageNet(**{**options, **overrides}).eval()
+    return create_model("aim_vit_b16_in21k", **{**options, **overrides}).eval()
 
 
 @pytest.mark.parametrize("form", ["folder", "parts", "file", "state_dict"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aim_fast.models.flops import count_parameters, multiply_adds
+from aim_fast.models.counting.flops import count_parameters, multiply_adds
 from aim_fast.models.peers import create_peer, list_peers, published_by_library
 
 TORCHVISION = [name for name in list_peers() if name.startswith("torchvision:")]

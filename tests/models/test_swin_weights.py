@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.interpolation import interpolate_bias_table, interpolate_offsets
+from aim_fast.models.loading import load_weights, save_trunk, trunk_sha256
 from aim_fast.models.registry import create_model
-from aim_fast.models.state_dict import load_checkpoint
-from aim_fast.models.weights import load_weights, save_trunk, trunk_sha256
+from aim_fast.models.weights.interpolation import interpolate_bias_table, interpolate_offsets
+from aim_fast.models.weights.state_dict import load_checkpoint
 
 SIZES = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 1, 1), "num_heads": (1, 2, 4)}
 

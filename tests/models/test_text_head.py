@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.class_embeddings import embed_classes, read_templates
+from aim_fast.models.heads.class_embeddings import embed_classes, read_templates
+from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.registry import create_model, find_entry
 from aim_fast.models.text_models import text_entry
-from aim_fast.models.weights import load_weights, save_trunk
 
 NAMES = ["walking", "BrushHair", "apply_lipstick"]
 
@@ -174,7 +174,7 @@ def test_templates_come_from_a_file(tmp_path):
         read_templates(tmp_path / "missing.txt")
 
 
-@pytest.mark.parametrize("name", ["timesformer_demo", "open_clip:ViT-H-14-CLIPA", "open_clip:roberta-ViT-B-32"])
+@pytest.mark.parametrize("name", ["aim_vit_imagenet_demo", "open_clip:ViT-H-14-CLIPA", "open_clip:roberta-ViT-B-32"])
 def test_models_without_a_clip_text_tower_are_refused(name):
     with pytest.raises(UsageError, match="take --head linear"):
         create_model(name, head="text")

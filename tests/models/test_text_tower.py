@@ -7,10 +7,10 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from safetensors.torch import save_file
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.state_dict import load_strictly
-from aim_fast.models.text_tower import TextTower, infer_text_architecture, text_tensors
-from aim_fast.models.tokens import tokenize
-from aim_fast.models.weight_files import WeightsFile, read_weights
+from aim_fast.models.heads.text_tower import TextTower, infer_text_architecture, text_tensors
+from aim_fast.models.heads.tokens import tokenize
+from aim_fast.models.weights.files import WeightsFile, read_weights
+from aim_fast.models.weights.state_dict import load_strictly
 
 SIZES = {"context_length": 77, "vocab_size": 49408, "width": 128, "depth": 2, "num_heads": 2, "output_dim": 48}
 NAMES = ["a dog", "Pushing something from left to right, slowly!", "cliff diving"]

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from aim_fast.errors import WeightsError
+from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.registry import create_model
-from aim_fast.models.weights import load_weights, save_trunk
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "timesformer_clip.safetensors"
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_frames": 4, "num_classes": 5}
@@ -112,7 +112,7 @@ def test_a_whole_timesformer_is_read_back_and_its_frames_interpolated(tmp_path):
     longer = create_model("timesformer_demo", **{**TINY, "num_frames": 8, "num_classes": 7})
     lines = load_weights(longer, tmp_path / "t.pth").lines
     assert any("interpolated from 4 to 8 frames" in line for line in lines)
-    assert any("head of 5 classes, not 7" in line for line in lines)
+    assert any("head of 5 classes, the model of 7" in line for line in lines)
 
 
 def test_checkpoints_of_the_other_method_are_named(tmp_path):

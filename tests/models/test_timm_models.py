@@ -10,10 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
+from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.registry import create_model
-from aim_fast.models.timm_models import vit_arguments
-from aim_fast.models.weights import load_weights, save_trunk
+from aim_fast.models.trunks.timm_models import vit_arguments
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 7}
 TRUNKS = {
@@ -38,7 +37,9 @@ def timm_model(name, seed=0, **overrides):
 
 
 def adapted(theirs, file, **overrides):
-    model = AIMViTImageNet(**{**vit_arguments(theirs), "num_frames": 3, "num_classes": 5, **overrides})
+    model = create_model(
+        "aim_vit_b16_in21k", **{**vit_arguments(theirs), "num_frames": 3, "num_classes": 5, **overrides}
+    )
     save_file(theirs.state_dict(), file)
     report = load_weights(model.double().eval(), file)
     assert report.kind == "timm"
@@ -94,7 +95,7 @@ def test_a_file_without_a_head_a_torch_file_and_a_saved_trunk_are_taken(tmp_path
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "vit.pth")
     save_trunk(model, tmp_path / "trunk.safetensors")
     for file in ("vit.pth", "trunk.safetensors"):
-        twin = AIMViTImageNet(**model.config).double()
+        twin = create_model("aim_vit_b16_in21k", **model.config).double()
         assert load_weights(twin, tmp_path / file).sha256 == report.sha256
 
 
@@ -149,13 +150,11 @@ def test_a_name_makes_the_trunk_with_its_own_size_and_normalisation():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("timm:vit_small_patch16_dinov3", "rotary position embedding"),
-        ("timm:vit_base_patch16_siglip_224", "attention pooling"),
-        ("timm:test_vit4", "RMS norms"),
-        ("timm:vit_giant_patch14_dinov2", r"gated MLPs \(SwiGLU\)"),
         ("timm:swin_tiny_patch4_window7_224", "take aim_swin_b"),
-        ("timm:vit_relpos_small_patch16_224", "relative position biases"),
-        ("timm:deit_tiny_distilled_patch16_224", "a distillation token"),
+        ("timm:vit_base_patch16_xp_224", "QkNorm|attention and MLP in parallel"),
+        ("timm:cait_xxs24_224", r"class attention and talking heads \(CaiT\)"),
+        ("timm:eva02_enormous_patch14_clip_224", "norms after attention and MLP instead of before"),
+        ("timm:vit_relpos_base_patch32_plus_rpn_256", "res-post-norm"),
         ("timm:resnet18", "timm's ResNet"),
         ("timm:vit_bas_patch16_224", "vit_base_patch16_224"),
         ("timm:vit_base_patch16_224.augreg_in22k", "augreg_in21k"),
@@ -182,7 +181,7 @@ def test_what_is_not_built_is_refused_by_its_name(name, message):
 def test_weights_of_another_trunk_are_refused_and_the_model_is_left(theirs, message, tmp_path):
     name, overrides = theirs
     save_file(timm_model(name, **overrides).state_dict(), tmp_path / "vit.safetensors")
-    model = AIMViTImageNet(**vit_arguments(timm_model("vit_base_patch16_224")))
+    model = create_model("aim_vit_b16_in21k", **vit_arguments(timm_model("vit_base_patch16_224")))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(WeightsError, match=message) as caught:
         load_weights(model, tmp_path / "vit.safetensors")

@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.aim_vit_imagenet import AIMViTImageNet
+from aim_fast.models.loading import load_weights, trunk_names
 from aim_fast.models.registry import create_model
-from aim_fast.models.timm_models import vit_arguments
-from aim_fast.models.weights import load_weights, trunk_names
+from aim_fast.models.trunks.timm_models import vit_arguments
 from tests.conftest import SHARED
 from tests.models.small_trunks import (
     FRAMES,
@@ -185,7 +184,7 @@ def test_an_i_jepa_checkpoint_gives_its_encoder(tmp_path):
     predictor = {"module.predictor_embed.weight": torch.zeros(3, 3)}
     checkpoint = {"encoder": states[0], "predictor": predictor, "target_encoder": states[1], "opt": {}, "epoch": 300}
     torch.save(checkpoint, tmp_path / "ijepa.pth.tar")
-    model = AIMViTImageNet(**vit_arguments(theirs), **FRAMES).eval()
+    model = create_model("aim_vit_b16_in21k", **vit_arguments(theirs), **FRAMES).eval()
     report = load_weights(model, tmp_path / "ijepa.pth.tar")
     assert_is_vit(model, theirs)
     assert "holds encoder and target_encoder: encoder is taken" in report.lines[0]
@@ -268,7 +267,7 @@ def test_dinov2s_own_names_are_taken(registers, tmp_path):
     state = {name.replace("blocks.", "blocks.0."): tensor for name, tensor in state.items()}
     torch.save({"teacher": {f"backbone.{n}": t for n, t in state.items()} | {"dino_head.w": torch.zeros(1)}},
                tmp_path / "dinov2.pth")  # fmt: skip
-    model = AIMViTImageNet(**vit_arguments(theirs), **FRAMES).eval()
+    model = create_model("aim_vit_b16_in21k", **vit_arguments(theirs), **FRAMES).eval()
     load_weights(model, tmp_path / "dinov2.pth")
     assert_is_vit(model, theirs)
 

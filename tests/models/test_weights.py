@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.architecture import infer_architecture
+from aim_fast.models.loading import load_weights, save_trunk, trunk_names, trunk_sha256
 from aim_fast.models.registry import create_model
-from aim_fast.models.weights import load_weights, save_trunk, trunk_names, trunk_sha256
+from aim_fast.models.weights.architecture import infer_architecture
 from tests.models.small_clips import assert_same_features, make_clip, small, write
 
 

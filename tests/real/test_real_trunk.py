@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, safe_open
 
 from aim_fast.data.video.decode import decode_frames
+from aim_fast.models.loading import load_weights, trunk_names
 from aim_fast.models.registry import create_model
-from aim_fast.models.weights import load_weights, trunk_names
 from tests.real.moving_crops import PAIRS, write_moving_crops
 
 pytestmark = pytest.mark.real

@@ -12,8 +12,8 @@ from aim_fast.data.formats import read_dataset
 from aim_fast.data.index.scan import scan
 from aim_fast.data.video.decode import decode_frames
 from aim_fast.errors import AimFastError, DataError
+from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import create_model
-from aim_fast.models.weights import load_weights
 from tests.soak.mutations import mutated
 
 AMOUNTS = [pytest.param(1, id="few"), pytest.param(20, id="many", marks=pytest.mark.soak)]

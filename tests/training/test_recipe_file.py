@@ -12,7 +12,8 @@ from aim_fast.training.recipe_file import default_recipe, load_recipe, recipe_of
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FLAT = json.loads((GOLDEN / "flat_recipes.json").read_text())
-SINCE = {"accept_gaps": False, "weights_key": None}  # fields that came later, at what a recipe without them means
+# fields that came later, at what a recipe without them means
+SINCE = {"accept_gaps": False, "weights_key": None, "method": None}
 CHOICES = json.loads((GOLDEN / "recipe_choices.json").read_text())
 # Towers of a size that their names do not tell, or seem to tell otherwise: an H/14, and a ViT of medium width.
 MISLED = {"open_clip:nllb-clip-large": "l14", "open_clip:vit_medium_patch16_gap_256": "b16"}

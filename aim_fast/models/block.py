@@ -1,0 +1,47 @@
+"""A frozen pre-norm block of any trunk, in one canonical form, which runs as the method put on it says.
+
+    z = n1(x);  [q; k; v] = Wqkv z + b;  a = softmax(q kᵀ/√d) v;  o = Wo a + bo          attend
+    y = n2(x);  m = Wp act(Wf y + bf) + bp                                               expand
+
+``attention_weights`` and ``mlp_weights`` give these tensors, LayerScale folded in, as
+:class:`aim_kernels.AIMBlock` asks of a block. What a trunk has beyond that (a rotation, inner norms, gates) is in its
+own block's ``attend`` and ``expand``.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from aim_fast.models.method import Method
+from aim_kernels.adaptation import activate, attention_over_space
+from aim_kernels.choices import Memory
+from aim_kernels.modules import AIMBlock
+from aim_kernels.trained_trunk import attention_branch, mlp_branch
+
+
+class FrozenBlock(AIMBlock):
+    """Mixed in before a block of the operators': forward is the method's. Shapes [B, T, N, D]."""
+
+    method: Method
+
+    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
+        return self.method.run(self, x, cls_only)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The frozen attention over space, and the norm before it; no residual is added."""
+        norm, attention = self.attention_weights()
+        if self.backend == "fused":
+            return attention_branch(x, norm, attention, self.num_heads, "space", eps=self.eps)
+        z = F.layer_norm(x, x.shape[-1:], *norm, self.eps)
+        qkv = F.linear(z, attention.qkv_weight, attention.qkv_bias)
+        return F.linear(attention_over_space(qkv, self.num_heads), attention.out_weight, attention.out_bias)
+
+    def expand(self, x: Tensor, memory: Memory = "fast") -> Tensor:
+        """The frozen MLP, and the norm before it; no residual is added."""
+        norm, mlp = self.mlp_weights()
+        if self.backend == "fused":
+            return mlp_branch(x, norm, mlp, activation=self.activation, eps=self.eps, memory=memory)
+        y = F.layer_norm(x, x.shape[-1:], *norm, self.eps)
+        hidden = activate(F.linear(y, mlp.fc_weight, mlp.fc_bias), self.activation)
+        return F.linear(hidden, mlp.proj_weight, mlp.proj_bias)

@@ -1,0 +1,302 @@
+"""An image Transformer over clips, frame by frame: what its models share whatever their weights' names.
+
+Shapes: B clips, T frames, N tokens a frame, D = embed_dim.
+
+    stem    clips -> patches, tokens that stand before them, embeddings                     [B, T, N, D]
+    blocks  depth × the model's own, in a row
+    tail    pool -> finish (a norm) [B, T, D] -> mean over T -> dropout -> fc_cls -> [B, num_classes]
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aim_fast.errors import UsageError
+from aim_fast.models.head import Head, Headed
+from aim_fast.models.method import Method
+from aim_fast.models.pixels import CLIP_MEAN, CLIP_STD
+from aim_fast.models.record import Clips, Record
+from aim_fast.models.video_model import check_normalisation, check_sizes
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
+from aim_kernels.choices import Activation, BlockBackend
+
+# The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
+_MIDDLE = 128.0
+
+
+@dataclass(frozen=True)
+class Trunk(Record):
+    """The sizes of an image Transformer, and the pixels that it was trained on: the arguments of every trunk.
+
+    ``mean``, ``std``: of the R, G and B channel, on the scale of 0 to 255.
+    """
+
+    img_size: int = 224
+    patch_size: int = 16
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mean: Sequence[float] = CLIP_MEAN
+    std: Sequence[float] = CLIP_STD
+
+
+@dataclass(frozen=True)
+class PlainTrunk(Trunk):
+    """And those of a trunk of plain blocks: ``mlp_ratio`` hidden units per channel, and the MLPs' activation."""
+
+    mlp_ratio: float = 4.0
+    activation: Activation = "quick_gelu"
+
+
+class FrameModel(Headed):
+    """A trunk, which a subclass is, under a method and a head: clips in, class logits out.
+
+    The subclass makes the trunk's modules under the names of its weights. Raises ValueError for sizes that cannot be,
+    and in ``forward`` for a clip of another layout or size.
+    """
+
+    trunk_record: ClassVar[type[Trunk]] = PlainTrunk
+    last_norm: str = "ln_post."  # what the names of the norm before the head begin with
+
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    lowest: int  # number of the lowest block in or below which something trains; depth where only the tail does
+    temporal_embedding: Tensor
+    ln_post: nn.LayerNorm
+
+    def __init__(self, trunk: Trunk, method: Method, head: Head, clips: Clips) -> None:
+        mean, std = check_normalisation(trunk.mean, trunk.std)
+        check_sizes(img_size=trunk.img_size, patch_size=trunk.patch_size, embed_dim=trunk.embed_dim, depth=trunk.depth)
+        check_sizes(num_heads=trunk.num_heads, num_frames=clips.num_frames, num_classes=head.num_classes)
+        if trunk.img_size % trunk.patch_size:
+            raise ValueError(f"img_size {trunk.img_size} is no multiple of patch_size {trunk.patch_size}")
+        method = method.fitted(trunk.depth)
+        super().__init__(replace(trunk, mean=mean, std=std), method, head, clips)
+        self.method, self.reader = method, head
+        self.lowest, self.moves_time = method.lowest(trunk.depth), method.moves_time(trunk.depth)
+        self.make_trunk()
+        time = torch.empty(1, clips.num_frames, trunk.embed_dim)
+        if method.over_time:
+            self.temporal_embedding = nn.Parameter(time)
+        else:
+            self.register_buffer("temporal_embedding", time, persistent=False)
+        head.make(self)
+        self.reset_parameters()
+        self.freeze()
+
+    @abstractmethod
+    def make_trunk(self) -> None:
+        """Makes the stem, the blocks by :meth:`adapt`, and the last norm."""
+
+    @abstractmethod
+    def reset_trunk(self) -> None:
+        """Initialises them as the trunk's authors do, each block with what the method added."""
+
+    @abstractmethod
+    def fit_trunk(self, file: WeightsFile, source: str) -> Fit:
+        """What a file gives of all but the head."""
+
+    @property
+    @abstractmethod
+    def row(self) -> Sequence[Any]:
+        """The blocks, each [B, T, N, D] to itself, with ``activation``."""
+
+    @property
+    @abstractmethod
+    def projection(self) -> nn.Conv2d:
+        """The patch embedding."""
+
+    @property
+    @abstractmethod
+    def num_tokens(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def embed(self, x: Tensor) -> Tensor:
+        """Clips to the first block's input ``[B, T, N, D]``."""
+
+    @property
+    def feature_dim(self) -> int:  # type: ignore[override]
+        return self.embed_dim
+
+    @property
+    def config(self) -> dict[str, Any]:
+        head = {} if self.reader.name == "linear" else {"head": self.reader.name}
+        return super().config | {"method": self.method.name} | head
+
+    def adapt(self, block: Any, number: int) -> Any:
+        """A frozen block with what the method adds to it."""
+        block.method = self.method
+        self.method.extend(block, number, self.depth)
+        return block
+
+    def reset_parameters(self) -> None:
+        if next(self.parameters()).is_meta:
+            return
+        self.reset_trunk()
+        nn.init.zeros_(self.temporal_embedding)
+        self.reader.reset(self)
+
+    def freeze(self) -> None:
+        for name, parameter in self.named_parameters():
+            of_head = name.startswith(self.reader.own)
+            parameter.requires_grad_(self.reader.trained if of_head else self.method.trains(name, self.last_norm))
+
+    def is_adaptation(self, name: str) -> bool:
+        return self.method.is_own(name) or (self.reader.trained and name.startswith(self.reader.own))
+
+    def fit_weights(self, file: WeightsFile, source: str) -> Fit:
+        return self.reader.fit(self, self.fit_trunk(self.reader.of_trunk(file), source), file, source)
+
+    def trunk_loaded(self) -> list[str]:
+        return self.method.trunk_loaded(self.row)
+
+    def weights_loaded(self) -> None:
+        self.reader.weights_loaded(self)
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        self.reader.set_classes(self, names)
+
+    @property
+    def takes_class_names(self) -> bool:  # type: ignore[override]
+        return self.reader.takes_class_names
+
+    @property
+    def stem_embedding(self) -> Tensor:
+        """What the stem adds to every token of a frame, ``[1, T, D]``."""
+        return torch.zeros_like(self.temporal_embedding) if self.moves_time else self.temporal_embedding
+
+    @property
+    def activation(self) -> Activation:
+        """Of the image Transformer's MLPs: "quick_gelu" or "gelu"; assigning sets it in every block."""
+        return self.row[0].activation
+
+    @activation.setter
+    def activation(self, activation: Activation) -> None:
+        for block in self.row:
+            block.activation = activation
+        self.reader.set_activation(self)
+
+    @property
+    def backend(self) -> BlockBackend:
+        """Of the stem and the blocks: "fused", or "reference" for plain torch."""
+        return self.row[0].backend
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Clips, or what :meth:`forward_bottom` made of them, to what the head reads.
+
+        That is of each frame its normalised feature, ``[B, T, D]``, or its tokens, ``[B, T, N, D]``.
+        """
+        if list(x.shape[1:]) == self.bottom_shape:  # stored, perhaps in half precision
+            return self.forward_top(x.to(self.projection.weight.dtype))
+        return self.forward_top(self.forward_bottom(x))
+
+    @property
+    def bottom_shape(self) -> list[int]:
+        """[T, N, D] of what :meth:`forward_bottom` makes of a clip."""
+        tokens = 1 if self.lowest == self.depth and not self.reader.reads_tokens else self.num_tokens
+        return [self.num_frames, tokens, self.embed_dim]
+
+    def forward_bottom(self, x: Tensor) -> Tensor:
+        """Clips to the input of block ``lowest``, [B, T, N, D]; the pooled token alone, N = 1, where no block is left.
+
+        Nothing in it trains where ``lowest`` is above 0, so it keeps nothing for backward and can be cached.
+        """
+        tokens = self.run(self.embed(x), 0, self.lowest)
+        pooled = self.lowest == self.depth and not self.reader.reads_tokens
+        return self.pool(tokens)[:, :, None] if pooled else tokens
+
+    def frozen_features(self, x: Tensor) -> Tensor:
+        """:meth:`forward_bottom`, where nothing in it trains; else UsageError."""
+        if self.lowest == 0:
+            raise UsageError(
+                "nothing below the first trained block can be stored: use --adapters none, or --adapter-layers top or "
+                "a list without block 0, and not --temporal-place stem"
+            )
+        return self.forward_bottom(x)
+
+    @property
+    def frozen_part(self) -> str:  # type: ignore[override]
+        """What :meth:`frozen_features` are."""
+        return f"input of block {self.lowest} of {self.depth}"
+
+    def forward_top(self, tokens: Tensor) -> Tensor:
+        """The input of block ``lowest`` to what the head reads, normalised: ``[B, T, D]``, or ``[B, T, N, D]``."""
+        if self.moves_time:
+            tokens = tokens + self.temporal_embedding[:, :, None]
+        if self.reader.reads_tokens:
+            return self.finish_tokens(self.run(tokens, self.lowest, self.depth))
+        if self.lowest == self.depth:
+            return self.finish(tokens[:, :, 0])
+        return self.finish(self.pool(self.run(tokens, self.lowest, self.depth)))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """The last block's output ``[B, T, N, D]`` to one feature a frame, ``[B, T, D]``: its CLS token."""
+        return tokens[:, :, 0]
+
+    def finish(self, pooled: Tensor) -> Tensor:
+        """The feature of each frame, normalised: ``[B, T, D]`` to itself."""
+        return self.ln_post(pooled)
+
+    def finish_tokens(self, tokens: Tensor) -> Tensor:
+        """The last block's output, normalised: ``[B, T, N, D]`` to itself."""
+        return self.ln_post(tokens)
+
+    @property
+    def pools_cls(self) -> bool:
+        """Whether :meth:`pool` reads the CLS token, the first of each frame, and nothing else."""
+        return True
+
+    def run(self, tokens: Tensor, start: int, stop: int) -> Tensor:
+        """Blocks ``start`` to ``stop`` - 1 on ``tokens`` [B, T, N, D].
+
+        Of the last block only [B, T, 1, D] where no more of it is read.
+        """
+        for number in range(start, stop):
+            block, last = self.row[number], number == self.depth - 1
+            tokens = block(tokens, cls_only=last and self.pools_cls and not self.reader.reads_tokens)
+        return tokens
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """What :meth:`forward_features` gives to logits ``[B, num_classes]``."""
+        return self.reader.logits(self, features)
+
+    def patch_tokens(self, x: Tensor) -> Tensor:
+        """Patch embedding ``[B, T, (H/p)(W/p), D]`` as one product over flattened patches, faster than the convolution.
+
+        For uint8 the normalisation is folded into it: W·((x − mean)/std) = (W/std)·(x − 128) + Σ (W/std)·(128 − mean).
+        """
+        b, t = self.check_clips(x), self.num_frames
+        p, grid, weight = self.patch_size, self.img_size // self.patch_size, self.projection.weight
+        bias = self.projection.bias
+        if x.dtype == torch.uint8:
+            weight, bias = self._normalising_patch_weights()
+            patches = x.reshape(b, t, grid, p, grid, p * 3).transpose(3, 4).to(weight.dtype) - _MIDDLE
+            return F.linear(patches.reshape(b, t, grid * grid, p * p * 3), weight.flatten(1), bias)
+        patches = x.to(weight.dtype).reshape(b, 3, t, grid, p, grid, p).permute(0, 2, 3, 5, 1, 4, 6)
+        return F.linear(patches.reshape(b, t, grid * grid, 3 * p * p), weight.flatten(1), bias)
+
+    def _normalising_patch_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight ``[D, p, p, 3]`` and bias ``[D]`` for pixels less ``_MIDDLE``.
+
+        The mean and std stay plain numbers, exact in any dtype; the bias is that of the rounded weight.
+        """
+        dtype = self.projection.weight.dtype
+        wide = self.projection.weight.to(torch.promote_types(dtype, torch.float32))
+        weight = torch.stack([wide[:, c] / self.std[c] for c in range(3)], dim=-1).to(dtype)
+        sums = weight.to(wide.dtype).sum((1, 2))  # [D, 3]
+        bias = sum((sums[:, c] * (_MIDDLE - self.mean[c]) for c in range(1, 3)), sums[:, 0] * (_MIDDLE - self.mean[0]))
+        if self.projection.bias is not None:
+            bias = bias + self.projection.bias
+        return weight, bias.to(dtype)

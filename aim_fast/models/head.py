@@ -1,0 +1,99 @@
+"""What is asked of a head: what it makes of a model, and logits out of features.
+
+A head is a record of its arguments with the behaviour beside them; its modules and parameters are the model's own, so
+that they are named as published (``fc_cls.weight``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from aim_fast.errors import UsageError
+from aim_fast.models.record import Record
+from aim_fast.models.video_model import VideoModel
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
+
+
+class Headed(VideoModel):
+    """A model that has a head: what heads read of it, and what they make."""
+
+    feature_dim: int  # D, of a frame's feature
+    num_heads: int  # of the trunk
+    head_dropout: float
+    dropout: torch.nn.Dropout
+    fc_cls: torch.nn.Linear
+    proj: torch.nn.Parameter
+    attentive_pool: torch.nn.Module
+    attentive_time: torch.nn.Parameter
+    text: Any
+    class_embeddings: Tensor
+    stale: bool  # whether class_embeddings are to be made again
+
+
+@dataclass(frozen=True)
+class Head(Record):
+    """Features of clips to logits ``[B, num_classes]``."""
+
+    name: ClassVar[str] = ""
+    line: ClassVar[str] = ""  # what it is, for a list
+    reads_tokens: ClassVar[bool] = False  # all tokens of the last block, [B, T, N, D], not one feature a frame
+    takes_class_names: ClassVar[bool] = False
+    own: ClassVar[tuple[str, ...]] = ("fc_cls.",)  # what the names of its tensors begin with
+    trained: ClassVar[bool] = True  # whether they train; what is not trained belongs to the image model
+
+    num_classes: int = 400
+
+    def make(self, model: Headed) -> None:
+        """Gives the model the head's modules and parameters."""
+        raise NotImplementedError
+
+    def reset(self, model: Headed) -> None:
+        """Initialises them."""
+
+    def logits(self, model: Headed, features: Tensor) -> Tensor:
+        """Features ``[B, T, D]``, or ``[B, T, N, D]``, to logits ``[B, num_classes]``."""
+        raise NotImplementedError
+
+    def fit(self, model: Headed, fit: Fit, file: WeightsFile, source: str) -> Fit:
+        """What a file gives the model beside its trunk and what was put on it, which ``fit`` has."""
+        return fit
+
+    def of_trunk(self, file: WeightsFile) -> WeightsFile:
+        """The file without what belongs to the head and would be taken for the trunk's."""
+        return file
+
+    def weights_loaded(self, model: Headed) -> None:
+        """Called when tensors were loaded."""
+
+    def set_activation(self, model: Headed) -> None:
+        """Called when the activation of the trunk's MLPs was set."""
+
+    def set_classes(self, model: Headed, names: Sequence[str]) -> None:
+        """Score these classes from now on. Raises UsageError where the head reads no names."""
+        raise UsageError(
+            f"{type(model).__name__} has a classifier of {model.num_classes} classes and reads no names: leave class "
+            "names out, or train a model that reads them (PromptCLIP, --head text)"
+        )
+
+
+def classify(model: Headed, pooled: Tensor) -> Tensor:
+    """Dropout and classifier on ``pooled`` [B, D]."""
+    return model.fc_cls(model.dropout(pooled))
+
+
+def make_classifier(model: Headed, width: int, classes: int, dropout: float) -> None:
+    """Gives the model ``dropout`` and ``fc_cls``."""
+    model.dropout = torch.nn.Dropout(dropout)
+    model.fc_cls = torch.nn.Linear(width, classes)
+
+
+def reset_classifier(model: Headed) -> None:
+    """Initialises ``fc_cls`` as AIM does."""
+    torch.nn.init.normal_(model.fc_cls.weight, std=0.01)
+    torch.nn.init.zeros_(model.fc_cls.bias)

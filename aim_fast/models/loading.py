@@ -1,0 +1,162 @@
+"""Image weights into a model: what ``--weights`` takes, and the hash that ties adapters to their trunk.
+
+Sources: an OpenAI CLIP ``.pt`` (TorchScript archive or state dict), an open_clip tag (``open_clip:ViT-B-16/openai``) or
+file, a timm tag (``timm:vit_base_patch16_224.augreg_in21k``) or file, a safetensors or state-dict file of a visual
+tower, a folder of Hugging Face (CLIP, DINOv2, ViT), a published AIM checkpoint, or the word ``random``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import torch
+from safetensors.torch import save
+
+from aim_fast.errors import WeightsError
+from aim_fast.files import write_whole
+from aim_fast.models.trunks.open_clip_models import fitting
+from aim_fast.models.video_model import VideoModel
+from aim_fast.models.weights.files import WeightsFile, read_weights, with_settings
+from aim_fast.models.weights.folders import Settings, read_settings
+from aim_fast.models.weights.hugging_face import has_hugging_face_names
+from aim_fast.models.weights.open_clip_tags import TAG_PREFIX, fetch_tag, tag_normalisation
+from aim_fast.models.weights.state_dict import load_strictly, split_trunk
+from aim_fast.models.weights.timm_tags import TIMM_PREFIX, fetch_timm_tag, timm_normalisation
+from aim_kernels.choices import Activation
+
+OPTIONS = (
+    "an OpenAI CLIP .pt file, an open_clip tag (open_clip:ViT-B-16/openai) or file, a timm tag "
+    "(timm:vit_base_patch16_224.augreg_in21k) or file, a safetensors or state-dict file of an image trunk, a folder of "
+    "Hugging Face's CLIP, DINOv2 or ViT, a published AIM checkpoint, or the word random"
+)
+_CLIP_EPS = 1e-5  # of the norms of models that take no other
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What was loaded.
+
+    ``source`` as given; ``kind`` "clip", "timm", "aim", "run" (a checkpoint that holds its trunk) or "random";
+    ``sha256`` of the frozen trunk, see :func:`trunk_sha256`; ``lines`` for a reader, one sentence each: what was
+    interpolated, left at its initialisation, or is not known.
+    """
+
+    source: str
+    kind: str
+    sha256: str
+    lines: list[str] = field(default_factory=list)
+
+
+def load_weights(
+    model: VideoModel, source: str | Path | None, *, seed: int = 0, key: str | None = None
+) -> WeightsReport:
+    """Fill the model's trunk from ``source`` (see the module), and adapters and head too from an AIM checkpoint.
+
+    Positional and temporal embeddings of another size are interpolated; the model's activation is set to the one that
+    the source was trained with, where the source tells, and so are mean and std and the norms' epsilon. ``key`` names
+    the entry of a checkpoint that holds several (``model_ema``). ``"random"`` initialises the WHOLE model from
+    ``seed``, whatever the state of torch's generators, which it leaves alone. Raises WeightsError when there is no
+    source, and for a file that cannot be read or is of another architecture; the model is then left as it was.
+    """
+    source = "" if source is None else str(source)
+    if not source:
+        raise WeightsError(f"no weights given, and a frozen random trunk learns little: pass {OPTIONS}")
+    if source == "random":
+        if key:
+            raise WeightsError(f"random weights have no entry {key!r}: leave --weights-key out, or name a file")
+        _initialise(model, seed)
+        line = f"the trunk is RANDOM (seed {seed}), as asked: features mean nothing before it is trained"
+        return WeightsReport(source, "random", trunk_sha256(model), [line])
+    file = _open(source, key)
+    fit = model.fit_weights(file, source)
+    _check_settings(model, file.settings, source)
+    load_strictly(model, fit.tensors, source, among=model.state_dict().keys() - fit.left)
+    if fit.activation:
+        model.activation = fit.activation
+    own = [] if fit.kind == "aim" else model.trunk_loaded()
+    lines = [*file.lines, *fit.lines, *own, *_set_pixels_and_norms(model, file.settings, source)]
+    return WeightsReport(source, fit.kind, trunk_sha256(model), lines)
+
+
+def trunk_names(model: VideoModel) -> set[str]:
+    """Names of the image Transformer's tensors: all that are not adaptation."""
+    return {name for name in model.state_dict() if not model.is_adaptation(name)}
+
+
+def trunk_sha256(model: VideoModel) -> str:
+    """SHA-256 (hex) over the model's frozen parameters in name order: names, shapes and fp32 values."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if not parameter.requires_grad:
+            digest.update(f"{name}{list(parameter.shape)}".encode())
+            digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def save_trunk(model: VideoModel, path: str | Path) -> None:
+    """Write the image Transformer alone as safetensors, in the names that :func:`load_weights` reads."""
+    state = model.state_dict()
+    tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(trunk_names(model))}
+    write_whole(Path(path), save(tensors, {"activation": model.activation}))
+
+
+def _check_settings(model: VideoModel, told: Settings, source: str) -> None:
+    """Raises WeightsError for a trunk that its tensors do not tell from the model's, but its configuration does."""
+    if told.activation not in (None, *get_args(Activation)):
+        raise WeightsError(f"{source}: its MLPs have the activation {told.activation}, AIM's gelu or quick_gelu")
+    for name, what, theirs in (("num_heads", "heads", told.num_heads), ("eps", "epsilon of norms", told.eps)):
+        ours = getattr(model, name, _CLIP_EPS if name == "eps" else None)
+        settable = name == "eps" and hasattr(model, "eps")
+        if theirs is not None and ours is not None and theirs != ours and not settable:
+            raise WeightsError(f"{source} is of another architecture: its {what} {theirs}, the model's {ours}")
+
+
+def _set_pixels_and_norms(model: VideoModel, told: Settings, source: str) -> list[str]:
+    """Gives the model the mean, std and epsilon of the weights where they are not those it has, and says so."""
+    lines = []
+    if told.eps is not None and told.eps != getattr(model, "eps", told.eps):
+        lines = [f"norms have the epsilon {told.eps:g} of {source}, not {model.eps:g}"]
+        for module in model.modules():
+            if isinstance(getattr(module, "eps", None), float):
+                module.eps = told.eps  # type: ignore[assignment]
+    if told.mean is None or told.std is None:
+        return lines
+    if all(abs(a - b) < 0.1 for pair in ((told.mean, model.mean), (told.std, model.std)) for a, b in zip(*pair)):
+        return lines  # the published recipes have CLIP's own, rounded
+    model.mean, model.std = told.mean, told.std
+    mean, std = ([round(value, 3) for value in values] for values in (told.mean, told.std))
+    return [*lines, f"pixels are normalised with mean {mean} and std {std}, as those that {source} was trained on"]
+
+
+def _initialise(model: VideoModel, seed: int) -> None:
+    # Drawn on the CPU whatever the model's device, so that one seed is one model everywhere.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = model.fresh()
+    load_strictly(model, fresh.state_dict(), "random")
+
+
+def _open(source: str, key: str | None) -> WeightsFile:
+    """The file of a source, its tensors in bare names, with what is known of it beside them."""
+    if source.startswith(TIMM_PREFIX):
+        file = read_weights(fetch_timm_tag(source), key)
+        mean, std = timm_normalisation(source)
+        file = file._replace(settings=Settings(mean=mean, std=std))
+    elif source.startswith(TAG_PREFIX):
+        path, activation = fetch_tag(source, fitting)
+        mean, std = tag_normalisation(source)
+        file = read_weights(path, key)._replace(activation=activation, settings=Settings(mean=mean, std=std))
+    else:
+        file = read_weights(source, key)
+        if has_hugging_face_names(file.tensors) and file.settings == Settings():
+            file = with_settings(file, read_settings(Path(source).parent))  # of a folder with its configuration
+    tensors, beside = split_trunk(file.tensors, source)
+    if not beside:
+        return file._replace(tensors=tensors)
+    parts = Counter(name.partition(".")[0] for name in beside)
+    said = ", ".join(f"{part} ({count})" for part, count in sorted(parts.items())[:8])
+    return file._replace(tensors=tensors, lines=(*file.lines, f"left out of {source}, beside its trunk: {said}"))

@@ -1,0 +1,73 @@
+"""What is asked of a method: what it puts on a frozen trunk's blocks, how a block then runs, and what trains.
+
+A method is a record of its arguments with the behaviour beside them. It keeps nothing: what it adds are modules of the
+blocks, so that parameters are named as published, ``…blocks.N.S_Adapter.D_fc1.weight``. Shapes: x [B, T, N, D].
+
+    block_arguments   adapters that the operators' own block makes: before, after and beside its sub-blocks
+    extend            modules of the method's own, added to a block
+    run               the block's forward; the pieces of a frozen block are ``block.attend`` and ``block.expand``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from aim_fast.models.record import Record
+from aim_kernels.modules import AIMBlock
+
+
+@dataclass(frozen=True)
+class Method(Record):
+    """The trunk as it is, frame by frame: what every method starts from."""
+
+    name: ClassVar[str] = ""
+    line: ClassVar[str] = ""  # what it is, for a list
+    over_time: ClassVar[bool] = False  # whether a temporal embedding is part of it
+
+    def fitted(self, depth: int) -> Self:
+        """The record as it is for a trunk of ``depth`` blocks. Raises ValueError for what cannot be."""
+        return self
+
+    def block_arguments(self, number: int, depth: int) -> dict[str, Any]:
+        """Arguments of :class:`aim_kernels.AIMBlock` for block ``number``."""
+        return {"adapters": ()}
+
+    def extend(self, block: Any, number: int, depth: int) -> None:
+        """Adds modules to a frozen block."""
+
+    def reset(self, block: Any) -> None:
+        """Initialises what :meth:`extend` added, after the block's own parameters."""
+
+    def run(self, block: Any, x: Tensor, cls_only: bool) -> Tensor:
+        """``block`` on x, or with ``cls_only`` what it makes of the first token of each frame, [B, T, 1, D]."""
+        return AIMBlock.forward(block, x, cls_only)
+
+    def trains(self, name: str, last_norm: str) -> bool:
+        """Whether a parameter of the trunk, or of what the method added, trains; the head says so of its own.
+
+        ``last_norm``: what the names of the norm before the head begin with.
+        """
+        return False
+
+    def lowest(self, depth: int) -> int:
+        """Number of the lowest block in or below which something trains; ``depth`` where only the tail does."""
+        return depth
+
+    def moves_time(self, depth: int) -> bool:
+        """Whether the temporal embedding is added to the input of block :meth:`lowest` instead of by the stem."""
+        return False
+
+    def is_own(self, name: str) -> bool:
+        """Whether a tensor of the model is what the method added."""
+        return "_Adapter" in name or name == "temporal_embedding"
+
+    def trunk_loaded(self, blocks: Iterable[Any]) -> list[str]:
+        """Called with the model's blocks when a trunk's weights alone were loaded: what starts as a copy of them.
+
+        Gives lines for a reader.
+        """
+        return []

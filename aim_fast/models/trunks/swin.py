@@ -1,0 +1,295 @@
+"""AIM on a Swin Transformer: a frozen hierarchical image trunk with temporal, spatial and joint adapters.
+
+Shapes: B clips, T steps of time = num_frames / 2, a frame of side × side tokens, D the stage's width.
+
+    stem    patches of 2 frames × 4 × 4 pixels -> norm                       [B, T, N, D], N = (img_size / 4)²
+    stages  depths[i] × aim_kernels.AIMSwinBlock, every other one shifted, the temporal adaptation in the others;
+            between stages, 2 × 2 tokens become one of width 2D               [B, T, N / 4, 2D]
+    tail    norm -> mean over time and space -> dropout -> fc_cls             [B, num_classes]
+
+Parameter names are those of the published checkpoints without ``backbone.`` and ``cls_head.``. Sources: Liu et al.,
+Swin Transformer, ICCV 2021; Yang et al., AIM, ICLR 2023, and its public implementation (the configuration on Swin).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aim_fast.models.choices import Tune
+from aim_fast.models.pixels import IMAGENET_MEAN, IMAGENET_STD
+from aim_fast.models.record import RUNNING, Record
+from aim_fast.models.video_model import VideoModel, check_normalisation, check_sizes, check_tune
+from aim_fast.models.weights import swin as swin_weights
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
+from aim_kernels.choices import AdapterPlace, BlockBackend, DropPathMode, Memory
+from aim_kernels.modules import Adapter
+from aim_kernels.spatial_attention import Backend as AttentionBackend
+from aim_kernels.swin_block import AIMSwinBlock
+
+# The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
+_MIDDLE = 128.0
+
+
+@dataclass(frozen=True)
+class Swin(Record):
+    """Arguments of AIM on a Swin Transformer.
+
+    Args:
+        img_size, embed_dim, depths, num_heads, window_size: the image Transformer; width, depth and heads by stage.
+        patch_size: frames, rows and columns of a patch.
+        num_frames: frames of a clip, a multiple of the patch's.
+        adapter_scale: factor of the joint adapter, 0.5 as published.
+        adapter_ratio, adapters, head_dropout, num_classes: as on other trunks.
+        drop_path: droppath rate of the last block; rates grow linearly from 0 at the first block of the first stage.
+        drop_path_mode: what droppath drops of the temporal and the joint branch: "clip" (paper), "frame" (a step of
+            time) or "position".
+        published_freeze: whether the temporal bias tables stay frozen. tune: "adapters", or "all" for full fine-tuning.
+        mean, std: of the R, G and B channel, on the scale of 0 to 255.
+        backend: of the blocks, "fused" or "reference" (plain torch); memory: what they keep for backward, "fast",
+            "balanced" or "lean"; attention_backend: see ``aim_kernels.group_attention``. No value changes with them.
+    """
+
+    img_size: int = 224
+    patch_size: Sequence[int] = (2, 4, 4)
+    embed_dim: int = 128
+    depths: Sequence[int] = (2, 2, 18, 2)
+    num_heads: Sequence[int] = (4, 8, 16, 32)
+    window_size: int = 7
+    num_frames: int = 8
+    adapter_scale: float = 0.5
+    adapter_ratio: float = 0.25
+    drop_path: float = 0.2
+    num_classes: int = 400
+    drop_path_mode: DropPathMode = "clip"
+    adapters: Collection[AdapterPlace] = ("spatial", "temporal", "joint")
+    head_dropout: float = 0.5
+    published_freeze: bool = False
+    tune: Tune = "adapters"
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    backend: BlockBackend = field(default="fused", metadata=RUNNING)
+    memory: Memory = field(default="fast", metadata=RUNNING)
+    attention_backend: AttentionBackend = field(default="auto", metadata=RUNNING)
+
+    def __post_init__(self) -> None:
+        check_sizes(img_size=self.img_size, embed_dim=self.embed_dim, window_size=self.window_size)
+        check_sizes(num_frames=self.num_frames, num_classes=self.num_classes)
+        if len(self.patch_size) != 3 or len(self.depths) != len(self.num_heads) or not self.depths:
+            raise ValueError(
+                "patch_size takes frames, rows and columns, depths and num_heads one number a stage, not "
+                f"{self.patch_size}, {self.depths} and {self.num_heads}"
+            )
+        for number in (*self.patch_size, *self.depths, *self.num_heads):
+            check_sizes(**{"each of patch_size, depths and num_heads": number})
+        if self.patch_size[1] != self.patch_size[2]:
+            raise ValueError(f"patch_size {tuple(self.patch_size)} is not square in space")
+        if self.num_frames % self.patch_size[0]:
+            raise ValueError(
+                f"num_frames {self.num_frames} is no multiple of the {self.patch_size[0]} frames of a patch"
+            )
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ValueError(f"drop_path {self.drop_path} is not in [0, 1)")
+        check_tune(self.tune)
+        _check_grid(self.img_size, self.patch_size[1], len(self.depths), self.window_size)
+        mean, std = check_normalisation(self.mean, self.std)
+        lists = {name: tuple(getattr(self, name)) for name in ("patch_size", "depths", "num_heads", "adapters")}
+        for name, value in (lists | {"mean": mean, "std": std}).items():
+            object.__setattr__(self, name, value)
+
+
+class AIMSwin(VideoModel):
+    """A Swin Transformer adapted to video by AIM: clips in, class logits out.
+
+    What trains is set at construction: every adapter, the temporal bias tables and ``fc_cls``; with ``adapters=()``
+    only ``fc_cls``. ``published_freeze`` is the published rule, which leaves the temporal bias tables, new tensors that
+    no checkpoint fills, at their random initialisation. With ``tune="all"`` everything trains.
+
+    Raises ValueError in ``forward`` for a clip of another layout or size.
+    """
+
+    record = Swin
+    activation = "gelu"
+    layers: Sequence[Stage]
+
+    def __init__(self, swin: Swin) -> None:
+        super().__init__(swin)
+        self.patch_size = tuple(swin.patch_size)
+        self.embed_dim, self.published_freeze, self.tune = swin.embed_dim, swin.published_freeze, swin.tune
+        last, stages, before = max(sum(swin.depths) - 1, 1), [], 0
+        self.patch_embed = PatchEmbed(self.patch_size, swin.embed_dim)
+        for stage, (depth, heads) in enumerate(zip(swin.depths, swin.num_heads)):
+            width, side = swin.embed_dim * 2**stage, swin.img_size // swin.patch_size[1] // 2**stage
+            blocks = [
+                AIMSwinBlock(
+                    width,
+                    heads,
+                    side,
+                    swin.num_frames // swin.patch_size[0],
+                    swin.window_size,
+                    shifted=layer % 2 == 1,
+                    adapts_time=layer % 2 == 0,
+                    adapter_scale=swin.adapter_scale,
+                    adapter_ratio=swin.adapter_ratio,
+                    drop_path=swin.drop_path * (before + layer) / last,
+                    drop_path_mode=swin.drop_path_mode,
+                    adapters=swin.adapters,
+                    backend=swin.backend,
+                    memory=swin.memory,
+                    attention_backend=swin.attention_backend,
+                )
+                for layer in range(depth)
+            ]
+            before += depth
+            stages.append(Stage(blocks, PatchMerging(width) if stage + 1 < len(swin.depths) else None))
+        self.layers = nn.ModuleList(stages)  # type: ignore[assignment]
+        width = swin.embed_dim * 2 ** (len(swin.depths) - 1)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(swin.head_dropout)
+        self.fc_cls = nn.Linear(width, swin.num_classes)
+        self.reset_parameters()
+        self.freeze()
+
+    @classmethod
+    def infer_arguments(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
+        swin = any(name.startswith("layers.0.blocks.0.attn.") for name in tensors)
+        if not swin or not any("_Adapter" in name for name in tensors):
+            return None
+        found = swin_weights.infer_swin(swin_weights.swin_tower(tensors, where), where)
+        if (mask := tensors.get("layers.0.blocks.1.attn_mask")) is not None:  # one row a window of the first stage
+            found["img_size"] = math.isqrt(len(mask)) * found["window_size"] * found["patch_size"][-1]
+        return found
+
+    def reset_parameters(self) -> None:
+        """Initialise everything: the trunk and the temporal bias as Swin does, adapters and head as AIM does."""
+        self.patch_embed.proj.reset_parameters()
+        self.patch_embed.norm.reset_parameters()
+        for stage in self.layers:
+            for block in stage.blocks:
+                block.reset_parameters()
+                for adapter in (module for module in block.children() if isinstance(module, Adapter)):
+                    adapter.reset_parameters()
+            if stage.downsample is not None:
+                stage.downsample.norm.reset_parameters()
+                nn.init.normal_(stage.downsample.reduction.weight, std=0.02)
+        self.norm.reset_parameters()
+        nn.init.normal_(self.fc_cls.weight, std=0.01)
+        nn.init.zeros_(self.fc_cls.bias)
+
+    def freeze(self) -> None:
+        """Set ``requires_grad`` as the class says: called at construction."""
+        for name, parameter in self.named_parameters():
+            over_time = "temporal_position_bias_table" in name and not self.published_freeze
+            trains = "Adapter" in name or name.startswith("fc_cls.") or over_time
+            parameter.requires_grad_(trains or self.tune == "all")
+
+    def is_adaptation(self, name: str) -> bool:
+        """Whether a tensor is what adaptation added: adapters, what the attention over time has of its own, head."""
+        over_time = name.endswith(("temporal_position_bias_table", "t_relative_coords"))
+        return over_time or super().is_adaptation(name)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names that take no weight decay: all layer norms and the tables of position biases, as for Swin on video."""
+        tables = {name for name, _ in self.named_parameters() if name.endswith("position_bias_table")}
+        return super().no_weight_decay() | tables
+
+    def fit_weights(self, file: WeightsFile, source: str) -> Fit:
+        return swin_weights.fit_weights(self, file, source)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Clips to the normalised tokens of the last stage, ``[B, T, N, D]``."""
+        tokens = self.embed(x)
+        for stage in self.layers:
+            tokens = stage(tokens)
+        return self.norm(tokens)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Features to logits ``[B, num_classes]``: mean over time and space, dropout, classifier."""
+        return self.fc_cls(self.dropout(features.mean((1, 2))))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Clips to the first block's input ``[B, T, N, D]``, as one product over flattened patches.
+
+        For uint8 the normalisation is folded into it: W·((x − mean)/std) + b = (W/std)·(x − 128) + Σ (W/std)·(128 −
+        mean) + b. Mean and std stay plain numbers, exact in any dtype; the bias is that of the rounded weight.
+        """
+        b, (steps, side, _), grid = self.check_clips(x), self.patch_size, self.img_size // self.patch_size[1]
+        t, weight, bias = self.num_frames // steps, self.patch_embed.proj.weight, self.patch_embed.bias
+        if x.dtype == torch.uint8:
+            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            scaled = torch.stack([wide[:, c] / self.std[c] for c in range(3)], dim=-1).to(
+                weight.dtype
+            )  # [D, 2, p, p, 3]
+            for c, sums in enumerate(scaled.to(wide.dtype).sum((1, 2, 3)).unbind(-1)):
+                bias = bias + (sums * (_MIDDLE - self.mean[c])).to(bias.dtype)
+            patches = x.reshape(b, t, steps, grid, side, grid, side, 3).permute(0, 1, 3, 5, 2, 4, 6, 7)
+            patches, weight = patches.to(weight.dtype) - _MIDDLE, scaled
+        else:
+            patches = x.to(weight.dtype).reshape(b, 3, t, steps, grid, side, grid, side)
+            patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7)
+        patches = patches.reshape(b, t, grid * grid, 3 * steps * side * side)
+        return self.patch_embed.norm(F.linear(patches, weight.flatten(1), bias))
+
+
+class PatchEmbed(nn.Module):
+    """The parameters of the stem; the model applies them."""
+
+    def __init__(self, patch_size: tuple[int, ...], embed_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(3, embed_dim, patch_size, stride=patch_size)  # type: ignore[arg-type]
+        self.norm = nn.LayerNorm(embed_dim)
+
+    @property
+    def bias(self) -> Tensor:
+        return self.proj.bias  # type: ignore[return-value]  # never without
+
+
+class Stage(nn.Module):
+    """Blocks of one width in a row, and the merging of patches after them where there is another stage."""
+
+    blocks: Sequence[AIMSwinBlock]
+
+    def __init__(self, blocks: Sequence[AIMSwinBlock], downsample: PatchMerging | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class PatchMerging(nn.Module):
+    """``[B, T, N, D]`` to ``[B, T, N / 4, 2D]``: 2 × 2 tokens of a frame side by side, norm, projection."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, n, d = x.shape
+        half = int(n**0.5 + 0.5) // 2
+        x = x.reshape(b, t, half, 2, half, 2, d).permute(0, 1, 2, 4, 5, 3, 6)  # rows vary fastest within the four
+        return self.reduction(self.norm(x.reshape(b, t, half * half, 4 * d)))
+
+
+def _check_grid(img_size: int, patch: int, stages: int, window: int) -> None:
+    """Raises ValueError where a stage's tokens do not fall into whole windows."""
+    if img_size % (patch * 2 ** (stages - 1)):
+        raise ValueError(f"img_size {img_size} is no multiple of {patch * 2 ** (stages - 1)}, as {stages} stages need")
+    for stage in range(stages):
+        side = img_size // patch // 2**stage
+        if side > window and side % window:
+            raise ValueError(
+                f"stage {stage + 1} of img_size {img_size} has {side} × {side} tokens, no whole number of windows of "
+                f"{window} × {window}: take img_size {patch * window * 2 ** (stages - 1)} or another window_size"
+            )

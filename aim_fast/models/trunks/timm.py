@@ -1,0 +1,225 @@
+"""Any Transformer of timm's with pre-norm blocks in a row, over clips: timm's own modules, below ``trunk``.
+
+Shapes: B clips, T frames, N tokens a frame (prefix tokens first), D = embed_dim.
+
+    stem    timm's patch embedding, prefix tokens and positions -> + temporal_embedding [1, T, D] on every token
+            -> norm_pre, where there is one                                                          [B, T, N, D]
+    blocks  depth × TimmBlock, below ``trunk.blocks``
+    tail    timm's last norm and pooling (class token, mean, attention pooling) of each frame         [B, T, D]
+
+A trunk without a last norm is given one, ``ln_post``, so that AIM has one to train.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers import PatchEmbed
+from torch import Tensor, nn
+
+from aim_fast.models.frame_model import FrameModel, Trunk
+from aim_fast.models.trunks.timm_block import Place, Rotation, TimmBlock, why_not
+from aim_fast.models.weights import timm as timm_weights
+from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.fit import Fit
+from aim_kernels.modules import Adapter
+
+_SIZES = ("img_size", "embed_dim", "depth", "num_heads", "patch_size")
+
+
+@dataclass(frozen=True)
+class TimmTrunk(Trunk):
+    """Arguments about the trunk: ``architecture`` is timm's name, ``timm_pool`` its ``global_pool`` where it is not as
+    usual.
+
+    Sizes that are not timm's own make a trunk of that structure in other sizes.
+    """
+
+    architecture: str = "vit_base_patch16_224"
+    timm_pool: str = ""
+
+
+class TimmViT(FrameModel):
+    """A trunk of timm's under any method and head."""
+
+    trunk_record = TimmTrunk
+    method_defaults = {"drop_path_mode": "frame"}  # noqa: RUF012 - as published for the ViTs of ImageNet
+    architecture: str
+
+    def make_trunk(self) -> None:
+        record, _, _, clips = self.records
+        assert isinstance(record, TimmTrunk)
+        usual = sizes_of(record.architecture)
+        other = {name: getattr(record, name) for name in _SIZES if getattr(record, name) != usual[name]}
+        module: Any = build(record.architecture, record.timm_pool, **other)
+        self.trunk = module
+        self.rotation = Rotation(module)
+        blocks = [
+            TimmBlock(
+                block,
+                Place(module, self.rotation, number),
+                self.embed_dim,
+                backend=clips.backend,  # type: ignore[attr-defined]
+                memory=clips.memory,  # type: ignore[attr-defined]
+                **self.method.block_arguments(number, self.depth),
+            )
+            for number, block in enumerate(module.blocks)
+        ]
+        module.blocks = nn.ModuleList(self.adapt(block, number) for number, block in enumerate(blocks))
+        last = next((name for name in ("fc_norm", "norm") if _affine(getattr(module, name, None))), None)
+        self.ln_post = nn.LayerNorm(self.feature_dim) if last is None else None  # type: ignore[assignment]
+        self.last_norm = "ln_post." if last is None else f"trunk.{last}."
+        usual_decay: set[str] = getattr(module, "no_weight_decay", set)()
+        self.undecayed = frozenset(f"trunk.{name}" for name in usual_decay)  # type: ignore[misc]
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        model = super()._apply(*arguments, **options)
+        self.rotation.refresh()
+        return model
+
+    def reset_trunk(self) -> None:
+        """timm has initialised its modules."""
+        for block in self.row:
+            for adapter in (module for module in block.children() if isinstance(module, Adapter)):
+                adapter.reset_parameters()
+            self.method.reset(block)
+
+    @property
+    def row(self) -> Sequence[Any]:
+        return self.trunk.blocks
+
+    @property
+    def projection(self) -> nn.Conv2d:
+        return self.trunk.patch_embed.proj
+
+    @property
+    def num_tokens(self) -> int:
+        return self.trunk.patch_embed.num_patches + self.trunk.num_prefix_tokens
+
+    @property
+    def feature_dim(self) -> int:  # type: ignore[override]
+        return self.trunk.num_features
+
+    def no_weight_decay(self) -> set[str]:
+        return super().no_weight_decay() & {name for name, _ in self.named_parameters()}
+
+    def fit_trunk(self, file: WeightsFile, source: str) -> Fit:
+        record = self.records[0]
+        assert isinstance(record, TimmTrunk)
+        sizes = {name: getattr(record, name) for name in _SIZES}
+        usual = sizes_of(record.architecture)
+        with torch.device("meta"):
+            twin = build(record.architecture, record.timm_pool, **{n: v for n, v in sizes.items() if v != usual[n]})
+        return timm_weights.fit_weights(self, twin, record.architecture, file, source)
+
+    def embed(self, x: Tensor) -> Tensor:
+        trunk, b, t = self.trunk, self.check_clips(x), self.num_frames
+        stem = trunk.patch_embed
+        if type(stem) is PatchEmbed:
+            tokens = stem.norm(self.patch_tokens(x)).flatten(0, 1)  # [B·T, P, D]
+            if getattr(trunk, "dynamic_img_size", False):
+                tokens = tokens.unflatten(1, stem.grid_size)
+        else:
+            clips = self.normalize(x) if x.dtype == torch.uint8 else x
+            tokens = stem(clips.to(self.projection.weight.dtype).transpose(1, 2).flatten(0, 1))
+        tokens = self._placed(tokens).unflatten(0, (b, t)) + self.stem_embedding[:, :, None]
+        return tokens if getattr(trunk, "norm_pre", None) is None else trunk.norm_pre(tokens)
+
+    def _placed(self, tokens: Tensor) -> Tensor:
+        """Patches of frames with prefix tokens before them and absolute positions: ``[B·T, N, D]``."""
+        trunk = self.trunk
+        if hasattr(trunk, "_pos_embed"):
+            found = trunk._pos_embed(tokens)
+            return found[0] if isinstance(found, tuple) else found
+        if trunk.cls_token is not None:  # BEiT and the trunks of relative positions
+            tokens = torch.cat([trunk.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return tokens if getattr(trunk, "pos_embed", None) is None else tokens + trunk.pos_embed
+
+    @property
+    def pools_cls(self) -> bool:
+        return self.trunk.global_pool == "token" and type(self.trunk).__name__ != "VisionTransformerDistilled"
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """The last block's output ``[B, T, N, D]`` to one feature a frame, ``[B, T, D]``, as timm pools it."""
+        pooled = self.trunk.forward_head(self.trunk.norm(tokens.flatten(0, 1)), pre_logits=True)
+        return pooled.unflatten(0, tokens.shape[:2])
+
+    def finish(self, pooled: Tensor) -> Tensor:
+        return pooled if self.ln_post is None else self.ln_post(pooled)
+
+    def finish_tokens(self, tokens: Tensor) -> Tensor:
+        tokens = self.trunk.norm(tokens)
+        return self.finish(self.trunk.fc_norm(tokens) if self.last_norm == "trunk.fc_norm." else tokens)
+
+
+def build(architecture: str, pool: str = "", **sizes: Any) -> nn.Module:
+    """timm's module without a classifier."""
+    import timm
+
+    named: dict[str, Any] = {"global_pool": pool} if pool else {}
+    return timm.create_model(architecture, num_classes=0, **named, **sizes)
+
+
+@functools.cache
+def structure(architecture: str, pool: str = "") -> nn.Module:
+    """timm's module without memory for its weights: to be read, never changed."""
+    with torch.device("meta"):
+        return build(architecture, pool)
+
+
+@functools.cache
+def sizes_of(architecture: str) -> dict[str, Any]:
+    """The sizes of timm's own module: ``img_size, patch_size, embed_dim, depth, num_heads``.
+
+    Raises ValueError that names what the module has and a trunk of pre-norm blocks has not.
+    """
+    module: Any = structure(architecture)
+    if odd := odd_structure(module):
+        raise ValueError(odd)
+    stem = module.patch_embed
+    side, *others = {*(stem.img_size or ())} or {0}
+    if others or not side:
+        raise ValueError("pictures that are not square")
+    return {
+        "img_size": side,
+        "patch_size": side // stem.grid_size[0],
+        "embed_dim": int(module.embed_dim),
+        "depth": len(module.blocks),
+        "num_heads": module.blocks[0].attn.num_heads,
+    }
+
+
+def odd_structure(module: Any) -> str | None:
+    """What a module of timm's has that a row of frozen pre-norm blocks has not; None for one that is taken."""
+    blocks = getattr(module, "blocks", None)
+    kind = type(module).__name__
+    if kind in _OTHERS:
+        return _OTHERS[kind]
+    if not isinstance(blocks, (nn.Sequential, nn.ModuleList)) or not hasattr(module, "patch_embed"):
+        return f"a structure of its own (timm's {kind})"
+    if odd := next(filter(None, map(why_not, blocks)), None):
+        return odd
+    if kind not in _CLASSES:
+        return f"a structure of its own (timm's {kind})"
+    if module.global_pool not in ("token", "avg", "map", "prr"):
+        return f"{module.global_pool or 'no'} pooling"
+    return None
+
+
+# Of timm's other classes of vision Transformers, what they have.
+_OTHERS = {
+    "SwinTransformer": "windows (for a Swin take aim_swin_b, for another see `aim-fast models`)",
+    "SwinTransformerV2": "windows and cosine attention (Swin V2)",
+    "Cait": "class attention and talking heads (CaiT)",
+    "Xcit": "cross-covariance attention (XCiT)",
+    "NaFlexVit": "pictures of any shape (NaFlex)",
+}
+_CLASSES = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "Beit", "VisionTransformerRelPos")
+
+
+def _affine(norm: Any) -> bool:
+    return norm is not None and getattr(norm, "weight", None) is not None

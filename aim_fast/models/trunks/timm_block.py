@@ -1,0 +1,348 @@
+"""A frozen pre-norm block of timm's, whatever it has beyond a plain one, on the fused operators where they allow.
+
+    z = n1(x);  [q; k; v] = Wqkv z + b;  q, k ← nq(q), nk(k);  q, k ← R_p q, R_p k    (patches, over space only)
+    a = softmax(q kᵀ/√d + B (over space only)) v;   o = γ1·(Wo·ni(a)·gate(z) + bo)
+    y = n2(x);  m = γ2·mlp(y)
+
+Of the T tokens at one position R_p is the same rotation, and (R_p q)·(R_p k) = q·k; a relative bias is then one
+constant a head, which softmax ignores: over time both are left out, exactly. Folded into frozen tensors: LayerScale,
+separate queries, keys and values, grouped queries, biases that are not there. Each sub-block runs fused where this is
+all that it has, else in autograd around the attention operators:
+
+    over time    LayerNorm before it, no norm or gate inside
+    over space   the same, and neither rotation nor bias
+    MLP          LayerNorm before it, two projections, exact GELU or QuickGELU
+
+Source: timm's ``vision_transformer``, ``eva``, ``beit`` and ``vision_transformer_relpos``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, AttentionRope, GluMlp, Mlp, RmsNorm, SwiGLU
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+from timm.models import beit, vision_transformer, vision_transformer_relpos
+from timm.models.eva import EvaAttention, EvaBlock
+from torch import Tensor, nn
+
+from aim_fast.models.block import FrozenBlock
+from aim_kernels.adaptation import attention_over_space, attention_over_time
+from aim_kernels.choices import Memory
+from aim_kernels.joint_adaptation import joint_adaptation
+from aim_kernels.layer_norm import layer_norm
+from aim_kernels.precision import compute_dtype
+from aim_kernels.spatial_adaptation import spatial_adaptation
+from aim_kernels.spatial_attention import spatial_attention
+from aim_kernels.spatial_readout import spatial_readout
+from aim_kernels.temporal_adaptation import temporal_adaptation
+from aim_kernels.temporal_attention import temporal_attention
+from aim_kernels.weights import AttentionWeights, MLPWeights, NormWeights
+
+BLOCKS = (vision_transformer.Block, EvaBlock, beit.Block, vision_transformer_relpos.RelPosBlock)
+ATTENTIONS = (Attention, AttentionRope, EvaAttention, beit.Attention, vision_transformer_relpos.RelPosAttention)
+NORMS = (nn.LayerNorm, RmsNorm)
+MLPS = (Mlp, GluMlp, SwiGLU)
+
+# Of classes of timm's that are not built here, what they have.
+_OTHERS = {
+    "ResPostBlock": "norms after the residual branches (res-post-norm)",
+    "EvaBlockPostNorm": "norms after attention and MLP instead of before",
+    "ResPostRelPosBlock": "norms after the residual branches (res-post-norm)",
+    "ParallelScalingBlock": "attention and MLP in parallel",
+    "ParallelThingsBlock": "attention and MLPs in parallel",
+    "DiffParallelScalingBlock": "attention and MLP in parallel",
+    "LayerScaleBlockClassAttn": "class attention and talking heads (CaiT)",
+    "LayerScaleBlock": "class attention and talking heads (CaiT)",
+    "XCABlock": "cross-covariance attention (XCiT)",
+}
+
+
+def why_not(block: nn.Module) -> str | None:
+    """What of a block is not built here, in the field's words."""
+    kind = type(block).__name__
+    if type(block) not in BLOCKS:
+        return _OTHERS.get(kind, f"blocks of its own ({kind})")
+    parts: Any = block
+    if type(parts.attn) not in ATTENTIONS:
+        return f"attention of its own ({type(parts.attn).__name__})"
+    norms = (parts.norm1, parts.norm2)
+    if not all(isinstance(norm, NORMS) for norm in norms):
+        return f"norms of its own ({type(parts.norm1).__name__})"
+    if any(norm.weight is None for norm in norms):
+        return "norms without weight or bias"
+    if type(parts.mlp) not in MLPS:
+        return f"MLPs of its own ({type(parts.mlp).__name__})"
+    if parts.attn.proj.in_features != parts.attn.proj.out_features:
+        return "attention of another width than its tokens"
+    return None
+
+
+class Rotation:
+    """The rotation of a trunk's queries and keys: timm's table of sines and cosines, of the P patches."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        self.trunk: Any = trunk
+        self.kept: Tensor | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Makes the table again that timm would make for every picture: for another device or dtype."""
+        rope = getattr(self.trunk, "rope", None)
+        if rope is None or getattr(rope, "feat_shape", None) is not None or next(rope.parameters(), None) is not None:
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            self.kept = rope.get_embed(shape=self.trunk.patch_embed.grid_size)
+
+    def table(self, number: int) -> Tensor | None:
+        """``[P, 2d]``, or ``[h, P, 2d]`` where block ``number`` has one of its own; None without a rotation."""
+        rope = getattr(self.trunk, "rope", None)
+        if rope is None or self.kept is not None:
+            return self.kept
+        cached = getattr(rope, "feat_shape", None) is not None
+        table = rope.get_embed() if cached else rope.get_embed(shape=self.trunk.patch_embed.grid_size)
+        return table[number] if getattr(self.trunk, "rope_mixed", False) else table
+
+
+class Place:
+    """Where a block stands in its trunk: what rotates its queries and keys over space, and their relative bias."""
+
+    def __init__(self, trunk: nn.Module, rotation: Rotation, number: int) -> None:
+        self.trunk: Any = trunk
+        self._rotation = rotation
+        self.number = number
+
+    def rotation(self) -> Tensor | None:
+        """See :meth:`Rotation.table`."""
+        return self._rotation.table(self.number)
+
+    def bias(self, attention: Any) -> Tensor | None:
+        """Relative position bias ``[1, h, N, N]``, of the block's own table and of one that all share."""
+        found = []
+        if getattr(attention, "relative_position_bias_table", None) is not None:
+            found.append(attention._get_rel_pos_bias())
+        if getattr(attention, "rel_pos", None) is not None:
+            found.append(attention.rel_pos.get_bias())
+        if getattr(self.trunk, "rel_pos_bias", None) is not None:
+            found.append(self.trunk.rel_pos_bias())
+        if getattr(self.trunk, "shared_rel_pos", None) is not None:
+            found.append(self.trunk.shared_rel_pos.get_bias())
+        return sum(found[1:], found[0]) if found else None
+
+
+class TimmBlock(FrozenBlock):
+    """One block of timm's with adapters: ``[B, T, N, D]`` to itself, timm's modules under timm's names.
+
+    ``frozen``: timm's block, whose modules are taken over; ``place``: in its trunk; the other arguments are those of
+    :class:`aim_kernels.AIMBlock`.
+    """
+
+    attn: Any
+    mlp: Any
+    norm1: Any
+    norm2: Any
+
+    def __init__(self, frozen: nn.Module, place: Place, dim: int, **arguments: Any) -> None:
+        self._frozen = (frozen,)  # before the base class, which makes the trunk out of it; hidden from its modules
+        parts: Any = frozen
+        act = getattr(parts.mlp, "act", None)
+        quick = type(act).__name__ == "QuickGELU"
+        self.place = place
+        eps, heads = parts.norm1.eps, parts.attn.num_heads
+        super().__init__(dim, heads, activation="quick_gelu" if quick else "gelu", eps=eps, **arguments)
+        del self._frozen
+        self.gate = _given(self.attn, "gate")
+        plain_norms = [isinstance(norm, nn.LayerNorm) and norm.bias is not None for norm in (self.norm1, self.norm2)]
+        inner = [_given(self.attn, name) for name in ("q_norm", "norm", "gate")]
+        exact = quick or (type(act).__name__ == "GELU" and getattr(act, "approximate", "none") == "none")
+        self.plain_attention = plain_norms[0] and inner == [None] * 3
+        self.plain_mlp = plain_norms[1] and type(self.mlp) is Mlp and exact and _given(self.mlp, "norm") is None
+        biased = _given(self.attn, "relative_position_bias_table", "rel_pos") is not None
+        shared = _given(place.trunk, "rel_pos_bias", "shared_rel_pos", "rope") is not None
+        self.plain_space = self.plain_attention and not biased and not shared
+
+    def _make_trunk(self, hidden: int) -> None:
+        for name, module in self._frozen[0].named_children():
+            if not name.startswith("drop_path"):
+                self.add_module(name, module)
+        for name, parameter in self._frozen[0].named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+
+    def reset_parameters(self) -> None:
+        """timm has initialised its modules."""
+
+    def attention_weights(self) -> tuple[NormWeights, AttentionWeights]:
+        a = self.attn
+        if _given(a, "qkv") is not None:
+            weight, bias = a.qkv.weight, a.qkv.bias
+            if _given(a, "q_bias") is not None:
+                bias = torch.cat([a.q_bias, torch.zeros_like(a.v_bias), a.v_bias])
+            bias = weight.new_zeros(len(weight)) if bias is None else bias
+        else:
+            groups = getattr(a, "num_kv_groups", 1)
+            parts = [(a.q_proj, 1), (a.k_proj, groups), (a.v_proj, groups)]
+            weight = torch.cat([_repeat(linear.weight, times, a.head_dim) for linear, times in parts])
+            bias = torch.cat([_repeat(_bias(linear), times, a.head_dim) for linear, times in parts])
+        out = _scaled(a.proj, self._factor("ls1", "gamma_1"))
+        return NormWeights(self.norm1.weight, _bias(self.norm1)), AttentionWeights(weight, bias, *out)
+
+    def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
+        fc, out = self.mlp.fc1, _scaled(self.mlp.fc2, self._factor("ls2", "gamma_2"))
+        return NormWeights(self.norm2.weight, _bias(self.norm2)), MLPWeights(fc.weight, _bias(fc), *out)
+
+    def _factor(self, *names: str) -> Tensor | None:
+        """LayerScale's factors ``[D]``, where there are any."""
+        scale = _given(self, *names)
+        return scale if scale is None or isinstance(scale, Tensor) else scale.gamma
+
+    def attend(self, x: Tensor) -> Tensor:
+        if self.plain_space:
+            return super().attend(x)
+        return self._branch(self._normed(self.norm1, x), over_time=False)
+
+    def expand(self, x: Tensor, memory: Memory = "fast") -> Tensor:
+        if self.plain_mlp:
+            return super().expand(x, memory)
+        return self._mlp(self._normed(self.norm2, x))
+
+    def _mlp(self, y: Tensor) -> Tensor:
+        out, factor = self.mlp(y), self._factor("ls2", "gamma_2")
+        return out if factor is None else out * factor.to(out.dtype)
+
+    def _adapt(
+        self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory, cls_only: bool
+    ) -> Tensor:
+        frozen = (*self.attention_weights(), self.num_heads)
+        if self.T_Adapter is not None:
+            if self.plain_attention:
+                adapters = (self.T_Adapter.weights, None if self.T_Adapter_in is None else self.T_Adapter_in.weights)
+                x = temporal_adaptation(x, *frozen, *adapters, temporal_drop, self.eps, memory)
+            else:
+                x = self._over_time(x, temporal_drop)
+        adapter = None if self.S_Adapter is None else self.S_Adapter.weights
+        if not self.plain_space:
+            x = self._over_space(x, cls_only)
+        elif cls_only:
+            x = spatial_readout(x, *frozen, adapter, self.eps)
+        else:
+            x = spatial_adaptation(x, *frozen, adapter, self.eps, memory, self.attention_backend)
+        if self.plain_mlp:
+            return joint_adaptation(x, *self.mlp_weights(), **self._joint(joint_drop), memory=memory)
+        return self._beside_mlp(x, joint_drop)
+
+    def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
+        if self.T_Adapter is not None:
+            x = self._over_time(x, temporal_drop)
+        return self._beside_mlp(self._over_space(x, False), joint_drop)
+
+    def _over_time(self, x: Tensor, drop: Tensor | None) -> Tensor:
+        z = self._normed(self.norm1, x)
+        z = z if self.T_Adapter_in is None else self.T_Adapter_in(z)
+        branch = self.T_Adapter(self._branch(z, over_time=True))  # type: ignore[misc]
+        return x + (branch if drop is None else branch * drop.to(branch.dtype))
+
+    def _over_space(self, x: Tensor, cls_only: bool) -> Tensor:
+        attended = self._branch(self._normed(self.norm1, x), over_time=False, cls_only=cls_only)
+        attended = attended if self.S_Adapter is None else self.S_Adapter(attended)
+        return (x[:, :, :1] if cls_only else x) + attended
+
+    def _beside_mlp(self, x: Tensor, drop: Tensor | None) -> Tensor:
+        y = self._normed(self.norm2, x)
+        out = x + self._mlp(y)
+        if self.MLP_Adapter is None:
+            return out
+        branch = self.MLP_Adapter(y) * self.adapter_scale
+        return out + (branch if drop is None else branch * drop.to(branch.dtype))
+
+    def _normed(self, norm: Any, x: Tensor) -> Tensor:
+        """What stands before a sub-block, in the dtype of its products."""
+        dtype = compute_dtype(x, self.attn.proj.weight)
+        if isinstance(norm, nn.LayerNorm) and self.backend == "fused":
+            return layer_norm(x, norm.weight, _bias(norm), norm.eps, dtype)
+        return _norm(norm, x).to(dtype)
+
+    def _branch(self, z: Tensor, over_time: bool, cls_only: bool = False) -> Tensor:
+        """attn(z) with all that stands between the norm before it and the residual, over T or over N."""
+        weights, heads = self.attention_weights()[1], self.num_heads
+        qkv = self._turned(F.linear(z, weights.qkv_weight, weights.qkv_bias), rotated=not over_time)
+        bias = None if over_time else self.place.bias(self.attn)
+        if over_time:
+            attend: Callable[..., Tensor] = temporal_attention if self.backend == "fused" else attention_over_time
+            attended = attend(qkv, heads)
+        elif bias is not None:
+            attended = _biased(qkv, heads, bias)
+        elif self.backend == "fused":
+            attended = spatial_attention(qkv, heads, self.attention_backend)
+        else:
+            attended = attention_over_space(qkv, heads)
+        attended, z = (attended[:, :, :1], z[:, :, :1]) if cls_only else (attended, z)
+        if (inner := _given(self.attn, "norm")) is not None:
+            attended = _norm(inner, attended)
+        if self.gate is not None:
+            attended = attended * self.gate(z).sigmoid()
+        return F.linear(attended, weights.out_weight, weights.out_bias)
+
+    def _turned(self, qkv: Tensor, rotated: bool) -> Tensor:
+        """Packed ``[B, T, N, 3D]`` with queries and keys normalised and, over space, rotated."""
+        normed = _given(self.attn, "q_norm") is not None
+        table = self.place.rotation() if rotated else None
+        if not normed and table is None:
+            return qkv
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # each [B, T, N, h, d]
+        if normed:
+            q, k = _norm(self.attn.q_norm, q), _norm(self.attn.k_norm, k)
+        if table is not None:
+            prefix, half = self.attn.num_prefix_tokens, getattr(self.attn, "rotate_half", False)
+            if table.ndim == 2:
+                table = table[:, None]  # [P, 1, 2d]
+            else:
+                table = table.transpose(0, 1)  # [h, P, 2d] to [P, h, 2d]
+            turned = (apply_rot_embed_cat(part[:, :, prefix:], table, half=half) for part in (q, k))
+            q, k = (torch.cat([part[:, :, :prefix], new.to(v.dtype)], 2) for part, new in zip((q, k), turned))
+        return torch.stack([q, k, v], -3).flatten(-3)
+
+
+def _biased(qkv: Tensor, heads: int, bias: Tensor) -> Tensor:
+    """Attention over space with ``bias`` [1, h, N, N] on its scores: packed ``[B, T, N, 3D]`` to ``[B, T, N, D]``."""
+    b, t = qkv.shape[:2]
+    q, k, v = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # each [B·T, h, N, d]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+    return out.transpose(1, 2).flatten(2).unflatten(0, (b, t))
+
+
+def _given(module: Any, *names: str) -> Any:
+    """The first of these parts that there is and does something."""
+    found = (getattr(module, name, None) for name in names)
+    return next((part for part in found if part is not None and not isinstance(part, nn.Identity)), None)
+
+
+def _bias(linear: Any) -> Tensor:
+    """Its bias, or zeros where it has none."""
+    found = getattr(linear, "bias", None)
+    return linear.weight.new_zeros(len(linear.weight)) if found is None else found
+
+
+def _repeat(rows: Tensor, times: int, head_dim: int) -> Tensor:
+    """The rows of each key or value head for every query head of its group."""
+    return rows if times == 1 else rows.unflatten(0, (-1, head_dim)).repeat_interleave(times, 0).flatten(0, 1)
+
+
+def _scaled(linear: Any, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of ``factor · linear(·)``, formed in the factors' dtype and given in the weight's."""
+    weight, bias = linear.weight, _bias(linear)
+    if factor is None:
+        return weight, bias
+    return (weight * factor[:, None]).to(weight.dtype), (bias * factor).to(bias.dtype)
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    """A layer norm or RMS norm with its statistics in fp32 at least, in the dtype of ``x``."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weight = norm.weight.to(wide)
+    if isinstance(norm, nn.LayerNorm):
+        bias = None if norm.bias is None else norm.bias.to(wide)
+        return F.layer_norm(x.to(wide), norm.normalized_shape, weight, bias, norm.eps).to(x.dtype)
+    return F.rms_norm(x.to(wide), norm.normalized_shape, weight, norm.eps).to(x.dtype)

@@ -1,0 +1,86 @@
+"""What of an adapted checkpoint fits a model: adapters, the temporal embedding and the head, resized or left out.
+
+An adapter that the model lacks would change what the file computes, so it is an error; one that the file lacks adds
+nothing while it is at its initialisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from aim_fast.errors import WeightsError
+from aim_fast.models.weights.interpolation import interpolate_frames
+
+_KINDS = ("S_Adapter", "T_Adapter", "T_Adapter_in", "MLP_Adapter")
+
+
+def fit_adaptation(
+    model: Any, tensors: dict[str, Tensor], theirs: Mapping[str, Any], blocks: str, source: str
+) -> tuple[list[str], set[str]]:
+    """Lines for a reader, and the names of the model that stay at their initialisation.
+
+    ``theirs``: the arguments of which the file's tensors tell; ``blocks``: what the names of the model's blocks begin
+    with. A temporal embedding of another length is resized in ``tensors``. Raises WeightsError for adapters that the
+    model lacks.
+    """
+    own = {name for name in model.state_dict() if model.is_adaptation(name)}
+    lines, left = _fit_adapters(model, tensors, theirs, blocks, source) if "adapters" in theirs else ([], set())
+    frames = theirs.get("num_frames", model.num_frames)
+    if frames != model.num_frames:
+        tensors["temporal_embedding"] = interpolate_frames(tensors["temporal_embedding"], model.num_frames)
+        lines.append(f"temporal embedding interpolated from {frames} to {model.num_frames} frames")
+    if (classes := theirs.get("num_classes")) != model.num_classes:
+        left |= {name for name in own if name.startswith("fc_cls.")}
+        why = "has no head" if classes is None else f"has a head of {classes} classes, the model of {model.num_classes}"
+        lines.append(f"{source} {why}: the head is left at its initialisation")
+    left |= {name for name in own if name.startswith("attentive_")} - tensors.keys()
+    return lines, left
+
+
+def _fit_adapters(
+    model: Any, tensors: dict[str, Tensor], theirs: Mapping[str, Any], blocks: str, source: str
+) -> tuple[list[str], set[str]]:
+    places, hidden = theirs["adapters"], int(theirs["adapter_ratio"] * model.embed_dim)
+    if not set(places) <= set(model.adapters):
+        raise WeightsError(f"{source} has adapters that the model lacks: make the model with adapters={places}")
+    if theirs.get("num_tadapter") == 2 and model.num_tadapter == 1:
+        raise WeightsError(f"{source} has a second temporal adapter (T_Adapter_in): make the model with num_tadapter=2")
+    if hidden != int(model.embed_dim * model.adapter_ratio):
+        ratio = theirs["adapter_ratio"]
+        raise WeightsError(f"{source} has adapters of {hidden} hidden units: make the model with adapter_ratio={ratio}")
+    layers, own_layers = set(theirs["adapter_layers"]), set(model.adapter_layers)
+    if not layers <= own_layers:
+        numbers = ",".join(map(str, sorted(layers)))
+        raise WeightsError(f"{source} has adapters in other blocks: make the model with adapter_layers={numbers}")
+    lines: list[str] = []
+    left: set[str] = set()
+    if layers < own_layers:
+        bare = sorted(own_layers - layers)
+        prefixes = tuple(f"{blocks}{number}." for number in bare)
+        left |= {name for name in model.state_dict() if "_Adapter" in name and name.startswith(prefixes)}
+        lines.append(f"{source} has no adapters in block {', '.join(map(str, bare))}: left at their initialisation")
+    for kind in _KINDS:
+        own = {name for name in model.state_dict() if f".{kind}." in name}
+        if own and not own & tensors.keys():
+            left |= own
+            lines.append(f"{source} has no {kind}: it is left at its initialisation")
+    return lines, left
+
+
+def check_method(model: Any, names: Mapping[str, Tensor], source: str) -> None:
+    """Raises WeightsError for a checkpoint of another method than the model's."""
+    divided, adapted = (any(mark in name for name in names) for mark in (".t_attn.", "_Adapter.D_fc1."))
+    if adapted and model.method.name != "aim":
+        raise WeightsError(f"{source} is an AIM checkpoint, with adapters: use an aim_vit model, or plain CLIP weights")
+    if divided and model.method.name != "timesformer":
+        raise WeightsError(f"{source} is a TimeSformer: use --model timesformer_b16_clip or its L/14, or plain CLIP")
+
+
+def adapted_by(names: Mapping[str, Tensor]) -> str | None:
+    """The method of a checkpoint that holds more than a trunk, by its names; None for a trunk alone."""
+    if any(".t_attn." in name for name in names):
+        return "timesformer"
+    return "aim" if any("_Adapter.D_fc1." in name for name in names) else None

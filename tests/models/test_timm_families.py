@@ -1,0 +1,182 @@
+"""Every family of timm's pre-norm trunks under the methods: timm's own features, fused operators beside plain torch."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+from aim_fast.errors import WeightsError
+from aim_fast.models.loading import load_weights
+from aim_fast.models.registry import create_model
+from aim_fast.models.trunks.timm import build, sizes_of
+
+SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+# A structure of each family, and which of its sub-blocks are fused: over time, over space, MLP.
+FAMILIES = {
+    "vit_small_patch16_dinov3": (1, 0, 1),
+    "vit_base_patch16_dinov3_qkvb": (1, 0, 1),
+    "vit_small_plus_patch16_dinov3": (1, 0, 0),
+    "vit_base_patch16_siglip_224": (1, 1, 1),
+    "vit_base_patch32_siglip_256": (1, 1, 0),
+    "vit_so400m_patch14_siglip_224": (1, 1, 1),
+    "vit_so400m_patch16_siglip_256": (1, 1, 0),
+    "eva02_tiny_patch14_224": (1, 0, 0),
+    "eva02_base_patch14_224": (1, 0, 0),
+    "eva02_base_patch16_clip_224": (0, 0, 0),
+    "eva_giant_patch14_224": (1, 1, 1),
+    "vit_pe_core_base_patch16_224": (1, 0, 1),
+    "vit_pe_spatial_base_patch16_512": (1, 0, 1),
+    "vit_pe_lang_large_patch14_448": (1, 0, 1),
+    "aimv2_large_patch14_224": (0, 0, 0),
+    "beit_base_patch16_224": (1, 0, 1),
+    "beitv2_base_patch16_224": (1, 0, 1),
+    "vit_giant_patch14_dinov2": (1, 1, 0),
+    "vit_giant_patch14_reg4_dinov2": (1, 1, 0),
+    "vit_relpos_small_patch16_224": (1, 0, 1),
+    "vit_srelpos_small_patch16_224": (1, 0, 1),
+    "deit_base_distilled_patch16_224": (1, 1, 1),
+    "vit_intern300m_patch14_448": (1, 1, 1),
+    "vit_base_patch16_rope_224": (1, 0, 1),
+    "vit_base_patch16_rope_mixed_224": (1, 0, 1),
+    "vit_base_patch16_rope_ape_224": (1, 0, 1),
+    "vit_base_patch16_rope_mixed_ape_224": (1, 0, 1),
+    "test_vit4": (0, 0, 0),
+    "vit_betwixt_patch16_rope_reg4_gap_256": (1, 0, 1),
+    "vit_medium_patch16_rope_reg1_gap_256": (1, 0, 1),
+}
+
+
+def side(name, patches=3):
+    return patches * sizes_of(name)["patch_size"]
+
+
+def small(name, patches=3):
+    """timm's own module in small sizes, every tensor drawn at random, float64."""
+    torch.manual_seed(0)
+    module = build(name, img_size=side(name, patches), **SIZES).double().eval()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return module
+
+
+def adapted(name, file, theirs, **overrides):
+    sizes = {**SIZES, "img_size": side(name), "num_frames": 3, "num_classes": 5, **overrides}
+    save_file({key: tensor.contiguous() for key, tensor in theirs.state_dict().items()}, file)
+    model = create_model(f"timm:{name}", **sizes).double().eval()
+    assert load_weights(model, file).kind == "timm"
+    return model
+
+
+def clips_of(name, model):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 3, 3, side(name), side(name), dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_frame_features_are_timms_and_fused_is_plain(name, tmp_path):
+    theirs = small(name)
+    model = adapted(name, tmp_path / "trunk.safetensors", theirs, num_tadapter=2)
+    block = model.row[0]
+    assert (block.plain_attention, block.plain_space, block.plain_mlp) == tuple(map(bool, FAMILIES[name]))
+    clips = clips_of(name, model)
+    with torch.no_grad():
+        frames = theirs.forward_features(clips.transpose(1, 2).flatten(0, 1))
+        truth = theirs.forward_head(frames, pre_logits=True).view(2, 3, -1)
+        got = model.pool(model.run(model.embed(clips), 0, 2))
+    assert truth.std() > 0.01
+    assert (got - truth).norm() <= 1e-10 * truth.norm()
+
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.1) if "norm" not in key else None
+    plain = copy.deepcopy(model)
+    for twin in plain.row:
+        twin.backend = "reference"
+    losses, gradients = [], []
+    for one in (model, plain):
+        loss = F.cross_entropy(one(clips), torch.tensor([0, 1]))
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append({key: parameter.grad for key, parameter in one.trainable_parameters()})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-8)
+    for key, gradient in gradients[1].items():
+        assert (gradients[0][key] - gradient).norm() <= 1e-8 * max(gradient.norm(), 1e-6), key
+        assert gradient.norm() > 0, key
+
+
+@pytest.mark.parametrize("method", ["probe", "full", "timesformer"])
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "eva02_base_patch16_clip_224", "beit_base_patch16_224"])
+def test_every_method_starts_from_timms_features(name, method, tmp_path):
+    theirs = small(name)
+    model = adapted(name, tmp_path / "trunk.safetensors", theirs, method=method)
+    clips = clips_of(name, model)
+    with torch.no_grad():
+        frames = theirs.forward_features(clips.transpose(1, 2).flatten(0, 1))
+        truth = theirs.forward_head(frames, pre_logits=True).view(2, 3, -1)
+        assert (model.forward_features(clips) - truth).norm() <= 1e-10 * truth.norm()
+    F.cross_entropy(model(clips), torch.tensor([0, 1])).backward()
+    trains = {key for key, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trains == {key for key, _ in model.trainable_parameters()}
+    assert (trains == {"fc_cls.weight", "fc_cls.bias"}) is (method == "probe")
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_base_patch16_siglip_224", "beit_base_patch16_224"])
+@pytest.mark.parametrize("method", ["aim", "probe"])
+def test_the_attentive_head_reads_all_tokens_of_all_frames(name, method, tmp_path):
+    model = adapted(name, tmp_path / "trunk.safetensors", small(name), method=method, head="attentive")
+    clips = clips_of(name, model)
+    assert model.forward_features(clips).shape == (2, 3, model.num_tokens, 32)
+    F.cross_entropy(model(clips), torch.tensor([0, 1])).backward()
+    assert all(parameter.grad is not None for _, parameter in model.trainable_parameters())
+    turned = clips[:, :, [2, 0, 1]]
+    torch.testing.assert_close(model(turned), model(clips), rtol=1e-9, atol=1e-9)  # while it is new
+    nn.init.normal_(model.attentive_time)
+    assert not torch.allclose(model(turned), model(clips))
+    if method == "probe":
+        assert torch.equal(model(model.frozen_features(clips)), model(clips))
+
+
+def test_a_checkpoint_of_an_adapted_trunk_is_read_back(tmp_path):
+    name = "vit_small_patch16_dinov3"
+    model = adapted(name, tmp_path / "trunk.safetensors", small(name))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / "m.safetensors")
+    twin = create_model(f"timm:{name}", **model.config).double()
+    assert load_weights(twin, tmp_path / "m.safetensors").kind == "aim"
+    assert all(torch.equal(value, twin.state_dict()[key]) for key, value in model.state_dict().items())
+    assert twin.config == model.config
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224", "vit_base_patch16_siglip_224"])
+def test_another_image_size_is_timms_resampling(name, tmp_path):
+    theirs = small(name, patches=4)
+    model = adapted(name, tmp_path / "trunk.safetensors", theirs)
+    theirs.set_input_size(img_size=side(name))
+    clips = clips_of(name, model)
+    with torch.no_grad():
+        frames = theirs.forward_features(clips.transpose(1, 2).flatten(0, 1))
+        truth = theirs.forward_head(frames, pre_logits=True).view(2, 3, -1)
+        assert (model.forward_features(clips) - truth).norm() <= 1e-5 * truth.norm()
+
+
+def test_weights_of_another_trunk_are_refused_in_one_line(tmp_path):
+    save_file(small("vit_base_patch16_siglip_224").state_dict(), tmp_path / "trunk.safetensors")
+    model = create_model("timm:vit_small_patch16_dinov3", **SIZES, img_size=48)
+    with pytest.raises(
+        WeightsError, match=r"is of another trunk than timm's vit_small_patch16_dinov3: missing "
+    ) as caught:
+        load_weights(model, tmp_path / "trunk.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_block_is_frozen_and_its_names_are_timms():
+    with torch.device("meta"):
+        model = create_model("timm:vit_small_patch16_dinov3", method="probe")
+        theirs = timm.create_model("vit_small_patch16_dinov3", num_classes=0)
+    assert {f"trunk.{key}" for key in theirs.state_dict()} == {k for k in model.state_dict() if k.startswith("trunk.")}
+    assert not [key for key, parameter in model.trunk.named_parameters() if parameter.requires_grad]
