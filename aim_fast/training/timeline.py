@@ -97,7 +97,10 @@ def write_timelines(
     ``{"video", "error"}`` with the reason, one line, why it cannot be read."""
     names = [Path(video).name for video in videos]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"two videos are named {twice[0]}: their timelines would overwrite each other in {folder}")
+        raise UsageError(
+            f"two videos are named {twice[0]}: their timelines would overwrite each other in {folder}; "
+            "predict them apart, or rename one"
+        )
     place = single_place(fields.get("device", "auto"), fields.get("precision", "auto"))
     run = open_named_run(path, fields, place)
     for line in run.lines:

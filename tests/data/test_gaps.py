@@ -77,9 +77,15 @@ def test_a_folder_of_the_class_folders_is_no_class(tmp_path, videos):
         read_dataset("folder", tmp_path, "train")
 
 
+def test_a_data_set_one_folder_further_down_is_told(tmp_path, videos):
+    put(videos["vp9"], tmp_path, *(f"mine/{split}/{name}/1.webm" for split in ("train", "val") for name in "ab"))
+    with pytest.raises(DataError, match=rf"has no class folder, but mine/ with train, val; give {tmp_path}/mine"):
+        read_dataset("folder", tmp_path, "train")
+
+
 def test_folders_named_nearly_like_splits_are_no_classes(tmp_path, videos):
     put(videos["vp9"], tmp_path, "Training/a/1.webm", "jump/1.webm", "walk/1.webm")
-    refused(tmp_path, r"named like splits, which are train, val and test,: 1, Training")
+    refused(tmp_path, r"named like splits, which are train, val and test in small letters,: 1, Training")
 
 
 def test_an_unknown_extension_is_named_and_a_tenth_of_them_refused(root, videos):
@@ -139,11 +145,17 @@ def test_hmdb51_without_a_list_of_a_class_that_is_there(official):
     root = official("hmdb51")
     (root / "testTrainMulti_7030_splits" / "wave_test_split1.txt").unlink()
     for split in ("train", "validation"):
-        refused(root, r"class folders that no list names: 1, .*wave \(\d videos\)", "hmdb51", split)
+        refused(root, r"class folders of which no list names a video: 1, .*wave \(\d videos\)", "hmdb51", split)
     found = notes(root, "hmdb51", accept_gaps=True)
     assert "the annotations have 1 of 51 classes of hmdb51" in found
     assert "wave" in found
     assert "wave" not in notes(root, "hmdb51-split2")  # whose lists are all there
+
+
+def test_a_class_of_an_empty_list_is_lost_as_one_without_a_list(official):
+    root = official("hmdb51")
+    (root / "testTrainMulti_7030_splits" / "wave_test_split1.txt").write_text("")
+    refused(root, r"class folders of which no list names a video: 1, .*wave", "hmdb51")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +171,7 @@ def test_classes_of_an_official_data_set_that_are_not_all_there_are_counted(offi
 def test_a_class_folder_that_no_list_names_is_refused(official, videos, name, folder):
     root = official(name)
     put(videos["h264"], root, f"{folder}/a.mp4", f"{folder}/b.mp4")
-    refused(root, rf"class folders that no list names: 1, {folder} \(2 videos\)", name)
+    refused(root, rf"class folders of which no list names a video: 1, {folder} \(2 videos\)", name)
     assert folder in notes(root, name, accept_gaps=True)
 
 

@@ -111,6 +111,15 @@ def test_what_counts_once_is_said_by_the_index_and_scored_once(aim_fast, videos,
     assert len(load_or_build_index("list", tmp_path, "train").healthy) == 2
 
 
+def test_a_link_that_comes_before_its_file_is_the_one_that_is_named(class_folders, videos):
+    root = class_folders({"train/a": [videos["vp9"]], "train/b": [videos["h264"]]})
+    os.symlink(root / "train" / "b", root / "train" / "a" / "loop")
+    with pytest.raises(
+        DataError, match=r"a/loop/00\.mp4 is a link to .*train/b/00\.mp4, of another class \('b' and 'a'\)"
+    ):
+        load_or_build_index("folder", root, "train")
+
+
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_links_to_one_file_count_once_and_are_of_one_class(aim_fast, class_folders, videos, link):
     root = class_folders({"train/a": [videos["vp9"]], "train/b": [videos["h264"]], "val/a": [videos["vp9_other"]]})
@@ -131,5 +140,6 @@ def test_copies_under_one_name_are_named(class_folders, videos):
     index = load_or_build_index("folder", root, "train")
     assert len(index) == 3
     assert "copies of one video under one name: 1 of 3" in index.notes[0]
+    assert "in two classes" in index.notes[0]
     shutil.copy(videos["vp9_other"], root / "train" / "b" / "00.webm")
     assert load_or_build_index("folder", root, "train").notes == ()

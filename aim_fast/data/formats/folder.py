@@ -112,7 +112,7 @@ def _classes(data: DataRoot, folder: Path, gaps: Gaps) -> dict[str, list[str]]:
     gaps.note("videos beside the class folders", [inside + name for name in above.files["video"]], lost=True)
     gaps.note("folders without a file", empty)
     gaps.lose("class folders without a video", lost)
-    gaps.lose("folders named like splits, which are train, val and test,", like_splits)
+    gaps.lose("folders named like splits, which are train, val and test in small letters,", like_splits)
     return {name: sorted(classes[name], key=composed) for name in sorted(classes)}
 
 
@@ -120,6 +120,8 @@ def _refuse_wrapped(folder: Path, name: str) -> None:
     """DataError where the one class is a folder of several folders alone, which will be the classes."""
     found = _look(folder / name)
     inside = sorted({file.split("/")[0] for file in found.files["video"]})
+    if not found.flat and any(word.lower() in _LIKE_SPLITS for word in inside):
+        raise DataError(f"{folder} has no class folder, but {name}/ with {abridged(inside)}; give {folder / name}")
     if not found.flat and len(inside) > 1:
         raise DataError(
             f"{folder} has no class folder with videos in it but {name}/, a folder of folders ({abridged(inside)}): "

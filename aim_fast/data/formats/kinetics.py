@@ -44,7 +44,8 @@ def read(data: DataRoot, num_classes: int) -> Listing:
     for line, row in rows:
         label = row.get("label") or ""
         if label not in numbers and (label or data.split != "test"):
-            raise DataError(f"{file}: line {line} has label {label!r}, which {train_file} has not; use one release's")
+            what = f"label {label!r}, which {train_file} has not; use one release's" if label else "no label"
+            raise DataError(f"{file}: line {line} has {what}")
         names = _video_names(file, line, row)
         files = [f"{name}.mp4" for name in names]
         place = f"{file.name} line {line}"

@@ -160,12 +160,13 @@ class DataRoot:
         return self.gaps
 
     def _note_unlisted(self, classes: set[str], read: Callable[[DataRoot], object]) -> None:
-        """A folder beside class folders whose videos no split's annotations name is a class; other such videos are said
-        with the training split."""
+        """A folder beside class folders is a class that is lost where no split's annotations name a video of it, nor
+        this split's one of its name; other such videos are said with the training split."""
         unlisted = [path for _, path in self.videos if path not in self.taken]
         beside = {os.path.dirname(folder) for folder in map(os.path.dirname, self.taken) if _named(folder, classes)}
         apart = Counter(map(os.path.dirname, unlisted))
-        lost = {folder for folder in apart if os.path.dirname(folder) in beside and not _named(folder, classes)}
+        here = {plain(os.path.basename(os.path.dirname(path))) for path in self.taken}
+        lost = {folder for folder in apart if os.path.dirname(folder) in beside and not _named(folder, here)}
         if not lost and (self.split != "train" or not unlisted):
             return
         taken = set(self.taken)
@@ -178,7 +179,7 @@ class DataRoot:
                 taken |= other.taken
         lost -= set(map(os.path.dirname, taken))
         inside = [f"{os.path.relpath(folder, self.path)} ({apart[folder]} videos)" for folder in sorted(lost)]
-        self.gaps.lose("class folders that no list names", inside)
+        self.gaps.lose("class folders of which no list names a video", inside)
         if self.split == "train":
             names = {name for name, path in self.videos if path in taken}  # of a copy, in another place, too
             others = [
@@ -196,5 +197,5 @@ class DataRoot:
 
 
 def _named(folder: str, classes: set[str]) -> bool:
-    """Whether a folder has a class's name."""
+    """Whether a folder has the name of one of these classes."""
     return plain(os.path.basename(folder)) in classes

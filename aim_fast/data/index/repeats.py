@@ -36,6 +36,8 @@ def count_once(index: Index) -> Index:
         for row in rows if len(rows) > 1 else ():
             state = os.stat(row.path)
             if (known := first.setdefault((state.st_dev, state.st_ino), row)) is not row:
+                if os.path.realpath(known.path) != os.path.abspath(known.path):  # the link came first
+                    first[state.st_dev, state.st_ino], known, row = row, row, known
                 linked[row.path] = known
     for path, known in linked.items():
         label = next(row.label for row in index.rows if row.path == path)
@@ -43,7 +45,7 @@ def count_once(index: Index) -> Index:
             classes = " and ".join(repr(index.classes[number]) for number in (known.label, label))
             raise DataError(f"{path} is a link to {known.path}, of another class ({classes}); remove one of them")
     copied = [
-        f"{row.path} ({rows[0].path})"
+        f"{row.path} ({rows[0].path})" + ", in two classes" * (row.label != rows[0].label)
         for rows in names.values()
         for row in rows[1:]
         if row.path not in linked and same_bytes(rows[0].path, row.path)
