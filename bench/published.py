@@ -26,7 +26,7 @@ class PublishedBlock(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:  # which published code knows nothing of
         b, t, _, _ = x.shape
         block = self.block
         x = rearrange(x, "b t n d -> n (b t) d")
