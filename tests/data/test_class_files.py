@@ -138,9 +138,27 @@ def test_labels_of_shards_in_other_forms(tmp_path, labels):
         ({"cls": b"caf\xe9"}, r"k3\.cls is not UTF-8"),
         ({"cls": "wave"}, r"sample k3 has label 'wave', most others class numbers"),
         ({"cls": "-1"}, r"sample k3 has label '-1'"),
+        ({"cls": "0 1"}, r"sample k3 has several labels: '0 1'"),
+        ({"cls": "0,1"}, r"sample k3 has several labels: '0,1'"),
+        ({"cls": "0;1"}, r"sample k3 has several labels"),
+        ({"cls": "0|1"}, r"sample k3 has several labels"),
+        ({"cls": "[0, 1]"}, r"sample k3 has several labels"),
+        ({"json": '{"label": "0,1"}'}, r"sample k3 has several labels"),
     ],
 )
 def test_labels_of_shards_that_are_none_are_refused_by_sample(tmp_path, texts, said):
     shard(tmp_path / "train-000000.tar", [*((f"k{n}", {"cls": str(n)}) for n in range(3)), ("k3", texts)])
     with pytest.raises(DataError, match=said):
         read_dataset("webdataset", tmp_path, "train")
+
+
+def test_shards_whose_labels_are_all_several_are_refused_and_names_may_hold_names_where_a_file_has_them(tmp_path):
+    shard(tmp_path / "train-000000.tar", [(f"k{n}", {"cls": f"{n} {(n + 1) % 3}"}) for n in range(3)])
+    with pytest.raises(DataError, match=r"sample k0 has several labels: '0 1'"):
+        read_dataset("webdataset", tmp_path, "train")
+    names = ["run", "jump", "run jump"]
+    shard(tmp_path / "train-000000.tar", [(f"k{n}", {"cls": name}) for n, name in enumerate(names)])
+    with pytest.raises(DataError, match=r"sample k2 has several labels: 'run jump'.*classes\.txt"):
+        read_dataset("webdataset", tmp_path, "train")
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    assert read_dataset("webdataset", tmp_path, "train").classes == names

@@ -176,6 +176,12 @@ REFUSED = {
         lambda p, n, i: f"{p} {('run', 'jump', 'run jump')[i % 3 if i > 2 else i % 2]}",
         r"line 6 has several labels",
     ),
+    "several labels by hyphens": (lambda p, n, i: f"{p} {n}" + "-1" * (i == 4), r"line 5 has several labels"),
+    "several labels by hyphens on all": (lambda p, n, i: f"{p} {n}-{n + 1}", r"line 1 has several labels.*'0-1'"),
+    "several names by ampersands": (
+        lambda p, n, i: f"{p} {('left', 'right', 'left&right')[i % 3 if i > 2 else i % 2]}",
+        r"line 6 has several labels",
+    ),
     "brackets": (lambda p, n, i: f'{p},"[{n}, 1]"', r"line 1 has several labels"),
     "boxes": (lambda p, n, i: f"{p} 0.1 0.2 0.7 0.9 {n}", r"line 1 has '0.1, 0.2, 0.7, 0.9, 0' beside"),
     "start, end and label": (lambda p, n, i: f"{p},{i},{i + 3},{n}", r"line 1 has .* beside the path: which"),
@@ -224,3 +230,12 @@ def test_quoted_names_may_hold_other_names(tmp_path):
     names = ("run", "jump", "run jump")
     write(tmp_path, lambda p, n, i: f'{p} "{names[n]}"')
     assert listed(tmp_path) == [(path, names[n]) for path, n in CLIPS]
+
+
+def test_of_two_lists_at_fault_that_of_training_is_named(tmp_path):
+    write(tmp_path, lambda p, n, i: f"{p} {n}" + "-1" * (i == 4))
+    (tmp_path / "val.txt").write_text("a.mp4 0-1\n")
+    with pytest.raises(DataError, match=r"train\.txt: line 5 has several labels"):
+        read_dataset("list", tmp_path, "validation")
+    write(tmp_path, lambda p, n, i: f"{p} {('push-up', 'push', 'up')[n]}")
+    assert read_dataset("list", tmp_path, "train").classes == ["push", "push-up", "up"]

@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import class_name, class_number, read_lines, unquoted
+from aim_fast.data.formats.annotation import class_name, class_number, has_several, read_lines, unquoted
 from aim_fast.data.formats.class_file import ClassFile, NoClassFile, read_class_file
 from aim_fast.data.formats.columns import Sheet, label_column, read_sheet
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
@@ -47,8 +47,8 @@ def read(data: DataRoot) -> Listing:
         raise data.refusal(f"no list for the {data.split} split at {data.path} (looked for {names})")
     sheet = _sheet(file, data)
     first = sheet if train is None or data.split == "train" else _sheet(train, data.of("train"))
-    entries = _entries(sheet, first)
-    known = entries if first is sheet else _entries(first, sheet)
+    known = _entries(first, sheet)
+    entries = known if first is sheet else _entries(sheet, first)
     named, notes = _class_file(file, known)
     classes, offset = _classes(train or file, known, named)
     numbers, told = {name: number for number, name in enumerate(classes)}, named.file if named else train or file
@@ -127,18 +127,15 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
         if text in labels:
             continue
         label = labels.setdefault(text, class_name(unquoted(text)))
-        marks = ",;|+/" + " " * (sheet.spaced and text == label)
         told = ""
         if not label or (label.lower() in _NO_LABEL and (whole or label.lower() == "nan")):
             told = "no label"
         elif whole and label != str(UNLABELLED) and re.fullmatch(r"-\d+", label):
             told = "a negative label"
-        elif label[0] in "[{(" and label[-1] in ")}]" and re.search(r"\d", label):
-            told = "several labels, or none"
         elif text.count('"') % 2:
             told = "an open quotation mark"
-        elif (text == label and re.search(r"[;|]", label)) or any(
-            mark in label and _several(label.split(mark), counts) for mark in marks
+        elif (text == label and re.search(r"[;|]", label)) or has_several(
+            label, counts, sheet.spaced and text == label
         ):
             told = "several labels, or a name that wants quotation marks (none may hold ; or |)"
         elif 2 * whole > len(entries) and not _integer(label) and counts[label] == 1:
@@ -146,12 +143,6 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
         if told:
             raise DataError(f"{sheet.file}: line {number} has {told}: {text[:60]!r}; expected one class a line")
     return [(number, path, labels[text]) for number, path, text in entries]
-
-
-def _several(parts: list[str], counts: Counter[str]) -> bool:
-    """Whether parts of a label are labels, or numbers, each."""
-    names = [class_name(part) for part in parts]
-    return all(counts[name] for name in names) or all(name.isdecimal() for name in names)
 
 
 def _integers(entries: list[_Entry]) -> bool:

@@ -2,7 +2,8 @@
 
 ``classInd.txt`` numbers the classes from 1; ``trainlist0N.txt`` and ``testlist0N.txt`` name the videos of split N as
 ``<class>/<video>.avi``, the training lists with the class's number behind, which must be that of the folder. The test
-list serves as the validation split too: there is no other. Videos may have been converted: the extension in the lists is not asked for.
+list serves as the validation split too: there is no other. Videos may have been converted: the extension in the lists
+is not asked for.
 """
 
 from __future__ import annotations

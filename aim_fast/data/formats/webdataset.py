@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import class_name, class_number, numbered_lines
+from aim_fast.data.formats.annotation import class_name, class_number, has_several, numbered_lines
 from aim_fast.data.formats.class_file import read_class_file
 from aim_fast.data.formats.extensions import hidden
 from aim_fast.data.formats.gaps import Gaps
@@ -131,6 +131,12 @@ def _classes(data: DataRoot, samples: list[tuple[Path, Sample]]) -> list[str]:
     if data.split != "train":
         samples = _samples(data.of("train"), Gaps())
     labels = {class_name(sample.label) for _, sample in samples} - {"", str(UNLABELLED)}
+    for shard, sample in samples:
+        if has_several(class_name(sample.label), labels):
+            raise DataError(
+                f"{shard}: sample {sample.key} has several labels: {sample.label[:60]!r}; expected one class, or a "
+                "classes.txt that has this name"
+            )
     numbers = [number for label in labels if (number := class_number(label)) is not None]
     if numbers and len(numbers) == len(labels):
         names = {class_number(sample.label): class_name(sample.class_name) for _, sample in samples}
