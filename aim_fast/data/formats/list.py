@@ -49,7 +49,7 @@ def read(data: DataRoot) -> Listing:
     first = sheet if train is None or data.split == "train" else _sheet(train, data.of("train"))
     known = _entries(first, sheet)
     entries = known if first is sheet else _entries(sheet, first)
-    named, notes = _class_file(file, known)
+    named, notes = _class_file(file, known + entries)
     classes, offset = _classes(train or file, known, named)
     numbers, told = {name: number for number, name in enumerate(classes)}, named.file if named else train or file
     # an integer is a class's number only where the classes are numbers, or have their names in a file of their own
@@ -154,13 +154,13 @@ def _integer(label: str) -> bool:
     return class_number(label) is not None or label == str(UNLABELLED)
 
 
-def _class_file(file: Path, train: list[_Entry]) -> tuple[ClassFile | None, list[str]]:
+def _class_file(file: Path, entries: list[_Entry]) -> tuple[ClassFile | None, list[str]]:
     """The names of classes beside a list, and what is said of a file that is none."""
     notes = []
     for name in _CLASS_FILES:
         place = file.parent / name
         if place.is_file() and place != file:
-            clips = {os.path.splitext(os.path.basename(path))[0] for _, path, _ in train}
+            clips = {os.path.splitext(os.path.basename(path))[0] for _, path, _ in entries}
             try:
                 found = read_class_file(place, clips)
             except NoClassFile as error:

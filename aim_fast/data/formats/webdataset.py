@@ -124,7 +124,7 @@ def _classes(data: DataRoot, samples: list[tuple[Path, Sample]]) -> list[str]:
         file = data.path / "classes.txt"
         if (data.path / MANIFEST).is_file():  # names as aim-fast shard wrote them, whatever they are
             return [class_name(line) for _, line in numbered_lines(file)]
-        found = read_class_file(file)
+        found = read_class_file(file, {os.path.basename(sample.key) for _, sample in samples})
         if found.first == 1 and "0" not in {sample.label for _, sample in samples}:
             raise DataError(f"{file}: counts from 1; do the labels of the shards? Write the names without numbers")
         return found.names
