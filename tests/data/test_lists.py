@@ -239,3 +239,26 @@ def test_of_two_lists_at_fault_that_of_training_is_named(tmp_path):
         read_dataset("list", tmp_path, "validation")
     write(tmp_path, lambda p, n, i: f"{p} {('push-up', 'push', 'up')[n]}")
     assert read_dataset("list", tmp_path, "train").classes == ["push", "push-up", "up"]
+
+
+def test_names_that_may_be_several_labels_are_told(tmp_path):
+    def notes(*names, head="path,label"):
+        write(tmp_path, lambda p, n, i: f'{p},"{names[n]}"', head=head + "\n")
+        listing = read_dataset("list", tmp_path, "train")
+        assert listing.classes == sorted(names)
+        return listing.notes
+
+    assert "are the labels several each?" in notes("left, right", "right, up", "up, left")[0]
+    assert notes("turn, left", "turn, right", "turn, up") == ()
+    assert notes("left, right", "right, up", "up") == ()
+    with pytest.raises(DataError, match=r"train\.txt: line 3 has several labels, as the heading says: 'left,right'"):
+        notes("up", "left,right", "down", head="path,labels")
+    (tmp_path / "classes.txt").write_text("down\nleft,right\nup\n")
+    assert notes("up", "left,right", "down", head="path,labels") == ()
+
+
+def test_names_that_differ_in_capitals_are_told(tmp_path):
+    write(tmp_path, lambda p, n, i: f"{p} {('left', 'Left', 'up')[n]}")
+    assert read_dataset("list", tmp_path, "train").notes == (
+        "class names that differ in capitals alone: 'Left' and 'left'",
+    )

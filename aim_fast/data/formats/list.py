@@ -22,7 +22,7 @@ from aim_fast.data.formats.columns import Sheet, label_column, read_sheet
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
 from aim_fast.data.formats.listing import UNLABELLED, Clip, Entry, Listing
 from aim_fast.data.formats.videos import on_disk
-from aim_fast.errors import DataError
+from aim_fast.errors import DataError, abridged
 
 __all__ = ["LAYOUT", "read", "rewrite_list"]
 
@@ -50,7 +50,10 @@ def read(data: DataRoot) -> Listing:
     known = _entries(first, sheet)
     entries = known if first is sheet else _entries(sheet, first)
     named, notes = _class_file(file, known + entries)
+    if named is None:
+        notes += _joined_names(first, known)
     classes, offset = _classes(train or file, known, named)
+    notes += _like_names(classes)
     numbers, told = {name: number for number, name in enumerate(classes)}, named.file if named else train or file
     # an integer is a class's number only where the classes are numbers, or have their names in a file of their own
     integers = _integers(entries) and (bool(named) or _integers(known))
@@ -143,6 +146,40 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
         if told:
             raise DataError(f"{sheet.file}: line {number} has {told}: {text[:60]!r}; expected one class a line")
     return [(number, path, labels[text]) for number, path, text in entries]
+
+
+def _joined_names(sheet: Sheet, entries: list[_Entry]) -> list[str]:
+    """A note where names look like several labels each: all are parted alike, and parts stand first and behind.
+
+    Raises DataError, with the line, for a comma in a column that is called ``labels``.
+    """
+    if "labels" in sheet.heading and "label" not in sheet.heading:
+        for number, _, label in entries:
+            if len([part for part in label.split(",") if part.strip()]) > 1:
+                raise DataError(
+                    f"{sheet.file}: line {number} has several labels, as the heading says: {label[:60]!r}; expected "
+                    "one class a line. Where it is a name, call the column label"
+                )
+    names = sorted({label for _, _, label in entries})
+    for mark in ",;|+/&":
+        parts = [[part.strip() for part in name.split(mark)] for name in names]
+        if parts and all(len(part) > 1 and all(part) for part in parts):
+            both = sorted({part[0] for part in parts} & {word for part in parts for word in part[1:]})
+            if both:
+                return [
+                    f"{sheet.file.name}: are the labels several each? All are joined by {mark}, such as {names[0]!r}, "
+                    f"and {both[0]!r} stands in more than one; each is taken for one class"
+                ]
+    return []
+
+
+def _like_names(classes: list[str]) -> list[str]:
+    """A note of the class names that differ in capitals alone."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(name.casefold(), []).append(name)
+    found = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    return [f"class names that differ in capitals alone: {abridged(found, 3)}"] if found else []
 
 
 def _integers(entries: list[_Entry]) -> bool:
