@@ -262,3 +262,22 @@ def test_names_that_differ_in_capitals_are_told(tmp_path):
     assert read_dataset("list", tmp_path, "train").notes == (
         "class names that differ in capitals alone: 'Left' and 'left'",
     )
+
+
+@pytest.mark.parametrize("line", [lambda p, n: f"{p} {n}\n", lambda p, n: f"{p},{n}\n"])
+@pytest.mark.parametrize("head", ["", "video_id,label\n"])
+def test_paths_without_extension_are_those_of_the_videos_that_are_there(tmp_path, line, head):
+    (tmp_path / "videos").mkdir()
+    for number, extension in enumerate(("mp4", "AVI", "webm", "mkv")):
+        (tmp_path / "videos" / f"take.{number}.{extension}").touch()
+    (tmp_path / "videos" / "take.0.txt").touch()
+    (tmp_path / "train.txt").write_text(head + "".join(line(f"videos/take.{number}", 0) for number in range(4)))
+    found = ["videos/take.0.mp4", "videos/take.1.AVI", "videos/take.2.webm", "videos/take.3.mkv"]
+    assert [path for path, _ in listed(tmp_path)] == found
+    (tmp_path / "videos" / "take.2.mov").touch()
+    with pytest.raises(DataError, match=r"line \d has no file 'videos/take\.2', but take\.2\.mov and take\.2\.webm"):
+        read_dataset("list", tmp_path, "train")
+    for file in (tmp_path / "videos").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"train\.txt: line \d is not .*no file 'videos/take\.0' is there"):
+        read_dataset("list", tmp_path, "train")

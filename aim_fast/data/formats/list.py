@@ -21,7 +21,7 @@ from aim_fast.data.formats.class_file import ClassFile, NoClassFile, read_class_
 from aim_fast.data.formats.columns import Sheet, label_column, read_sheet
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
 from aim_fast.data.formats.listing import UNLABELLED, Clip, Entry, Listing
-from aim_fast.data.formats.videos import on_disk
+from aim_fast.data.formats.videos import on_disk, with_extension
 from aim_fast.errors import DataError, abridged
 
 __all__ = ["LAYOUT", "read", "rewrite_list"]
@@ -60,12 +60,16 @@ def read(data: DataRoot) -> Listing:
     clips: list[Clip] = []
     name, beside, root = file.name, str(file.parent), str(data.folder)
     for line, path, label in entries:
+        place = _located(path, beside, root)
+        if len(found := with_extension(place)) > 1:
+            names = " and ".join(map(os.path.basename, found))
+            raise DataError(f"{file}: line {line} has no file {path!r}, but {names} are there; write which it is")
         number = int(label) - offset if integers else numbers.get(label, -1)
         if label == str(UNLABELLED) and data.split == "test":
             number = UNLABELLED
         elif not 0 <= number < len(classes):
             raise DataError(f"{file}: line {line} has label {label!r}, none of the {len(classes)} classes of {told}")
-        clips.append(Entry(_located(path, beside, root), number, path, f"{name} line {line}"))
+        clips.append(Entry(place, number, path, f"{name} line {line}"))
     if sheet.passed:
         notes.append(f"{file.name} line {sheet.passed[0]} is taken for a heading: {sheet.passed[1][:60]!r}")
     if sheet.left_out:
@@ -84,7 +88,7 @@ def rewrite_list(file: Path, root: Path, targets: dict[str, str], extension: str
     if file.name in _CLASS_FILES:
         return "\n".join(read_lines(file)) + "\n"
     beside, folder = str(file.parent), str(root if root.is_dir() else root.parent)
-    sheet = read_sheet(file, lambda path: os.path.exists(_located(path, beside, folder)))
+    sheet = read_sheet(file, lambda path: _there(path, beside, folder))
     lines = []
     for _, path, label in _entries(sheet, sheet):
         old = _located(path, beside, folder)
@@ -107,7 +111,7 @@ def _find(data: DataRoot) -> Path | None:
 
 def _sheet(file: Path, data: DataRoot) -> Sheet:
     """The lines of a list that are of the split."""
-    sheet = read_sheet(file, lambda path: os.path.exists(_located(path, str(file.parent), str(data.folder))))
+    sheet = read_sheet(file, lambda path: _there(path, str(file.parent), str(data.folder)))
     return sheet.of_split(data.split_names)
 
 
@@ -230,10 +234,19 @@ def _classes(file: Path, train: list[_Entry], named: ClassFile | None) -> tuple[
     return named.names, 0
 
 
+def _there(path: str, beside: str, root: str) -> bool:
+    place = _located(path, beside, root)
+    return os.path.exists(place) or bool(with_extension(place))
+
+
 def _located(path: str, beside: str, root: str) -> str:
-    if os.path.isabs(path):
-        return on_disk(path)
-    under_list = on_disk(os.path.join(beside, path))
-    if root != beside and not os.path.exists(under_list):
-        return on_disk(os.path.join(root, path))
-    return under_list
+    """Where a clip is, beside the list or else under the root; with an extension where the list leaves it out."""
+    folders = [""] if os.path.isabs(path) else list(dict.fromkeys((beside, root)))
+    places = [on_disk(os.path.join(folder, path)) for folder in folders]
+    for place in places:
+        if os.path.exists(place):
+            return place
+    for place in places:
+        if found := with_extension(place):
+            return found[0] if len(found) == 1 else place
+    return places[-1]
