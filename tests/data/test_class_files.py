@@ -54,6 +54,16 @@ def test_names_with_and_without_numbers(root, file, text):
         "sub/take0.mp4,clap\n",
         "0 0.5 0.5 0.25 0.25\n1 0.1 0.2 0.3 0.4\n",  # boxes
         "12 30 50 60\n",
+        "0.000000\t1.500000\tbake\n1.5\t2.5\tclap\n2.5\t3\twave\n",  # a start and an end
+        "0\t1\tbake\n1\t2\tclap\n2\t3\twave\n",
+        "0.0 1.5 bake\n1.5 2.5 clap\n2.5 3.0 wave\n",
+        "bake,0.0,1.5\nclap,1.5,2.5\nwave,2.5,3.0\n",
+        "00:00:01 bake\n00:00:03 clap\n00:00:05 wave\n",
+        "0:00 bake\n1:00 clap\n2:00 wave\n",
+        "nc: 3\nnames: [arrange flowers, bake, clap]\n",
+        "names: [arrange flowers, bake, clap]\nnc: 3\ntrain: images\n",
+        "take0 bake\ntake1 clap\ntake2 wave\n",
+        "sub/take0 bake\nsub/take1 clap\nsub/take2 wave\n",
     ],
 )
 def test_what_is_about_clips_is_not_taken_for_names(root, text):
@@ -65,6 +75,20 @@ def test_what_is_about_clips_is_not_taken_for_names(root, text):
     (root / "labels.txt").rename(root / "classes.txt")
     with pytest.raises(DataError, match=r"classes\.txt: line 1 has .*a file of classes has a name a line"):
         read_dataset("list", root, "train")
+
+
+def test_yaml_and_times_below_a_first_line_are_no_names(root):
+    for text in ("train: ./train\nnc: 3\nnames: [a, b, c]\n", "1\n00:00:01,000 --> 00:00:02,000\nbake\n"):
+        (root / "labels.txt").write_text(text)
+        assert "labels.txt: line 2 has" in read_dataset("list", root, "train").notes[0]
+
+
+def test_names_that_begin_or_end_in_numbers_are_no_times(root):
+    for text in ("0 100 m\n1 200 m\n2 400 m", "0\t100 m\n1\t200 m\n2\t400 m", "0: 100 m\n1: 200 m\n2: 400 m"):
+        (root / "classes.txt").write_text(text)
+        assert read_dataset("list", root, "train").classes == ["100 m", "200 m", "400 m"]
+    (root / "classes.txt").write_text("sit 1.5 m\n1.1 stand\ntrain: arrival\n")
+    assert read_dataset("list", root, "train").classes == ["sit 1.5 m", "1.1 stand", "train: arrival"]
 
 
 @pytest.mark.parametrize(
@@ -138,9 +162,27 @@ def test_labels_of_shards_in_other_forms(tmp_path, labels):
         ({"cls": b"caf\xe9"}, r"k3\.cls is not UTF-8"),
         ({"cls": "wave"}, r"sample k3 has label 'wave', most others class numbers"),
         ({"cls": "-1"}, r"sample k3 has label '-1'"),
+        ({"cls": "0 1"}, r"sample k3 has several labels: '0 1'"),
+        ({"cls": "0,1"}, r"sample k3 has several labels: '0,1'"),
+        ({"cls": "0;1"}, r"sample k3 has several labels"),
+        ({"cls": "0|1"}, r"sample k3 has several labels"),
+        ({"cls": "[0, 1]"}, r"sample k3 has several labels"),
+        ({"json": '{"label": "0,1"}'}, r"sample k3 has several labels"),
     ],
 )
 def test_labels_of_shards_that_are_none_are_refused_by_sample(tmp_path, texts, said):
     shard(tmp_path / "train-000000.tar", [*((f"k{n}", {"cls": str(n)}) for n in range(3)), ("k3", texts)])
     with pytest.raises(DataError, match=said):
         read_dataset("webdataset", tmp_path, "train")
+
+
+def test_shards_whose_labels_are_all_several_are_refused_and_names_may_hold_names_where_a_file_has_them(tmp_path):
+    shard(tmp_path / "train-000000.tar", [(f"k{n}", {"cls": f"{n} {(n + 1) % 3}"}) for n in range(3)])
+    with pytest.raises(DataError, match=r"sample k0 has several labels: '0 1'"):
+        read_dataset("webdataset", tmp_path, "train")
+    names = ["run", "jump", "run jump"]
+    shard(tmp_path / "train-000000.tar", [(f"k{n}", {"cls": name}) for n, name in enumerate(names)])
+    with pytest.raises(DataError, match=r"sample k2 has several labels: 'run jump'.*classes\.txt"):
+        read_dataset("webdataset", tmp_path, "train")
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    assert read_dataset("webdataset", tmp_path, "train").classes == names

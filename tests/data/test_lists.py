@@ -176,6 +176,12 @@ REFUSED = {
         lambda p, n, i: f"{p} {('run', 'jump', 'run jump')[i % 3 if i > 2 else i % 2]}",
         r"line 6 has several labels",
     ),
+    "several labels by hyphens": (lambda p, n, i: f"{p} {n}" + "-1" * (i == 4), r"line 5 has several labels"),
+    "several labels by hyphens on all": (lambda p, n, i: f"{p} {n}-{n + 1}", r"line 1 has several labels.*'0-1'"),
+    "several names by ampersands": (
+        lambda p, n, i: f"{p} {('left', 'right', 'left&right')[i % 3 if i > 2 else i % 2]}",
+        r"line 6 has several labels",
+    ),
     "brackets": (lambda p, n, i: f'{p},"[{n}, 1]"', r"line 1 has several labels"),
     "boxes": (lambda p, n, i: f"{p} 0.1 0.2 0.7 0.9 {n}", r"line 1 has '0.1, 0.2, 0.7, 0.9, 0' beside"),
     "start, end and label": (lambda p, n, i: f"{p},{i},{i + 3},{n}", r"line 1 has .* beside the path: which"),
@@ -224,3 +230,54 @@ def test_quoted_names_may_hold_other_names(tmp_path):
     names = ("run", "jump", "run jump")
     write(tmp_path, lambda p, n, i: f'{p} "{names[n]}"')
     assert listed(tmp_path) == [(path, names[n]) for path, n in CLIPS]
+
+
+def test_of_two_lists_at_fault_that_of_training_is_named(tmp_path):
+    write(tmp_path, lambda p, n, i: f"{p} {n}" + "-1" * (i == 4))
+    (tmp_path / "val.txt").write_text("a.mp4 0-1\n")
+    with pytest.raises(DataError, match=r"train\.txt: line 5 has several labels"):
+        read_dataset("list", tmp_path, "validation")
+    write(tmp_path, lambda p, n, i: f"{p} {('push-up', 'push', 'up')[n]}")
+    assert read_dataset("list", tmp_path, "train").classes == ["push", "push-up", "up"]
+
+
+def test_names_that_may_be_several_labels_are_told(tmp_path):
+    def notes(*names, head="path,label"):
+        write(tmp_path, lambda p, n, i: f'{p},"{names[n]}"', head=head + "\n")
+        listing = read_dataset("list", tmp_path, "train")
+        assert listing.classes == sorted(names)
+        return listing.notes
+
+    assert "are the labels several each?" in notes("left, right", "right, up", "up, left")[0]
+    assert notes("turn, left", "turn, right", "turn, up") == ()
+    assert notes("left, right", "right, up", "up") == ()
+    with pytest.raises(DataError, match=r"train\.txt: line 3 has several labels, as the heading says: 'left,right'"):
+        notes("up", "left,right", "down", head="path,labels")
+    (tmp_path / "classes.txt").write_text("down\nleft,right\nup\n")
+    assert notes("up", "left,right", "down", head="path,labels") == ()
+
+
+def test_names_that_differ_in_capitals_are_told(tmp_path):
+    write(tmp_path, lambda p, n, i: f"{p} {('left', 'Left', 'up')[n]}")
+    assert read_dataset("list", tmp_path, "train").notes == (
+        "class names that differ in capitals alone: 'Left' and 'left'",
+    )
+
+
+@pytest.mark.parametrize("line", [lambda p, n: f"{p} {n}\n", lambda p, n: f"{p},{n}\n"])
+@pytest.mark.parametrize("head", ["", "video_id,label\n"])
+def test_paths_without_extension_are_those_of_the_videos_that_are_there(tmp_path, line, head):
+    (tmp_path / "videos").mkdir()
+    for number, extension in enumerate(("mp4", "AVI", "webm", "mkv")):
+        (tmp_path / "videos" / f"take.{number}.{extension}").touch()
+    (tmp_path / "videos" / "take.0.txt").touch()
+    (tmp_path / "train.txt").write_text(head + "".join(line(f"videos/take.{number}", 0) for number in range(4)))
+    found = ["videos/take.0.mp4", "videos/take.1.AVI", "videos/take.2.webm", "videos/take.3.mkv"]
+    assert [path for path, _ in listed(tmp_path)] == found
+    (tmp_path / "videos" / "take.2.mov").touch()
+    with pytest.raises(DataError, match=r"line \d has no file 'videos/take\.2', but take\.2\.mov and take\.2\.webm"):
+        read_dataset("list", tmp_path, "train")
+    for file in (tmp_path / "videos").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"train\.txt: line \d is not .*no file 'videos/take\.0' is there"):
+        read_dataset("list", tmp_path, "train")

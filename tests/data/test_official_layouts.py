@@ -201,6 +201,19 @@ def test_ucf101_files_that_are_nearly_right(official, file, content, said):
         read_dataset("ucf101", root, "train")
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_ucf101_refuses_a_number_that_is_not_the_folders(official, split):
+    root = official("ucf101")
+    file = root / "ucfTrainTestlist" / f"{split}list01.txt"
+    videos = [line.split(" ")[0] for line in file.read_text().splitlines()]
+    numbers = [1 + (video.partition("/")[0] == "JumpRope") for video in videos]
+    file.write_text("".join(f"{video} {number}\n" for video, number in zip(videos, numbers)))
+    assert len(read_dataset("ucf101", root, split).clips) == len(videos)
+    file.write_text("".join(f"{video} {3 - numbers[1] if i == 1 else numbers[i]}\n" for i, video in enumerate(videos)))
+    with pytest.raises(DataError, match=rf"{file.name}: line 2 has number \d, but \w+ is \d in classInd"):
+        read_dataset("ucf101", root, split)
+
+
 @pytest.mark.parametrize("lists", ["testTrainMulti_7030_splits", "splits", "."])
 @pytest.mark.parametrize("folder", ["hmdb51_org", "."])
 def test_hmdb51_with_names_of_odd_characters(official, lists, folder):

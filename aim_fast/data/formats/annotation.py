@@ -12,7 +12,7 @@ import csv
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = [
     "composed",
     "decoded",
     "files_read",
+    "has_several",
     "in_order",
     "is_comment",
     "numbered_lines",
@@ -161,6 +162,22 @@ def class_number(value: Any) -> int | None:
     text = re.sub(r"\.0*$", "", text) if "." in text and text[0].isdecimal() else text
     number = int(text) if text.isdecimal() and len(text) < 10 else MOST_CLASSES
     return number if number < MOST_CLASSES else None
+
+
+def has_several(label: str, known: Container[str], blanks: bool = True) -> bool:
+    """Whether a label is several, joined: numbers, or names that are each ``known`` as the label of another clip.
+
+    Names may hold a hyphen, and where ``blanks`` is False, as within quotation marks, blanks.
+    """
+    if label[:1] in ("[", "{", "(") and label[-1] in ")}]" and re.search(r"\d", label):
+        return True
+    for mark in ",;|+/&-" + " " * blanks:
+        parts = [class_name(part) for part in label.split(mark)]
+        if len(parts) > 1 and (
+            all(part.isdecimal() for part in parts) or (mark != "-" and all(part in known for part in parts))
+        ):
+            return True
+    return False
 
 
 def clip_name(value: Any) -> str | None:

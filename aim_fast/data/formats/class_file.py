@@ -6,6 +6,7 @@ Numbers 0, 1, 2 … or 1, 2, 3 …, each once, are the classes' own, whatever th
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Container
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ _EXPECTED = (
 _EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
 _VIDEO = re.compile(rf"(?:{_EXTENSION})[\"']?(?:[\s,;|:]|$)", re.IGNORECASE)
 _NUMBERS = re.compile(r"[-+\d.e\s,;|]*\d[-+\d.e\s,;|]*")
+_YAML = re.compile(r"nc\s*:\s*\d+|\w+\s*:\s*(\[.*\]|\{.*\})")
+_CLOCK = re.compile(r"\W?(?P<mark>\d+:)\d\d(?!\d).*")
+_SPAN = r"\d+(?:\.\d+)?(?P<mark>\s*[\t,;|]\s*|\s+)\d+(?:\.\d+)?"
+_TIMES = (_CLOCK, re.compile(_SPAN + r"(?P=mark)\D.*"), re.compile(r"\D.*?(?P<before>[\s,;|]+)" + _SPAN))
 _NUMBER = r"[\"']?(?P<number>\d+)[\"']?"
 _FORMS = (
     re.compile(rf"{_NUMBER}(?:\s*[\t,;:|=]\s*|\.\s+|\s+-\s+|\s+)(?P<name>\S.*)"),
@@ -72,6 +77,7 @@ def read_class_file(file: Path, clips: Container[str] = ()) -> ClassFile:
         lines = lines[1:]
     if not lines:
         return ClassFile(file, [], [], None)
+    _refuse_others(file, lines)
     headed = not any(map(str.isdigit, lines[0][1]))
     told = _numbered(_FORMS[0], lines) or (_numbered(_FORMS[0], lines[1:]) if headed else None)
     if told is None:
@@ -86,10 +92,26 @@ def read_class_file(file: Path, clips: Container[str] = ()) -> ClassFile:
     return ClassFile(file, plain, plain, None)
 
 
+def _refuse_others(file: Path, lines: list[tuple[int, str]]) -> None:
+    """NoClassFile where a line is YAML, or every one has a time, or a start and an end."""
+    for number, line in lines:
+        if _YAML.fullmatch(line):
+            raise NoClassFile(f"{file}: line {number} has YAML: {line[:60]!r}; {_EXPECTED}")
+        if re.search(r"\d\d:\d\d:\d\d", line):
+            raise NoClassFile(f"{file}: line {number} has times: {line[:60]!r}; {_EXPECTED}")
+    for form in _TIMES:
+        body = lines[len(lines) > 2 and form.fullmatch(lines[0][1]) is None :]  # without a heading
+        found = [form.fullmatch(line) for _, line in body]
+        # "0 100 m" is the class 100 m, of number 0
+        if found and all(match and (match["mark"].strip(" ") or "." in match[0]) for match in found):
+            raise NoClassFile(f"{file}: line {body[0][0]} has times: {body[0][1][:60]!r}; {_EXPECTED}")
+
+
 def _refuse_clips(file: Path, lines: list[tuple[int, str]], clips: Container[str]) -> None:
     """NoClassFile where a line has a video or several numbers, or most begin with the name of a clip."""
     parts = [re.split(r"[\s,;|]+", line) for _, line in lines]
-    mostly = 2 * sum(len(part) > 1 and part[0] in clips for part in parts) > len(lines)
+    first = [os.path.splitext(os.path.basename(part[0]))[0] for part in parts if len(part) > 1]
+    mostly = 2 * sum(name in clips for name in first) > len(lines)
     for number, line in lines:
         if mostly or _VIDEO.search(line) or (len(line.split()) > 1 and _NUMBERS.fullmatch(line)):
             told = "numbers alone" if _NUMBERS.fullmatch(line) else "the name of a video"

@@ -230,7 +230,7 @@ def _told(file: Path, rows: Rows, there: Callable[[str], bool]) -> Sheet | None:
         if before and (len(first) > 2 or there(", ".join(first)) or there(",".join(first))):
             return None  # the path may hold a comma
     if not videos and rows and not any(there(cells[path]) for _, cells in rows):
-        raise _no_entry(file, rows[0][0], ",".join(rows[0][1]))
+        raise _no_entry(file, rows[0][0], ",".join(rows[0][1]), rows[0][1][path])
     if videos and not all(_VIDEO.search(cells[path]) or there(cells[path]) for _, cells in rows):
         return None
     return Sheet(file, words if headed else [], rows, path, passed)
@@ -270,7 +270,7 @@ def _anchored(file: Path, lines: list[tuple[int, str]], there: Callable[[str], b
     if not videos and not heading and rows and _labels_differ([cells[1] for _, cells in rows]):
         passed, rows = lines[0], rows[1:]
     if not videos and rows and not any(there(unquoted(cells[0])) for _, cells in rows):
-        raise _no_entry(file, *lines[rows[0][0] > lines[0][0]])
+        raise _no_entry(file, *lines[rows[0][0] > lines[0][0]], rows[0][1][0])
     return Sheet(file, [], _divided(file, _without_index(rows, there)), 0, passed, spaced=True)
 
 
@@ -349,5 +349,6 @@ def _uncommented(file: Path, number: int, label: str) -> str:
     return label
 
 
-def _no_entry(file: Path, number: int, line: str) -> DataError:
-    return DataError(f"{file}: line {number} is not 'path label': {line[:80]!r}; {_EXPECTED}")
+def _no_entry(file: Path, number: int, line: str, path: str = "") -> DataError:
+    missing = f" (no file {path[:80]!r} is there, with a video's extension or without)" if path else ""
+    return DataError(f"{file}: line {number} is not 'path label': {line[:80]!r}{missing}; {_EXPECTED}")

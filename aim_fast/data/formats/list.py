@@ -16,13 +16,13 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import class_name, class_number, read_lines, unquoted
+from aim_fast.data.formats.annotation import class_name, class_number, has_several, read_lines, unquoted
 from aim_fast.data.formats.class_file import ClassFile, NoClassFile, read_class_file
 from aim_fast.data.formats.columns import Sheet, label_column, read_sheet
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
 from aim_fast.data.formats.listing import UNLABELLED, Clip, Entry, Listing
-from aim_fast.data.formats.videos import on_disk
-from aim_fast.errors import DataError
+from aim_fast.data.formats.videos import on_disk, with_extension
+from aim_fast.errors import DataError, abridged
 
 __all__ = ["LAYOUT", "read", "rewrite_list"]
 
@@ -47,22 +47,29 @@ def read(data: DataRoot) -> Listing:
         raise data.refusal(f"no list for the {data.split} split at {data.path} (looked for {names})")
     sheet = _sheet(file, data)
     first = sheet if train is None or data.split == "train" else _sheet(train, data.of("train"))
-    entries = _entries(sheet, first)
-    known = entries if first is sheet else _entries(first, sheet)
-    named, notes = _class_file(file, known)
+    known = _entries(first, sheet)
+    entries = known if first is sheet else _entries(sheet, first)
+    named, notes = _class_file(file, known + entries)
+    if named is None:
+        notes += _joined_names(first, known)
     classes, offset = _classes(train or file, known, named)
+    notes += _like_names(classes)
     numbers, told = {name: number for number, name in enumerate(classes)}, named.file if named else train or file
     # an integer is a class's number only where the classes are numbers, or have their names in a file of their own
     integers = _integers(entries) and (bool(named) or _integers(known))
     clips: list[Clip] = []
     name, beside, root = file.name, str(file.parent), str(data.folder)
     for line, path, label in entries:
+        place = _located(path, beside, root)
+        if len(found := with_extension(place)) > 1:
+            names = " and ".join(map(os.path.basename, found))
+            raise DataError(f"{file}: line {line} has no file {path!r}, but {names} are there; write which it is")
         number = int(label) - offset if integers else numbers.get(label, -1)
         if label == str(UNLABELLED) and data.split == "test":
             number = UNLABELLED
         elif not 0 <= number < len(classes):
             raise DataError(f"{file}: line {line} has label {label!r}, none of the {len(classes)} classes of {told}")
-        clips.append(Entry(_located(path, beside, root), number, path, f"{name} line {line}"))
+        clips.append(Entry(place, number, path, f"{name} line {line}"))
     if sheet.passed:
         notes.append(f"{file.name} line {sheet.passed[0]} is taken for a heading: {sheet.passed[1][:60]!r}")
     if sheet.left_out:
@@ -81,7 +88,7 @@ def rewrite_list(file: Path, root: Path, targets: dict[str, str], extension: str
     if file.name in _CLASS_FILES:
         return "\n".join(read_lines(file)) + "\n"
     beside, folder = str(file.parent), str(root if root.is_dir() else root.parent)
-    sheet = read_sheet(file, lambda path: os.path.exists(_located(path, beside, folder)))
+    sheet = read_sheet(file, lambda path: _there(path, beside, folder))
     lines = []
     for _, path, label in _entries(sheet, sheet):
         old = _located(path, beside, folder)
@@ -104,7 +111,7 @@ def _find(data: DataRoot) -> Path | None:
 
 def _sheet(file: Path, data: DataRoot) -> Sheet:
     """The lines of a list that are of the split."""
-    sheet = read_sheet(file, lambda path: os.path.exists(_located(path, str(file.parent), str(data.folder))))
+    sheet = read_sheet(file, lambda path: _there(path, str(file.parent), str(data.folder)))
     return sheet.of_split(data.split_names)
 
 
@@ -127,18 +134,15 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
         if text in labels:
             continue
         label = labels.setdefault(text, class_name(unquoted(text)))
-        marks = ",;|+/" + " " * (sheet.spaced and text == label)
         told = ""
         if not label or (label.lower() in _NO_LABEL and (whole or label.lower() == "nan")):
             told = "no label"
         elif whole and label != str(UNLABELLED) and re.fullmatch(r"-\d+", label):
             told = "a negative label"
-        elif label[0] in "[{(" and label[-1] in ")}]" and re.search(r"\d", label):
-            told = "several labels, or none"
         elif text.count('"') % 2:
             told = "an open quotation mark"
-        elif (text == label and re.search(r"[;|]", label)) or any(
-            mark in label and _several(label.split(mark), counts) for mark in marks
+        elif (text == label and re.search(r"[;|]", label)) or has_several(
+            label, counts, sheet.spaced and text == label
         ):
             told = "several labels, or a name that wants quotation marks (none may hold ; or |)"
         elif 2 * whole > len(entries) and not _integer(label) and counts[label] == 1:
@@ -148,10 +152,38 @@ def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:
     return [(number, path, labels[text]) for number, path, text in entries]
 
 
-def _several(parts: list[str], counts: Counter[str]) -> bool:
-    """Whether parts of a label are labels, or numbers, each."""
-    names = [class_name(part) for part in parts]
-    return all(counts[name] for name in names) or all(name.isdecimal() for name in names)
+def _joined_names(sheet: Sheet, entries: list[_Entry]) -> list[str]:
+    """A note where names look like several labels each: all are parted alike, and parts stand first and behind.
+
+    Raises DataError, with the line, for a comma in a column that is called ``labels``.
+    """
+    if "labels" in sheet.heading and "label" not in sheet.heading:
+        for number, _, label in entries:
+            if len([part for part in label.split(",") if part.strip()]) > 1:
+                raise DataError(
+                    f"{sheet.file}: line {number} has several labels, as the heading says: {label[:60]!r}; expected "
+                    "one class a line. Where it is a name, call the column label"
+                )
+    names = sorted({label for _, _, label in entries})
+    for mark in ",;|+/&":
+        parts = [[part.strip() for part in name.split(mark)] for name in names]
+        if parts and all(len(part) > 1 and all(part) for part in parts):
+            both = sorted({part[0] for part in parts} & {word for part in parts for word in part[1:]})
+            if both:
+                return [
+                    f"{sheet.file.name}: are the labels several each? All are joined by {mark}, such as {names[0]!r}, "
+                    f"and {both[0]!r} stands in more than one; each is taken for one class"
+                ]
+    return []
+
+
+def _like_names(classes: list[str]) -> list[str]:
+    """A note of the class names that differ in capitals alone."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(name.casefold(), []).append(name)
+    found = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    return [f"class names that differ in capitals alone: {abridged(found, 3)}"] if found else []
 
 
 def _integers(entries: list[_Entry]) -> bool:
@@ -163,13 +195,13 @@ def _integer(label: str) -> bool:
     return class_number(label) is not None or label == str(UNLABELLED)
 
 
-def _class_file(file: Path, train: list[_Entry]) -> tuple[ClassFile | None, list[str]]:
+def _class_file(file: Path, entries: list[_Entry]) -> tuple[ClassFile | None, list[str]]:
     """The names of classes beside a list, and what is said of a file that is none."""
     notes = []
     for name in _CLASS_FILES:
         place = file.parent / name
         if place.is_file() and place != file:
-            clips = {os.path.splitext(os.path.basename(path))[0] for _, path, _ in train}
+            clips = {os.path.splitext(os.path.basename(path))[0] for _, path, _ in entries}
             try:
                 found = read_class_file(place, clips)
             except NoClassFile as error:
@@ -202,10 +234,19 @@ def _classes(file: Path, train: list[_Entry], named: ClassFile | None) -> tuple[
     return named.names, 0
 
 
+def _there(path: str, beside: str, root: str) -> bool:
+    place = _located(path, beside, root)
+    return os.path.exists(place) or bool(with_extension(place))
+
+
 def _located(path: str, beside: str, root: str) -> str:
-    if os.path.isabs(path):
-        return on_disk(path)
-    under_list = on_disk(os.path.join(beside, path))
-    if root != beside and not os.path.exists(under_list):
-        return on_disk(os.path.join(root, path))
-    return under_list
+    """Where a clip is, beside the list or else under the root; with an extension where the list leaves it out."""
+    folders = [""] if os.path.isabs(path) else list(dict.fromkeys((beside, root)))
+    places = [on_disk(os.path.join(folder, path)) for folder in folders]
+    for place in places:
+        if os.path.exists(place):
+            return place
+    for place in places:
+        if found := with_extension(place):
+            return found[0] if len(found) == 1 else place
+    return places[-1]

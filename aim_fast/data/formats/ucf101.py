@@ -1,8 +1,9 @@
 """UCF-101, its three splits.
 
 ``classInd.txt`` numbers the classes from 1; ``trainlist0N.txt`` and ``testlist0N.txt`` name the videos of split N as
-``<class>/<video>.avi``, the training lists with the class's number behind. The test list serves as the validation split
-too: there is no other. Videos may have been converted: the extension in the lists is not asked for.
+``<class>/<video>.avi``, the training lists with the class's number behind, which must be that of the folder. The test
+list serves as the validation split too: there is no other. Videos may have been converted: the extension in the lists
+is not asked for.
 """
 
 from __future__ import annotations
@@ -33,17 +34,21 @@ def read(data: DataRoot, number: int) -> Listing:
     classes = _classes(data.annotation("classInd.txt"))
     numbers = {name: index for index, name in enumerate(classes)}
     file = data.annotation(f"{data.split_names[0]}list0{number}.txt")
-    clips = []
+    clips, contrary = [], ""
     for line_number, line in numbered_lines(file):
-        before, _, last = line.rpartition(" ")
-        name = before if before and last.isdecimal() else line
+        before, _, last = line.replace("\t", " ").rpartition(" ")
+        name = before.rstrip() if before and last.isdecimal() else line
         folder, _, video = name.partition("/")
         if class_name(folder) not in numbers or not video:
             raise DataError(
                 f"{file}: line {line_number} is not '<class>/<video>' with a class of classInd.txt: {line!r}"
             )
         label, place = numbers[class_name(folder)], f"{file.name} line {line_number}"
+        if name != line and class_number(last) != label + 1 and not contrary:
+            contrary = f"{file}: line {line_number} has number {last}, but {folder} is {label + 1} in classInd.txt"
         clips.append(data.clip(name, label, name, folder=folder, place=place))
+    if contrary and data.present:  # where no video is there, the root is at fault
+        raise DataError(f"{contrary}; download the lists again, all of one release")
     return Listing(classes, clips)
 
 

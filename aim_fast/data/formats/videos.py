@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aim_fast.data.formats.annotation import composed
-from aim_fast.data.formats.extensions import file_head, file_kind, hidden
+from aim_fast.data.formats.extensions import VIDEO_EXTENSIONS, file_head, file_kind, hidden
 
-__all__ = ["Videos", "on_disk", "plain"]
+__all__ = ["Videos", "on_disk", "plain", "with_extension"]
 
 
 class Videos:
@@ -105,3 +106,26 @@ def on_disk(path: str) -> str:
             if os.path.lexists(found):
                 return found
     return path
+
+
+def with_extension(path: str) -> list[str]:
+    """The videos that a path without an extension may mean, by name; none where it is there or has a video's."""
+    folder, name = os.path.split(path)
+    if not name or os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS or os.path.lexists(path):
+        return []
+    try:
+        known = _by_stem(folder or ".", os.stat(folder or ".").st_mtime_ns)
+    except (OSError, ValueError):
+        return []
+    return [os.path.join(folder, file) for file in known.get(composed(name), ())]
+
+
+@functools.lru_cache(maxsize=8)
+def _by_stem(folder: str, changed: int) -> dict[str, list[str]]:
+    """The video files of a folder, that last changed at a time, by their names without extension."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(os.listdir(folder)):
+        stem, extension = os.path.splitext(file)
+        if extension.lower() in VIDEO_EXTENSIONS and not hidden(file):
+            found.setdefault(composed(stem), []).append(file)
+    return found

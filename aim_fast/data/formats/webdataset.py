@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import class_name, class_number, numbered_lines
+from aim_fast.data.formats.annotation import class_name, class_number, has_several, numbered_lines
 from aim_fast.data.formats.class_file import read_class_file
 from aim_fast.data.formats.extensions import hidden
 from aim_fast.data.formats.gaps import Gaps
@@ -124,13 +124,19 @@ def _classes(data: DataRoot, samples: list[tuple[Path, Sample]]) -> list[str]:
         file = data.path / "classes.txt"
         if (data.path / MANIFEST).is_file():  # names as aim-fast shard wrote them, whatever they are
             return [class_name(line) for _, line in numbered_lines(file)]
-        found = read_class_file(file)
+        found = read_class_file(file, {os.path.basename(sample.key) for _, sample in samples})
         if found.first == 1 and "0" not in {sample.label for _, sample in samples}:
             raise DataError(f"{file}: counts from 1; do the labels of the shards? Write the names without numbers")
         return found.names
     if data.split != "train":
         samples = _samples(data.of("train"), Gaps())
     labels = {class_name(sample.label) for _, sample in samples} - {"", str(UNLABELLED)}
+    for shard, sample in samples:
+        if has_several(class_name(sample.label), labels):
+            raise DataError(
+                f"{shard}: sample {sample.key} has several labels: {sample.label[:60]!r}; expected one class, or a "
+                "classes.txt that has this name"
+            )
     numbers = [number for label in labels if (number := class_number(label)) is not None]
     if numbers and len(numbers) == len(labels):
         names = {class_number(sample.label): class_name(sample.class_name) for _, sample in samples}
