@@ -321,7 +321,8 @@ class _Rotation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return _rotated(g, *ctx.saved_tensors, *ctx.layout, -1), None, None, None
+        (table,), (prefix, half) = ctx.saved_tensors, ctx.layout
+        return _rotated(g, table, prefix, half, -1), None, None, None
 
 
 def _rotated(packed: Tensor, table: Tensor, prefix: int, half: bool, sign: int) -> Tensor:
