@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from aim_fast.models.frame_model import FrameViT
+from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.registry import create_model
 from aim_fast.studies.timing import ratio, take_turns
 from aim_kernels.adaptation import adapter_reference
@@ -124,7 +124,7 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
     ]
 
 
-def _stem(model: FrameViT, batch: int, device: str) -> Operator:
+def _stem(model: FrameModel, batch: int, device: str) -> Operator:
     t, d, p, side = model.num_frames, model.embed_dim, model.patch_size, model.img_size
     frames = torch.randint(0, 256, (batch, t, side, side, 3), dtype=torch.uint8, device=device)
     n = 1 + (side // p) ** 2

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from aim_fast.models.counting.flops import count_costs
 from aim_fast.models.counting.saved_bytes import saved_bytes
-from aim_fast.models.frame_model import FrameViT
+from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.registry import create_model
 from aim_fast.studies.timing import Timing, ratio, take_turns
 from aim_fast.training.cuda_graph import WARM_UP, GraphedStep
@@ -133,7 +133,7 @@ def failing(steps: dict[str, Callable[[], object]], times: int = 1) -> dict[str,
     return failed
 
 
-def _compiled(model: FrameViT, how: str) -> nn.Module:
+def _compiled(model: FrameModel, how: str) -> nn.Module:
     """A copy, compiled as one, or block by block: alike, they are compiled once, where 24 in one graph take minutes."""
     twin = copy.deepcopy(model)
     if how == "whole":
