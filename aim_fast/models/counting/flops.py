@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import aim_kernels.group_attention
 import aim_kernels.spatial_attention
 import aim_kernels.temporal_attention  # noqa: F401 - these define the operators that are counted below
+from aim_fast.errors import UsageError
 from aim_fast.models.registry import create_model, find_entry
 from aim_fast.models.video_model import VideoModel
 
@@ -63,7 +64,10 @@ def count_costs(name: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]
     depth = overrides.get("depth", find_entry(name).arguments.get("depth"))
     if not isinstance(depth, int) or depth <= 2 or not overrides.keys() <= _SAME_IN_EVERY_BLOCK:
         return _count(name, overrides)
-    counts = [_count(name, {**overrides, "depth": blocks}) for blocks in (1, 2)]
+    try:
+        counts = [_count(name, {**overrides, "depth": blocks}) for blocks in (1, 2)]
+    except UsageError:  # blocks that are not alike
+        return _count(name, overrides)
     params, trainable, products = (one + (depth - 1) * (two - one) for one, two in zip(*counts))
     return params, trainable, products
 

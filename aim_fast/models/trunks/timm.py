@@ -55,6 +55,7 @@ class TimmViT(FrameModel):
         assert isinstance(record, TimmTrunk)
         usual = sizes_of(record.architecture)
         other = {name: getattr(record, name) for name in _SIZES if getattr(record, name) != usual[name]}
+        other |= _square(record)
         module: Any = build(record.architecture, record.timm_pool, **other)
         self.trunk = module
         self.rotation = Rotation(module)
@@ -112,8 +113,9 @@ class TimmViT(FrameModel):
         assert isinstance(record, TimmTrunk)
         sizes = {name: getattr(record, name) for name in _SIZES}
         usual = sizes_of(record.architecture)
+        other = {name: value for name, value in sizes.items() if value != usual[name]} | _square(record)
         with torch.device("meta"):
-            twin = build(record.architecture, record.timm_pool, **{n: v for n, v in sizes.items() if v != usual[n]})
+            twin = build(record.architecture, record.timm_pool, **other)
         return timm_weights.fit_weights(self, twin, record.architecture, file, source)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -161,7 +163,10 @@ def build(architecture: str, pool: str = "", **sizes: Any) -> nn.Module:
     import timm
 
     named: dict[str, Any] = {"global_pool": pool} if pool else {}
-    return timm.create_model(architecture, num_classes=0, **named, **sizes)
+    try:
+        return timm.create_model(architecture, num_classes=0, **named, **sizes)
+    except AssertionError as error:  # sizes that its authors did not mean
+        raise ValueError(f"timm's {architecture} cannot have these sizes ({error})") from error
 
 
 @functools.cache
@@ -181,12 +186,11 @@ def sizes_of(architecture: str) -> dict[str, Any]:
     if odd := odd_structure(module):
         raise ValueError(odd)
     stem = module.patch_embed
-    side, *others = {*(stem.img_size or ())} or {0}
-    if others or not side:
-        raise ValueError("pictures that are not square")
+    if not stem.img_size:
+        raise ValueError("pictures of any size")
     return {
-        "img_size": side,
-        "patch_size": side // stem.grid_size[0],
+        "img_size": min(stem.img_size),  # clips are square
+        "patch_size": stem.img_size[0] // stem.grid_size[0],
         "embed_dim": int(module.embed_dim),
         "depth": len(module.blocks),
         "num_heads": module.blocks[0].attn.num_heads,
@@ -219,6 +223,12 @@ _OTHERS = {
     "NaFlexVit": "pictures of any shape (NaFlex)",
 }
 _CLASSES = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "Beit", "VisionTransformerRelPos")
+
+
+def _square(record: TimmTrunk) -> dict[str, int]:
+    """The image size, to be named where timm's own is not square."""
+    stem: Any = structure(record.architecture).patch_embed
+    return {"img_size": record.img_size} if len({*stem.img_size}) > 1 else {}
 
 
 def _affine(norm: Any) -> bool:

@@ -291,18 +291,55 @@ class TimmBlock(FrozenBlock):
         table = self.place.rotation() if rotated else None
         if not normed and table is None:
             return qkv
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # each [B, T, N, h, d]
+        packed = qkv.unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = packed.unbind(-3)  # each [B, T, N, h, d]
         if normed:
             q, k = _norm(self.attn.q_norm, q), _norm(self.attn.k_norm, k)
         if table is not None:
             prefix, half = self.attn.num_prefix_tokens, getattr(self.attn, "rotate_half", False)
-            if table.ndim == 2:
-                table = table[:, None]  # [P, 1, 2d]
-            else:
-                table = table.transpose(0, 1)  # [h, P, 2d] to [P, h, 2d]
+            table = table[:, None] if table.ndim == 2 else table.transpose(0, 1)  # [P, 1 or h, 2d]
+            if not table.requires_grad:
+                return _Rotation.apply(torch.stack([q, k, v], -3) if normed else packed, table, prefix, half).flatten(
+                    -3
+                )
             turned = (apply_rot_embed_cat(part[:, :, prefix:], table, half=half) for part in (q, k))
             q, k = (torch.cat([part[:, :, :prefix], new.to(v.dtype)], 2) for part, new in zip((q, k), turned))
         return torch.stack([q, k, v], -3).flatten(-3)
+
+
+class _Rotation(torch.autograd.Function):
+    """Packed ``[B, T, N, 3, h, d]`` with the queries and keys of the patches rotated; the backward turns back.
+
+    ``table`` [P, 1 or h, 2d]: timm's sines and cosines, each twice: side by side, or with ``half`` in two halves.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, table: Tensor, prefix: int, half: bool) -> Tensor:
+        ctx.save_for_backward(table)
+        ctx.layout = prefix, half
+        return _rotated(packed, table, prefix, half, 1)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (table,), (prefix, half) = ctx.saved_tensors, ctx.layout
+        return _rotated(g, table, prefix, half, -1), None, None, None
+
+
+def _rotated(packed: Tensor, table: Tensor, prefix: int, half: bool, sign: int) -> Tensor:
+    out = packed.clone(memory_format=torch.contiguous_format)
+    sin, cos = (_pair(part, half)[0].to(packed.dtype)[:, None] for part in table.chunk(2, -1))  # [P, 1, 1 or h, d/2]
+    first, second = _pair(packed[:, :, prefix:, :2], half)
+    new_first, new_second = _pair(out[:, :, prefix:, :2], half)
+    sin = sin * sign
+    new_first.copy_(first * cos - second * sin)
+    new_second.copy_(second * cos + first * sin)
+    return out
+
+
+def _pair(x: Tensor, half: bool) -> tuple[Tensor, Tensor]:
+    """The two channels of each rotated pair, [..., d/2] each."""
+    d = x.shape[-1]
+    return (x[..., : d // 2], x[..., d // 2 :]) if half else (x[..., ::2], x[..., 1::2])
 
 
 def _biased(qkv: Tensor, heads: int, bias: Tensor) -> Tensor:
