@@ -1,16 +1,15 @@
-"""Real images in motion: crops of frames of real videos that slide, scale or turn, one class a direction.
+"""Real images in motion: a crop of one video's frame moves over a still one of another, one class a direction.
 
-    left, right      the crop's content moves by 0.3 to 0.6 of its side
-    grow, shrink     by a factor of 1.5 to 2.2
-    clockwise, counterclockwise      by 40 to 90 degrees
+    left, right      it slides by 0.4 to 0.5 of the picture's side, at any height
+    grow, shrink     its side goes from 0.25 to between 0.6 and 0.8 of the picture's
+    clockwise, counterclockwise      it turns by 60 to 120 degrees, from any angle
 
-A clip of one class of a pair is a clip of the other played backwards, and begins at any place, size and angle: whatever
-is read from frames one by one, and forgets their order, cannot tell the pair apart (top-1 of at most one half).
+A clip of one class of a pair is a clip of the other played backwards: whatever is read from frames one by one, and
+forgets their order, cannot tell the pair apart (top-1 of at most one half).
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import av
@@ -34,7 +33,8 @@ def write_moving_crops(folder: Path, videos: list[Path], train: int, validation:
             for backwards, name in enumerate(pair):
                 (folder / split / name).mkdir(parents=True)
                 for number in range(count):
-                    frames = _clip(random, images[random.integers(len(images))], pair)
+                    image, behind = (images[i] for i in random.choice(len(images), 2, replace=False))
+                    frames = _clip(random, image, behind, pair)
                     _write(folder / split / name / f"{number}.webm", frames[:: -1 if backwards else 1])
 
 
@@ -46,29 +46,37 @@ def _halves(path: Path, most: int = 24) -> tuple[list[Image.Image], list[Image.I
     return chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
 
 
-def _clip(random: np.random.Generator, image: Image.Image, pair: tuple[str, str]) -> list[np.ndarray]:
-    side = min(image.size) * random.uniform(0.22, 0.34)
-    angle = random.uniform(-math.pi, math.pi)
-    steps = np.linspace(-0.5, 0.5, LENGTH)
-    slide, sides, angles = np.zeros(LENGTH), np.full(LENGTH, side), np.full(LENGTH, angle)
-    if pair[0] == "left":  # the crop goes right over the image
-        slide = steps * side * random.uniform(0.3, 0.6)
+def _clip(
+    random: np.random.Generator, image: Image.Image, behind: Image.Image, pair: tuple[str, str]
+) -> list[np.ndarray]:
+    """Frames of a clip of the pair's first class; places and sides are in shares of the picture's side."""
+    steps = np.linspace(0, 1, LENGTH)
+    x, y = random.uniform(0.35, 0.65, size=2)
+    xs, sides, angles = np.full(LENGTH, x), np.full(LENGTH, random.uniform(0.4, 0.5)), np.zeros(LENGTH)
+    if pair[0] == "left":
+        far = random.uniform(0.4, 0.5)
+        xs = 0.5 + far * (0.5 - steps)
     elif pair[0] == "grow":
-        sides = side * random.uniform(1.5, 2.2) ** -steps
+        sides = 0.25 * (random.uniform(0.6, 0.8) / 0.25) ** steps
     else:
-        angles = angle - steps * math.radians(random.uniform(40, 90))
-    reach = 0.71 * sides.max() + abs(slide).max()
-    centre = [random.uniform(reach, size - reach) for size in image.size]
-    return [_crop(image, centre, *pose) for pose in zip(slide, sides, angles)]
+        angles = random.uniform(0, 360) - steps * random.uniform(60, 120)
+    still, crop = _square(random, behind, 0.8).resize((SIDE, SIDE)), _square(random, image, 0.3)
+    return [_over(still, crop, x, y, side, angle) for x, side, angle in zip(xs, sides, angles, strict=True)]
 
 
-def _crop(image: Image.Image, centre: list[float], slide: float, side: float, angle: float) -> np.ndarray:
-    """``SIDE`` pixels square of the image, about ``centre`` moved by ``slide`` along its own first axis."""
-    cos, sin, scale = math.cos(angle), math.sin(angle), side / SIDE
-    x, y = centre[0] + slide * cos, centre[1] + slide * sin
-    a, b, d, e = scale * cos, -scale * sin, scale * sin, scale * cos
-    matrix = (a, b, x - (a + b) * SIDE / 2, d, e, y - (d + e) * SIDE / 2)
-    return np.asarray(image.transform((SIDE, SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC))
+def _square(random: np.random.Generator, image: Image.Image, share: float) -> Image.Image:
+    """A square of the image, ``share`` of its shorter side, from anywhere."""
+    side = int(share * min(image.size))
+    left, top = (int(random.integers(size - side + 1)) for size in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
+def _over(still: Image.Image, crop: Image.Image, x: float, y: float, side: float, angle: float) -> np.ndarray:
+    frame, size = still.copy(), max(2, round(side * SIDE))
+    turned = crop.resize((size, size), Image.Resampling.BICUBIC).convert("RGBA")
+    turned = turned.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+    frame.paste(turned, (round(x * SIDE - turned.width / 2), round(y * SIDE - turned.height / 2)), turned)
+    return np.asarray(frame)
 
 
 def _write(path: Path, frames: list[np.ndarray]) -> None:

@@ -35,10 +35,10 @@ crop_aspect: [0.9, 1.1]
 flip: 0.0
 epochs: 10
 batch_size: 16
-lr: 1.0e-3
+lr: 5.0e-4
 betas: [0.9, 0.98]
 clip_norm: 0.5
-warmup_epochs: 1.0
+warmup_epochs: 0.5
 eval_every: 0
 """
 
@@ -77,7 +77,7 @@ def test_features_are_timms_own_on_the_same_file(names, size, real_trunk, clips)
 @pytest.fixture(scope="module")
 def moving(clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("moving")
-    write_moving_crops(folder, clips, train=60, validation=30)
+    write_moving_crops(folder, clips, train=80, validation=30)
     return folder
 
 
