@@ -40,7 +40,7 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     classes = told.get("classes") or []
     if asked is None and told.get("options", {}).get("head", "linear") != "linear":
         return Identity(told["model"], dict(told["options"]), classes)
-    if not variant.takes_class_names:
+    if variant.takes_class_names is not True:  # of a trunk under a head it is for the head to say
         if "fc_cls.weight" not in tensors:
             raise WeightsError(f"{where}: holds no classifier (fc_cls): no trained model; give it as --weights instead")
         found["num_classes"] = len(tensors["fc_cls.weight"])
