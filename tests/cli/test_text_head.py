@@ -112,7 +112,7 @@ def bad(motion_set, towers, tmp_path, other_set):
         "numbers": ("--dataset", "list", "--data-root", numbered),
         "tower": ("--weights", tmp_path / "tower.pt"),
         "long": ("--templates", tmp_path / "long.txt"),
-        "model": ("--model", "timesformer_demo"),
+        "model": ("--model", "aim_vit_imagenet_demo"),
         "linear": ("--head", "linear", "--templates", tmp_path / "long.txt"),
         "head": ("--head", "txt"),
     }
@@ -124,7 +124,7 @@ def bad(motion_set, towers, tmp_path, other_set):
         ("numbers", "a text head reads the names of classes, and 2 of 2 have none: 0, 1"),
         ("tower", "holds no CLIP text tower"),
         ("long", "is too long"),
-        ("model", "has no text head, only AIM on a CLIP ViT has: take --head linear"),
+        ("model", "has no text head, for its trunk has no CLIP text tower: take --head linear"),
         ("linear", "takes no --templates"),
         ("head", "'txt' must be one of linear, text"),
     ],
