@@ -20,6 +20,11 @@ from aim_kernels.modules import AIMBlock
 from aim_kernels.trained_trunk import attention_branch, mlp_branch
 
 
+def dropped(branch: Tensor, drop: Tensor | None) -> Tensor:
+    """A branch under droppath's factors, in the branch's dtype."""
+    return branch if drop is None else branch * drop.to(branch.dtype)
+
+
 class FrozenBlock(AIMBlock):
     """Mixed in before a block of the operators': forward is the method's. Shapes [B, T, N, D]."""
 

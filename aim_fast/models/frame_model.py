@@ -27,6 +27,7 @@ from aim_fast.models.video_model import check_normalisation, check_sizes
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 from aim_kernels.choices import Activation, BlockBackend
+from aim_kernels.modules import Adapter
 
 # The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
 _MIDDLE = 128.0
@@ -134,6 +135,19 @@ class FrameModel(Headed):
     def config(self) -> dict[str, Any]:
         head = {} if self.reader.name == "linear" else {"head": self.reader.name}
         return super().config | {"method": self.method.name} | head
+
+    def block_arguments(self, number: int) -> dict[str, Any]:
+        """What a block is made with on any trunk: how it runs, and the adapters that the method has in it."""
+        clips: Any = self.records[-1]
+        running = {"backend": clips.backend, "memory": clips.memory}
+        return running | self.method.block_arguments(number, self.depth)
+
+    def reset_added(self, block: Any) -> None:
+        """Initialises what the method added to a block, after the block's own parameters."""
+        for module in block.children():
+            if isinstance(module, Adapter):
+                module.reset_parameters()
+        self.method.reset(block)
 
     def adapt(self, block: Any, number: int) -> Any:
         """A frozen block with what the method adds to it."""

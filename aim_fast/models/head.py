@@ -6,6 +6,7 @@ that they are named as published (``fc_cls.weight``).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -37,7 +38,7 @@ class Headed(VideoModel):
 
 
 @dataclass(frozen=True)
-class Head(Record):
+class Head(Record, ABC):
     """Features of clips to logits ``[B, num_classes]``."""
 
     name: ClassVar[str] = ""
@@ -49,16 +50,16 @@ class Head(Record):
 
     num_classes: int = 400
 
+    @abstractmethod
     def make(self, model: Headed) -> None:
         """Gives the model the head's modules and parameters."""
-        raise NotImplementedError
 
     def reset(self, model: Headed) -> None:
         """Initialises them."""
 
+    @abstractmethod
     def logits(self, model: Headed, features: Tensor) -> Tensor:
         """Features ``[B, T, D]``, or ``[B, T, N, D]``, to logits ``[B, num_classes]``."""
-        raise NotImplementedError
 
     def fit(self, model: Headed, fit: Fit, file: WeightsFile, source: str) -> Fit:
         """What a file gives the model beside its trunk and what was put on it, which ``fit`` has."""

@@ -173,6 +173,12 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
+def check_drop_path(rate: float) -> None:
+    """Raises ValueError for a droppath rate that is none."""
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"drop_path {rate} is not in [0, 1)")
+
+
 def check_tune(tune: str) -> None:
     """Raises ValueError unless ``tune`` is one of its two words."""
     if tune not in get_args(Tune):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.data.player_files import write_matrix
 
 FFMPEG = shutil.which("ffmpeg")
 needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="FFmpeg's command line, which is compared with, is not here")
@@ -118,16 +119,6 @@ def shown_by_ffmpeg(path: Path, height: int, width: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(-1, height, width, 3)
 
 
-def set_matrix(source: Path, path: Path, a: int, b: int, c: int, d: int) -> Path:
-    """``source``, an mp4, shown by a display matrix whose turning part is a b c d (ISO/IEC 14496-12)."""
-    data = bytearray(source.read_bytes())
-    place = data.index(b"tkhd") + 4 + 40
-    one = 1 << 16
-    data[place : place + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
-    return path
-
-
 MATRICES = {
     "hflip": (-1, 0, 0, 1),
     "vflip": (1, 0, 0, -1),
@@ -141,8 +132,8 @@ MATRICES = {
 
 def _matrices(folder: Path) -> None:
     for name, matrix in MATRICES.items():
-        set_matrix(folder / "h264.mp4", folder / f"{name}.mp4", *matrix)
-    set_matrix(folder / "vp9.mp4", folder / "hflip_vp9.mp4", -1, 0, 0, 1)
+        write_matrix(folder / "h264.mp4", folder / f"{name}.mp4", *matrix)
+    write_matrix(folder / "vp9.mp4", folder / "hflip_vp9.mp4", -1, 0, 0, 1)
 
 
 def _several_streams(folder: Path) -> None:

@@ -76,6 +76,7 @@ def near(pixels: np.ndarray, colour: tuple[int, int, int]) -> bool:
 
 
 def write_matrix(source: Path, path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """``source``, an mp4, shown by a display matrix whose turning part is a b c d (ISO/IEC 14496-12)."""
     data = bytearray(source.read_bytes())
     place = data.index(b"tkhd") + 4 + 40
     one = 1 << 16

@@ -2,6 +2,7 @@
 
 import timm
 import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import nn
 
 from aim_fast.models.registry import create_model
@@ -19,6 +20,15 @@ def drawn(module, seed=0):
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.1)
     return module.eval()
+
+
+def make_clip():
+    vision = CLIPVisionCfg(layers=2, width=32, head_width=8, patch_size=8, image_size=32)
+    return drawn(CLIP(16, vision, CLIPTextCfg(8, 50, width=64, heads=1, layers=1), quick_gelu=True))
+
+
+def make_vit():
+    return drawn(timm.create_model("vit_base_patch16_224", **SIZES, num_classes=0))
 
 
 def clip_model(**overrides):

@@ -3,9 +3,7 @@
 import json
 
 import pytest
-import timm
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from aim_fast.errors import WeightsError
 from aim_fast.models.loading import load_weights, trunk_sha256
@@ -17,6 +15,8 @@ from tests.models.small_trunks import (
     drawn,
     features,
     frames,
+    make_clip,
+    make_vit,
 )
 
 pytestmark = pytest.mark.stack
@@ -24,13 +24,12 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture(scope="module")
 def clip():
-    vision = CLIPVisionCfg(layers=2, width=32, head_width=8, patch_size=8, image_size=32)
-    return drawn(CLIP(16, vision, CLIPTextCfg(8, 50, width=64, heads=1, layers=1), quick_gelu=True))
+    return make_clip()
 
 
 @pytest.fixture(scope="module")
 def vit():
-    return drawn(timm.create_model("vit_base_patch16_224", **SIZES, num_classes=0))
+    return make_vit()
 
 
 # Hugging Face transformers: built there with random weights, saved there, equal to it here.

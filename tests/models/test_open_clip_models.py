@@ -14,28 +14,7 @@ from aim_fast.models import loading as weights
 from aim_fast.models.loading import load_weights, trunk_names
 from aim_fast.models.registry import MODELS, create_model, find_entry
 from aim_fast.models.weights import open_clip_tags
-
-SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_frames": 4}
-
-
-def make_clip(quick_gelu=True, **vision):
-    torch.manual_seed(0)
-    sizes = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
-    text = CLIPTextCfg(context_length=8, vocab_size=50, width=32, heads=2, layers=1)
-    clip = CLIP(16, CLIPVisionCfg(**{**sizes, **vision}), text, quick_gelu=quick_gelu).eval()
-    for parameter in clip.visual.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)  # no bias or norm left at a telltale 0 or 1
-    return clip
-
-
-def assert_same_features(model, clip, size):
-    """The model's features of each frame are those of open_clip's visual tower before its projection."""
-    clips = torch.randn(2, 3, 4, size, size)
-    clip.visual.proj = None
-    with torch.no_grad():
-        features = clip.visual(clips.transpose(1, 2).flatten(0, 1)).view(2, 4, -1)
-        torch.testing.assert_close(model.forward_features(clips), features, rtol=1e-4, atol=1e-5)
-
+from tests.models.small_clips import SIZES, assert_same_features, make_clip
 
 REGISTERED = {
     "aim_vit_b32_clip": "ViT-B-32-quickgelu",

@@ -11,7 +11,6 @@ import pytest
 import timm
 import torch
 from huggingface_hub import save_torch_state_dict
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -27,19 +26,20 @@ from tests.models.small_trunks import (
     assert_is_vit,
     clip_model,
     drawn,
+    make_clip,
+    make_vit,
     vit_model,
 )
 
 
 @pytest.fixture(scope="module")
 def clip():
-    vision = CLIPVisionCfg(layers=2, width=32, head_width=8, patch_size=8, image_size=32)
-    return drawn(CLIP(16, vision, CLIPTextCfg(8, 50, width=64, heads=1, layers=1), quick_gelu=True))
+    return make_clip()
 
 
 @pytest.fixture(scope="module")
 def vit():
-    return drawn(timm.create_model("vit_base_patch16_224", **SIZES, num_classes=0))
+    return make_vit()
 
 
 @pytest.fixture(params=["safetensors", "bin"])

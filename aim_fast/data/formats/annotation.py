@@ -21,6 +21,7 @@ from aim_fast.errors import DataError
 
 __all__ = [
     "MOST_CLASSES",
+    "cells_of",
     "class_name",
     "class_number",
     "clip_name",
@@ -103,9 +104,9 @@ def read_table(file: Path, headings: Sequence[str] = ()) -> tuple[list[str], lis
         if line.strip() and not is_comment(line.strip())
     ]
     first = lines[0][1] if lines else ""
-    delimiter = max(",;\t|", key=lambda mark: len(set(headings) & set(_cells(first, mark))))
+    delimiter = max(",;\t|", key=lambda mark: len(set(headings) & set(cells_of(first.lower(), mark))))
     reader = csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True, strict=True)
-    names, rows, done = _cells(first, delimiter), [], 0
+    names, rows, done = cells_of(first.lower(), delimiter), [], 0
     try:
         for place, cells in enumerate(reader):
             number = lines[place][0]
@@ -209,12 +210,13 @@ def _object(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    """The headings in a line; none where it is no CSV."""
+def cells_of(line: str, delimiter: str) -> list[str]:
+    """The cells of a line of CSV, without blanks at their ends; none where a quotation mark is left open."""
     try:
-        return [cell.strip().lower() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
-    except (csv.Error, StopIteration):
+        found = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True))
+    except csv.Error:
         return []
+    return [cell.strip() for cell in found]
 
 
 def _text(file: Path) -> str:

@@ -18,7 +18,7 @@ from aim_fast.data.formats.annotation import (
     numbered_lines,
     unquoted,
 )
-from aim_fast.data.formats.extensions import VIDEO_EXTENSIONS
+from aim_fast.data.formats.extensions import ANY_EXTENSION
 from aim_fast.errors import DataError
 
 __all__ = ["ClassFile", "NoClassFile", "read_class_file"]
@@ -31,8 +31,7 @@ _EXPECTED = (
     "a file of classes has a name a line, each once, in the order of their numbers: rename it where it is another, or "
     "mend it"
 )
-_EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
-_VIDEO = re.compile(rf"(?:{_EXTENSION})[\"']?(?:[\s,;|:]|$)", re.IGNORECASE)
+_VIDEO = re.compile(rf"(?:{ANY_EXTENSION})[\"']?(?:[\s,;|:]|$)", re.IGNORECASE)
 _NUMBERS = re.compile(r"[-+\d.e\s,;|]*\d[-+\d.e\s,;|]*")
 _YAML = re.compile(r"nc\s*:\s*\d+|\w+\s*:\s*(\[.*\]|\{.*\})")
 _CLOCK = re.compile(r"\W?(?P<mark>\d+:)\d\d(?!\d).*")

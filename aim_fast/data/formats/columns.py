@@ -7,24 +7,22 @@ use here are told from clips; where it is not sure which column is the label, th
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aim_fast.data.formats.annotation import is_comment, read_lines, unquoted
-from aim_fast.data.formats.extensions import VIDEO_EXTENSIONS
+from aim_fast.data.formats.annotation import cells_of, is_comment, read_lines, unquoted
+from aim_fast.data.formats.extensions import ANY_EXTENSION
 from aim_fast.errors import DataError
 
 __all__ = ["Sheet", "label_column", "read_sheet"]
 
 Rows = list[tuple[int, list[str]]]  # number of the line, its cells
 
-_EXTENSION = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
-_VIDEO = re.compile(rf"(?:{_EXTENSION})[\"']?$", re.IGNORECASE)
-_ENTRY = re.compile(rf"(?P<path>.*(?:{_EXTENSION})[\"']?)(?:\s*[,;|:\t]\s*|\s+)(?P<label>\S.*)", re.IGNORECASE)
+_VIDEO = re.compile(rf"(?:{ANY_EXTENSION})[\"']?$", re.IGNORECASE)
+_ENTRY = re.compile(rf"(?P<path>.*(?:{ANY_EXTENSION})[\"']?)(?:\s*[,;|:\t]\s*|\s+)(?P<label>\S.*)", re.IGNORECASE)
 _BARE = re.compile(r"(?P<path>.+?)[\s,;|]+(?P<label>\"[^\"]+\"|[^\s,;|]+)")  # of a folder of pictures, without spaces
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 _INDEX = re.compile(r"\"?(?P<number>\d+)\"?[\s,;|]+(?P<path>.+)")
@@ -175,7 +173,7 @@ def _table(file: Path, lines: list[tuple[int, str]], there: Callable[[str], bool
     for delimiter in "\t,;|":
         if delimiter not in lines[0][1]:
             continue
-        cells = [_cells(line, delimiter) for _, line in lines]
+        cells = [cells_of(line, delimiter) for _, line in lines]
         while all(row and not row[-1] for row in cells):  # every line ends in a delimiter
             cells = [row[:-1] for row in cells]
         width = Counter(map(len, cells)).most_common(1)[0][0]  # of two as frequent ones the first line's
@@ -191,16 +189,6 @@ def _table(file: Path, lines: list[tuple[int, str]], there: Callable[[str], bool
                 )
             return sheet
     return None
-
-
-def _cells(line: str, delimiter: str) -> list[str]:
-    """The cells of a line; none where a quotation mark is left open."""
-    try:
-        return [
-            cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True))
-        ]
-    except csv.Error:
-        return []
 
 
 def _told(file: Path, rows: Rows, there: Callable[[str], bool]) -> Sheet | None:

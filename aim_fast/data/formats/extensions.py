@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-__all__ = ["HEAD", "VIDEO_EXTENSIONS", "Kind", "file_head", "file_kind", "hidden"]
+__all__ = ["ANY_EXTENSION", "HEAD", "VIDEO_EXTENSIONS", "Kind", "file_head", "file_kind", "hidden"]
 
 Kind = Literal["video", "text", "beside", "unknown"]
 
@@ -26,6 +26,7 @@ VIDEO_EXTENSIONS = _extensions(
     "ogv ogm ogx mxf gxf dv dif rm rmvb nut ivf obu y4m h264 264 avc h265 265 hevc h261 h263 mjpeg mjpg "
     "gif apng roq"
 )
+ANY_EXTENSION = "|".join(map(re.escape, sorted(VIDEO_EXTENSIONS)))  # a pattern, to be read in any case
 # about videos, or made of them: wherever these lie, nothing is lost
 _TEXTS = _extensions(
     "txt md rst csv tsv json jsonl ndjson xml yaml yml toml ini cfg conf log html htm pdf doc docx odt rtf xls xlsx "

@@ -60,9 +60,9 @@ def read(data: DataRoot) -> Listing:
     clips: list[Clip] = []
     name, beside, root = file.name, str(file.parent), str(data.folder)
     for line, path, label in entries:
-        place = _located(path, beside, root)
-        if len(found := with_extension(place)) > 1:
-            names = " and ".join(map(os.path.basename, found))
+        place, several = _located(path, beside, root)
+        if several:
+            names = " and ".join(map(os.path.basename, several))
             raise DataError(f"{file}: line {line} has no file {path!r}, but {names} are there; write which it is")
         number = int(label) - offset if integers else numbers.get(label, -1)
         if label == str(UNLABELLED) and data.split == "test":
@@ -91,7 +91,7 @@ def rewrite_list(file: Path, root: Path, targets: dict[str, str], extension: str
     sheet = read_sheet(file, lambda path: _there(path, beside, folder))
     lines = []
     for _, path, label in _entries(sheet, sheet):
-        old = _located(path, beside, folder)
+        old, _ = _located(path, beside, folder)
         lines.append(f"{targets.get(old, os.path.splitext(path)[0] + extension)} {label}")
     return "\n".join(lines) + "\n"
 
@@ -235,18 +235,21 @@ def _classes(file: Path, train: list[_Entry], named: ClassFile | None) -> tuple[
 
 
 def _there(path: str, beside: str, root: str) -> bool:
-    place = _located(path, beside, root)
-    return os.path.exists(place) or bool(with_extension(place))
+    place, several = _located(path, beside, root)
+    return bool(several) or os.path.exists(place)
 
 
-def _located(path: str, beside: str, root: str) -> str:
-    """Where a clip is, beside the list or else under the root; with an extension where the list leaves it out."""
+def _located(path: str, beside: str, root: str) -> tuple[str, list[str]]:
+    """Where a clip is, beside the list or else under the root; with an extension where the list leaves it out.
+
+    And the videos that it may mean, where these are several.
+    """
     folders = [""] if os.path.isabs(path) else list(dict.fromkeys((beside, root)))
     places = [on_disk(os.path.join(folder, path)) for folder in folders]
     for place in places:
         if os.path.exists(place):
-            return place
+            return place, []
     for place in places:
         if found := with_extension(place):
-            return found[0] if len(found) == 1 else place
-    return places[-1]
+            return (found[0], []) if len(found) == 1 else (place, found)
+    return places[-1], []

@@ -30,7 +30,7 @@ def count_once(index: Index) -> Index:
         if row.healthy and not tar_member(row.path):
             times[row.size, row.mtime_ns].append(row)
             names[row.size, composed(os.path.splitext(os.path.basename(row.path))[0])].append(row)
-    linked: dict[str, Row] = {}
+    linked: dict[str, tuple[Row, Row]] = {}  # by path, the link and what it links to
     for rows in times.values():
         first: dict[tuple[int, int], Row] = {}
         for row in rows if len(rows) > 1 else ():
@@ -38,12 +38,11 @@ def count_once(index: Index) -> Index:
             if (known := first.setdefault((state.st_dev, state.st_ino), row)) is not row:
                 if os.path.realpath(known.path) != os.path.abspath(known.path):  # the link came first
                     first[state.st_dev, state.st_ino], known, row = row, row, known
-                linked[row.path] = known
-    for path, known in linked.items():
-        label = next(row.label for row in index.rows if row.path == path)
-        if label != known.label:
-            classes = " and ".join(repr(index.classes[number]) for number in (known.label, label))
-            raise DataError(f"{path} is a link to {known.path}, of another class ({classes}); remove one of them")
+                linked[row.path] = row, known
+    for row, known in linked.values():
+        if row.label != known.label:
+            classes = " and ".join(repr(index.classes[number]) for number in (known.label, row.label))
+            raise DataError(f"{row.path} is a link to {known.path}, of another class ({classes}); remove one of them")
     copied = [
         f"{row.path} ({rows[0].path})" + ", in two classes" * (row.label != rows[0].label)
         for rows in names.values()
@@ -52,7 +51,7 @@ def count_once(index: Index) -> Index:
     ]
     notes = list(index.notes)
     if linked:
-        again = [f"{path} ({known.path})" for path, known in linked.items()]
+        again = [f"{row.path} ({known.path})" for row, known in linked.values()]
         notes.append(f"links to one file, counted once: {len(linked)} of {len(index)} entries, {abridged(again, 3)}")
     if copied:
         notes.append(f"copies of one video under one name: {len(copied)} of {len(index)}, {abridged(copied, 3)}")

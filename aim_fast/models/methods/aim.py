@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, get_args
 from aim_fast.models.choices import TemporalPlace, Tune
 from aim_fast.models.method import Method
 from aim_fast.models.methods.adapter_layers import resolve_layers
-from aim_fast.models.video_model import check_tune
+from aim_fast.models.video_model import check_drop_path, check_tune
 from aim_kernels.choices import AdapterPlace, DropPathMode
 
 
@@ -57,8 +57,7 @@ class AIM(Method):
         check_tune(self.tune)
         if self.temporal_place not in get_args(TemporalPlace):
             raise ValueError(f"temporal_place {self.temporal_place!r} is none of {', '.join(get_args(TemporalPlace))}")
-        if not 0.0 <= self.drop_path < 1.0:
-            raise ValueError(f"drop_path {self.drop_path} is not in [0, 1)")
+        check_drop_path(self.drop_path)
         places = tuple(self.adapters)
         layers = resolve_layers(self.adapter_layers, depth) if places else ()
         if places and not layers:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from aim_fast.models.block import dropped
 from aim_fast.models.choices import Tune
 from aim_fast.models.method import Method
 from aim_fast.models.video_model import check_tune
@@ -106,9 +107,9 @@ class TimeSformer(Method):
 def _adapt(
     block: Any, x: Tensor, time: Tensor | None, space: Tensor | None, mlp: Tensor | None, memory: Memory
 ) -> Tensor:
-    x = x + F.linear(_dropped(_attend_time(block, x), time), block.T_Adapter.weight, block.T_Adapter.bias)
-    x = x + _dropped(block.attend(x), space)
-    return x + _dropped(block.expand(x, memory), mlp)
+    x = x + F.linear(dropped(_attend_time(block, x), time), block.T_Adapter.weight, block.T_Adapter.bias)
+    x = x + dropped(block.attend(x), space)
+    return x + dropped(block.expand(x, memory), mlp)
 
 
 def _attend_time(block: Any, x: Tensor) -> Tensor:
@@ -117,7 +118,3 @@ def _attend_time(block: Any, x: Tensor) -> Tensor:
         qkv = F.linear(norm(x), weights.qkv_weight, weights.qkv_bias)
         return block.t_attn.out_proj(attention_over_time(qkv, block.num_heads))
     return attention_branch(x, NormWeights(norm.weight, norm.bias), weights, block.num_heads, "time", eps=norm.eps)
-
-
-def _dropped(branch: Tensor, drop: Tensor | None) -> Tensor:
-    return branch if drop is None else branch * drop.to(branch.dtype)

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from aim_fast.models.block import FrozenBlock
 from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.weights import clip as clip_weights
+from aim_fast.models.weights.adaptation import adapted_by
 from aim_fast.models.weights.architecture import infer_architecture, usual_heads
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
-from aim_kernels.modules import Adapter
 from aim_kernels.patch_embed import patch_embed
 
 
@@ -45,17 +45,8 @@ class CLIPViT(FrameModel):
         self.ln_post = nn.LayerNorm(width)
 
     def _block(self, number: int) -> FrozenBlock:
-        trunk, _, _, clips = self.records
-        block = FrozenBlock(
-            self.embed_dim,
-            self.num_heads,
-            self.mlp_ratio,
-            activation=trunk.activation,  # type: ignore[attr-defined]
-            backend=clips.backend,  # type: ignore[attr-defined]
-            memory=clips.memory,  # type: ignore[attr-defined]
-            **self.method.block_arguments(number, self.depth),
-        )
-        return self.adapt(block, number)
+        arguments = {"activation": self.records[0].activation, **self.block_arguments(number)}  # type: ignore[attr-defined]
+        return self.adapt(FrozenBlock(self.embed_dim, self.num_heads, self.mlp_ratio, **arguments), number)
 
     def reset_trunk(self) -> None:
         """As CLIP does."""
@@ -67,9 +58,7 @@ class CLIPViT(FrameModel):
                 norm.reset_parameters()
         for block in self.row:
             block.reset_parameters()
-            for adapter in (module for module in block.children() if isinstance(module, Adapter)):
-                adapter.reset_parameters()
-            self.method.reset(block)
+            self.reset_added(block)
             for residual in (block.attn.out_proj, block.mlp.c_proj):
                 nn.init.normal_(residual.weight, std=(2 * self.embed_dim * self.depth) ** -0.5)
 
@@ -92,13 +81,9 @@ class CLIPViT(FrameModel):
     def infer_arguments(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
         if "conv1.weight" not in tensors or ("ln_pre.weight" in tensors) is not cls.normed_stem:
             return None
-        if any(".t_attn." in name for name in tensors):
-            found: dict[str, Any] = {"method": "timesformer"}
-        elif any(f".{kind}_Adapter." in name for name in tensors for kind in ("S", "T", "MLP")):
-            found = {}
-        else:
+        if (method := adapted_by(tensors)) is None:
             return None
-        found |= infer_architecture(tensors, where)
+        found = infer_architecture(tensors, where) | ({} if method == "aim" else {"method": method})
         # The published code adds the temporal embedding in the stem, wherever the adapters are.
         place = {} if 0 in found.get("adapter_layers", [0]) else {"temporal_place": "stem"}
         return found | place | {"num_heads": usual_heads(found["embed_dim"])}

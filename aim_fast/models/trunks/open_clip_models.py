@@ -1,7 +1,7 @@
 """Models by open_clip's names, ``open_clip:ViT-H-14``: the architecture out of open_clip's configurations, no weights.
 
-AIM goes on towers of plain pre-norm blocks: CLIP's own, CLIPA's, and plain ViTs that open_clip takes from timm
-(MobileCLIP2-L-14). A tower of another structure is refused by the name of the structure.
+CLIP's own towers, CLIPA's, plain ViTs that open_clip takes from timm (MobileCLIP2-L-14), and any other of timm's with
+pre-norm blocks in a row. A tower of another structure is refused by the name of the structure.
 """
 
 from __future__ import annotations

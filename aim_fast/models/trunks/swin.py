@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from aim_fast.models.choices import Tune
 from aim_fast.models.pixels import IMAGENET_MEAN, IMAGENET_STD
 from aim_fast.models.record import RUNNING, Record
-from aim_fast.models.video_model import VideoModel, check_normalisation, check_sizes, check_tune
+from aim_fast.models.video_model import VideoModel, check_drop_path, check_normalisation, check_sizes, check_tune
 from aim_fast.models.weights import swin as swin_weights
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
@@ -95,8 +95,7 @@ class Swin(Record):
             raise ValueError(
                 f"num_frames {self.num_frames} is no multiple of the {self.patch_size[0]} frames of a patch"
             )
-        if not 0.0 <= self.drop_path < 1.0:
-            raise ValueError(f"drop_path {self.drop_path} is not in [0, 1)")
+        check_drop_path(self.drop_path)
         check_tune(self.tune)
         _check_grid(self.img_size, self.patch_size[1], len(self.depths), self.window_size)
         mean, std = check_normalisation(self.mean, self.std)

@@ -26,7 +26,6 @@ from aim_fast.models.trunks.timm_block import Place, Rotation, TimmBlock, why_no
 from aim_fast.models.weights import timm as timm_weights
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
-from aim_kernels.modules import Adapter
 
 _SIZES = ("img_size", "embed_dim", "depth", "num_heads", "patch_size")
 
@@ -51,7 +50,7 @@ class TimmViT(FrameModel):
     architecture: str
 
     def make_trunk(self) -> None:
-        record, _, _, clips = self.records
+        record = self.records[0]
         assert isinstance(record, TimmTrunk)
         usual = sizes_of(record.architecture)
         other = {name: getattr(record, name) for name in _SIZES if getattr(record, name) != usual[name]}
@@ -60,14 +59,7 @@ class TimmViT(FrameModel):
         self.trunk = module
         self.rotation = Rotation(module)
         blocks = [
-            TimmBlock(
-                block,
-                Place(module, self.rotation, number),
-                self.embed_dim,
-                backend=clips.backend,  # type: ignore[attr-defined]
-                memory=clips.memory,  # type: ignore[attr-defined]
-                **self.method.block_arguments(number, self.depth),
-            )
+            TimmBlock(block, Place(module, self.rotation, number), self.embed_dim, **self.block_arguments(number))
             for number, block in enumerate(module.blocks)
         ]
         module.blocks = nn.ModuleList(self.adapt(block, number) for number, block in enumerate(blocks))
@@ -85,9 +77,7 @@ class TimmViT(FrameModel):
     def reset_trunk(self) -> None:
         """timm has initialised its modules."""
         for block in self.row:
-            for adapter in (module for module in block.children() if isinstance(module, Adapter)):
-                adapter.reset_parameters()
-            self.method.reset(block)
+            self.reset_added(block)
 
     @property
     def row(self) -> Sequence[Any]:

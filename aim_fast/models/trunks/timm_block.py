@@ -29,7 +29,7 @@ from timm.models import beit, vision_transformer, vision_transformer_relpos
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from aim_fast.models.block import FrozenBlock
+from aim_fast.models.block import FrozenBlock, dropped
 from aim_kernels.adaptation import attention_over_space, attention_over_time
 from aim_kernels.choices import Memory
 from aim_kernels.joint_adaptation import joint_adaptation
@@ -242,7 +242,7 @@ class TimmBlock(FrozenBlock):
         z = self._normed(self.norm1, x)
         z = z if self.T_Adapter_in is None else self.T_Adapter_in(z)
         branch = self.T_Adapter(self._branch(z, over_time=True))  # type: ignore[misc]
-        return x + (branch if drop is None else branch * drop.to(branch.dtype))
+        return x + dropped(branch, drop)
 
     def _over_space(self, x: Tensor, cls_only: bool) -> Tensor:
         attended = self._branch(self._normed(self.norm1, x), over_time=False, cls_only=cls_only)
@@ -255,7 +255,7 @@ class TimmBlock(FrozenBlock):
         if self.MLP_Adapter is None:
             return out
         branch = self.MLP_Adapter(y) * self.adapter_scale
-        return out + (branch if drop is None else branch * drop.to(branch.dtype))
+        return out + dropped(branch, drop)
 
     def _normed(self, norm: Any, x: Tensor) -> Tensor:
         """What stands before a sub-block, in the dtype of its products."""

@@ -58,25 +58,15 @@ def trunk_arguments(architecture: str, name: str) -> dict[str, Any]:
     return sizes | {"architecture": architecture}
 
 
-def vit_arguments(module: nn.Module) -> dict[str, Any]:
+def vit_arguments(module: Any) -> dict[str, Any]:
     """Arguments of :class:`ImageNetViT` that make the structure of a timm ``VisionTransformer``.
 
-    Raises ValueError that names what the module has and a plain ViT has not.
+    Raises ValueError for one that is no plain ViT.
     """
-    from timm.layers import PatchEmbed
-    from timm.models.vision_transformer import VisionTransformer
-
-    if type(module) is not VisionTransformer:
-        raise ValueError(f"a structure of its own (timm's {type(module).__name__})")
+    if not _is_plain(module):
+        raise ValueError(f"timm's {type(module).__name__} is no plain ViT")
     block: Any = module.blocks[0]
-    if type(module.patch_embed) is not PatchEmbed:
-        raise ValueError(f"a stem of its own ({type(module.patch_embed).__name__})")
-    if odd := _odd_block(block) or _odd_tail(module):
-        raise ValueError(odd)
-    height, width = module.patch_embed.img_size or (0, 0)
-    side, *other = set(module.patch_embed.patch_size)
-    if height != width or other:
-        raise ValueError("pictures or patches that are not square")
+    (height, _), (side,) = module.patch_embed.img_size or (0, 0), set(module.patch_embed.patch_size)
     embed_dim = int(module.embed_dim)
     prefix, registers = int(module.num_prefix_tokens), int(getattr(module, "num_reg_tokens", 0))
     norms = [m for m in module.modules() if isinstance(m, nn.LayerNorm)]
@@ -107,46 +97,34 @@ _FAMILIES = {"dinov3": "dinov3", "siglip": "siglip2", "vit_pe_": "pe", "eva02": 
 _ACTIVATIONS = {"GELU": "gelu", "QuickGELU": "quick_gelu"}
 
 
-def _odd_block(block: Any) -> str | None:
-    """What of a block is not built here, in the field's words."""
-    from timm.layers import Attention, Mlp
-    from timm.models.vision_transformer import Block
+def _is_plain(module: Any) -> bool:
+    """Whether a module of timm's has nothing but what :class:`ImageNetViT` has."""
+    from timm.layers import Attention, Mlp, PatchEmbed
+    from timm.models.vision_transformer import Block, VisionTransformer
 
-    if type(block) is not Block:
-        return f"blocks of its own ({type(block).__name__})"
-    if type(block.attn) is not Attention:
-        return f"attention of its own ({type(block.attn).__name__})"
-    if not isinstance(block.norm1, nn.LayerNorm):
-        return (
-            "RMS norms" if "Rms" in type(block.norm1).__name__ else f"norms of its own ({type(block.norm1).__name__})"
-        )
-    if block.norm1.weight is None or block.norm1.bias is None:
-        return "norms without weight or bias"
-    if type(block.mlp) is not Mlp:
-        gated = (
-            "gated MLPs (SwiGLU)" if "Glu" in type(block.mlp).__name__ or "GLU" in type(block.mlp).__name__ else None
-        )
-        return gated or f"MLPs of its own ({type(block.mlp).__name__})"
-    if type(block.mlp.act).__name__ not in _ACTIVATIONS or getattr(block.mlp.act, "approximate", "none") != "none":
-        return f"the activation {block.mlp.act}"
-    if not isinstance(block.mlp.norm, nn.Identity) or not isinstance(block.attn.norm, nn.Identity):
-        return "norms inside attention or MLP (scale norms)"
-    if getattr(block.attn, "gate", None) is not None:
-        return "gated attention"
-    if block.attn.qkv.out_features != 3 * block.attn.proj.out_features:
-        return "attention of another width than its tokens"
-    return None
-
-
-def _odd_tail(module: Any) -> str | None:
-    if module.pos_embed is None:
-        return "no positional embedding"
-    if module.attn_pool is not None or module.global_pool not in ("token", "avg"):
-        return f"{module.global_pool} pooling"
-    if module.pool_include_prefix:
-        return "pooling over the prefix tokens"
-    norms = [isinstance(norm, nn.LayerNorm) for norm in (module.norm, module.fc_norm)]
-    return None if sum(norms) == 1 else "no last norm" if not any(norms) else "two last norms"
+    if type(module) is not VisionTransformer or type(module.patch_embed) is not PatchEmbed:
+        return False
+    block: Any = module.blocks[0]
+    stem: Any = module.patch_embed
+    if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
+        return False
+    norm, act = block.norm1, block.mlp.act
+    return (
+        len({*(stem.img_size or (0, 0))}) == len({*stem.patch_size}) == 1
+        and isinstance(norm, nn.LayerNorm)
+        and norm.weight is not None
+        and norm.bias is not None
+        and type(act).__name__ in _ACTIVATIONS
+        and getattr(act, "approximate", "none") == "none"
+        and all(isinstance(part.norm, nn.Identity) for part in (block.attn, block.mlp))
+        and getattr(block.attn, "gate", None) is None
+        and block.attn.qkv.out_features == 3 * block.attn.proj.out_features
+        and module.pos_embed is not None
+        and module.attn_pool is None
+        and module.global_pool in ("token", "avg")
+        and not module.pool_include_prefix
+        and sum(isinstance(last, nn.LayerNorm) for last in (module.norm, module.fc_norm)) == 1
+    )
 
 
 def _tags(bare: str) -> list[str]:

@@ -28,7 +28,6 @@ from aim_fast.models.weights.adaptation import adapted_by
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 from aim_kernels.choices import Activation
-from aim_kernels.modules import Adapter
 from aim_kernels.vit_block import AIMViTBlock
 
 Pool = Literal["token", "avg"]
@@ -87,7 +86,7 @@ class ImageNetViT(FrameModel):
     eps: float
 
     def make_trunk(self) -> None:
-        record, _, _, clips = self.records
+        record = self.records[0]
         assert isinstance(record, PlainViT)
         embed_dim, eps = self.embed_dim, self.eps
         self.patch_embed = _PatchEmbed(self.patch_size, embed_dim, bias=not record.pre_norm)
@@ -96,10 +95,10 @@ class ImageNetViT(FrameModel):
         embedded = (self.img_size // self.patch_size) ** 2 + (0 if self.no_embed_class else self.num_prefix_tokens)
         self.pos_embed = nn.Parameter(torch.empty(1, embedded, embed_dim))
         self.norm_pre = nn.LayerNorm(embed_dim, eps=eps) if record.pre_norm else None
-        self.blocks = nn.ModuleList(self._block(record, clips, number) for number in range(self.depth))
+        self.blocks = nn.ModuleList(self._block(record, number) for number in range(self.depth))
         self.ln_post = nn.LayerNorm(embed_dim, eps=eps)
 
-    def _block(self, record: PlainViT, clips: Any, number: int) -> nn.Module:
+    def _block(self, record: PlainViT, number: int) -> nn.Module:
         block = _Block(
             self.embed_dim,
             self.num_heads,
@@ -110,9 +109,7 @@ class ImageNetViT(FrameModel):
             proj_bias=record.proj_bias,
             eps=record.eps,
             activation=record.activation,
-            backend=clips.backend,
-            memory=clips.memory,
-            **self.method.block_arguments(number, self.depth),
+            **self.block_arguments(number),
         )
         return self.adapt(block, number)
 
@@ -128,9 +125,7 @@ class ImageNetViT(FrameModel):
                 norm.reset_parameters()
         for block in self.row:
             block.reset_parameters()
-            for adapter in (module for module in block.children() if isinstance(module, Adapter)):
-                adapter.reset_parameters()
-            self.method.reset(block)
+            self.reset_added(block)
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -53,19 +53,29 @@ def infer_architecture(tensors: Mapping[str, Tensor], where: str = "the state di
     }
     hidden = next((len(tower[m[0]]) for m in blocks if m[2] == "mlp.c_fc.weight"), 4 * width)
     if hidden != 4 * width:
-        found["mlp_ratio"] = _ratio(width, hidden)
-    kinds = {m[2].removesuffix(".D_fc1.weight"): tower[m[0]] for m in blocks}
+        found["mlp_ratio"] = width_ratio(width, hidden)
+    return found | adaptation_arguments(tower, _BLOCK)
+
+
+def adaptation_arguments(tensors: Mapping[str, Tensor], block: re.Pattern[str]) -> dict[str, Any]:
+    """``adapters, adapter_layers, adapter_ratio, num_tadapter, num_frames, num_classes``, where the tensors tell.
+
+    ``block`` matches the whole name of a block's tensor: its number, and the name within the block.
+    """
+    found: dict[str, Any] = {}
+    blocks = [match for match in map(block.fullmatch, tensors) if match]
+    kinds = {m[2].removesuffix(".D_fc1.weight"): tensors[m[0]] for m in blocks}
     places = [place for place, kind in ADAPTERS.items() if kind in kinds]
     if places:
         hidden, channels = kinds[ADAPTERS[places[0]]].shape
         layers = {int(m[1]) for m in blocks if m[2].startswith(tuple(f"{ADAPTERS[place]}.D_fc" for place in places))}
-        found |= {"adapters": places, "adapter_layers": sorted(layers), "adapter_ratio": _ratio(channels, hidden)}
+        found |= {"adapters": places, "adapter_layers": sorted(layers), "adapter_ratio": width_ratio(channels, hidden)}
     if "T_Adapter" in kinds:
         found["num_tadapter"] = 2 if "T_Adapter_in" in kinds else 1
-    if "temporal_embedding" in tower:
-        found["num_frames"] = tower["temporal_embedding"].shape[1]
-    if "fc_cls.weight" in tower:
-        found["num_classes"] = tower["fc_cls.weight"].shape[0]
+    if "temporal_embedding" in tensors:
+        found["num_frames"] = tensors["temporal_embedding"].shape[1]
+    if "fc_cls.weight" in tensors:
+        found["num_classes"] = len(tensors["fc_cls.weight"])
     return found
 
 
@@ -109,7 +119,7 @@ def usual_heads(width: int) -> int:
     return max(width // {1280: 80, 1408: 88, 1664: 104, 1792: 112}.get(width, 64), 1)
 
 
-def _ratio(width: int, hidden: int) -> float:
+def width_ratio(width: int, hidden: int) -> float:
     """The ratio of which ``int(width * ratio)`` is ``hidden``."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)

@@ -8,6 +8,7 @@ name.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from aim_fast.errors import WeightsError
 from aim_fast.models.weights.adaptation import adapted_by, check_method, fit_adaptation
+from aim_fast.models.weights.architecture import adaptation_arguments
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 
 OWN = "trunk."
+_BLOCK = re.compile(r"trunk\.blocks\.(\d+)\.(.+)")
 _TOWERS = ("visual.trunk.", OWN)  # open_clip's name of an image tower of timm's, and ours
 # What a file has beside a trunk: classifiers, masks, buffers that are computed, what pre-training read.
 _BESIDE = ("head.", "head_dist.", "mask_token", "rope.", "decoder", "lm_head.", "pre_logits.")
@@ -44,7 +47,9 @@ def fit_weights(model: Any, twin: nn.Module, architecture: str, file: WeightsFil
     tower, resized = _filtered(twin, tower, architecture, source)
     lines += resized
     if adapted_by(tensors):
-        more, left = fit_adaptation(model, adaptation, _told(adaptation, model), f"{OWN}blocks.", source)
+        more, left = fit_adaptation(
+            model, adaptation, adaptation_arguments(adaptation, _BLOCK), f"{OWN}blocks.", source
+        )
         found = {name: tensor for name, tensor in adaptation.items() if name not in left}
         kind = "aim"
     else:
@@ -100,22 +105,3 @@ def _same_shapes(tower: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bo
 def _few(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-def _told(adaptation: Mapping[str, Tensor], model: Any) -> dict[str, Any]:
-    """Of what arguments the tensors of an adapted checkpoint tell."""
-    found: dict[str, Any] = {}
-    kinds = {"spatial": "S_Adapter", "temporal": "T_Adapter", "joint": "MLP_Adapter"}
-    hidden = {p: [n for n in adaptation if n.endswith(f".{kind}.D_fc1.weight")] for p, kind in kinds.items()}
-    if places := [place for place, names in hidden.items() if names]:
-        units, channels = adaptation[hidden[places[0]][0]].shape
-        layers = {int(name.split(".")[2]) for names in hidden.values() for name in names}
-        ratio = units / channels
-        found = {"adapters": places, "adapter_layers": sorted(layers), "adapter_ratio": ratio}
-        found["adapter_ratio"] = model.adapter_ratio if int(model.adapter_ratio * channels) == units else ratio
-        found["num_tadapter"] = 2 if any(".T_Adapter_in." in name for name in adaptation) else 1
-    if "temporal_embedding" in adaptation:
-        found["num_frames"] = adaptation["temporal_embedding"].shape[1]
-    if "fc_cls.weight" in adaptation:
-        found["num_classes"] = len(adaptation["fc_cls.weight"])
-    return found

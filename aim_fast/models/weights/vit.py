@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aim_fast.errors import WeightsError
 from aim_fast.models.weights.adaptation import adapted_by, check_method, fit_adaptation
-from aim_fast.models.weights.architecture import ADAPTERS, what_else
+from aim_fast.models.weights.architecture import adaptation_arguments, what_else, width_ratio
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 from aim_fast.models.weights.interpolation import interpolate_positions
@@ -147,7 +147,7 @@ def infer_arguments(tower: Mapping[str, Tensor], where: str = "the state dict") 
         "patch_size": patch,
         "img_size": grid * patch,
         "num_heads": max(width // (64 if head is None else len(head)), 1),
-        "mlp_ratio": _ratio(width, hidden),
+        "mlp_ratio": width_ratio(width, hidden),
         "class_token": class_token,
         "reg_tokens": registers,
         "no_embed_class": not embedded and prefix > 0,
@@ -158,20 +158,9 @@ def infer_arguments(tower: Mapping[str, Tensor], where: str = "the state dict") 
         "qkv_bias": "blocks.0.attn.qkv.bias" in tower,
         "proj_bias": "blocks.0.attn.proj.bias" in tower,
     }
-    kinds = {match[2].removesuffix(".D_fc1.weight"): tower[match[0]] for match in blocks}
-    places = [place for place, kind in ADAPTERS.items() if kind in kinds]
-    if places:
-        units, channels = kinds[ADAPTERS[places[0]]].shape
-        layers = {int(m[1]) for m in blocks if m[2].startswith(tuple(f"{ADAPTERS[place]}." for place in places))}
-        found |= {"adapters": places, "adapter_layers": sorted(layers), "adapter_ratio": _ratio(channels, units)}
-        if 0 not in layers:  # the published code adds the temporal embedding in the stem, wherever the adapters are
-            found["temporal_place"] = "stem"
-    if "T_Adapter" in kinds:
-        found["num_tadapter"] = 2 if "T_Adapter_in" in kinds else 1
-    if "temporal_embedding" in tower:
-        found["num_frames"] = tower["temporal_embedding"].shape[1]
-    if "fc_cls.weight" in tower:
-        found["num_classes"] = tower["fc_cls.weight"].shape[0]
+    found |= adaptation_arguments(tower, _BLOCK)
+    if 0 not in found.get("adapter_layers", [0]):  # the published code adds the temporal embedding in the stem always
+        found["temporal_place"] = "stem"
     return found
 
 
@@ -205,12 +194,6 @@ _TRUNK = {
 
 def _words(value: Any) -> str:
     return {True: "there", False: "not"}[value] if isinstance(value, bool) else f"{value:g}"
-
-
-def _ratio(width: int, hidden: int) -> float:
-    """The ratio of which ``int(width * ratio)`` is ``hidden``."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _what_else(tensors: Mapping[str, Tensor]) -> str:
