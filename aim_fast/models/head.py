@@ -29,7 +29,8 @@ class Headed(VideoModel):
     head_dropout: float
     dropout: torch.nn.Dropout
     fc_cls: torch.nn.Linear
-    proj: torch.nn.Parameter
+    proj: torch.nn.Parameter | None
+    projection_bias: torch.nn.Parameter | None
     attentive_pool: torch.nn.Module
     attentive_time: torch.nn.Parameter
     text: Any

@@ -77,6 +77,7 @@ def load_weights(
     load_strictly(model, fit.tensors, source, among=model.state_dict().keys() - fit.left)
     if fit.activation:
         model.activation = fit.activation
+    model.tokenizer = fit.tokenizer
     own = [] if fit.kind == "aim" else model.trunk_loaded()
     lines = [*file.lines, *fit.lines, *own, *_set_pixels_and_norms(model, file.settings, source)]
     return WeightsReport(source, fit.kind, trunk_sha256(model), lines)

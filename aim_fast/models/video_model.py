@@ -36,6 +36,7 @@ class VideoModel(nn.Module, ABC):
     std: tuple[float, ...]
     activation: Activation  # of the MLPs
     class_names: tuple[str, ...]  # of a model that takes them, empty before they are given
+    tokenizer: str = ""  # where that is which came with the weights of a text tower: a folder, or "hub"
 
     # Whether the logits come from class names, given as ``class_names`` or by ``set_classes``: any classes then.
     takes_class_names: ClassVar[bool] = False

@@ -149,3 +149,48 @@ def test_wise_ft_is_refused_without_frozen_weights(run, trained, aim_fast, tmp_p
     status, _, err = aim_fast("convert", run, tmp_path / "text.pth")
     assert status == 2
     assert "the published names know no text head" in err
+
+
+@pytest.fixture(scope="module")
+def sigmoid_model(tmp_path_factory):
+    """A name of open_clip's for a small SigLIP-like model with a trunk of timm's, and a file of its weights."""
+    import open_clip
+
+    folder = tmp_path_factory.mktemp("sigmoid")
+    vision = {"image_size": 160, "timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"}
+    text = {"width": 64, "heads": 2, "layers": 1, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+    config = {"embed_dim": 96, "init_logit_bias": -10, "custom_text": True, "vision_cfg": vision, "text_cfg": text}
+    (folder / "test-sigmoid.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / "test-sigmoid.json")
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("test-sigmoid").state_dict(), folder / "clip.pt")
+    return "open_clip:test-sigmoid", folder / "clip.pt"
+
+
+def test_a_sigmoid_model_with_a_trunk_of_timms_is_trained_evaluated_and_predicted_with(
+    sigmoid_model, motion_set, other_set, aim_fast, tmp_path
+):
+    trunk, weights = sigmoid_model
+    options = ("--trunk", trunk, "--weights", weights, "--head", "text", "--img-size", 48, "--epochs", 1, "--quiet")
+    options += ("--frames", 2, "--batch-size", 8, "--warmup-epochs", 0, "--output", tmp_path / "run")
+    status, _, err = aim_fast("train", "--dataset", "ssv2", "--data-root", motion_set, *options)
+    assert status == 0, err
+    with safe_open(tmp_path / "run" / "checkpoints" / "best" / "adapters.safetensors", "pt") as file:
+        assert not any(name.startswith(("text.", "proj", "fc_cls")) for name in file.keys())  # noqa: SIM118
+        assert json.loads(file.metadata()["options"])["text_model"] == "test-sigmoid"
+    assert scores(aim_fast, tmp_path / "run")["videos"] == 16
+    model = load_run(tmp_path / "run").model
+    assert model.text.logit_bias.item() == -10
+    names = tmp_path / "names.txt"
+    names.write_text("swimming\nRidingABike\n")
+    video = next(other_set.glob("val/*/*.webm"))
+    status, out, err = aim_fast("predict", tmp_path / "run", video, "--class-names", names, "--json")
+    assert status == 0, err
+    assert {row["label"] for row in json.loads(out)[0]["predictions"]} == {"swimming", "RidingABike"}
+    status, _, err = aim_fast("convert", tmp_path / "run", tmp_path / "whole.safetensors")
+    assert status == 0, err
+    first, second = (
+        json.loads(aim_fast("predict", source, video, "--class-names", names, "--json")[1])
+        for source in (tmp_path / "run", tmp_path / "whole.safetensors")
+    )
+    assert first == second

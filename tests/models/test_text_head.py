@@ -174,7 +174,9 @@ def test_templates_come_from_a_file(tmp_path):
         read_templates(tmp_path / "missing.txt")
 
 
-@pytest.mark.parametrize("name", ["aim_vit_imagenet_demo", "open_clip:ViT-H-14-CLIPA", "open_clip:roberta-ViT-B-32"])
+@pytest.mark.parametrize(
+    "name", ["aim_vit_imagenet_demo", "timm:vit_base_patch16_dinov3", "open_clip:roberta-ViT-B-32"]
+)
 def test_models_without_a_clip_text_tower_are_refused(name):
     with pytest.raises(UsageError, match="take --head linear"):
         create_model(name, head="text")

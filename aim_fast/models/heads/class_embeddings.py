@@ -1,6 +1,6 @@
-"""Embeddings of class names by a frozen CLIP text tower: an ensemble of prompts, averaged.
+"""Embeddings of class names by a frozen text tower: an ensemble of prompts, averaged.
 
-Shapes: C classes, K templates, De the width that CLIP's two towers share.
+Shapes: C classes, K templates, De the width that both towers share.
 
     e_c = norm( 1/K · Σ_k norm( text(template_k(name_c)) ) )                                            [C, De]
 
@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_fast.errors import UsageError
+from aim_fast.models.heads.open_clip_text import OpenClipText
 from aim_fast.models.heads.text_tower import TextTower
-from aim_fast.models.heads.tokens import TextTokens, spoken, tokenize
+from aim_fast.models.heads.tokens import spoken
 
 DEFAULT_TEMPLATES = Path(__file__).parent / "action_templates.txt"
 _TEXTS_AT_ONCE = 256
@@ -56,18 +57,13 @@ def check_class_names(names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def embed_classes(tower: TextTower, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def embed_classes(tower: TextTower | OpenClipText, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Unit embeddings of classes, ``[C, De]`` fp32, on the tower's device.
 
     Raises UsageError, naming the text, where a prompt is longer than the tower's context.
     """
     texts = [template.replace("{}", spoken(name)) for name in names for template in templates]
-    tokens = tokenize(texts, tower.context_length, tower.vocab_size)
-    parts = [
-        tower.encode_tokens(
-            TextTokens(tokens.ids[start : start + _TEXTS_AT_ONCE], tokens.ends[start : start + _TEXTS_AT_ONCE])
-        )
-        for start in range(0, len(texts), _TEXTS_AT_ONCE)
-    ]
+    chunks = [tower.tokenize(texts[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(texts), _TEXTS_AT_ONCE)]
+    parts = [tower.encode_tokens(chunk) for chunk in chunks]  # type: ignore[arg-type]
     features = F.normalize(torch.cat(parts).float(), dim=-1)
     return F.normalize(features.unflatten(0, (len(names), len(templates))).mean(1), dim=-1)

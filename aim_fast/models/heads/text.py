@@ -1,12 +1,13 @@
-"""CLIP's own head: video features scored against class names.
+"""The head that a trunk was trained with against texts, CLIP's: video features scored against class names.
 
-Shapes: B clips, T frames, D the image tower's width, De the width that CLIP's two towers share, C classes.
+Shapes: B clips, T frames, D the image tower's width, De the width that both towers share, C classes.
 
-    video   feature of each frame [B, T, D] -> mean over T -> proj [D, De] -> norm                 v [B, De]
+    video   feature of each frame [B, T, D] -> mean over T -> proj [D, De], projection_bias -> norm       v [B, De]
     text    embeddings of the class names by the frozen text tower (class_embeddings)              e [C, De]
-    logits  exp(logit_scale) · v·e                                                                  [B, C]
+    logits  exp(logit_scale) · v·e + logit_bias                                                     [B, C]
 
-``proj``, the text tower and ``logit_scale`` are CLIP's and frozen, so the head has nothing of its own: other class
+A bias of the projection, and ``logit_bias``, are where the model has them (SigLIP was trained on the sigmoid of these
+logits); where its pooling ends in the joint space there is no projection. All of this is the image model's and frozen, so the head has nothing of its own: other class
 names make a classifier for other classes. Sources: Radford et al., ICML 2021; Yang et al., AIM, ICLR 2023.
 """
 
@@ -23,20 +24,25 @@ from torch import Tensor, nn
 from aim_fast.errors import WeightsError
 from aim_fast.models.head import Head, Headed
 from aim_fast.models.heads.class_embeddings import check_class_names, embed_classes, read_templates
-from aim_fast.models.heads.text_tower import TextTower, infer_text_architecture, text_tensors
+from aim_fast.models.heads.open_clip_text import OpenClipText, projection, tokenizer_of
+from aim_fast.models.heads.text_tower import TextTower
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 from aim_fast.models.weights.state_dict import strip_prefixes
 
+_OWN = ("proj", "projection_bias")  # the projection's names, where it has both
+
 
 @dataclass(frozen=True)
 class Text(Head):
-    """CLIP's head over named classes.
+    """The head over named classes.
 
     Args:
         class_names: of the classes; ``set_classes`` gives others. Without names, ``num_classes`` is for counting.
         templates: prompts with ``{}`` for the class, whose embeddings are averaged; the shipped ones if not given.
-        output_dim: De. context_length, vocab_size, text_width, text_depth: the text tower; its heads have 64 channels.
+        output_dim: De. context_length, vocab_size, text_width, text_depth: the text tower.
+        text_model: open_clip's name of the model whose text tower it is, with its tokenizer, temperature and
+            projection; without a name CLIP's own, whose heads have 64 channels.
 
     Raises UsageError for classes without names, ValueError for sizes that cannot be.
     """
@@ -55,9 +61,10 @@ class Text(Head):
     vocab_size: int = 49408
     text_width: int = 512
     text_depth: int = 12
+    text_model: str = ""
 
     def __post_init__(self) -> None:
-        if self.text_width % 64:
+        if self.text_width % 64 and not self.text_model:
             raise ValueError(f"text_width {self.text_width} is no multiple of 64")
         object.__setattr__(self, "class_names", tuple(self.class_names))
         object.__setattr__(self, "templates", tuple(self.templates) or read_templates())
@@ -66,22 +73,28 @@ class Text(Head):
             object.__setattr__(self, "num_classes", len(self.class_names))
 
     def make(self, model: Headed) -> None:
-        model.proj = nn.Parameter(torch.empty(model.feature_dim, self.output_dim))
-        model.text = TextTower(
-            self.context_length,
-            self.vocab_size,
-            self.text_width,
-            self.text_depth,
-            self.text_width // 64,
-            self.output_dim,
-            activation=model.activation,
+        sizes = (self.context_length, self.vocab_size, self.text_width, self.text_depth)
+        if self.text_model:
+            model.text = OpenClipText(self.text_model, *sizes, self.output_dim)
+            parts = projection(self.text_model)
+        else:
+            model.text = TextTower(*sizes, self.text_width // 64, self.output_dim, activation=model.activation)
+            parts = ("visual.proj",)
+        if not parts and model.feature_dim != self.output_dim:
+            raise ValueError(f"the joint space is the trunk's own, of width {model.feature_dim}, not {self.output_dim}")
+        shapes = ((model.feature_dim, self.output_dim), (self.output_dim,))
+        model.proj, model.projection_bias = (
+            nn.Parameter(torch.empty(shape)) if number < len(parts) else None for number, shape in enumerate(shapes)
         )
         model.register_buffer("class_embeddings", torch.zeros(model.num_classes, self.output_dim), persistent=False)
         model.stale = True
         model.register_load_state_dict_post_hook(lambda module, _: module.weights_loaded())
 
     def reset(self, model: Headed) -> None:
-        nn.init.normal_(model.proj, std=model.feature_dim**-0.5)
+        if model.proj is not None:
+            nn.init.normal_(model.proj, std=model.feature_dim**-0.5)
+        if model.projection_bias is not None:
+            nn.init.zeros_(model.projection_bias)
 
     def weights_loaded(self, model: Headed) -> None:
         """What follows from the text tower is computed again."""
@@ -98,7 +111,9 @@ class Text(Head):
         _embed(model, self.templates)
 
     def of_trunk(self, file: WeightsFile) -> WeightsFile:
-        return file._replace(tensors={n: t for n, t in file.tensors.items() if not n.startswith("text.")})
+        return file._replace(
+            tensors={n: t for n, t in file.tensors.items() if not n.startswith("text.") and n not in _OWN}
+        )
 
     def fit(self, model: Headed, fit: Fit, file: WeightsFile, source: str) -> Fit:
         """A whole CLIP, both towers; or a model with this head that was written as one file.
@@ -106,30 +121,36 @@ class Text(Head):
         Raises WeightsError for an image tower alone.
         """
         tensors = strip_prefixes(file.tensors, source)
-        text = text_tensors(tensors, source)
-        proj = tensors.get("visual.proj", tensors.get("proj"))
-        if proj is None:
-            raise WeightsError(f"{source} has no projection of its image tower (visual.proj): take a whole CLIP file")
-        theirs = infer_text_architecture(text, source) | {"output_dim": proj.shape[1]}
-        ours = {key: getattr(model.text, key) for key in theirs}
-        if odd := [f"{key} {size}, not {ours[key]}" for key, size in theirs.items() if size != ours[key]]:
-            raise WeightsError(f"{source} has a text tower of another architecture than the model: {'; '.join(odd)}")
-        own = {"proj": proj} | {f"text.{name}": tensor for name, tensor in text.items()}
-        return replace(fit, tensors=fit.tensors | own)
+        text = model.text.fit(tensors, source)
+        own = {f"text.{name}": tensor for name, tensor in text.items()}
+        parts = projection(self.text_model) if self.text_model else ("visual.proj",)
+        for ours, theirs in zip(_OWN, parts):
+            tensor = tensors.get(theirs, tensors.get(ours))
+            if tensor is None:
+                raise WeightsError(f"{source} has no projection of its image tower ({theirs}): take a whole CLIP file")
+            own[ours] = tensor.T if theirs in tensors and theirs.endswith(".weight") else tensor
+        return replace(fit, tensors=fit.tensors | own, tokenizer=tokenizer_of(source))
 
     def logits(self, model: Headed, features: Tensor) -> Tensor:
-        if model.stale and not model.proj.is_meta:
+        if model.stale and not model.text.logit_scale.is_meta:
             _embed(model, self.templates)
         # in fp32 at least: a cosine times 100 has no room for the rounding of lower precisions
         with torch.autocast(features.device.type, enabled=False):
             dtype = torch.promote_types(features.dtype, torch.float32)
-            video = F.normalize(features.mean(1).to(dtype) @ model.proj.to(dtype), dim=-1)
-            return model.text.logit_scale.exp().to(dtype) * video @ model.class_embeddings.to(dtype).T
+            video = features.mean(1).to(dtype)
+            if model.proj is not None:
+                video = video @ model.proj.to(dtype)
+            if model.projection_bias is not None:
+                video = video + model.projection_bias.to(dtype)
+            scale, bias = model.text.logit_scale, model.text.logit_bias
+            logits = scale.exp().to(dtype) * F.normalize(video, dim=-1) @ model.class_embeddings.to(dtype).T
+            return logits if bias is None else logits + bias.to(dtype)
 
 
 @torch.compiler.disable
 def _embed(model: Headed, templates: Sequence[str]) -> None:
     if model.class_names:
+        model.text.tokenizer = model.tokenizer
         with torch.inference_mode(False):  # training goes on with what a validation made
             model.class_embeddings = embed_classes(model.text, model.class_names, templates)
     model.stale = False

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.heads.tokens import TextTokens
+from aim_fast.models.heads.tokens import TextTokens, tokenize
 from aim_fast.models.weights.state_dict import strip_prefixes
 from aim_kernels.choices import Activation
 from aim_kernels.modules import MLP, TemporalAttention
@@ -40,6 +40,8 @@ class TextTower(nn.Module):
     ``logit_scale`` is CLIP's learned log of 1/temperature. Gradients pass to input embeddings, never to the tower.
     Raises ValueError for sizes that cannot be.
     """
+
+    logit_bias = None  # of sigmoid models alone
 
     def __init__(
         self,
@@ -85,6 +87,10 @@ class TextTower(nn.Module):
         """Token ids int64 ``[C, L]`` to text features ``[C, De]`` (not normalised); the end is the highest id."""
         return self.encode(self.token_embedding(tokens), tokens.argmax(dim=-1))
 
+    def tokenize(self, texts: Sequence[str]) -> TextTokens:
+        """Raises UsageError, naming the text, for one that does not fit into the context."""
+        return tokenize(texts, self.context_length, self.vocab_size)
+
     def encode_tokens(self, texts: TextTokens) -> Tensor:
         """What :meth:`forward` gives for tokenised texts, without the positions after the longest."""
         tokens = texts.ids[:, : texts.longest].to(self.positional_embedding.device)
@@ -104,6 +110,15 @@ class TextTower(nn.Module):
         x = tokens[shared:].unflatten(0, (texts, -1))[torch.arange(texts, device=x.device), ends - shared]
         return self.ln_final(x) @ self.text_projection.to(x.dtype)
 
+    def fit(self, tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+        """The text tower's tensors of a whole CLIP; WeightsError for none, and for one of another architecture."""
+        text = text_tensors(tensors, source)
+        theirs = infer_text_architecture(text, source)
+        ours = {key: getattr(self, key) for key in theirs}
+        if odd := [f"{key} {size}, not {ours[key]}" for key, size in theirs.items() if size != ours[key]]:
+            raise WeightsError(f"{source} has a text tower of another architecture than the model: {'; '.join(odd)}")
+        return text
+
     def extra_repr(self) -> str:
         return f"context_length={self.context_length}, num_heads={self.num_heads}, activation={self.activation!r}"
 
@@ -119,7 +134,7 @@ def text_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]
         scale = {"logit_scale": tensors["logit_scale"]} if "logit_scale" in tensors else {}
         tensors = {name.removeprefix("text."): t for name, t in tensors.items() if name.startswith("text.")} | scale
     if "token_embedding.weight" not in tensors or not any(map(_BLOCK.match, tensors)):
-        raise WeightsError(f"{where} holds no CLIP text tower: {_instead(tensors)}")
+        raise WeightsError(f"{where} holds no CLIP text tower: {what_instead(tensors)}")
     if "text_projection.weight" in tensors:  # a linear layer in some of open_clip's models
         if "text_projection.bias" in tensors:
             raise WeightsError(f"{where}: its text projection has a bias (SigLIP?), which CLIP's text tower has not")
@@ -199,7 +214,8 @@ class _TextBlock(nn.Module):
         return torch.cat([alone.transpose(0, 1).flatten(1), attended.transpose(1, 2).flatten(0, 1).flatten(1)])
 
 
-def _instead(names: Mapping[str, Any]) -> str:
+def what_instead(names: Mapping[str, Any]) -> str:
+    """What tensors are that are no text tower, by their names."""
     if any(name.startswith(("text_model.", "text.transformer.embeddings")) for name in names):
         return "its names are those of Hugging Face transformers: take the OpenAI or open_clip file"
     if "conv1.weight" in names:

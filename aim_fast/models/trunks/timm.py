@@ -85,7 +85,16 @@ class TimmViT(FrameModel):
 
     @property
     def projection(self) -> nn.Conv2d:
-        return self.trunk.patch_embed.proj
+        """The patch embedding, or of a stem of several convolutions the last."""
+        return [module for module in self.trunk.patch_embed.modules() if isinstance(module, nn.Conv2d)][-1]
+
+    def train(self, mode: bool = True) -> Any:
+        """As any module's, but the batch norms of a convolutional stem keep the statistics that they came with."""
+        super().train(mode)
+        for module in self.trunk.patch_embed.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
     @property
     def num_tokens(self) -> int:
