@@ -2,7 +2,8 @@
 
 Sources: an OpenAI CLIP ``.pt`` (TorchScript archive or state dict), an open_clip tag (``open_clip:ViT-B-16/openai``) or
 file, a timm tag (``timm:vit_base_patch16_224.augreg_in21k``) or file, a safetensors or state-dict file of a visual
-tower, a folder of Hugging Face (CLIP, DINOv2, ViT), a published AIM checkpoint, or the word ``random``.
+tower, a folder of Hugging Face (CLIP, SigLIP, DINOv2, DINOv3, AIMv2, ViT), a published AIM checkpoint, or the word
+``random``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from aim_kernels.choices import Activation
 OPTIONS = (
     "an OpenAI CLIP .pt file, an open_clip tag (open_clip:ViT-B-16/openai) or file, a timm tag "
     "(timm:vit_base_patch16_224.augreg_in21k) or file, a safetensors or state-dict file of an image trunk, a folder of "
-    "Hugging Face's CLIP, DINOv2 or ViT, a published AIM checkpoint, or the word random"
+    "Hugging Face's CLIP, SigLIP, DINOv2, DINOv3, AIMv2 or ViT, a published AIM checkpoint, or the word random"
 )
 _CLIP_EPS = 1e-5  # of the norms of models that take no other
 
@@ -73,13 +74,13 @@ def load_weights(
         return WeightsReport(source, "random", trunk_sha256(model), [line])
     file = _open(source, key)
     fit = model.fit_weights(file, source)
-    _check_settings(model, file.settings, source)
+    said = _check_settings(model, file.settings, source)
     load_strictly(model, fit.tensors, source, among=model.state_dict().keys() - fit.left)
     if fit.activation:
         model.activation = fit.activation
     model.tokenizer = fit.tokenizer
     own = [] if fit.kind == "aim" else model.trunk_loaded()
-    lines = [*file.lines, *fit.lines, *own, *_set_pixels_and_norms(model, file.settings, source)]
+    lines = [*file.lines, *fit.lines, *said, *own, *_set_pixels_and_norms(model, file.settings, source)]
     return WeightsReport(source, fit.kind, trunk_sha256(model), lines)
 
 
@@ -105,15 +106,26 @@ def save_trunk(model: VideoModel, path: str | Path) -> None:
     write_whole(Path(path), save(tensors, {"activation": model.activation}))
 
 
-def _check_settings(model: VideoModel, told: Settings, source: str) -> None:
+def _check_settings(model: VideoModel, told: Settings, source: str) -> list[str]:
     """Raises WeightsError for a trunk that its tensors do not tell from the model's, but its configuration does."""
-    if told.activation not in (None, *get_args(Activation)):
-        raise WeightsError(f"{source}: its MLPs have the activation {told.activation}, AIM's gelu or quick_gelu")
-    for name, what, theirs in (("num_heads", "heads", told.num_heads), ("eps", "epsilon of norms", told.eps)):
-        ours = getattr(model, name, _CLIP_EPS if name == "eps" else None)
-        settable = name == "eps" and hasattr(model, "eps")
+    lines = []
+    known = getattr(model, "hidden_activation", None)  # of a trunk with more than the operators'
+    if told.activation not in ((None, *get_args(Activation)) if known is None else (None, known)):
+        if {told.activation, known} != {"gelu", "gelu_pytorch_tanh"}:
+            ours = f"the model's {known}" if known else "AIM's gelu or quick_gelu"
+            raise WeightsError(f"{source}: its MLPs have the activation {told.activation}, {ours}")
+        forms = {"gelu": "exact form", "gelu_pytorch_tanh": "tanh form"}
+        lines = [
+            f"{source} has the {forms[str(told.activation)]} of GELU in its MLPs, the model the {forms[str(known)]}, "
+            "as timm has it for these weights: features differ by about a thousandth"
+        ]
+    named = (("num_heads", "heads"), ("eps", "epsilon of norms"), ("rope_theta", "base of rotations"))
+    for name, what in named:
+        theirs, ours = getattr(told, name), getattr(model, name, _CLIP_EPS if name == "eps" else None)
+        settable = name == "eps" and name in model.config
         if theirs is not None and ours is not None and theirs != ours and not settable:
             raise WeightsError(f"{source} is of another architecture: its {what} {theirs}, the model's {ours}")
+    return lines
 
 
 def _set_pixels_and_norms(model: VideoModel, told: Settings, source: str) -> list[str]:

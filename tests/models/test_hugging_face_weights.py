@@ -110,7 +110,7 @@ def test_features_are_those_of_transformers(name, form, transformers, tmp_path):
     torch.testing.assert_close(features(model), trunk_features(theirs), rtol=1e-4, atol=1e-5)
     assert report.kind == ("clip" if name.startswith("CLIP") else "timm")
     assert ("classifier (2)" in "".join(report.lines)) is name.endswith("Classification")
-    again = type(model)(**model.config).eval()  # as a run opens it again
+    again = model.fresh().eval()  # as a run opens it again
     assert load_weights(again, source).sha256 == report.sha256 == trunk_sha256(model)
     assert torch.equal(features(again), features(model))
 

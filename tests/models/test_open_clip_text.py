@@ -54,10 +54,8 @@ def sizes(name):
     joint = 32 if "SigLIP" in name else 24
     width = 32 if "i18n" in name else 128
     vocabulary = 64 if own_tokenizer(name) else 49408
-    return {
-        **{**trunk_sizes(name), "img_size": side(name), "num_frames": 2, "output_dim": joint},
-        **{"text_width": width, "text_depth": 2, "vocab_size": vocabulary, "context_length": KINDS[name]},
-    }
+    text = {"text_width": width, "text_depth": 2, "vocab_size": vocabulary, "context_length": KINDS[name]}
+    return trunk_sizes(name) | text | {"img_size": side(name), "num_frames": 2, "output_dim": joint}
 
 
 def theirs(name, monkeypatch):

@@ -4,8 +4,8 @@ Shapes: C texts, L = context_length positions, De = output_dim.
 
     texts -> ids int64 [C, L] (its own tokenizer) -> open_clip's TextTransformer -> [C, De]
 
-Parameter names are open_clip's below ``tower``, and ``logit_scale``, ``logit_bias`` beside it. A tokenizer of the hub is
-read from the folder of the weights, or the hub's cache; it is fetched only where the weights are a tag.
+Parameter names are open_clip's below ``tower``, and ``logit_scale``, ``logit_bias`` beside it. A tokenizer of the hub
+is read from the folder of the weights, or the hub's cache; it is fetched only where the weights are a tag.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 Shapes: B clips, T frames, D the image tower's width, De the width that both towers share, C classes.
 
-    video   feature of each frame [B, T, D] -> mean over T -> proj [D, De], projection_bias -> norm       v [B, De]
+    video   feature of each frame [B, T, D] -> mean over T -> proj [D, De], a bias -> norm         v [B, De]
     text    embeddings of the class names by the frozen text tower (class_embeddings)              e [C, De]
     logits  exp(logit_scale) · v·e + logit_bias                                                     [B, C]
 
 A bias of the projection, and ``logit_bias``, are where the model has them (SigLIP was trained on the sigmoid of these
-logits); where its pooling ends in the joint space there is no projection. All of this is the image model's and frozen, so the head has nothing of its own: other class
-names make a classifier for other classes. Sources: Radford et al., ICML 2021; Yang et al., AIM, ICLR 2023.
+logits); where its pooling ends in the joint space there is no projection. All of this is the image model's and frozen,
+so the head has nothing of its own: other class names make a classifier for other classes. Sources: Radford et al., ICML
+2021; Zhai et al., SigLIP, ICCV 2023; Yang et al., AIM, ICLR 2023.
 """
 
 from __future__ import annotations

@@ -97,6 +97,24 @@ class TimmViT(FrameModel):
         return self
 
     @property
+    def eps(self) -> float:
+        """Of the blocks' norms."""
+        return self.row[0].norm1.eps
+
+    @property
+    def rope_theta(self) -> float | None:
+        """The longest period of the rotation, where that is what makes it."""
+        return getattr(getattr(self.trunk, "rope", None), "temperature", None)
+
+    @property
+    def hidden_activation(self) -> str:
+        """Of the MLPs, in Hugging Face's words."""
+        act = self.row[0].mlp.act
+        kind = type(act).__name__
+        tanh = kind == "GELUTanh" or getattr(act, "approximate", "none") == "tanh"
+        return "gelu_pytorch_tanh" if tanh else {"QuickGELU": "quick_gelu"}.get(kind, kind.lower())
+
+    @property
     def num_tokens(self) -> int:
         return self.trunk.patch_embed.num_patches + self.trunk.num_prefix_tokens
 

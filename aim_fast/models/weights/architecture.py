@@ -131,7 +131,9 @@ def what_else(names: Mapping[str, Tensor]) -> str:
         r".*_Adapter\.D_fc1\.weight": "it holds adapters without their trunk (a run's adapters: use the run itself)",
         r"(.*\.)?layer1\.0\.conv1\.": "it looks like a ResNet",
         r"(.*\.)?(vision_model\.)?encoder\.(layers?|block)\.": "its names are those of Hugging Face transformers, "
-        "but of no CLIP, DINOv2 or ViT with its patch embedding: take the file of timm or open_clip",
+        "but of no model known here with its patch embedding: take the file of timm or open_clip",
+        r"(.*\.)?attn_pool\.latent": "it is a SigLIP (attention pooling, no class token): take "
+        "--model timm:vit_base_patch16_siglip_224, or what fits it",
         r".*\.lora_[AB]\.": "it holds LoRA adapters without their trunk: merge them into it with PEFT first",
         r"(.*\.)?blocks\.0\.(attn|norm1)\.": "its names are those of timm: take aim_vit_b16_in21k or --model timm:NAME",
     }

@@ -15,8 +15,8 @@ class Fit:
 
     ``left``: names of the model that stay at their initialisation, all others must be in ``tensors``; ``kind`` "clip",
     "timm" or "aim" (a whole adapted model); ``lines`` for a reader, one sentence each: what was interpolated, is left
-    at its initialisation, or is not known; ``activation`` to be set on the model, where the file tells it; ``tokenizer``: where that of its
-    text tower is (a folder, or "hub").
+    at its initialisation, or is not known; ``activation`` to be set on the model, where the file tells it;
+    ``tokenizer``: where that of a text tower is, a folder or "hub".
     """
 
     tensors: dict[str, Tensor]

@@ -25,12 +25,19 @@ _USUAL = (
 _ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 # Of Hugging Face's model types, what a configuration leaves out where it is as usual.
 _DEFAULTS = {"hidden_act": "gelu", "num_attention_heads": 12}
+_OTHER_DEFAULTS = {
+    "clip": {"hidden_act": "quick_gelu"},
+    "siglip": {"hidden_act": "gelu_pytorch_tanh"},
+    "dinov3": {"num_attention_heads": 6},
+    "aimv2": {"hidden_act": "silu", "num_attention_heads": 8},
+}
 
 
 class Settings(NamedTuple):
     """What a configuration tells of a trunk and its tensors do not; None where it does not tell.
 
     ``activation`` may be one that AIM has not. ``mean``, ``std``: of the R, G and B channel, on the scale of 0 to 255.
+    ``rope_theta``: the longest period of a rotation.
     """
 
     activation: str | None = None
@@ -38,6 +45,7 @@ class Settings(NamedTuple):
     eps: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    rope_theta: float | None = None
 
 
 def weights_in(folder: Path) -> Path:
@@ -130,16 +138,17 @@ def _settings(config: dict[str, Any], pixels: dict[str, Any], open_clip: dict[st
         return Settings(mean=_levels(mean), std=_levels(std))
     if "model_type" not in config:
         return Settings(mean=_levels(mean), std=_levels(std))
-    is_clip = str(config["model_type"]).startswith("clip")
-    usual = _DEFAULTS | {"hidden_act": "quick_gelu"} if is_clip else _DEFAULTS
-    told = usual | (config.get("vision_config") or config)
-    eps = told.get("layer_norm_eps")
+    family = re.match(r"[a-z]+(?:v\d)?", str(config["model_type"]))
+    told = _DEFAULTS | _OTHER_DEFAULTS.get(family[0] if family else "", {}) | (config.get("vision_config") or config)
+    eps = told.get("layer_norm_eps", told.get("rms_norm_eps"))
+    activation = "silu" if told.get("use_swiglu_ffn") else told["hidden_act"]
     return Settings(
-        "gelu" if told["hidden_act"] == "gelu_python" else str(told["hidden_act"]),
+        "gelu" if activation == "gelu_python" else str(activation),
         int(told["num_attention_heads"]),
         None if eps is None else float(eps),
         _levels(mean),
         _levels(std),
+        None if told.get("rope_theta") is None else float(told["rope_theta"]),
     )
 
 

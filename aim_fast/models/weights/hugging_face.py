@@ -2,10 +2,13 @@
 
     CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection     ->  OpenAI's names (visual.…, the text tower beside)
     ViTModel, Dinov2Model, Dinov2WithRegistersModel, IJepaModel   ->  timm's, and those with a classifier likewise
+    DINOv3ViTModel, SiglipVisionModel, Aimv2VisionModel           ->  timm's
+    SiglipModel                                                   ->  open_clip's (visual.trunk.…, text.…)
 
 Both spellings are taken: that of ``save_pretrained`` and that of ``state_dict()`` since transformers 5. Query, key and
-value become one matrix, projections [out, in] are turned where CLIP has them as [in, out]. A model of another structure
-(BEiT, DeiT with a distillation token, DINOv2 giant) keeps the part that tells it, for whoever refuses it.
+value become one matrix, those of SigLIP's pooling a query beside key and value; projections [out, in] are turned where
+CLIP has them as [in, out]. A model of another structure (BEiT, DeiT with a distillation token) keeps the part that
+tells it, for whoever refuses it.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ from aim_fast.errors import WeightsError
 
 _CLIP_PATCHES = re.compile(r"(vision_model\.)?embeddings\.patch_embedding\.weight")
 _VIT_PATCHES = "embeddings.patch_embeddings.projection.weight"
-_PATCHES = re.compile(r"(?:.*\.)?embeddings\.patch_embeddings?\.(?:projection\.)?weight")
-_LAYER = r"(?:encoder\.)?layers?\.(\d+)\."
-_LEFT_OUT = re.compile(r".*embeddings\.(?:position_ids|mask_token)|(?:pooler|classifier|decoder)\..*")
+_PATCHES = re.compile(r"(?:.*\.)?embeddings\.patch_embed(?:dings?)?\.(?:projection\.)?weight")
+_LAYER = r"(?:model\.|encoder\.)?layers?\.(\d+)\."
+_LEFT_OUT = re.compile(r".*embeddings\.position_ids|(?:pooler|classifier|decoder)\..*")
 
 _CLIP_LAYER = {
     "layer_norm1.": "ln_1.",
@@ -50,37 +53,130 @@ _VIT_LAYER = {
     "layer_scale1.lambda1": "ls1.gamma",
     "layer_scale2.lambda1": "ls2.gamma",
     "mlp.weights_in.": "mlp.w12.",
+    "mlp.weights_out.": "mlp.w3.",
 }
 _VIT = {
     "embeddings.cls_token": "cls_token",
     "embeddings.register_tokens": "register_tokens",
+    "embeddings.mask_token": "mask_token",
     "embeddings.distillation_token": "dist_token",
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
     "layernorm.": "norm.",
+}
+_DINOV3 = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.register_tokens": "reg_token",
+    "embeddings.patch_embeddings.": "patch_embed.proj.",
+}
+_DINOV3_LAYER = {
+    "attention.o_proj.": "attn.proj.",
+    "layer_scale1.lambda1": "gamma_1",
+    "layer_scale2.lambda1": "gamma_2",
+    "mlp.gate_proj.": "mlp.fc1_g.",
+    "mlp.down_proj.": "mlp.fc2.",
+}
+_SIGLIP = {
+    "embeddings.patch_embedding.": "patch_embed.proj.",
+    "embeddings.position_embedding.weight": "pos_embed",
+    "post_layernorm.": "norm.",
+    "head.probe": "attn_pool.latent",
+    "head.attention.out_proj.": "attn_pool.proj.",
+    "head.layernorm.": "attn_pool.norm.",
+    "head.mlp.": "attn_pool.mlp.",
+}
+_SIGLIP_LAYER = {"layer_norm1.": "norm1.", "layer_norm2.": "norm2.", "self_attn.out_proj.": "attn.proj."}
+_AIMV2 = {
+    "embeddings.patch_embed.": "patch_embed.proj.",
+    "embeddings.rms_norm.": "patch_embed.norm.",
+    "embeddings.position_embedding.weight": "pos_embed",
+    "rms_norm.": "norm.",
+}
+_AIMV2_LAYER = {
+    "rms_norm1.": "norm1.",
+    "rms_norm2.": "norm2.",
+    "attention.out_proj.": "attn.proj.",
+    "ffn.gate_proj.": "mlp.fc1_g.",
+    "ffn.up_proj.": "mlp.fc1_x.",
+    "ffn.down_proj.": "mlp.fc2.",
 }
 # Query, key or value, in the old spelling or the new.
 _PART = re.compile(r"(?:self_attn|attention)\.(?:attention\.)?(q_proj|k_proj|v_proj|query|key|value)\.(weight|bias)")
 
 
 def from_hugging_face(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """``tensors`` in CLIP's or timm's names where they are Hugging Face's CLIP, DINOv2 or ViT; others as they are.
+    """``tensors`` in CLIP's or timm's names where they are one of Hugging Face's models above; others as they are.
 
-    Raises WeightsError for a SigLIP, which has the names of a CLIP.
+    Raises WeightsError for a SigLIP 2 that takes pictures of any shape, which has the names of a SigLIP.
     """
+    if any(name.endswith("embeddings.patch_embedding.bias") for name in tensors):
+        return _siglip(tensors, where)
     if any(map(_CLIP_PATCHES.fullmatch, tensors)):
-        return _clip(tensors, where)
+        return _clip(tensors)
     if _VIT_PATCHES in tensors and any(re.match(_LAYER + r"(layernorm_before|norm1)\.", name) for name in tensors):
-        return _renamed(tensors, _VIT, _VIT_LAYER, "blocks.", "attn.qkv.")
+        return _renamed(_gates_joined(tensors), _VIT, _VIT_LAYER, "blocks.", "attn.qkv.")
+    if "embeddings.patch_embeddings.weight" in tensors:
+        return _dinov3(tensors)
+    if any(name.endswith("embeddings.patch_embed.weight") for name in tensors):
+        image = {name.removeprefix("vision_model."): t for name, t in tensors.items() if not name.startswith("text_")}
+        image = {name: t for name, t in image.items() if not name.startswith(_AIMV2_BESIDE)}
+        return _with_positions(_renamed(image, _AIMV2, _AIMV2_LAYER, "blocks.", "attn.qkv."))
     return dict(tensors)
 
 
-def _clip(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    if any(name.endswith("embeddings.patch_embedding.bias") for name in tensors):
+# Of AIMv2 in Hugging Face, a pooling that timm has not, and what stands between image and text.
+_AIMV2_BESIDE = ("head.", "visual_projection.", "logit_scale")
+
+
+def _gates_joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """DINOv2's gated MLPs as they are saved: the gate and what it gates in one matrix."""
+    found = dict(tensors)
+    for name in [name for name in tensors if ".mlp.gate_proj." in name]:
+        gate, up = found.pop(name), found.pop(name.replace("gate_proj", "up_proj"))
+        found[name.replace("gate_proj", "weights_in")] = torch.cat([gate, up])
+        down = name.replace("gate_proj", "down_proj")
+        found[down.replace("down_proj", "weights_out")] = found.pop(down)
+    return found
+
+
+def _dinov3(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    gated = any(".gate_proj." in name for name in tensors)
+    layer = _DINOV3_LAYER | {"mlp.up_proj.": "mlp.fc1_x." if gated else "mlp.fc1."}
+    kept = {name: tensor for name, tensor in tensors.items() if name != "embeddings.mask_token"}
+    return _renamed(kept, _DINOV3, layer, "blocks.", "attn.qkv.")
+
+
+def _siglip(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    if any(t.ndim == 2 for name, t in tensors.items() if name.endswith("embeddings.patch_embedding.weight")):
         raise WeightsError(
-            f"{where} is a SigLIP of Hugging Face transformers: it has attention pooling and no class token, on which "
-            "AIM is not built: take a CLIP"
+            f"{where} is a SigLIP 2 of pictures of any shape (NaFlex), on which no method is built here: take one of a "
+            "fixed size"
         )
+    whole = {name.removeprefix("vision_model."): t for name, t in tensors.items() if not name.startswith("text_model.")}
+    beside = ("logit_scale", "logit_bias")
+    image = {name: tensor for name, tensor in whole.items() if name not in beside}
+    for kind in ("weight", "bias"):
+        if (packed := image.pop(f"head.attention.in_proj_{kind}", None)) is not None:
+            third = len(packed) // 3
+            image[f"attn_pool.q.{kind}"], image[f"attn_pool.kv.{kind}"] = packed[:third], packed[third:]
+    found = _with_positions(_renamed(image, _SIGLIP, _SIGLIP_LAYER, "blocks.", "attn.qkv."))
+    text = {n.removeprefix("text_model."): t for n, t in tensors.items() if n.startswith("text_model.")}
+    if not text:
+        return found
+    text = _renamed(
+        text, {**_CLIP, "head.": "text_projection."}, _CLIP_LAYER, "transformer.resblocks.", "attn.in_proj_"
+    )
+    found = {f"visual.trunk.{name}": tensor for name, tensor in found.items()}
+    return found | {f"text.{name}": t for name, t in text.items()} | {n: whole[n] for n in beside if n in whole}
+
+
+def _with_positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A table of positions ``[P, D]`` as timm has it, ``[1, P, D]``."""
+    positions = tensors.get("pos_embed")
+    return tensors if positions is None or positions.ndim == 3 else tensors | {"pos_embed": positions[None]}
+
+
+def _clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     rows = "transformer.resblocks."
     text = {n.removeprefix("text_model."): t for n, t in tensors.items() if n.startswith("text_model.")}
@@ -116,7 +212,7 @@ def _renamed(
         if three.keys() == {"q", "k", "v"}:
             found[name] = torch.cat([three[letter] for letter in "qkv"])
         else:
-            found |= {f"{name.rpartition('.')[0]}.{letter}_bias": part for letter, part in three.items()}
+            found |= {f"{name.partition('.qkv.')[0]}.{letter}_bias": part for letter, part in three.items()}
     return found
 
 

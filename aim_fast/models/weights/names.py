@@ -19,7 +19,7 @@ _WRAPPERS = re.compile(
 _TRUNK = re.compile(
     r"((?:[^.]+\.)*?)(?:"
     r"(?:visual\.)?(?:(?<!embeddings\.)class_embedding|(?:trunk\.)?patch_embed\.proj\.weight)|"
-    r"(?:vision_model\.)?embeddings\.(?:patch_embedding\.weight|patch_embeddings\.projection\.weight))"
+    r"(?:vision_model\.)?embeddings\.(?:patch_embed|patch_embedding|patch_embeddings(?:\.projection)?)\.weight)"
 )
 # Which of several is meant where nobody says so: what was trained before its average, a teacher before its student.
 _USUAL = (

@@ -76,6 +76,7 @@ def _filtered(
         except (KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
             what = str(error).partition("\n")[0]
             raise WeightsError(f"{source} is no file of {architecture}: timm cannot read its names ({what})") from error
+    found = {name: t for name, t in found.items() if name in state or not _is_zero_bias(name, t)}
     taken = {name: found[name] for name in found if name in state}
     odd = sorted(name for name in found if name not in state and not name.startswith(_BESIDE))
     missing = sorted(state.keys() - taken.keys())
@@ -96,6 +97,11 @@ def _filtered(
     if len(resized) > 1:
         resized = [*resized[:1], f"{len(resized) - 1} more tensors of positions resampled likewise"]
     return taken, resized
+
+
+def _is_zero_bias(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is a bias of queries, keys or values that adds nothing, as those of most of DINOv3."""
+    return name.endswith((".attn.q_bias", ".attn.k_bias", ".attn.v_bias")) and not tensor.any()
 
 
 def _same_shapes(tower: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
