@@ -29,7 +29,7 @@ class Headed(VideoModel):
     head_dropout: float
     dropout: torch.nn.Dropout
     fc_cls: torch.nn.Linear
-    proj: torch.nn.Parameter | None
+    proj: Any  # a parameter, or None where features are in the joint space
     projection_bias: torch.nn.Parameter | None
     attentive_pool: torch.nn.Module
     attentive_time: torch.nn.Parameter

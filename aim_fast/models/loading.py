@@ -112,8 +112,8 @@ def _check_settings(model: VideoModel, told: Settings, source: str) -> list[str]
     known = getattr(model, "hidden_activation", None)  # of a trunk with more than the operators'
     if told.activation not in ((None, *get_args(Activation)) if known is None else (None, known)):
         if {told.activation, known} != {"gelu", "gelu_pytorch_tanh"}:
-            ours = f"the model's {known}" if known else "AIM's gelu or quick_gelu"
-            raise WeightsError(f"{source}: its MLPs have the activation {told.activation}, {ours}")
+            right = f"the model's {known}" if known else "AIM's gelu or quick_gelu"
+            raise WeightsError(f"{source}: its MLPs have the activation {told.activation}, {right}")
         forms = {"gelu": "exact form", "gelu_pytorch_tanh": "tanh form"}
         lines = [
             f"{source} has the {forms[str(told.activation)]} of GELU in its MLPs, the model the {forms[str(known)]}, "
@@ -121,7 +121,8 @@ def _check_settings(model: VideoModel, told: Settings, source: str) -> list[str]
         ]
     named = (("num_heads", "heads"), ("eps", "epsilon of norms"), ("rope_theta", "base of rotations"))
     for name, what in named:
-        theirs, ours = getattr(told, name), getattr(model, name, _CLIP_EPS if name == "eps" else None)
+        usual = _CLIP_EPS if name == "eps" else None
+        theirs, ours = getattr(told, name), getattr(model, name, usual)
         settable = name == "eps" and name in model.config
         if theirs is not None and ours is not None and theirs != ours and not settable:
             raise WeightsError(f"{source} is of another architecture: its {what} {theirs}, the model's {ours}")

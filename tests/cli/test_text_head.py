@@ -194,3 +194,19 @@ def test_a_sigmoid_model_with_a_trunk_of_timms_is_trained_evaluated_and_predicte
         for source in (tmp_path / "run", tmp_path / "whole.safetensors")
     )
     assert first == second
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16-SigLIP2", "EVA02-B-16", "ViT-L-14-CLIPA"])
+def test_a_model_with_a_text_head_has_all_of_open_clips_parameters_beside_what_trains(name, aim_fast):
+    import open_clip
+
+    options = ("--head", "text", "--frames", 8, "--dataset", "kinetics400", "--json")
+    status, out, err = aim_fast("models", f"open_clip:{name}", *options)
+    assert status == 0, err
+    config = open_clip.get_model_config(name)
+    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    with torch.device("meta"):
+        theirs = sum(parameter.numel() for parameter in kind(**config).parameters())
+    width = config["vision_cfg"].get("width", 768)
+    row = json.loads(out)[0]
+    assert row["params"] == theirs + row["trainable"] - 2 * width  # the last norm is among both

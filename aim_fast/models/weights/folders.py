@@ -24,8 +24,8 @@ _USUAL = (
 )
 _ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 # Of Hugging Face's model types, what a configuration leaves out where it is as usual.
-_DEFAULTS = {"hidden_act": "gelu", "num_attention_heads": 12}
-_OTHER_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {"hidden_act": "gelu", "num_attention_heads": 12}
+_OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
     "clip": {"hidden_act": "quick_gelu"},
     "siglip": {"hidden_act": "gelu_pytorch_tanh"},
     "dinov3": {"num_attention_heads": 6},
