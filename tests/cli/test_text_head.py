@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from aim_fast.training.run import load_run
+from tests.models.small_trunks import local_tokenizer
 
 TRAIN = ("--model", "aim_vit_demo", "--head", "text", "--frames", 4, "--batch-size", 8, "--quiet")
 
@@ -151,20 +152,27 @@ def test_wise_ft_is_refused_without_frozen_weights(run, trained, aim_fast, tmp_p
     assert "the published names know no text head" in err
 
 
-@pytest.fixture(scope="module")
-def sigmoid_model(tmp_path_factory):
-    """A name of open_clip's for a small SigLIP-like model with a trunk of timm's, and a file of its weights."""
+@pytest.fixture(scope="module", params=["clips", "hubs"])
+def sigmoid_model(request, tmp_path_factory):
+    """A name of open_clip's for a small SigLIP-like model with a trunk of timm's, and a file of its weights.
+
+    It reads texts by CLIP's tokenizer, or by one as the hub has it, which lies beside the weights.
+    """
     import open_clip
 
     folder = tmp_path_factory.mktemp("sigmoid")
     vision = {"image_size": 160, "timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"}
     text = {"width": 64, "heads": 2, "layers": 1, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+    if request.param == "hubs":
+        local_tokenizer(folder)
+        text |= {"hf_tokenizer_name": "nowhere/of-that-name", "tokenizer_kwargs": {"clean": "canonicalize"}}
     config = {"embed_dim": 96, "init_logit_bias": -10, "custom_text": True, "vision_cfg": vision, "text_cfg": text}
-    (folder / "test-sigmoid.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder / "test-sigmoid.json")
+    name = f"test-sigmoid-{request.param}"
+    (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / f"{name}.json")
     torch.manual_seed(0)
-    torch.save(open_clip.create_model("test-sigmoid").state_dict(), folder / "clip.pt")
-    return "open_clip:test-sigmoid", folder / "clip.pt"
+    torch.save(open_clip.create_model(name).state_dict(), folder / "clip.pt")
+    return f"open_clip:{name}", folder / "clip.pt"
 
 
 def test_a_sigmoid_model_with_a_trunk_of_timms_is_trained_evaluated_and_predicted_with(
@@ -177,7 +185,7 @@ def test_a_sigmoid_model_with_a_trunk_of_timms_is_trained_evaluated_and_predicte
     assert status == 0, err
     with safe_open(tmp_path / "run" / "checkpoints" / "best" / "adapters.safetensors", "pt") as file:
         assert not any(name.startswith(("text.", "proj", "fc_cls")) for name in file.keys())  # noqa: SIM118
-        assert json.loads(file.metadata()["options"])["text_model"] == "test-sigmoid"
+        assert json.loads(file.metadata()["options"])["text_model"] == trunk.removeprefix("open_clip:")
     assert scores(aim_fast, tmp_path / "run")["videos"] == 16
     model = load_run(tmp_path / "run").model
     assert model.text.logit_bias.item() == -10
@@ -187,6 +195,9 @@ def test_a_sigmoid_model_with_a_trunk_of_timms_is_trained_evaluated_and_predicte
     status, out, err = aim_fast("predict", tmp_path / "run", video, "--class-names", names, "--json")
     assert status == 0, err
     assert {row["label"] for row in json.loads(out)[0]["predictions"]} == {"swimming", "RidingABike"}
+    if "hubs" in trunk:
+        shutil.copy(weights.parent / "tokenizer.json", tmp_path)  # as its lines ask for, beside the file
+        shutil.copy(weights.parent / "tokenizer_config.json", tmp_path)
     status, _, err = aim_fast("convert", tmp_path / "run", tmp_path / "whole.safetensors")
     assert status == 0, err
     first, second = (

@@ -1,5 +1,6 @@
 """Small trunks of open_clip's and timm's, and the models that take them."""
 
+import pytest
 import timm
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
@@ -63,3 +64,18 @@ def vit_model(**overrides):
 def assert_is_vit(model, vit):
     with torch.no_grad():
         torch.testing.assert_close(features(model), vit(frames()), rtol=1e-4, atol=1e-5)
+
+
+def local_tokenizer(folder):
+    """A tokenizer of words as transformers writes it."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["<pad>", "</s>", "<unk>", "a", "the", "again", "walking", "brush", "hair", "apply", "lipstick"]
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", sep_token="</s>"
+    )
+    fast.save_pretrained(folder)
+    return fast

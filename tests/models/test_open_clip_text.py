@@ -1,6 +1,7 @@
 """The text head on trunks of other kinds than CLIP's own: class embeddings and logits are open_clip's."""
 
 import functools
+import json
 
 import open_clip
 import open_clip.timm_model
@@ -14,6 +15,7 @@ from torch import nn
 from aim_fast.errors import UsageError, WeightsError
 from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.registry import create_model
+from tests.models.small_trunks import local_tokenizer
 
 NAMES = ["walking", "BrushHair", "apply_lipstick"]
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -168,21 +170,6 @@ def test_what_is_saved_is_read_back_and_only_the_adaptation_trains(name, monkeyp
     }
 
 
-def local_tokenizer(folder):
-    """A tokenizer of words as transformers writes it."""
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    words = ["<pad>", "</s>", "<unk>", "a", "the", "again", "walking", "brush", "hair", "apply", "lipstick"]
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", sep_token="</s>"
-    )
-    fast.save_pretrained(folder)
-    return fast
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP2", "ViT-L-14-CLIPA", "ViT-L-14-worldwide-quickgelu"])
 def test_a_tokenizer_beside_the_weights_is_read(name, monkeypatch, tmp_path):
@@ -213,6 +200,20 @@ def test_without_its_tokenizer_one_line_says_what_is_missing(monkeypatch, tmp_pa
     with pytest.raises(UsageError, match="by the tokenizer timm/ViT-B-16-SigLIP2, ") as caught:
         model.set_classes(NAMES)
     assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["EVA02-B-16", "ViT-B-16-SigLIP2"])
+def test_a_folder_of_open_clips_is_the_file_in_it(name, monkeypatch, tmp_path):
+    clip = theirs(name, monkeypatch)
+    model, ids = model_of(name, clip, tmp_path), ids_of(name)
+    (tmp_path / "clip.pt").rename(tmp_path / "open_clip_pytorch_model.bin")
+    told = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
+    again = model.fresh().double().eval()
+    assert not [line for line in load_weights(again, tmp_path).lines if "GELU" in line]
+    assert torch.equal(again.text.encode_tokens(ids), model.text.encode_tokens(ids))
+    assert again.mean == (127.5,) * 3
 
 
 @pytest.mark.parametrize("kind", ["tower", "no_projection", "other_text"])

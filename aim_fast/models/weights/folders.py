@@ -130,7 +130,9 @@ def read_settings(folder: Path) -> Settings:
 def _settings(config: dict[str, Any], pixels: dict[str, Any], open_clip: dict[str, Any]) -> Settings:
     mean, std = pixels.get("image_mean"), pixels.get("image_std")
     if "model_cfg" in open_clip:
-        activation = "quick_gelu" if open_clip["model_cfg"].get("quick_gelu") else "gelu"
+        activation: str | None = "quick_gelu" if open_clip["model_cfg"].get("quick_gelu") else "gelu"
+        if "timm_model_name" in open_clip["model_cfg"].get("vision_cfg", {}):
+            activation = None  # of the text tower alone
         preprocess = open_clip.get("preprocess_cfg", {})
         return Settings(activation, mean=_levels(preprocess.get("mean")), std=_levels(preprocess.get("std")))
     if "pretrained_cfg" in config:  # timm's
