@@ -189,6 +189,8 @@ def test_a_sigmoid_model_with_a_trunk_of_timms_is_trained_evaluated_and_predicte
     assert scores(aim_fast, tmp_path / "run")["videos"] == 16
     model = load_run(tmp_path / "run").model
     assert model.text.logit_bias.item() == -10
+    first, last = (scores(aim_fast, tmp_path / "run", "--wise-ft", share)["loss"] for share in (0, 1))
+    assert first != last == scores(aim_fast, tmp_path / "run")["loss"]
     names = tmp_path / "names.txt"
     names.write_text("swimming\nRidingABike\n")
     video = next(other_set.glob("val/*/*.webm"))

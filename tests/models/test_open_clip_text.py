@@ -203,6 +203,14 @@ def test_without_its_tokenizer_one_line_says_what_is_missing(monkeypatch, tmp_pa
 
 
 @torch.no_grad()
+def test_runs_compiled_in_one_graph(monkeypatch, tmp_path):
+    model = model_of("EVA02-B-16", theirs("EVA02-B-16", monkeypatch), tmp_path)
+    clips = torch.randn(1, 3, 2, side("EVA02-B-16"), side("EVA02-B-16"), dtype=torch.float64)
+    right = model(clips)
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(clips), right)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["EVA02-B-16", "ViT-B-16-SigLIP2"])
 def test_a_folder_of_open_clips_is_the_file_in_it(name, monkeypatch, tmp_path):
     clip = theirs(name, monkeypatch)
