@@ -29,10 +29,10 @@ class AttentionWeights(NamedTuple):
 
 
 class MLPWeights(NamedTuple):
-    """The two projections of an MLP; CLIP: M = 4D."""
+    """The two projections of an MLP; CLIP: M = 4D. A gated one has 2M rows first, the gates' and then the values'."""
 
-    fc_weight: Tensor  # [M, D]
-    fc_bias: Tensor  # [M]
+    fc_weight: Tensor  # [M, D], gated [2M, D]
+    fc_bias: Tensor  # [M], gated [2M]
     proj_weight: Tensor  # [D, M]
     proj_bias: Tensor  # [D]
 
