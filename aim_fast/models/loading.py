@@ -107,7 +107,8 @@ def save_trunk(model: VideoModel, path: str | Path) -> None:
 def _check_settings(model: VideoModel, told: Settings, source: str) -> None:
     """Raises WeightsError for a trunk that its tensors do not tell from the model's, but its configuration does."""
     if told.activation not in (None, *get_args(Activation)):
-        raise WeightsError(f"{source}: its MLPs have the activation {told.activation}, AIM's gelu or quick_gelu")
+        known = ", ".join(get_args(Activation))
+        raise WeightsError(f"{source}: its MLPs have the activation {told.activation}, which is none of {known}")
     for name, what, theirs in (("num_heads", "heads", told.num_heads), ("eps", "epsilon of norms", told.eps)):
         ours = getattr(model, name, _CLIP_EPS if name == "eps" else None)
         settable = name == "eps" and hasattr(model, "eps")

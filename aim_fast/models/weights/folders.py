@@ -25,6 +25,11 @@ _USUAL = (
 _ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 # Of Hugging Face's model types, what a configuration leaves out where it is as usual.
 _DEFAULTS = {"hidden_act": "gelu", "num_attention_heads": 12}
+# Transformers' other names of GELU, exact and by tanh
+_ACTIVATIONS = {
+    "gelu_python": "gelu",
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"), "gelu_tanh"),
+}
 
 
 class Settings(NamedTuple):
@@ -135,7 +140,7 @@ def _settings(config: dict[str, Any], pixels: dict[str, Any], open_clip: dict[st
     told = usual | (config.get("vision_config") or config)
     eps = told.get("layer_norm_eps")
     return Settings(
-        "gelu" if told["hidden_act"] == "gelu_python" else str(told["hidden_act"]),
+        _ACTIVATIONS.get(told["hidden_act"], str(told["hidden_act"])),
         int(told["num_attention_heads"]),
         None if eps is None else float(eps),
         _levels(mean),
