@@ -12,7 +12,7 @@ AIM_INLINE v16 sigmoid(v16 k) {
 
 template <int degree>
 AIM_INLINE void gelu(v16 x, v16& cumulative, v16& density) {
-  v16 z = x < 0.0f ? -x : x;
+  v16 z = (v16)((i16v)x & 0x7fffffff);
   v16 t = 1.0f / (z * (0.3275911f * 0.70710678f) + 1.0f);
   v16 e = exp2<degree>(x * x * (-0.5f * 1.44269504f));
   v16 poly = t * 1.061405429f - 1.453152027f;
@@ -20,7 +20,7 @@ AIM_INLINE void gelu(v16 x, v16& cumulative, v16& density) {
   poly = poly * t - 0.284496736f;
   poly = poly * t + 0.254829592f;
   v16 tail = poly * t * e * 0.5f;
-  cumulative = x < 0.0f ? tail : 1.0f - tail;
+  cumulative = select(negative(x + 0.0f), tail, 1.0f - tail);
   density = e * 0.39894228f;
 }
 
@@ -80,11 +80,11 @@ static void activation(int64_t begin, int64_t end, const void* problem) {
 // A slope of the frozen activation in one byte: 0 is code 27, 1 is 227, half a step is 0.0025, NaN is 255.
 AIM_INLINE v16 slope_code(v16 slope) {
   v16 code = slope * 200.0f + 27.5f;  // truncated when stored
-  return slope == slope ? code : splat(255.0f);
+  return select(invalid(slope), splat(255.0f), code);
 }
 AIM_INLINE v16 slope_of(v16 code) {
   v16 slope = (code - 27.0f) * 0.005f;
-  return code == 255.0f ? splat(__builtin_nanf("")) : slope;
+  return select(negative(254.5f - code), splat(__builtin_nanf("")), slope);
 }
 
 template <Nonlinearity act, class T>
