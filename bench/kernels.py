@@ -106,7 +106,7 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
 
     masters = AdapterWeights(*tensors((d // 4, d), (d // 4,), (d, d // 4), (d,)))
     trunk = tensors((4 * d, d), (4 * d,), (d, 4 * d), (d,))
-    gated_trunk = tensors((2 * gated, d), (2 * gated,), (d, gated), (d,))
+    gated_trunk = tensors((gated, d), (gated,), (d, gated), (d,), (gated, d), (gated,))
 
     def trained(x: Tensor) -> AdapterWeights:
         return AdapterWeights(*(weight.to(x.dtype).detach().requires_grad_() for weight in masters))

@@ -11,7 +11,7 @@ attention used over time and over space:
     A(z) = W2·gelu(W1·z + b1) + b2   with the exact (erf) GELU; A_in and A_S add their input, A_T and A_J do not
     attn(z) = Wo·softmax(q·kᵀ/√d)·v + bo,  [q; k; v] = Wqkv·z + bqkv
     mlp(y) = Wproj·act(Wfc·y + bfc) + bproj,  act = QuickGELU y·sigmoid(1.702y), the exact GELU, its form by tanh, or
-             gated: act([g; v]) = silu(g)∘v, where Wfc has two rows for each of Wproj's columns
+             gated: Wproj·(silu(Wgate·y + bgate)∘(Wfc·y + bfc)) + bproj
 
 ``f`` is the droppath factor: a tensor that broadcasts to ``x``, zero where a branch is dropped and 1/keep elsewhere.
 Layer norms keep their statistics in fp32 when ``x`` is in half precision.
@@ -85,12 +85,21 @@ def joint_adaptation_reference(
     ``drop`` broadcasts to ``x`` and never touches the MLP.
     """
     y = F.layer_norm(x, x.shape[-1:], *norm, eps)
-    hidden = activate(F.linear(y, mlp.fc_weight, mlp.fc_bias), activation)
-    x = x + F.linear(hidden, mlp.proj_weight, mlp.proj_bias)
+    x = x + mlp_reference(y, mlp, activation)
     if adapter is None:
         return x
     branch = adapter_reference(y, adapter) * scale
     return x + branch if drop is None else x + branch * drop
+
+
+def mlp_reference(y: Tensor, mlp: MLPWeights, activation: MLPActivation) -> Tensor:
+    """The frozen MLP of ``y`` [..., D], "swiglu" where it is gated."""
+    hidden = F.linear(y, mlp.fc_weight, mlp.fc_bias)
+    if mlp.gate_weight is None:
+        hidden = activate(hidden, activation)
+    else:
+        hidden = F.silu(F.linear(y, mlp.gate_weight, mlp.gate_bias)) * hidden
+    return F.linear(hidden, mlp.proj_weight, mlp.proj_bias)
 
 
 def adapter_reference(z: Tensor, adapter: AdapterWeights) -> Tensor:

@@ -70,10 +70,13 @@ def mlp_branch(
 
     def branch(x: Tensor, drop: Tensor | None) -> Tensor:
         y = layer_norm(x, *norm, eps, compute_dtype(x, mlp.fc_weight))
-        u = F.linear(y, mlp.fc_weight, mlp.fc_bias)
-        rows, width = u.flatten(0, -2), u.shape[-1]
-        hidden = wide_swiglu(rows, width // 2) if activation == "swiglu" else wide_activation(rows, width, activation)
-        out = F.linear(hidden.unflatten(0, u.shape[:-1]), mlp.proj_weight, mlp.proj_bias)
+        u, width = F.linear(y, mlp.fc_weight, mlp.fc_bias).flatten(0, -2), len(mlp.fc_bias)
+        if mlp.gate_weight is None:
+            hidden = wide_activation(u, width, activation)  # type: ignore[arg-type]
+        else:
+            gates = F.linear(y, mlp.gate_weight, mlp.gate_bias).flatten(0, -2)
+            hidden = wide_swiglu(torch.cat([gates, u], 1), width)
+        out = F.linear(hidden.unflatten(0, y.shape[:-1]), mlp.proj_weight, mlp.proj_bias)
         if adapter is None:
             return out
         added = bottleneck(y, adapter, skip=False) * scale

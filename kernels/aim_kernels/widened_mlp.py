@@ -1,7 +1,7 @@
 """The frozen MLP widened by an adapter: one MLP of M + H hidden units with two activations.
 
     out = [Wproj | s·W2] · [act(u_M) ; f·gelu(u_H)] + bproj + f·s·b2,   u = [Wfc ; W1] y + [bfc ; b1]
-    gated, "swiglu":       [silu(u_g)∘u_v ; f·gelu(u_H)]                    with Wfc [2M, D]: gates, then values
+    gated, "swiglu":       [silu(u_G)∘u_M ; f·gelu(u_H)]                   u = [Wgate ; Wfc ; W1] y + [bgate ; bfc ; b1]
 
 ``y`` [..., D], Wfc [M, D], W1 [H, D], f droppath's factor of each row, s the adapter's scale. Two products forward, two
 and the adapter's backward. Beside y, backward wants u, but of the frozen columns the slope at u alone, which in half
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels import wide_slope, wide_swiglu  # noqa: F401  (registers the operators)
-from aim_kernels.adaptation import activate, adapter_reference
+from aim_kernels.adaptation import adapter_reference, mlp_reference
 from aim_kernels.choices import MLPActivation
 from aim_kernels.memory import copied_for_backward
 from aim_kernels.precision import compute_dtype
@@ -63,11 +63,13 @@ def wide_mlp(
     gradient the reference runs instead. Raises ValueError for shapes that cannot be.
     """
     width, fc_weight, proj_weight = y.shape[-1], mlp.fc_weight, mlp.proj_weight
-    rows = 2 if activation == "swiglu" else 1  # of the first weight, for each column of the second
-    if fc_weight.shape != (rows * proj_weight.shape[-1], width) or proj_weight.shape[:-1] != (width,):
+    if fc_weight.shape[1:] != (width,) or proj_weight.shape != fc_weight.shape[::-1]:
         shapes = f"{list(fc_weight.shape)} and {list(proj_weight.shape)}"
-        needed = f"[{rows if rows > 1 else ''}M, {width}] and [{width}, M]"
-        raise ValueError(f"wide_mlp of {list(y.shape)} needs weights {needed}, got {shapes}")
+        raise ValueError(f"wide_mlp of {list(y.shape)} needs weights [M, {width}] and [{width}, M], got {shapes}")
+    gate = mlp.gate_weight
+    if (gate is not None) != (activation == "swiglu") or (gate is not None and gate.shape != fc_weight.shape):
+        shape = "no weight of gates" if gate is None else f"one of gates {list(gate.shape)}"
+        raise ValueError(f"wide_mlp with {activation} of a first weight {list(fc_weight.shape)} got {shape}")
     if require_gradient(mlp) or not y.numel():
         return wide_mlp_reference(y, mlp, adapter, drop, scale, activation)
     operands = _Operands(y, drop, mlp, adapter, scale, activation, keep_hidden, compute_dtype(y, fc_weight))
@@ -83,7 +85,7 @@ def wide_mlp_reference(
     activation: MLPActivation = "quick_gelu",
 ) -> Tensor:
     """The MLP and the adapter apart, in plain torch."""
-    out = F.linear(activate(F.linear(y, mlp.fc_weight, mlp.fc_bias), activation), mlp.proj_weight, mlp.proj_bias)
+    out = mlp_reference(y, mlp, activation)
     if adapter is None:
         return out
     branch = adapter_reference(y, adapter) * scale
@@ -135,16 +137,14 @@ def _widened(o: _Operands, adapter: AdapterWeights | None, x: Tensor) -> Widened
 
 def expand(wide: WidenedMLP, y: Tensor) -> Tensor:
     """u [rows, M + H], gated [rows, 2M + H], of ``y`` [rows, D]."""
-    bias = wide.mlp.fc_bias.to(wide.dtype)
-    if wide.adapter is not None:
-        bias = torch.cat([bias, wide.adapter.b1.to(wide.dtype)])
+    bias = _stacked(wide, wide.mlp.gate_bias, wide.mlp.fc_bias, None if wide.adapter is None else wide.adapter.b1)
     return F.linear(y, _widening(wide), bias)
 
 
 def activated(wide: WidenedMLP, u: Tensor, keep: bool) -> tuple[Tensor, Hidden]:
     """The hidden state after its activations [rows, M + H], and what ``keep`` asks to be kept of it."""
-    split, kept = wide.mlp.proj_weight.shape[1], Hidden(u if keep else None)
-    if wide.activation == "swiglu":
+    split, kept = wide.mlp.fc_weight.shape[0], Hidden(u if keep else None)
+    if wide.mlp.gate_weight is not None:
         return torch.ops.aim.wide_swiglu(u, split, wide.factor), kept
     if keep and u.dtype.itemsize == 2:
         hidden, slope = torch.ops.aim.wide_slope(u, split, wide.activation, wide.factor)
@@ -169,8 +169,8 @@ def wide_gradients(
 
     ``y`` [rows, D] is read for the adapter's hidden state, where that is not kept, and for the gradient of W1.
     """
-    adapter, factor, dtype, split = wide.adapter, wide.factor, branch.dtype, wide.mlp.proj_weight.shape[1]
-    first = wide.mlp.fc_weight.shape[0]  # of the adapter's columns in u
+    adapter, factor, dtype, split = wide.adapter, wide.factor, branch.dtype, wide.mlp.fc_weight.shape[0]
+    first = split if wide.mlp.gate_weight is None else 2 * split  # of the adapter's columns in u
     own, du = None, None
     if kept.u is not None:
         own = kept.u[:, first:]
@@ -178,7 +178,7 @@ def wide_gradients(
         own = F.linear(y, adapter.w1.to(dtype), adapter.b1.to(dtype))
     if needs_y or needs.w1 or needs.b1:
         dhidden = branch @ _narrowing(wide)
-        if wide.activation == "swiglu":
+        if wide.mlp.gate_weight is not None:
             du = torch.ops.aim.wide_swiglu_backward(dhidden, kept.u, split, factor)
         elif kept.slope is None:
             du = torch.ops.aim.wide_activation_backward(dhidden, kept.u, split, wide.activation, factor)
@@ -201,9 +201,14 @@ def wide_gradients(
 
 
 def _widening(wide: WidenedMLP) -> Tensor:
-    """[Wfc ; W1], [M + H, D], gated [2M + H, D]."""
-    weight = wide.mlp.fc_weight.to(wide.dtype)
-    return weight if wide.adapter is None else torch.cat([weight, wide.adapter.w1.to(wide.dtype)])
+    """[Wfc ; W1], [M + H, D], gated [Wgate ; Wfc ; W1], [2M + H, D]."""
+    return _stacked(wide, wide.mlp.gate_weight, wide.mlp.fc_weight, None if wide.adapter is None else wide.adapter.w1)
+
+
+def _stacked(wide: WidenedMLP, *parts: Tensor | None) -> Tensor:
+    """Those that there are, in the products' dtype."""
+    there = [part.to(wide.dtype) for part in parts if part is not None]
+    return there[0] if len(there) == 1 else torch.cat(there)
 
 
 def _narrowing(wide: WidenedMLP) -> Tensor:

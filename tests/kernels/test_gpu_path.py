@@ -54,7 +54,11 @@ def compare(block, x, memory, half, allowed, **options):
 class GatedBlock(AIMBlock):
     def _make_trunk(self, hidden):
         super()._make_trunk(hidden)
-        self.mlp.c_fc = torch.nn.Linear(self.dim, 2 * hidden)
+        self.mlp.c_gate = torch.nn.Linear(self.dim, hidden)
+
+    def mlp_weights(self):
+        norm, mlp = super().mlp_weights()
+        return norm, mlp._replace(gate_weight=self.mlp.c_gate.weight, gate_bias=self.mlp.c_gate.bias)
 
 torch.manual_seed(0)
 for memory in ("fast", "balanced"):

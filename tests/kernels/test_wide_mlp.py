@@ -9,8 +9,8 @@ from aim_kernels.widened_mlp import wide_mlp, wide_mlp_reference
 
 def tensors(width=16, hidden=4, dtype=torch.float64, gated=False):
     torch.manual_seed(0)
-    first = (8 if gated else 4) * width
-    sizes = ((first, width), (first,), (width, 4 * width), (width,))
+    sizes = [(4 * width, width), (4 * width,), (width, 4 * width), (width,)]
+    sizes += sizes[:2] if gated else []
     mlp = MLPWeights(*(torch.randn(*s, dtype=dtype) for s in sizes))
     shapes = ((hidden, width), (hidden,), (width, hidden), (width,))
     adapter = AdapterWeights(*(torch.randn(*s, dtype=dtype, requires_grad=True) for s in shapes))
@@ -61,5 +61,8 @@ def test_wrong_weights_are_named():
     y, mlp, _ = tensors()
     with pytest.raises(ValueError, match=r"needs weights \[M, 16\] and \[16, M\]"):
         wide_mlp(y, mlp._replace(fc_weight=mlp.proj_weight))
-    with pytest.raises(ValueError, match=r"needs weights \[2M, 16\] and \[16, M\]"):
+    with pytest.raises(ValueError, match="swiglu of a first weight .* got no weight of gates"):
         wide_mlp(y, mlp, activation="swiglu")
+    gated = mlp._replace(gate_weight=mlp.fc_weight, gate_bias=mlp.fc_bias)
+    with pytest.raises(ValueError, match="quick_gelu of a first weight .* got one of gates"):
+        wide_mlp(y, gated)

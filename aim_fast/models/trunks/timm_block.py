@@ -200,14 +200,15 @@ class TimmBlock(FrozenBlock):
 
     def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
         mlp, out = self.mlp, _scaled(self.mlp.fc2, self._factor("ls2", "gamma_2"))
+        norm = NormWeights(self.norm2.weight, _bias(self.norm2))
+        if type(mlp) is Mlp:
+            return norm, MLPWeights(mlp.fc1.weight, _bias(mlp.fc1), *out)
         if type(mlp) is SwiGLU:
-            gate, value = mlp.fc1_g, mlp.fc1_x
-            weight, bias = torch.cat([gate.weight, value.weight]), torch.cat([_bias(gate), _bias(value)])
+            gate, value = ((linear.weight, _bias(linear)) for linear in (mlp.fc1_g, mlp.fc1_x))
         else:
-            weight, bias = mlp.fc1.weight, _bias(mlp.fc1)
-        if getattr(mlp, "gate_last", False):  # packed the other way round: values, then gates
-            weight, bias = (part.roll(len(part) // 2, 0) for part in (weight, bias))
-        return NormWeights(self.norm2.weight, _bias(self.norm2)), MLPWeights(weight, bias, *out)
+            gate, value = zip(*(part.chunk(2) for part in (mlp.fc1.weight, _bias(mlp.fc1))))
+            gate, value = (value, gate) if mlp.gate_last else (gate, value)
+        return norm, MLPWeights(*value, *out, *gate)
 
     def _factor(self, *names: str) -> Tensor | None:
         """LayerScale's factors ``[D]``, where there are any."""
