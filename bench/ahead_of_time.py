@@ -30,6 +30,7 @@ from aim_kernels import (
     temporal_attention,
     wide_activation,
     wide_slope,
+    wide_swiglu,
 )
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
@@ -79,13 +80,7 @@ def kernels(architecture: int) -> Iterator[Kernel]:
             function, types = getattr(layer_norm, f"{direction}_kernel"), _floats("weight", "bias", "mean", "rstd")
             yield _kernel(f"layer_norm {direction}", model, function, shape, **types)
         yield _kernel("residual_add", model, residual.add_kernel, shape, **_floats("x", "factor", "bias", "out"))
-        constants, options = wide_activation.launch_shape(hidden, architecture)
-        for direction in ("forward", "backward"):
-            shape = {"BACKWARD": direction == "backward", **constants}, options
-            function, types = wide_activation.wide_kernel, _floats("factor")
-            yield _kernel(f"wide_activation {direction}", model, function, shape, **types)
-            function = getattr(wide_slope, f"{direction}_kernel")
-            yield _kernel(f"wide_slope {direction}", model, function, shape, slope_ptr="*u8", **types)
+        yield from _activations(model, hidden, architecture)
         yield from _stem(model, width, architecture)
     yield from _swin(architecture)
 
@@ -98,6 +93,20 @@ def _swin(architecture: int) -> Iterator[Kernel]:
             function = getattr(group_attention_triton, f"{direction}_kernel")
             shape, types = ({"SPAN": 64, **constants}, options), {"table_ptr": "*i32", **_floats("bias", "dbias")}
             yield _kernel(f"group_attention {direction}", f"Swin {place}", function, shape, True, **types)
+
+
+def _activations(model: str, hidden: int, architecture: int) -> Iterator[Kernel]:
+    """Of the widened MLP, QuickGELU's by the operators' bare names."""
+    constants, options = wide_activation.launch_shape(hidden, architecture)
+    for direction in ("forward", "backward"):
+        types = _floats("factor")
+        for end, activation in (("", "quick_gelu"), (" gelu_tanh", "gelu_tanh")):
+            shape = {"ACTIVATION": activation, "BACKWARD": direction == "backward", **constants}, options
+            yield _kernel(f"wide_activation {direction}{end}", model, wide_activation.wide_kernel, shape, **types)
+            function = getattr(wide_slope, f"{direction}_kernel")
+            if "ACTIVATION" in function.arg_names or not end:
+                yield _kernel(f"wide_slope {direction}{end}", model, function, shape, slope_ptr="*u8", **types)
+        yield _kernel(f"wide_swiglu {direction}", model, wide_swiglu.swiglu_kernel, shape, **types)
 
 
 def _adapter(model: str, width: int, architecture: int) -> Iterator[Kernel]:
@@ -142,8 +151,8 @@ def _kernel(
     return Kernel(name, model, function, signature_of(function, constants, **types), constants, shape[1], tensor_cores)
 
 
-_SWITCHES = ("SKIP", "RESIDUAL", "FACTOR", "BIAS", "BRANCH", "NEEDS_DZ", "NEEDS_BIAS", "QUICK")
-_FLAGS: dict[str, Any] = {"PRECISION": "tf32", **dict.fromkeys(_SWITCHES, True)}
+_SWITCHES = ("SKIP", "RESIDUAL", "FACTOR", "BIAS", "BRANCH", "NEEDS_DZ", "NEEDS_BIAS")
+_FLAGS: dict[str, Any] = {"PRECISION": "tf32", "ACTIVATION": "quick_gelu", **dict.fromkeys(_SWITCHES, True)}
 
 
 def signature_of(function: Any, constants: dict[str, Any], **types: str) -> dict[str, str]:

@@ -21,14 +21,16 @@ from torch import Tensor
 from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.registry import create_model
 from aim_fast.studies.timing import ratio, take_turns
-from aim_kernels.adaptation import adapter_reference
+from aim_kernels.adaptation import activate, adapter_reference
 from aim_kernels.adapter import adapter
+from aim_kernels.choices import Activation, MLPActivation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
 from aim_kernels.weights import AdapterWeights, MLPWeights
 from aim_kernels.wide_activation import wide_activation
+from aim_kernels.wide_swiglu import wide_swiglu
 from aim_kernels.widened_mlp import wide_mlp, wide_mlp_reference
 from bench import error_rule
 from bench.bars import draw_bars
@@ -77,7 +79,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, device: str) -> list[Operator]:
     b, t, n, d = batch, frames, tokens, width
     weight, bias = torch.rand(d, device=device) + 0.5, torch.randn(d, device=device)
-    hidden, split = 4 * d + d // 4, 4 * d
+    hidden, split, gated = 4 * d + d // 4, 4 * d, d * 8 // 3  # a gated MLP has three projections
 
     def over_time(x: Tensor) -> Tensor:
         q, k, v = x.unflatten(-1, (3, heads, d // heads)).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
@@ -92,15 +94,19 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
     def norm(x: Tensor) -> Tensor:
         return F.layer_norm(x, (d,), weight.to(x.dtype), bias.to(x.dtype))
 
-    def activations(x: Tensor) -> Tensor:
-        frozen = x[:, :split]
-        return torch.cat([frozen * torch.sigmoid(1.702 * frozen), F.gelu(x[:, split:])], 1)
+    def activations(activation: MLPActivation, columns: int, x: Tensor) -> Tensor:
+        return torch.cat([activate(x[:, :columns], activation), F.gelu(x[:, columns:])], 1)
+
+    def wide(name: str, activation: Activation) -> Operator:
+        plain = partial(activations, activation, split)
+        return Operator(name, lambda x: wide_activation(x, split, activation), plain, (b * t * n, hidden), 5)
 
     def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
         return [torch.randn(*shape, device=device) * shape[-1] ** -0.5 for shape in shapes]
 
     masters = AdapterWeights(*tensors((d // 4, d), (d // 4,), (d, d // 4), (d,)))
     trunk = tensors((4 * d, d), (4 * d,), (d, 4 * d), (d,))
+    gated_trunk = tensors((gated, d), (gated,), (d, gated), (d,), (gated, d), (gated,))
 
     def trained(x: Tensor) -> AdapterWeights:
         return AdapterWeights(*(weight.to(x.dtype).detach().requires_grad_() for weight in masters))
@@ -111,16 +117,24 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
     def plainly_with_adapter(x: Tensor) -> Tensor:
         return x + (x + adapter_reference(x, trained(x)))
 
-    def mlp(function: Callable[..., Tensor], x: Tensor) -> Tensor:
-        return function(x, MLPWeights(*(weight.to(x.dtype) for weight in trunk)), trained(x), None, 0.5)
+    def mlp(name: str, weights: list[Tensor], activation: MLPActivation) -> Operator:
+        def call(function: Callable[..., Tensor], x: Tensor) -> Tensor:
+            frozen = MLPWeights(*(weight.to(x.dtype) for weight in weights))
+            return function(x, frozen, trained(x), None, 0.5, activation)
 
+        return Operator(name, partial(call, wide_mlp), partial(call, wide_mlp_reference), (b, t, n, d), 5)
+
+    gates = partial(activations, "swiglu", 2 * gated)
     return [
         Operator("temporal_attention", lambda x: temporal_attention(x, heads), over_time, (b, t, n, 3 * d), 4),
         Operator("spatial_attention", lambda x: spatial_attention(x, heads), over_space, (b, t, n, 3 * d), 4),
         Operator("layer_norm", lambda x: layer_norm(x, weight, bias), norm, (b, t, n, d), 5),
-        Operator("wide_activation", lambda x: wide_activation(x, split), activations, (b * t * n, hidden), 5),
+        wide("wide_activation", "quick_gelu"),
+        wide("wide_activation gelu_tanh", "gelu_tanh"),
+        Operator("wide_swiglu", lambda x: wide_swiglu(x, gated), gates, (b * t * n, 2 * gated + d // 4), 4),
         Operator("adapter", with_adapter, plainly_with_adapter, (b, t, n, d), 5),
-        Operator("wide_mlp", partial(mlp, wide_mlp), partial(mlp, wide_mlp_reference), (b, t, n, d), 5),
+        mlp("wide_mlp", trunk, "quick_gelu"),
+        mlp("wide_mlp swiglu", gated_trunk, "swiglu"),
     ]
 
 

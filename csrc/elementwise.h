@@ -1,12 +1,18 @@
-// Activations of the widened MLP, layer norm with frozen affine, the residual add and bias gradients.  Included per
+// Activations of the widened MLP, plain and gated, layer norm with frozen affine, the residual add and bias gradients.  Included per
 // tier, after vector.h.
 //
 // GELU: x Phi(x), Phi by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), whose exponential also gives the density
-// that the derivative Phi(x) + x phi(x) needs.  QuickGELU: x s, s = sigmoid(1.702 x), derivative s + 1.702 x s (1 - s).
+// that the derivative Phi(x) + x phi(x) needs.  The others are x s(k(x)) with s the sigmoid, derivative
+// s + x k'(x) s (1 - s): SiLU k = x, QuickGELU k = 1.702 x, GELU by tanh k = sqrt(8 / pi) (x + 0.044715 x^3).
+
+template <int degree>
+AIM_INLINE v16 sigmoid(v16 k) {
+  return 1.0f / (exp2<degree>(k * -1.44269504f) + 1.0f);
+}
 
 template <int degree>
 AIM_INLINE void gelu(v16 x, v16& cumulative, v16& density) {
-  v16 z = x < 0.0f ? -x : x;
+  v16 z = (v16)((i16v)x & 0x7fffffff);
   v16 t = 1.0f / (z * (0.3275911f * 0.70710678f) + 1.0f);
   v16 e = exp2<degree>(x * x * (-0.5f * 1.44269504f));
   v16 poly = t * 1.061405429f - 1.453152027f;
@@ -14,35 +20,42 @@ AIM_INLINE void gelu(v16 x, v16& cumulative, v16& density) {
   poly = poly * t - 0.284496736f;
   poly = poly * t + 0.254829592f;
   v16 tail = poly * t * e * 0.5f;
-  cumulative = x < 0.0f ? tail : 1.0f - tail;
+  cumulative = select(negative(x + 0.0f), tail, 1.0f - tail);
   density = e * 0.39894228f;
 }
 
-template <bool quick, bool backward, int degree>
-AIM_INLINE v16 activate(v16 x) {
-  if constexpr (quick) {
+// The value at x, and the slope; what is not used of the two is not computed.
+template <Nonlinearity act, int degree>
+AIM_INLINE v16 activate(v16 x, v16& slope) {
+  if constexpr (act == Nonlinearity::quick_gelu) {
     v16 s = 1.0f / (exp2<degree>(x * (-1.702f * 1.44269504f)) + 1.0f);
-    return backward ? s + x * 1.702f * s * (1.0f - s) : x * s;
+    slope = s + x * 1.702f * s * (1.0f - s);
+    return x * s;
+  } else if constexpr (act == Nonlinearity::gelu_tanh) {
+    v16 cube = x * x * 0.0713548163f;  // sqrt(8 / pi) 0.044715 x^2
+    v16 s = sigmoid<degree>(x * (cube + 1.59576912f));
+    slope = s + x * (cube * 3.0f + 1.59576912f) * s * (1.0f - s);
+    return x * s;
   } else {
     v16 cumulative, density;
     gelu<degree>(x, cumulative, density);
-    return backward ? cumulative + x * density : x * cumulative;
+    slope = cumulative + x * density;
+    return x * cumulative;
   }
 }
 
-template <bool quick, bool backward, class T>
+template <Nonlinearity act, bool backward, class T>
 static void activate_row(const T* u, const T* dy, T* y, float factor, int64_t count) {
   constexpr int degree = sizeof(T) == 2 ? 3 : 5;
+  v16 slope;
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) {
-    v16 value = activate<quick, backward, degree>(load(u + i)) * factor;
-    if constexpr (backward) value *= load(dy + i);
-    store(y + i, value);
+    v16 value = activate<act, degree>(load(u + i), slope);
+    store(y + i, backward ? slope * factor * load(dy + i) : value * factor);
   }
   if (i < count) {
-    v16 value = activate<quick, backward, degree>(load_part(u + i, count - i)) * factor;
-    if constexpr (backward) value *= load_part(dy + i, count - i);
-    store_part(y + i, value, count - i);
+    v16 value = activate<act, degree>(load_part(u + i, count - i), slope);
+    store_part(y + i, backward ? slope * factor * load_part(dy + i, count - i) : value * factor, count - i);
   }
 }
 
@@ -53,50 +66,38 @@ static void activation(int64_t begin, int64_t end, const void* problem) {
     const T* u = static_cast<const T*>(a.input) + row * a.width;
     const T* dy = backward ? static_cast<const T*>(a.grad) + row * a.width : u;
     T* y = static_cast<T*>(a.output) + row * a.width;
-    if (a.quick)
-      activate_row<true, backward>(u, dy, y, 1.0f, a.split);
+    if (a.act == Nonlinearity::quick_gelu)
+      activate_row<Nonlinearity::quick_gelu, backward>(u, dy, y, 1.0f, a.split);
+    else if (a.act == Nonlinearity::gelu_tanh)
+      activate_row<Nonlinearity::gelu_tanh, backward>(u, dy, y, 1.0f, a.split);
     else
-      activate_row<false, backward>(u, dy, y, 1.0f, a.split);
-    activate_row<false, backward>(u + a.split, dy + a.split, y + a.split, a.factor ? a.factor[row] : 1.0f,
-                                  a.width - a.split);
+      activate_row<Nonlinearity::gelu, backward>(u, dy, y, 1.0f, a.split);
+    activate_row<Nonlinearity::gelu, backward>(u + a.split, dy + a.split, y + a.split,
+                                               a.factor ? a.factor[row] : 1.0f, a.width - a.split);
   }
 }
 
 // A slope of the frozen activation in one byte: 0 is code 27, 1 is 227, half a step is 0.0025, NaN is 255.
 AIM_INLINE v16 slope_code(v16 slope) {
   v16 code = slope * 200.0f + 27.5f;  // truncated when stored
-  return slope == slope ? code : splat(255.0f);
+  return select(invalid(slope), splat(255.0f), code);
 }
 AIM_INLINE v16 slope_of(v16 code) {
   v16 slope = (code - 27.0f) * 0.005f;
-  return code == 255.0f ? splat(__builtin_nanf("")) : slope;
+  return select(negative(254.5f - code), splat(__builtin_nanf("")), slope);
 }
 
-template <bool quick, int degree>
-AIM_INLINE v16 activate_and_slope(v16 x, v16& slope) {
-  if constexpr (quick) {
-    v16 s = 1.0f / (exp2<degree>(x * (-1.702f * 1.44269504f)) + 1.0f);
-    slope = s + x * 1.702f * s * (1.0f - s);
-    return x * s;
-  } else {
-    v16 cumulative, density;
-    gelu<degree>(x, cumulative, density);
-    slope = cumulative + x * density;
-    return x * cumulative;
-  }
-}
-
-template <bool quick, class T>
+template <Nonlinearity act, class T>
 static void slope_row(const T* u, T* y, uint8_t* slopes, int64_t count) {
   constexpr int degree = sizeof(T) == 2 ? 3 : 5;
   v16 slope;
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) {
-    store(y + i, activate_and_slope<quick, degree>(load(u + i), slope));
+    store(y + i, activate<act, degree>(load(u + i), slope));
     store(slopes + i, slope_code(slope));
   }
   if (i < count) {
-    store_part(y + i, activate_and_slope<quick, degree>(load_part(u + i, count - i), slope), count - i);
+    store_part(y + i, activate<act, degree>(load_part(u + i, count - i), slope), count - i);
     store_part(slopes + i, slope_code(slope), count - i);
   }
 }
@@ -107,12 +108,15 @@ static void activation_slope(int64_t begin, int64_t end, const void* problem) {
   for (int64_t row = begin; row < end; ++row) {
     const T* u = static_cast<const T*>(a.input) + row * a.width;
     T* y = static_cast<T*>(a.output) + row * a.width;
-    if (a.quick)
-      slope_row<true>(u, y, a.slope + row * a.split, a.split);
+    uint8_t* slopes = a.slope + row * a.split;
+    if (a.act == Nonlinearity::quick_gelu)
+      slope_row<Nonlinearity::quick_gelu>(u, y, slopes, a.split);
+    else if (a.act == Nonlinearity::gelu_tanh)
+      slope_row<Nonlinearity::gelu_tanh>(u, y, slopes, a.split);
     else
-      slope_row<false>(u, y, a.slope + row * a.split, a.split);
-    activate_row<false, false>(u + a.split, u, y + a.split, a.factor ? a.factor[row] : 1.0f,
-                               a.width - a.split);
+      slope_row<Nonlinearity::gelu>(u, y, slopes, a.split);
+    activate_row<Nonlinearity::gelu, false>(u + a.split, u, y + a.split, a.factor ? a.factor[row] : 1.0f,
+                                            a.width - a.split);
   }
 }
 
@@ -128,8 +132,44 @@ static void slope_backward(int64_t begin, int64_t end, const void* problem) {
     for (; i + 16 <= a.split; i += 16) store(du + i, load(dy + i) * slope_of(load(slopes + i)));
     if (i < a.split)
       store_part(du + i, load_part(dy + i, a.split - i) * slope_of(load_part(slopes + i, a.split - i)), a.split - i);
-    activate_row<false, true>(static_cast<const T*>(a.input) + row * own, dy + a.split, du + a.split,
-                              a.factor ? a.factor[row] : 1.0f, own);
+    activate_row<Nonlinearity::gelu, true>(static_cast<const T*>(a.input) + row * own, dy + a.split, du + a.split,
+                                           a.factor ? a.factor[row] : 1.0f, own);
+  }
+}
+
+// The gate's columns of u, then the values', then the adapter's; y and dy have the gated ones and the adapter's.
+template <bool backward, class T>
+static void swiglu(int64_t begin, int64_t end, const void* problem) {
+  constexpr int degree = sizeof(T) == 2 ? 3 : 5;
+  const Activation& a = *static_cast<const Activation*>(problem);
+  const int64_t wide = a.width + a.split;
+  for (int64_t row = begin; row < end; ++row) {
+    const T* gate = static_cast<const T*>(a.input) + row * wide;
+    const T* value = gate + a.split;
+    const T* dy = backward ? static_cast<const T*>(a.grad) + row * a.width : value;
+    T* out = static_cast<T*>(a.output) + row * (backward ? wide : a.width);
+    T* own = out + (backward ? 2 * a.split : a.split);
+    for (int64_t i = 0; i < a.split; i += 16) {
+      const bool whole = i + 16 <= a.split;
+      const int64_t count = a.split - i;
+      v16 x = whole ? load(gate + i) : load_part(gate + i, count);
+      v16 v = whole ? load(value + i) : load_part(value + i, count);
+      v16 s = sigmoid<degree>(x), y = x * s * v, dvalue{};
+      if constexpr (backward) {
+        v16 g = whole ? load(dy + i) : load_part(dy + i, count);
+        y = g * v * (s + x * s * (1.0f - s));
+        dvalue = g * x * s;
+      }
+      if (whole) {
+        store(out + i, y);
+        if constexpr (backward) store(out + a.split + i, dvalue);
+      } else {
+        store_part(out + i, y, count);
+        if constexpr (backward) store_part(out + a.split + i, dvalue, count);
+      }
+    }
+    activate_row<Nonlinearity::gelu, backward>(value + a.split, dy + a.split, own, a.factor ? a.factor[row] : 1.0f,
+                                               a.width - a.split);
   }
 }
 

@@ -27,10 +27,13 @@ struct Attention {
   int64_t tasks() const { return outer * inner * heads; }
 };
 
+enum class Nonlinearity { quick_gelu, gelu, gelu_tanh };
+
 // y[:, :split] = act(u[:, :split]), y[:, split:] = gelu(u[:, split:]) * factor[row]; rows of `width` elements.
+// Gated, u is `split` wider: y[:, :split] = silu(u[:, :split]) * u[:, split:2 split], and the rest from 2 split on.
 struct Activation {
   int64_t rows, width, split;
-  bool quick;           // QuickGELU on the first columns; exact GELU otherwise
+  Nonlinearity act;     // on the first columns, where they are not gated
   const float* factor;  // one per row, or null for 1
   const void* input;    // u; [rows, width - split] in a backward by slopes
   const void* grad;     // dy, backward only
@@ -78,6 +81,7 @@ struct Tier {
   Range attention_forward[2], attention_backward[2];
   Range activation_forward[2], activation_backward[2];
   Range activation_slope[2], slope_backward[2];
+  Range swiglu_forward[2], swiglu_backward[2];
   // [input is bfloat16][output is bfloat16]; backward: [x is bfloat16][dy is bfloat16][dx and residual are bfloat16]
   Range layer_norm_forward[2][2], layer_norm_backward[2][2][2];
   Range residual[2][2];  // [x is bfloat16][branch is bfloat16]

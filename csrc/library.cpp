@@ -2,9 +2,10 @@
 //
 //   attention_forward(qkv [O, L, I, 3, h, d]) -> out [O, L, I, h, d], lse [O, I, h, L]
 //   attention_backward(dout, qkv, out, lse) -> dqkv, contiguous
-//   activation_forward(u [M, H], split, quick, factor [M]?) -> y;  activation_backward(dy, u, ...) -> du
-//   activation_slope(u [M, H], split, quick, factor [M]?) -> y, slope [M, split] uint8
+//   activation_forward(u [M, H], split, act, factor [M]?) -> y;  activation_backward(dy, u, ...) -> du
+//   activation_slope(u [M, H], split, act, factor [M]?) -> y, slope [M, split] uint8
 //   slope_backward(dy [M, H], slope, own [M, H - split], factor [M]?) -> du
+//   swiglu_forward(u [M, split + H], split, factor [M]?) -> y [M, H];  swiglu_backward(dy, u, ...) -> du
 //   layer_norm_forward(x [M, D], weight, bias, eps, low) -> y, mean, rstd
 //   layer_norm_backward(dy, x, weight, mean, rstd, residual?) -> dx, of the residual's dtype
 //   residual(x [M, D], branch [M, D], factor [M]?, bias [D]?) -> x + branch factor, or x + branch + factor bias
@@ -164,45 +165,73 @@ void check_factor(const std::optional<Tensor>& factor, int64_t rows) {
                   "activation: factor must be contiguous float32 [M]");
 }
 
-Tensor activation(const Tensor* dy, const Tensor& u, int64_t split, bool quick, const std::optional<Tensor>& factor) {
+aim::Nonlinearity nonlinearity(const std::string& name) {
+  if (name == "quick_gelu") return aim::Nonlinearity::quick_gelu;
+  if (name == "gelu_tanh") return aim::Nonlinearity::gelu_tanh;
+  STD_TORCH_CHECK(name == "gelu", "activation: '", name, "' is none of quick_gelu, gelu, gelu_tanh");
+  return aim::Nonlinearity::gelu;
+}
+
+// `width` of y and dy; u, and du, are as wide, or where it is gated `split` wider.
+aim::Activation activation(const Tensor* dy, const Tensor& u, int64_t width, int64_t split,
+                           const std::optional<Tensor>& factor) {
   const int kind = low(u, "activation: u");
   STD_TORCH_CHECK(u.dim() == 2 && u.is_contiguous(), "activation: u must be contiguous [M, H]");
-  STD_TORCH_CHECK(0 <= split && split <= u.size(1), "activation: split must lie between 0 and H");
-  STD_TORCH_CHECK(!dy || (low(*dy, "activation: dy") == kind && dy->is_contiguous() && dy->numel() == u.numel()),
-                  "activation: dy must be contiguous, of u's shape and dtype");
+  STD_TORCH_CHECK(0 <= split && split <= width, "activation: split must lie between 0 and H");
+  STD_TORCH_CHECK(!dy || (low(*dy, "activation: dy") == kind && dy->is_contiguous() && dy->dim() == 2 &&
+                          dy->size(0) == u.size(0) && dy->size(1) == width),
+                  "activation: dy must be contiguous, of y's shape and u's dtype");
   check_factor(factor, u.size(0));
-  Tensor y = torch::stable::new_empty(u, {u.size(0), u.size(1)});
   aim::Activation a{};
-  a.rows = u.size(0), a.width = u.size(1), a.split = split, a.quick = quick;
+  a.rows = u.size(0), a.width = width, a.split = split;
   a.factor = factor ? static_cast<const float*>(factor->const_data_ptr()) : nullptr;
-  a.input = u.const_data_ptr(), a.output = y.mutable_data_ptr(), a.grad = dy ? dy->const_data_ptr() : nullptr;
+  a.input = u.const_data_ptr(), a.grad = dy ? dy->const_data_ptr() : nullptr;
+  return a;
+}
+
+Tensor activated(const Tensor* dy, const Tensor& u, int64_t split, const std::string& act,
+                 const std::optional<Tensor>& factor) {
+  aim::Activation a = activation(dy, u, u.size(1), split, factor);
+  Tensor y = torch::stable::new_empty(u, {u.size(0), u.size(1)});
+  a.act = nonlinearity(act), a.output = y.mutable_data_ptr();
+  const int kind = low(u, "activation: u");
   const aim::Tier& t = *current();
   if (u.numel()) run(dy ? t.activation_backward[kind] : t.activation_forward[kind], a.rows, 8, a);
   return y;
 }
 
-Tensor activation_forward(Tensor u, int64_t split, bool quick, std::optional<Tensor> factor) {
-  return activation(nullptr, u, split, quick, factor);
+Tensor activation_forward(Tensor u, int64_t split, std::string act, std::optional<Tensor> factor) {
+  return activated(nullptr, u, split, act, factor);
 }
 
-Tensor activation_backward(Tensor dy, Tensor u, int64_t split, bool quick, std::optional<Tensor> factor) {
-  return activation(&dy, u, split, quick, factor);
+Tensor activation_backward(Tensor dy, Tensor u, int64_t split, std::string act, std::optional<Tensor> factor) {
+  return activated(&dy, u, split, act, factor);
 }
 
-std::tuple<Tensor, Tensor> activation_slope(Tensor u, int64_t split, bool quick, std::optional<Tensor> factor) {
-  const int kind = low(u, "activation: u");
-  STD_TORCH_CHECK(u.dim() == 2 && u.is_contiguous(), "activation: u must be contiguous [M, H]");
-  STD_TORCH_CHECK(0 <= split && split <= u.size(1), "activation: split must lie between 0 and H");
-  check_factor(factor, u.size(0));
+std::tuple<Tensor, Tensor> activation_slope(Tensor u, int64_t split, std::string act, std::optional<Tensor> factor) {
+  aim::Activation a = activation(nullptr, u, u.size(1), split, factor);
   Tensor y = torch::stable::new_empty(u, {u.size(0), u.size(1)});
   Tensor slope = torch::stable::new_empty(u, {u.size(0), split}, ScalarType::Byte);
-  aim::Activation a{};
-  a.rows = u.size(0), a.width = u.size(1), a.split = split, a.quick = quick;
-  a.factor = factor ? static_cast<const float*>(factor->const_data_ptr()) : nullptr;
-  a.input = u.const_data_ptr(), a.output = y.mutable_data_ptr();
+  a.act = nonlinearity(act), a.output = y.mutable_data_ptr();
   a.slope = static_cast<uint8_t*>(slope.mutable_data_ptr());
-  if (u.numel()) run(current()->activation_slope[kind], a.rows, 8, a);
+  if (u.numel()) run(current()->activation_slope[low(u, "activation: u")], a.rows, 8, a);
   return {y, slope};
+}
+
+Tensor swiglu_forward(Tensor u, int64_t split, std::optional<Tensor> factor) {
+  aim::Activation a = activation(nullptr, u, u.size(1) - split, split, factor);
+  Tensor y = torch::stable::new_empty(u, {a.rows, a.width});
+  a.output = y.mutable_data_ptr();
+  if (u.numel()) run(current()->swiglu_forward[low(u, "activation: u")], a.rows, 8, a);
+  return y;
+}
+
+Tensor swiglu_backward(Tensor dy, Tensor u, int64_t split, std::optional<Tensor> factor) {
+  aim::Activation a = activation(&dy, u, u.size(1) - split, split, factor);
+  Tensor du = torch::stable::new_empty(u, {u.size(0), u.size(1)});
+  a.output = du.mutable_data_ptr();
+  if (u.numel()) run(current()->swiglu_backward[low(u, "activation: u")], a.rows, 8, a);
+  return du;
 }
 
 Tensor slope_backward(Tensor dy, Tensor slope, Tensor own, std::optional<Tensor> factor) {
@@ -305,10 +334,12 @@ Tensor column_sum(Tensor x) {
 STABLE_TORCH_LIBRARY(aim_cpu, m) {
   m.def("attention_forward(Tensor qkv) -> (Tensor, Tensor)");
   m.def("attention_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse) -> Tensor");
-  m.def("activation_forward(Tensor u, int split, bool quick, Tensor? factor) -> Tensor");
-  m.def("activation_backward(Tensor dy, Tensor u, int split, bool quick, Tensor? factor) -> Tensor");
-  m.def("activation_slope(Tensor u, int split, bool quick, Tensor? factor) -> (Tensor, Tensor)");
+  m.def("activation_forward(Tensor u, int split, str act, Tensor? factor) -> Tensor");
+  m.def("activation_backward(Tensor dy, Tensor u, int split, str act, Tensor? factor) -> Tensor");
+  m.def("activation_slope(Tensor u, int split, str act, Tensor? factor) -> (Tensor, Tensor)");
   m.def("slope_backward(Tensor dy, Tensor slope, Tensor own, Tensor? factor) -> Tensor");
+  m.def("swiglu_forward(Tensor u, int split, Tensor? factor) -> Tensor");
+  m.def("swiglu_backward(Tensor dy, Tensor u, int split, Tensor? factor) -> Tensor");
   m.def("layer_norm_forward(Tensor x, Tensor weight, Tensor bias, float eps, bool low) -> (Tensor, Tensor, Tensor)");
   m.def(
       "layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? residual) -> Tensor");
@@ -325,6 +356,8 @@ STABLE_TORCH_LIBRARY_IMPL(aim_cpu, CPU, m) {
   m.impl("activation_backward", TORCH_BOX(&activation_backward));
   m.impl("activation_slope", TORCH_BOX(&activation_slope));
   m.impl("slope_backward", TORCH_BOX(&slope_backward));
+  m.impl("swiglu_forward", TORCH_BOX(&swiglu_forward));
+  m.impl("swiglu_backward", TORCH_BOX(&swiglu_backward));
   m.impl("layer_norm_forward", TORCH_BOX(&layer_norm_forward));
   m.impl("layer_norm_backward", TORCH_BOX(&layer_norm_backward));
   m.impl("residual", TORCH_BOX(&residual));

@@ -24,6 +24,8 @@ static constexpr Tier make_tier(const char* name) {
       {activation<true, float>, activation<true, bf16>},
       {activation_slope<float>, activation_slope<bf16>},
       {slope_backward<float>, slope_backward<bf16>},
+      {swiglu<false, float>, swiglu<false, bf16>},
+      {swiglu<true, float>, swiglu<true, bf16>},
       {{layer_norm_forward<float, float>, layer_norm_forward<float, bf16>},
        {layer_norm_forward<bf16, float>, layer_norm_forward<bf16, bf16>}},
       {{{layer_norm_backward<float, float, float>, layer_norm_backward<float, float, bf16>},

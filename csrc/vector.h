@@ -26,6 +26,12 @@ typedef uint8_t b16u __attribute__((vector_size(16), aligned(1), may_alias));
 #define AIM_INLINE static inline __attribute__((always_inline))
 
 AIM_INLINE v16 splat(float x) { return x - v16{}; }
+
+// Comparisons of vectors wider than the tier's own are made element by element by GCC, shifts and bit operations are
+// not: masks come from sign bits.  A NaN has either sign, and -0.0f a set one: add 0.0f where that matters.
+AIM_INLINE i16v negative(v16 x) { return (i16v)x >> 31; }
+AIM_INLINE i16v invalid(v16 x) { return (0x7f800000 - ((i16v)x & 0x7fffffff)) >> 31; }
+AIM_INLINE v16 select(i16v mask, v16 a, v16 b) { return (v16)((mask & (i16v)a) | (~mask & (i16v)b)); }
 AIM_INLINE v16 load(const float* p) { return *reinterpret_cast<const v16u*>(p); }
 AIM_INLINE v16 widen(h16 h) { return (v16)(__builtin_convertvector(h, u16v) << 16); }
 AIM_INLINE v16 load(const bf16* p) { return widen(*reinterpret_cast<const h16u*>(p)); }
@@ -38,7 +44,7 @@ AIM_INLINE h16 narrow(v16 x) {
 #else
   u16v u = (u16v)x;
   u16v rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-  return __builtin_convertvector((u16v)(x == x ? (i16v)rounded : (i16v)((u >> 16) | 0x40)), h16);
+  return __builtin_convertvector((u16v)select(invalid(x), (v16)((u >> 16) | 0x40), (v16)rounded), h16);
 #endif
 }
 AIM_INLINE void store(bf16* p, v16 x) { *reinterpret_cast<h16u*>(p) = narrow(x); }
@@ -127,11 +133,13 @@ AIM_INLINE v16 exp2(v16 x) {
 #if AIM_AVX512
   v16 f = (v16)_mm512_reduce_ps((__m512)x, 0x09);
 #else
-  x = x < -126.0f ? splat(-127.0f) : x;
-  x = x > 127.99f ? splat(127.99f) : x;
+  const i16v bad = invalid(x);
+  const v16 given = x;
+  x = select(negative(x + 126.0f), splat(-127.0f), x);
+  x = select(negative(127.99f - x), splat(127.99f), x);
   i16v whole = __builtin_convertvector(x, i16v);
-  v16 f = x - __builtin_convertvector(whole, v16);
-  i16v below = f < 0.0f;
+  v16 f = x - __builtin_convertvector(whole, v16) + 0.0f;
+  i16v below = negative(f);
   whole += below;
   f += (v16)(below & (i16v)splat(1.0f));
 #endif
@@ -151,8 +159,8 @@ AIM_INLINE v16 exp2(v16 x) {
   return (v16)_mm512_scalef_ps((__m512)p, (__m512)x);
 #else
   v16 result = (v16)((i16v)p + (whole << 23));
-  result = x <= -127.0f ? splat(0.0f) : result;
-  return x == x ? result : x;
+  result = select(negative(x + 126.5f), splat(0.0f), result);
+  return select(bad, given, result);
 #endif
 }
 

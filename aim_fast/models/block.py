@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_fast.models.method import Method
-from aim_kernels.adaptation import activate, attention_over_space
+from aim_kernels.adaptation import attention_over_space, mlp_reference
 from aim_kernels.choices import Memory
 from aim_kernels.modules import AIMBlock
 from aim_kernels.trained_trunk import attention_branch, mlp_branch
@@ -48,5 +48,4 @@ class FrozenBlock(AIMBlock):
         if self.backend == "fused":
             return mlp_branch(x, norm, mlp, activation=self.activation, eps=self.eps, memory=memory)
         y = F.layer_norm(x, x.shape[-1:], *norm, self.eps)
-        hidden = activate(F.linear(y, mlp.fc_weight, mlp.fc_bias), self.activation)
-        return F.linear(hidden, mlp.proj_weight, mlp.proj_bias)
+        return mlp_reference(y, mlp, self.activation)

@@ -193,7 +193,7 @@ class FrameModel(Headed):
 
     @property
     def activation(self) -> Activation:
-        """Of the image Transformer's MLPs: "quick_gelu" or "gelu"; assigning sets it in every block."""
+        """Of the image Transformer's MLPs, "swiglu" where they are gated; assigning sets it in every block."""
         return self.row[0].activation
 
     @activation.setter

@@ -108,13 +108,12 @@ def save_trunk(model: VideoModel, path: str | Path) -> None:
 
 def _check_settings(model: VideoModel, told: Settings, source: str) -> list[str]:
     """Raises WeightsError for a trunk that its tensors do not tell from the model's, but its configuration does."""
-    lines = []
-    known = getattr(model, "hidden_activation", None)  # of a trunk with more than the operators'
-    if told.activation not in ((None, *get_args(Activation)) if known is None else (None, known)):
-        if {told.activation, known} != {"gelu", "gelu_pytorch_tanh"}:
-            right = f"the model's {known}" if known else "AIM's gelu or quick_gelu"
+    lines, known = [], getattr(model, "hidden_activation", None)  # of a trunk whose MLPs have the one they came with
+    if told.activation not in (None, *(get_args(Activation) if known is None else (known,))):
+        forms = {"gelu": "exact form", "gelu_tanh": "tanh form"}
+        if {told.activation, known} != set(forms):
+            right = f"the model's {known}" if known else f"which is none of {', '.join(get_args(Activation))}"
             raise WeightsError(f"{source}: its MLPs have the activation {told.activation}, {right}")
-        forms = {"gelu": "exact form", "gelu_pytorch_tanh": "tanh form"}
         lines = [
             f"{source} has the {forms[str(told.activation)]} of GELU in its MLPs, the model the {forms[str(known)]}, "
             "as timm has it for these weights: features differ by about a thousandth"

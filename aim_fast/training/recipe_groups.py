@@ -108,7 +108,7 @@ class Model(Group):
     weights_key: str | None = _field(
         None, "entry of the weights' file that is taken, where it holds several, such as model_ema"
     )
-    activation: Activation | None = _field(None, "quick_gelu or gelu, for weights that do not say theirs")
+    activation: Activation | None = _field(None, "quick_gelu, gelu or gelu_tanh, for weights that do not say theirs")
     img_size: int | None = _field(None, "side of the square input, pixels; the model's own when not given", ge=1)
     tune: Tune | None = _field(None, "what trains: adapters, or all for full fine-tuning; the model's own if not given")
     drop_path: float = _field(0.2, "droppath rate of the last block; rates grow linearly from 0", ge=0, lt=1)

@@ -18,20 +18,26 @@ def gelu_slope(b_u: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def activation_value(b_u: tl.tensor, QUICK: tl.constexpr) -> tl.tensor:
-    """QuickGELU u · σ(1.702 u), or the exact GELU."""
-    if QUICK:
-        return b_u * _sigmoid(b_u)
+def activation_value(b_u: tl.tensor, ACTIVATION: tl.constexpr) -> tl.tensor:
+    """QuickGELU u · σ(1.702 u), GELU by tanh u · σ(√(8/π) (u + 0.044715 u³)), or the exact GELU."""
+    if ACTIVATION == "quick_gelu":
+        return b_u * sigmoid(b_u, 1.702)
+    elif ACTIVATION == "gelu_tanh":
+        return b_u * sigmoid(b_u * (1.5957691216057308 + 0.07135481627159036 * b_u * b_u), 1.0)
     else:
         return gelu_value(b_u)
 
 
 @triton.jit
-def activation_slope(b_u: tl.tensor, QUICK: tl.constexpr) -> tl.tensor:
+def activation_slope(b_u: tl.tensor, ACTIVATION: tl.constexpr) -> tl.tensor:
     """The derivative of :func:`activation_value`."""
-    if QUICK:
-        b_s = _sigmoid(b_u)
+    if ACTIVATION == "quick_gelu":
+        b_s = sigmoid(b_u, 1.702)
         return b_s + 1.702 * b_u * b_s * (1.0 - b_s)
+    elif ACTIVATION == "gelu_tanh":
+        b_cube = 0.07135481627159036 * b_u * b_u
+        b_s = sigmoid(b_u * (1.5957691216057308 + b_cube), 1.0)
+        return b_s + b_u * (1.5957691216057308 + 3.0 * b_cube) * b_s * (1.0 - b_s)
     else:
         return gelu_slope(b_u)
 
@@ -42,5 +48,6 @@ def _cumulative(b_u: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _sigmoid(b_u: tl.tensor) -> tl.tensor:
-    return 1.0 / (1.0 + tl.exp2(b_u * (-1.702 * 1.4426950408889634)))
+def sigmoid(b_u: tl.tensor, SCALE: tl.constexpr) -> tl.tensor:
+    """σ(SCALE · u)."""
+    return 1.0 / (1.0 + tl.exp2(b_u * (-SCALE * 1.4426950408889634)))

@@ -10,7 +10,8 @@ attention used over time and over space:
 
     A(z) = W2·gelu(W1·z + b1) + b2   with the exact (erf) GELU; A_in and A_S add their input, A_T and A_J do not
     attn(z) = Wo·softmax(q·kᵀ/√d)·v + bo,  [q; k; v] = Wqkv·z + bqkv
-    mlp(y) = Wproj·act(Wfc·y + bfc) + bproj,  act = QuickGELU y·sigmoid(1.702y), or the exact GELU
+    mlp(y) = Wproj·act(Wfc·y + bfc) + bproj,  act = QuickGELU y·sigmoid(1.702y), the exact GELU, its form by tanh, or
+             gated: Wproj·(silu(Wgate·y + bgate)∘(Wfc·y + bfc)) + bproj
 
 ``f`` is the droppath factor: a tensor that broadcasts to ``x``, zero where a branch is dropped and 1/keep elsewhere.
 Layer norms keep their statistics in fp32 when ``x`` is in half precision.
@@ -25,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels.choices import Activation
+from aim_kernels.choices import MLPActivation
 from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
 
 
@@ -76,7 +77,7 @@ def joint_adaptation_reference(
     adapter: AdapterWeights | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
-    activation: Activation = "quick_gelu",
+    activation: MLPActivation = "quick_gelu",
     eps: float = 1e-5,
 ) -> Tensor:
     """``x + mlp(y) + drop · scale · A_J(y)`` with ``y = ln_2(x)``; without the adapter, ``x + mlp(y)``.
@@ -84,12 +85,21 @@ def joint_adaptation_reference(
     ``drop`` broadcasts to ``x`` and never touches the MLP.
     """
     y = F.layer_norm(x, x.shape[-1:], *norm, eps)
-    hidden = activate(F.linear(y, mlp.fc_weight, mlp.fc_bias), activation)
-    x = x + F.linear(hidden, mlp.proj_weight, mlp.proj_bias)
+    x = x + mlp_reference(y, mlp, activation)
     if adapter is None:
         return x
     branch = adapter_reference(y, adapter) * scale
     return x + branch if drop is None else x + branch * drop
+
+
+def mlp_reference(y: Tensor, mlp: MLPWeights, activation: MLPActivation) -> Tensor:
+    """The frozen MLP of ``y`` [..., D], "swiglu" where it is gated."""
+    hidden = F.linear(y, mlp.fc_weight, mlp.fc_bias)
+    if mlp.gate_weight is None:
+        hidden = activate(hidden, activation)
+    else:
+        hidden = F.silu(F.linear(y, mlp.gate_weight, mlp.gate_bias)) * hidden
+    return F.linear(hidden, mlp.proj_weight, mlp.proj_bias)
 
 
 def adapter_reference(z: Tensor, adapter: AdapterWeights) -> Tensor:
@@ -97,9 +107,17 @@ def adapter_reference(z: Tensor, adapter: AdapterWeights) -> Tensor:
     return F.linear(F.gelu(F.linear(z, adapter.w1, adapter.b1)), adapter.w2, adapter.b2)
 
 
-def activate(z: Tensor, activation: Activation) -> Tensor:
-    """QuickGELU ``z·sigmoid(1.702 z)`` (the weights OpenAI trained) or the exact GELU, by name."""
-    return z * torch.sigmoid(1.702 * z) if activation == "quick_gelu" else F.gelu(z)
+def activate(z: Tensor, activation: MLPActivation) -> Tensor:
+    """QuickGELU ``z·sigmoid(1.702 z)`` (the weights OpenAI trained), GELU or its form by tanh, by name, [..., M] each.
+
+    "swiglu" takes the gates and then the values, [..., 2M].
+    """
+    if activation == "swiglu":
+        gate, value = z.chunk(2, -1)
+        return F.silu(gate) * value
+    if activation == "quick_gelu":
+        return z * torch.sigmoid(1.702 * z)
+    return F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 def attention_over_space(qkv: Tensor, num_heads: int) -> Tensor:

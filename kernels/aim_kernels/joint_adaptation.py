@@ -3,9 +3,10 @@
     x' = x + [Wproj | s·W2] · [act(Wfc y + bfc) ; f·gelu(W1 y + b1)] + bproj + f·s·b2,   y = ln_2(x)
 
 One MLP of M + H hidden units with two activations, two products forward and two backward; f is droppath's factor, s the
-adapter's scale. Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the
-products' dtype: ``fast`` x and the slopes of the MLP's activation, a byte each (2); ``balanced`` and ``lean`` x alone.
-In float32 and float64 ``fast`` keeps the hidden state before its activations (4 + 1/4) instead of slopes.
+adapter's scale; of a gated MLP see :mod:`aim_kernels.widened_mlp`. Shapes as in :mod:`aim_kernels.adaptation`. Kept for
+backward, in vectors of width D per token in the products' dtype: ``fast`` x and the slopes of the MLP's activation, a
+byte each (2); ``balanced`` and ``lean`` x alone. In float32 and float64, and of a gated MLP, ``fast`` keeps the hidden
+state before its activations instead of slopes (4 + 1/4; gated, with M = 8/3 D, 5 1/3 + 1/4).
 The stacked weights are formed when they are needed and never kept. Derivation: kernels/README.md.
 """
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import joint_adaptation_reference
-from aim_kernels.choices import Activation, Memory
+from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.memory import check_memory, copied_for_backward
 from aim_kernels.precision import compute_dtype, narrowed
 from aim_kernels.residual import residual_add, row_factor
@@ -34,7 +35,7 @@ def joint_adaptation(
     adapter: AdapterWeights | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
-    activation: Activation = "quick_gelu",
+    activation: MLPActivation = "quick_gelu",
     eps: float = 1e-5,
     memory: Memory = "fast",
 ) -> Tensor:
@@ -49,8 +50,7 @@ def joint_adaptation(
         return joint_adaptation_reference(x, norm, mlp, adapter, drop, scale, activation, eps)
     if require_gradient(norm, mlp):
         return x + mlp_branch(x, norm, mlp, adapter, drop, scale, activation, eps, memory)
-    dtype, quick = compute_dtype(x, mlp.fc_weight), activation == "quick_gelu"
-    operands = _Operands(x, drop, norm, mlp, adapter, scale, quick, eps, memory, dtype)
+    operands = _Operands(x, drop, norm, mlp, adapter, scale, activation, eps, memory, compute_dtype(x, mlp.fc_weight))
     return _JointAdaptation.apply(*_PACKING.pack(operands))
 
 
@@ -61,7 +61,7 @@ class _Operands(NamedTuple):
     mlp: MLPWeights
     adapter: AdapterWeights | None
     scale: float
-    quick: bool
+    activation: MLPActivation
     eps: float
     memory: Memory
     dtype: torch.dtype
@@ -102,4 +102,4 @@ class _JointAdaptation(torch.autograd.Function):
 
 def _widened(o: _Operands, adapter: AdapterWeights | None) -> WidenedMLP:
     factor = None if adapter is None else row_factor(o.drop, o.x)
-    return WidenedMLP(o.mlp, adapter, factor, o.scale, o.quick, o.dtype)
+    return WidenedMLP(o.mlp, adapter, factor, o.scale, o.activation, o.dtype)

@@ -26,7 +26,7 @@ from aim_kernels.adaptation import (
     temporal_adaptation_reference,
 )
 from aim_kernels.adapter import adapter
-from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory
+from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory, MLPActivation
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.memory import check_memory
 from aim_kernels.spatial_adaptation import spatial_adaptation
@@ -197,7 +197,7 @@ class AIMBlock(nn.Module):
         drop_path, drop_path_mode: rate and form of the drops on the temporal and joint branch, see :class:`DropPath`.
         adapters: which of "spatial", "temporal", "joint" there are. Without "temporal" the block runs no attention
             over time; without any it is the frozen image block applied frame by frame.
-        activation: of the frozen MLP, "quick_gelu" (OpenAI's weights) or "gelu".
+        activation: of the frozen MLP, "quick_gelu" (OpenAI's weights), "gelu" or "gelu_tanh".
         eps: of both layer norms.
         backend: "fused" runs the sub-blocks of written-out backward, or where the trunk itself trains, autograd over
             the operators (:mod:`aim_kernels.trained_trunk`); "reference" runs plain torch.
@@ -239,7 +239,7 @@ class AIMBlock(nn.Module):
         self.dim = dim
         self.num_heads = num_heads
         self.adapter_scale = float(adapter_scale)
-        self.activation = activation
+        self.activation: MLPActivation = activation
         self.backend = backend
         self.memory = memory
         self.attention_backend = attention_backend

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from aim_kernels.adapter import adapter as bottleneck
-from aim_kernels.choices import Activation, Memory
+from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.precision import compute_dtype
 from aim_kernels.spatial_attention import Backend, spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
 from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
 from aim_kernels.wide_activation import wide_activation
+from aim_kernels.wide_swiglu import wide_swiglu
 
 
 def attention_branch(
@@ -57,7 +58,7 @@ def mlp_branch(
     adapter: AdapterWeights | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
-    activation: Activation = "quick_gelu",
+    activation: MLPActivation = "quick_gelu",
     eps: float = 1e-5,
     memory: Memory = "fast",
 ) -> Tensor:
@@ -69,9 +70,13 @@ def mlp_branch(
 
     def branch(x: Tensor, drop: Tensor | None) -> Tensor:
         y = layer_norm(x, *norm, eps, compute_dtype(x, mlp.fc_weight))
-        u = F.linear(y, mlp.fc_weight, mlp.fc_bias)
-        hidden = wide_activation(u.flatten(0, -2), u.shape[-1], activation == "quick_gelu").view(u.shape)
-        out = F.linear(hidden, mlp.proj_weight, mlp.proj_bias)
+        u, width = F.linear(y, mlp.fc_weight, mlp.fc_bias).flatten(0, -2), len(mlp.fc_bias)
+        if mlp.gate_weight is None:
+            hidden = wide_activation(u, width, activation)  # type: ignore[arg-type]
+        else:
+            gates = F.linear(y, mlp.gate_weight, mlp.gate_bias).flatten(0, -2)
+            hidden = wide_swiglu(torch.cat([gates, u], 1), width)
+        out = F.linear(hidden.unflatten(0, y.shape[:-1]), mlp.proj_weight, mlp.proj_bias)
         if adapter is None:
             return out
         added = bottleneck(y, adapter, skip=False) * scale

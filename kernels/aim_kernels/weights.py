@@ -29,12 +29,14 @@ class AttentionWeights(NamedTuple):
 
 
 class MLPWeights(NamedTuple):
-    """The two projections of an MLP; CLIP: M = 4D."""
+    """The two projections of an MLP; CLIP: M = 4D. Where it is gated, that of the gates beside the first one."""
 
     fc_weight: Tensor  # [M, D]
     fc_bias: Tensor  # [M]
     proj_weight: Tensor  # [D, M]
     proj_bias: Tensor  # [D]
+    gate_weight: Tensor | None = None  # [M, D]
+    gate_bias: Tensor | None = None  # [M]
 
 
 class AdapterWeights(NamedTuple):
@@ -64,9 +66,9 @@ class AdapterGradients(NamedTuple):
     b2: Tensor | None = None
 
 
-def require_gradient(*records: Sequence[Tensor]) -> bool:
+def require_gradient(*records: Sequence[Tensor | None]) -> bool:
     """Whether any tensor of these records trains."""
-    return any(weight.requires_grad for record in records for weight in record)
+    return any(weight is not None and weight.requires_grad for record in records for weight in record)
 
 
 Operands = TypeVar("Operands", bound=tuple)

@@ -1,6 +1,7 @@
 """The two activations of the widened MLP, in one pass over its hidden state.
 
-    y[m, j] = act(u[m, j])                for j < split     (QuickGELU u·σ(1.702u), or the exact GELU: frozen columns)
+    y[m, j] = act(u[m, j])                for j < split     (the frozen columns: QuickGELU u·σ(1.702u), exact GELU, or
+                                                             GELU by tanh u·σ(√(8/π) (u + 0.044715 u³)))
     y[m, j] = gelu(u[m, j]) · factor[m]   for j ≥ split     (exact GELU: the adapter's columns; droppath's factor)
 
 ``u`` [M, H]; ``factor`` [M] float32 or None for 1. The backward multiplies ``dy`` by the derivatives at ``u``: only u
@@ -17,54 +18,68 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels.activations_triton import activation_slope, activation_value, gelu_slope, gelu_value
+from aim_kernels.adaptation import activate
 from aim_kernels.block_shapes import block_shape
+from aim_kernels.choices import Activation
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture, operator
 
 
-def wide_activation(u: Tensor, split: int, quick: bool = True, factor: Tensor | None = None) -> Tensor:
+def wide_activation(
+    u: Tensor, split: int, activation: Activation = "quick_gelu", factor: Tensor | None = None
+) -> Tensor:
     """``y`` [M, H] in u's dtype. Differentiable in ``u``. Raises ValueError for shapes that cannot be."""
     if u.ndim != 2 or not 0 <= split <= u.shape[1]:
         raise ValueError(f"expected u [M, H] and 0 ≤ split ≤ H, got {list(u.shape)} and {split}")
     if factor is not None and factor.shape != u.shape[:1]:
         raise ValueError(f"expected factor [{u.shape[0]}], got {list(factor.shape)}")
-    return torch.ops.aim.wide_activation(u, split, quick, factor)
+    return torch.ops.aim.wide_activation(u, split, activation, factor)
 
 
 def gelu(u: Tensor, factor: Tensor | None = None) -> Tensor:
     """The exact GELU of ``u`` [M, H], an adapter's activation, times ``factor`` [M]. Differentiable in ``u``."""
-    return torch.ops.aim.wide_activation(u, 0, False, factor)
+    return torch.ops.aim.wide_activation(u, 0, "gelu", factor)
 
 
 def gelu_backward(dy: Tensor, u: Tensor) -> Tensor:
     """``du`` of :func:`gelu` without a factor."""
-    return torch.ops.aim.wide_activation_backward(dy, u, 0, False, None)
+    return torch.ops.aim.wide_activation_backward(dy, u, 0, "gelu", None)
 
 
-def wide_activation_reference(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+def wide_activation_reference(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
     """``y`` in plain torch, computed in float32 at least."""
     wide = u.to(torch.promote_types(u.dtype, torch.float32))
-    frozen, adapter = wide[:, :split], F.gelu(wide[:, split:])
-    frozen = frozen * torch.sigmoid(1.702 * frozen) if quick else F.gelu(frozen)
+    frozen, adapter = activate(wide[:, :split], activation), F.gelu(wide[:, split:])
     if factor is not None:
         adapter = adapter * factor[:, None]
     return torch.cat([frozen, adapter], 1).to(u.dtype)
 
 
-def wide_activation_backward_reference(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+def wide_activation_backward_reference(
+    dy: Tensor, u: Tensor, split: int, activation: Activation, factor: Tensor | None
+) -> Tensor:
     """``du`` in plain torch."""
     wide = u.to(torch.promote_types(u.dtype, torch.float32))
-    frozen, adapter = wide[:, :split], _gelu_slope(wide[:, split:])
-    sigmoid = torch.sigmoid(1.702 * frozen)
-    frozen = sigmoid + 1.702 * frozen * sigmoid * (1 - sigmoid) if quick else _gelu_slope(frozen)
+    frozen, adapter = _slope(wide[:, :split], activation), gelu_slope_reference(wide[:, split:])
     if factor is not None:
         adapter = adapter * factor[:, None]
     return (torch.cat([frozen, adapter], 1) * dy).to(u.dtype)
 
 
-def _gelu_slope(x: Tensor) -> Tensor:
+def gelu_slope_reference(x: Tensor) -> Tensor:
+    """The derivative of the exact GELU."""
     density = torch.exp(-0.5 * x * x) * 0.3989422804014327
     return 0.5 * (1 + torch.erf(x * 0.7071067811865476)) + x * density
+
+
+def _slope(x: Tensor, activation: Activation) -> Tensor:
+    if activation == "gelu":
+        return gelu_slope_reference(x)
+    inner, inner_slope = 1.702 * x, torch.full_like(x, 1.702)
+    if activation == "gelu_tanh":
+        inner, inner_slope = 1.5957691216057308 * (x + 0.044715 * x**3), 1.5957691216057308 * (1 + 0.134145 * x * x)
+    sigmoid = torch.sigmoid(inner)
+    return sigmoid + x * inner_slope * sigmoid * (1 - sigmoid)
 
 
 @triton.jit
@@ -91,7 +106,7 @@ def wide_kernel(
     H: tl.tensor,
     split: tl.tensor,
     blocks: tl.tensor,
-    QUICK: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     FACTOR: tl.constexpr,
     BACKWARD: tl.constexpr,
     ROWS: tl.constexpr,
@@ -100,12 +115,12 @@ def wide_kernel(
     i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, blocks, ROWS, COLUMNS)
     b_u = tl.load(u_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
     if i_first + COLUMNS <= split:
-        b_y = activation_slope(b_u, QUICK) if BACKWARD else activation_value(b_u, QUICK)
+        b_y = activation_slope(b_u, ACTIVATION) if BACKWARD else activation_value(b_u, ACTIVATION)
     else:
         b_adapter = gelu_slope(b_u) if BACKWARD else gelu_value(b_u)
         if FACTOR:
             b_adapter *= tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
-        b_frozen = activation_slope(b_u, QUICK) if BACKWARD else activation_value(b_u, QUICK)
+        b_frozen = activation_slope(b_u, ACTIVATION) if BACKWARD else activation_value(b_u, ACTIVATION)
         b_y = tl.where((o_column < split)[None, :], b_frozen, b_adapter)
     if BACKWARD:
         b_y *= tl.load(dy_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
@@ -126,7 +141,7 @@ def launch(kernel: Any, x: Tensor, **arguments: Any) -> None:
     kernel[grid](M=rows, H=width, blocks=blocks, **arguments, **constants, **options)
 
 
-def _triton(dy: Tensor | None, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+def _triton(dy: Tensor | None, u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
     u = u.contiguous()
     y = u.new_empty(u.shape)
     launch(
@@ -137,48 +152,48 @@ def _triton(dy: Tensor | None, u: Tensor, split: int, quick: bool, factor: Tenso
         factor_ptr=u if factor is None else factor.contiguous(),
         y_ptr=y,
         split=split,
-        QUICK=quick,
+        ACTIVATION=activation,
         FACTOR=factor is not None,
         BACKWARD=dy is not None,
     )
     return y
 
 
-def _forward_triton(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
-    return _triton(None, u, split, quick, factor)
+def _forward_triton(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
+    return _triton(None, u, split, activation, factor)
 
 
-def _forward_cpp(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+def _forward_cpp(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
     factor = None if factor is None else factor.float().contiguous()
-    return torch.ops.aim_cpu.activation_forward(u.contiguous(), split, quick, factor)
+    return torch.ops.aim_cpu.activation_forward(u.contiguous(), split, activation, factor)
 
 
-def _backward_cpp(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+def _backward_cpp(dy: Tensor, u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
     factor = None if factor is None else factor.float().contiguous()
-    return torch.ops.aim_cpu.activation_backward(dy.to(u.dtype).contiguous(), u.contiguous(), split, quick, factor)
+    return torch.ops.aim_cpu.activation_backward(dy.to(u.dtype).contiguous(), u.contiguous(), split, activation, factor)
 
 
-def _forward_fake(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+def _forward_fake(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
     return u.new_empty(u.shape)
 
 
-def _backward_fake(dy: Tensor, u: Tensor, split: int, quick: bool, factor: Tensor | None) -> Tensor:
+def _backward_fake(dy: Tensor, u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
     return u.new_empty(u.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, int, bool, Tensor | None], output: Tensor) -> None:
-    u, ctx.split, ctx.quick, factor = inputs
+def _setup_context(ctx: Any, inputs: tuple[Tensor, int, Activation, Tensor | None], output: Tensor) -> None:
+    u, ctx.split, ctx.activation, factor = inputs
     ctx.save_for_backward(u, factor)
 
 
 def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
     u, factor = ctx.saved_tensors
-    return torch.ops.aim.wide_activation_backward(dy, u, ctx.split, ctx.quick, factor), None, None, None
+    return torch.ops.aim.wide_activation_backward(dy, u, ctx.split, ctx.activation, factor), None, None, None
 
 
 operator(
     "wide_activation",
-    "(Tensor u, int split, bool quick, Tensor? factor) -> Tensor",
+    "(Tensor u, int split, str activation, Tensor? factor) -> Tensor",
     reference=wide_activation_reference,
     triton=_forward_triton,
     cpp=_forward_cpp,
@@ -188,7 +203,7 @@ operator(
 )
 operator(
     "wide_activation_backward",
-    "(Tensor dy, Tensor u, int split, bool quick, Tensor? factor) -> Tensor",
+    "(Tensor dy, Tensor u, int split, str activation, Tensor? factor) -> Tensor",
     reference=wide_activation_backward_reference,
     triton=_triton,
     cpp=_backward_cpp,

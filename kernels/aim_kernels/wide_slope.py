@@ -4,7 +4,7 @@
     du[m, j] = dy[m, j] · slope[m, j]  for j < split,   dy[m, j] · gelu'(own[m, j - split]) · factor[m]  beyond
 
 ``u``, ``y``, ``dy`` [M, H]; ``slope`` [M, split] uint8; ``own`` [M, H - split] are u's columns of the adapter, which
-are few, formed again. A derivative of either activation lies in (-0.13, 1.13) and is kept as ⌊200·slope + 27.5⌋: 0 and
+are few, formed again. A derivative of any of them lies in (-0.13, 1.13) and is kept as ⌊200·slope + 27.5⌋: 0 and
 1, which most units are near, are exact, the error elsewhere is at most 0.0025, that of bf16 next to 1 being 0.002; 255
 stands for NaN. The backward has no exponential in the frozen columns and reads three quarters as much as that of
 :mod:`aim_kernels.wide_activation`.
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from aim_kernels.activations_triton import activation_slope, activation_value, gelu_slope, gelu_value
+from aim_kernels.choices import Activation
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import operator
 from aim_kernels.wide_activation import (
@@ -28,11 +29,11 @@ from aim_kernels.wide_activation import (
 STEPS, ZERO, INVALID = 200.0, 27.0, 255.0  # codes per unit of slope, the code of 0, the code of NaN
 
 
-def wide_slope_reference(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+def wide_slope_reference(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     """``y`` and ``slope`` in plain torch."""
-    y = wide_activation_reference(u, split, quick, factor)
+    y = wide_activation_reference(u, split, activation, factor)
     wide = u[:, :split].to(torch.promote_types(u.dtype, torch.float32))
-    slope = wide_activation_backward_reference(torch.ones_like(wide), wide, split, quick, None)
+    slope = wide_activation_backward_reference(torch.ones_like(wide), wide, split, activation, None)
     code = (slope * STEPS + (ZERO + 0.5)).floor()
     return y, torch.where(slope.isnan(), INVALID, code).to(torch.uint8).contiguous()
 
@@ -42,7 +43,7 @@ def wide_slope_backward_reference(dy: Tensor, slope: Tensor, own: Tensor, factor
     split = slope.shape[1]
     wide = slope.to(torch.promote_types(dy.dtype, torch.float32))
     frozen = torch.where(wide == INVALID, torch.nan, (wide - ZERO) / STEPS) * dy[:, :split]
-    adapter = wide_activation_backward_reference(dy[:, split:], own, 0, False, factor)
+    adapter = wide_activation_backward_reference(dy[:, split:], own, 0, "gelu", factor)
     return torch.cat([frozen.to(dy.dtype), adapter], 1)
 
 
@@ -56,7 +57,7 @@ def forward_kernel(
     H: tl.tensor,
     split: tl.tensor,
     blocks: tl.tensor,
-    QUICK: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     FACTOR: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -64,8 +65,8 @@ def forward_kernel(
     i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, blocks, ROWS, COLUMNS)
     m_frozen = m_row[:, None] & (o_column < split)[None, :]
     b_u = tl.load(u_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
-    b_y = activation_value(b_u, QUICK)
-    b_slope = activation_slope(b_u, QUICK)
+    b_y = activation_value(b_u, ACTIVATION)
+    b_slope = activation_slope(b_u, ACTIVATION)
     b_code = tl.where(b_slope == b_slope, b_slope * 200.0 + 27.5, 255.0)
     tl.store(slope_ptr + o_row[:, None] * split + o_column[None, :], b_code.to(tl.uint8), mask=m_frozen)
     if i_first + COLUMNS > split:
@@ -106,9 +107,9 @@ def backward_kernel(
     tl.store(du_ptr + o_tile, (b_dy * b_slope).to(du_ptr.dtype.element_ty), mask=m_tile)
 
 
-def _forward_triton(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+def _forward_triton(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     u = u.contiguous()
-    y, slope = _forward_fake(u, split, quick, factor)
+    y, slope = _forward_fake(u, split, activation, factor)
     launch(
         forward_kernel,
         u,
@@ -117,7 +118,7 @@ def _forward_triton(u: Tensor, split: int, quick: bool, factor: Tensor | None) -
         y_ptr=y,
         slope_ptr=slope,
         split=split,
-        QUICK=quick,
+        ACTIVATION=activation,
         FACTOR=factor is not None,
     )
     return y, slope
@@ -140,9 +141,9 @@ def _backward_triton(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | No
     return du
 
 
-def _forward_cpp(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+def _forward_cpp(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     factor = None if factor is None else factor.float().contiguous()
-    return torch.ops.aim_cpu.activation_slope(u.contiguous(), split, quick, factor)
+    return torch.ops.aim_cpu.activation_slope(u.contiguous(), split, activation, factor)
 
 
 def _backward_cpp(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
@@ -151,7 +152,7 @@ def _backward_cpp(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None)
     return torch.ops.aim_cpu.slope_backward(dy.contiguous(), *parts, factor)
 
 
-def _forward_fake(u: Tensor, split: int, quick: bool, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+def _forward_fake(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape), u.new_empty((u.shape[0], split), dtype=torch.uint8)
 
 
@@ -161,7 +162,7 @@ def _backward_fake(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None
 
 operator(
     "wide_slope",
-    "(Tensor u, int split, bool quick, Tensor? factor) -> (Tensor, Tensor)",
+    "(Tensor u, int split, str activation, Tensor? factor) -> (Tensor, Tensor)",
     reference=wide_slope_reference,
     triton=_forward_triton,
     cpp=_forward_cpp,

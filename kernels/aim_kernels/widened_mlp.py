@@ -1,11 +1,13 @@
 """The frozen MLP widened by an adapter: one MLP of M + H hidden units with two activations.
 
     out = [Wproj | s·W2] · [act(u_M) ; f·gelu(u_H)] + bproj + f·s·b2,   u = [Wfc ; W1] y + [bfc ; b1]
+    gated, "swiglu":       [silu(u_G)∘u_M ; f·gelu(u_H)]                   u = [Wgate ; Wfc ; W1] y + [bgate ; bfc ; b1]
 
 ``y`` [..., D], Wfc [M, D], W1 [H, D], f droppath's factor of each row, s the adapter's scale. Two products forward, two
 and the adapter's backward. Beside y, backward wants u, but of the frozen columns the slope at u alone, which in half
 precision is kept in a byte (:mod:`aim_kernels.wide_slope`), the adapter's columns being formed again. In float32 and
-float64 u is kept whole, or it is formed again. The stacked weights are formed when they are needed and never kept.
+float64, and of a gated MLP, whose slopes are two numbers a unit, u is kept whole, or it is formed again. The stacked
+weights are formed when they are needed and never kept.
 Derivation: kernels/README.md. Source: AIM (ICLR 2023).
 """
 
@@ -17,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import wide_slope  # noqa: F401  (registers the operator)
-from aim_kernels.adaptation import activate, adapter_reference
-from aim_kernels.choices import Activation
+from aim_kernels import wide_slope, wide_swiglu  # noqa: F401  (registers the operators)
+from aim_kernels.adaptation import adapter_reference, mlp_reference
+from aim_kernels.choices import MLPActivation
 from aim_kernels.memory import copied_for_backward
 from aim_kernels.precision import compute_dtype
 from aim_kernels.residual import column_sum, row_factor
@@ -34,14 +36,14 @@ class WidenedMLP(NamedTuple):
     adapter: AdapterWeights | None
     factor: Tensor | None  # [rows] droppath's
     scale: float
-    quick: bool
+    activation: MLPActivation
     dtype: torch.dtype
 
 
 class Hidden(NamedTuple):
     """What is kept of the hidden state before its activations: all of it, the frozen columns' slopes, or nothing."""
 
-    u: Tensor | None = None  # [rows, M + H]
+    u: Tensor | None = None  # [rows, M + H], gated [rows, 2M + H]
     slope: Tensor | None = None  # [rows, M] uint8
 
 
@@ -51,7 +53,7 @@ def wide_mlp(
     adapter: AdapterWeights | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
-    activation: Activation = "quick_gelu",
+    activation: MLPActivation = "quick_gelu",
     keep_hidden: bool = True,
 ) -> Tensor:
     """``mlp(y) + drop · scale · A(y)`` [..., D] in the products' dtype: autocast's, else that of ``fc_weight``.
@@ -64,10 +66,13 @@ def wide_mlp(
     if fc_weight.shape[1:] != (width,) or proj_weight.shape != fc_weight.shape[::-1]:
         shapes = f"{list(fc_weight.shape)} and {list(proj_weight.shape)}"
         raise ValueError(f"wide_mlp of {list(y.shape)} needs weights [M, {width}] and [{width}, M], got {shapes}")
+    gate = mlp.gate_weight
+    if (gate is not None) != (activation == "swiglu") or (gate is not None and gate.shape != fc_weight.shape):
+        shape = "no weight of gates" if gate is None else f"one of gates {list(gate.shape)}"
+        raise ValueError(f"wide_mlp with {activation} of a first weight {list(fc_weight.shape)} got {shape}")
     if require_gradient(mlp) or not y.numel():
         return wide_mlp_reference(y, mlp, adapter, drop, scale, activation)
-    quick, dtype = activation == "quick_gelu", compute_dtype(y, fc_weight)
-    operands = _Operands(y, drop, mlp, adapter, scale, quick, keep_hidden, dtype)
+    operands = _Operands(y, drop, mlp, adapter, scale, activation, keep_hidden, compute_dtype(y, fc_weight))
     return _WideMLP.apply(*_PACKING.pack(operands))
 
 
@@ -77,10 +82,10 @@ def wide_mlp_reference(
     adapter: AdapterWeights | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
-    activation: Activation = "quick_gelu",
+    activation: MLPActivation = "quick_gelu",
 ) -> Tensor:
     """The MLP and the adapter apart, in plain torch."""
-    out = F.linear(activate(F.linear(y, mlp.fc_weight, mlp.fc_bias), activation), mlp.proj_weight, mlp.proj_bias)
+    out = mlp_reference(y, mlp, activation)
     if adapter is None:
         return out
     branch = adapter_reference(y, adapter) * scale
@@ -93,7 +98,7 @@ class _Operands(NamedTuple):
     mlp: MLPWeights
     adapter: AdapterWeights | None
     scale: float
-    quick: bool
+    activation: MLPActivation
     keep_hidden: bool
     dtype: torch.dtype
 
@@ -127,24 +132,24 @@ class _WideMLP(torch.autograd.Function):
 
 def _widened(o: _Operands, adapter: AdapterWeights | None, x: Tensor) -> WidenedMLP:
     factor = None if adapter is None else row_factor(o.drop, x)
-    return WidenedMLP(o.mlp, adapter, factor, o.scale, o.quick, o.dtype)
+    return WidenedMLP(o.mlp, adapter, factor, o.scale, o.activation, o.dtype)
 
 
 def expand(wide: WidenedMLP, y: Tensor) -> Tensor:
-    """u [rows, M + H] of ``y`` [rows, D]."""
-    bias = wide.mlp.fc_bias.to(wide.dtype)
-    if wide.adapter is not None:
-        bias = torch.cat([bias, wide.adapter.b1.to(wide.dtype)])
+    """u [rows, M + H], gated [rows, 2M + H], of ``y`` [rows, D]."""
+    bias = _stacked(wide, wide.mlp.gate_bias, wide.mlp.fc_bias, None if wide.adapter is None else wide.adapter.b1)
     return F.linear(y, _widening(wide), bias)
 
 
 def activated(wide: WidenedMLP, u: Tensor, keep: bool) -> tuple[Tensor, Hidden]:
     """The hidden state after its activations [rows, M + H], and what ``keep`` asks to be kept of it."""
-    split = wide.mlp.fc_weight.shape[0]
+    split, kept = wide.mlp.fc_weight.shape[0], Hidden(u if keep else None)
+    if wide.mlp.gate_weight is not None:
+        return torch.ops.aim.wide_swiglu(u, split, wide.factor), kept
     if keep and u.dtype.itemsize == 2:
-        hidden, slope = torch.ops.aim.wide_slope(u, split, wide.quick, wide.factor)
+        hidden, slope = torch.ops.aim.wide_slope(u, split, wide.activation, wide.factor)
         return hidden, Hidden(slope=slope)
-    return torch.ops.aim.wide_activation(u, split, wide.quick, wide.factor), Hidden(u if keep else None)
+    return torch.ops.aim.wide_activation(u, split, wide.activation, wide.factor), kept
 
 
 def contract(wide: WidenedMLP, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -165,15 +170,18 @@ def wide_gradients(
     ``y`` [rows, D] is read for the adapter's hidden state, where that is not kept, and for the gradient of W1.
     """
     adapter, factor, dtype, split = wide.adapter, wide.factor, branch.dtype, wide.mlp.fc_weight.shape[0]
+    first = split if wide.mlp.gate_weight is None else 2 * split  # of the adapter's columns in u
     own, du = None, None
     if kept.u is not None:
-        own = kept.u[:, split:]
+        own = kept.u[:, first:]
     elif adapter is not None and y is not None:
         own = F.linear(y, adapter.w1.to(dtype), adapter.b1.to(dtype))
     if needs_y or needs.w1 or needs.b1:
         dhidden = branch @ _narrowing(wide)
-        if kept.slope is None:
-            du = torch.ops.aim.wide_activation_backward(dhidden, kept.u, split, wide.quick, factor)
+        if wide.mlp.gate_weight is not None:
+            du = torch.ops.aim.wide_swiglu_backward(dhidden, kept.u, split, factor)
+        elif kept.slope is None:
+            du = torch.ops.aim.wide_activation_backward(dhidden, kept.u, split, wide.activation, factor)
         else:
             columns = branch.new_empty(branch.shape[0], 0) if own is None else own
             du = torch.ops.aim.wide_slope_backward(dhidden, kept.slope, columns, factor)
@@ -185,17 +193,22 @@ def wide_gradients(
             dropped = branch if factor is None else branch * factor[:, None].to(dtype)
             db2 = column_sum(dropped, adapter.b2.dtype) * wide.scale
         if needs.b1 and du is not None:
-            db1 = column_sum(du[:, split:], adapter.b1.dtype)
+            db1 = column_sum(du[:, first:], adapter.b1.dtype)
         if needs.w1 and du is not None and y is not None:
-            dw1 = (du[:, split:].t() @ y).to(adapter.w1.dtype)
+            dw1 = (du[:, first:].t() @ y).to(adapter.w1.dtype)
     dy = du @ _widening(wide) if needs_y and du is not None else None
     return dy, AdapterGradients(dw1, db1, dw2, db2)
 
 
 def _widening(wide: WidenedMLP) -> Tensor:
-    """[Wfc ; W1], [M + H, D]."""
-    weight = wide.mlp.fc_weight.to(wide.dtype)
-    return weight if wide.adapter is None else torch.cat([weight, wide.adapter.w1.to(wide.dtype)])
+    """[Wfc ; W1], [M + H, D], gated [Wgate ; Wfc ; W1], [2M + H, D]."""
+    return _stacked(wide, wide.mlp.gate_weight, wide.mlp.fc_weight, None if wide.adapter is None else wide.adapter.w1)
+
+
+def _stacked(wide: WidenedMLP, *parts: Tensor | None) -> Tensor:
+    """Those that there are, in the products' dtype."""
+    there = [part.to(wide.dtype) for part in parts if part is not None]
+    return there[0] if len(there) == 1 else torch.cat(there)
 
 
 def _narrowing(wide: WidenedMLP) -> Tensor:

@@ -1,12 +1,15 @@
 """The Triton operators on the device, bf16 and fp16, at the sizes of B/16 and L/14, by the error rule."""
 
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from aim_kernels import wide_slope  # noqa: F401  (registers the operator)
-from aim_kernels.adaptation import adapter_reference
+from aim_kernels.adaptation import activate, adapter_reference
 from aim_kernels.adapter import adapter
+from aim_kernels.choices import Activation
 from aim_kernels.group_attention import backend_missing as group_backend_missing
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.layer_norm import layer_norm
@@ -20,6 +23,7 @@ from aim_kernels.wide_activation import (
     wide_activation_backward_reference,
     wide_activation_reference,
 )
+from aim_kernels.wide_swiglu import wide_swiglu
 from bench import error_rule
 
 
@@ -110,17 +114,16 @@ def test_layer_norm(width, dtype):
     check(lambda x: layer_norm(x, weight, bias), plain, x)
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_wide_activation(quick):
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_wide_activation(activation):
     u = torch.randn(1576, 3264, device="cuda", dtype=torch.bfloat16) * 2
     factor = torch.bernoulli(torch.full((1576,), 0.8, device="cuda")) / 0.8
 
     def plain(x):
-        frozen = x[:, :3072]
-        frozen = frozen * torch.sigmoid(1.702 * frozen) if quick else F.gelu(frozen)
+        frozen = activate(x[:, :3072], activation)
         return torch.cat([frozen, F.gelu(x[:, 3072:]) * factor[:, None].to(x.dtype)], 1)
 
-    check(lambda x: wide_activation(x, 3072, quick, factor), plain, u)
+    check(lambda x: wide_activation(x, 3072, activation, factor), plain, u)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -149,15 +152,27 @@ def test_adapter(width, hidden, surrounded, dtype):
         error_rule.hold(*sides)
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_wide_slope(quick):
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_wide_slope(activation):
     u, dy = (torch.randn(1576, 3264, device="cuda", dtype=torch.bfloat16) * 2 for _ in range(2))
     factor = torch.bernoulli(torch.full((1576,), 0.8, device="cuda")) / 0.8
-    y, slope = torch.ops.aim.wide_slope(u, 3072, quick, factor)
-    torch.testing.assert_close(y, wide_activation_reference(u, 3072, quick, factor), atol=0.01, rtol=0.01)
+    y, slope = torch.ops.aim.wide_slope(u, 3072, activation, factor)
+    torch.testing.assert_close(y, wide_activation_reference(u, 3072, activation, factor), atol=0.01, rtol=0.01)
     du = torch.ops.aim.wide_slope_backward(dy, slope, u[:, 3072:], factor)
-    truth = wide_activation_backward_reference(dy.double(), u.double(), 3072, quick, factor)
+    truth = wide_activation_backward_reference(dy.double(), u.double(), 3072, activation, factor)
     assert ((du - truth).abs() <= dy.double().abs() * 0.0028 + truth.abs() * 0.01 + 1e-3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_wide_swiglu(dtype):
+    u = (torch.randn(1576, 2 * 2048 + 192, device="cuda") * 2).to(dtype)
+    factor = torch.bernoulli(torch.full((1576,), 0.8, device="cuda")) / 0.8
+
+    def plain(x):
+        frozen = activate(x[:, :4096], "swiglu")
+        return torch.cat([frozen, F.gelu(x[:, 4096:]) * factor[:, None].to(x.dtype)], 1)
+
+    check(lambda x: wide_swiglu(x, 2048, factor), plain, u)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -224,5 +239,5 @@ def test_rows_beyond_32_bits():
 def test_no_launch_leaves_the_device_of_its_input():
     u = torch.randn(64, 128, device="cuda", dtype=torch.bfloat16)
     torch.testing.assert_close(
-        wide_activation(u, 64), wide_activation_reference(u, 64, True, None), atol=0.02, rtol=0.02
+        wide_activation(u, 64), wide_activation_reference(u, 64, "quick_gelu", None), atol=0.02, rtol=0.02
     )

@@ -51,6 +51,15 @@ def compare(block, x, memory, half, allowed, **options):
         error = ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
         assert error <= allowed, (type(block).__name__, memory, half, options, tuple(wanted.shape), error)
 
+class GatedBlock(AIMBlock):
+    def _make_trunk(self, hidden):
+        super()._make_trunk(hidden)
+        self.mlp.c_gate = torch.nn.Linear(self.dim, hidden)
+
+    def mlp_weights(self):
+        norm, mlp = super().mlp_weights()
+        return norm, mlp._replace(gate_weight=self.mlp.c_gate.weight, gate_bias=self.mlp.c_gate.bias)
+
 torch.manual_seed(0)
 for memory in ("fast", "balanced"):
     for half, allowed in ((False, 1e-5), (True, 0.01)):
@@ -58,6 +67,12 @@ for memory in ("fast", "balanced"):
         compare(block, torch.randn(2, 3, 6, 48), memory, half, allowed)
 block = AIMBlock(48, 2, drop_path=0.3, drop_path_mode="clip", activation="gelu")
 compare(block, torch.randn(2, 3, 6, 48), "fast", False, 1e-5, cls_only=True)
+block = AIMBlock(48, 2, drop_path=0.3, adapters=("joint",), activation="gelu_tanh")
+compare(block, torch.randn(2, 3, 6, 48), "fast", True, 0.01)
+block = GatedBlock(48, 2, drop_path=0.3, adapters=("joint",))
+block.activation = "swiglu"
+for memory, half, allowed in (("balanced", False, 1e-5), ("fast", True, 0.01)):
+    compare(block, torch.randn(2, 3, 6, 48), memory, half, allowed)
 compare(AIMSwinBlock(32, 2, 4, 4, window_size=2, shifted=True), torch.randn(2, 4, 16, 32), "fast", False, 1e-5)
 print(*sorted(ran))
 """
@@ -74,5 +89,6 @@ def test_a_block_on_the_gpus_operators_gives_the_references_gradients():
         check=False,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    parts = {"temporal_attention", "spatial_attention", "group_attention", "layer_norm", "wide_slope", "residual_add"}
+    parts = {"temporal_attention", "spatial_attention", "group_attention", "layer_norm", "residual_add"}
+    parts |= {"wide_slope", "wide_swiglu"}
     assert parts <= set(process.stdout.split())

@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from aim_kernels import group_attention_triton, spatial_attention_triton, temporal_attention, wide_activation  # noqa: F401
+from aim_kernels import group_attention_triton, spatial_attention_triton, temporal_attention, wide_swiglu  # noqa: F401
 from aim_kernels.registration import OPERATORS
 from bench.ahead_of_time import HARMLESS_SPILLS, SHARED_LIMIT, spill_share, usage
 
@@ -93,6 +93,16 @@ def test_group_attention(groups, length, h, d, bias, dtype, faults):
 @pytest.mark.parametrize(("width", "split"), [(192, 0), (320, 0), (3264, 3072)])
 def test_wide_activation(width, split, faults):
     u, factor = torch.empty(70, width, dtype=BF16), torch.empty(70)
-    OPERATORS["wide_activation"].triton(u, split, True, factor)
-    OPERATORS["wide_activation_backward"].triton(u, u, split, True, factor)
+    for activation in ("quick_gelu", "gelu_tanh"):
+        OPERATORS["wide_activation"].triton(u, split, activation, factor)
+        OPERATORS["wide_activation_backward"].triton(u, u, split, activation, factor)
+    assert not faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "split"), [(192, 0), (320, 171), (3264, 3072)])
+def test_wide_swiglu(width, split, faults):
+    u, factor = torch.empty(70, split + width, dtype=BF16), torch.empty(70)
+    y = OPERATORS["wide_swiglu"].triton(u, split, factor)
+    OPERATORS["wide_swiglu_backward"].triton(y, u, split, factor)
     assert not faults

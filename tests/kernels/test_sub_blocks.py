@@ -32,9 +32,9 @@ def attention_trunk():
     return norm, AttentionWeights(normal(3 * D, D), normal(3 * D), normal(D, D), normal(D))
 
 
-def mlp_trunk():
-    norm = NormWeights(normal(D), normal(D))
-    return norm, MLPWeights(normal(4 * D, D), normal(4 * D), normal(D, 4 * D), normal(D))
+def mlp_trunk(gated=False):
+    norm, gate = NormWeights(normal(D), normal(D)), (normal(4 * D, D), normal(4 * D)) if gated else ()
+    return norm, MLPWeights(normal(4 * D, D), normal(4 * D), normal(D, 4 * D), normal(D), *gate)
 
 
 def a_drop(kind):
@@ -90,9 +90,10 @@ def test_spatial(adapted, memory):
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("drop", DROPS)
 @pytest.mark.parametrize("adapted", [True, False])
-@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu", "gelu_tanh", "swiglu"])
 def test_joint(activation, adapted, drop, memory):
-    x, trunk, adapter = normal(B, T, N, D).requires_grad_(), mlp_trunk(), an_adapter() if adapted else None
+    x, trunk = normal(B, T, N, D).requires_grad_(), mlp_trunk(activation == "swiglu")
+    adapter = an_adapter() if adapted else None
     arguments = (x, *trunk, adapter, a_drop(drop), 0.5, activation)
     agree(
         lambda: joint_adaptation(*arguments, memory=memory),

@@ -11,29 +11,32 @@ ROWS, WIDTH = 37, 83
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("split", "quick", "dropped"), [(64, True, True), (43, False, True), (83, True, False)])
-def test_forward_and_backward(split, quick, dropped, dtype, tier):
+@pytest.mark.parametrize(
+    ("split", "activation", "dropped"),
+    [(64, "quick_gelu", True), (43, "gelu", True), (43, "gelu_tanh", True), (83, "quick_gelu", False)],
+)
+def test_forward_and_backward(split, activation, dropped, dtype, tier):
     torch.manual_seed(0)
     u, dy = (3 * torch.randn(ROWS, WIDTH)).to(dtype), torch.randn(ROWS, WIDTH).to(dtype)
     factor = torch.tensor([0.0, 1.25]).repeat(19)[:ROWS] if dropped else None
-    y, slope = torch.ops.aim.wide_slope(u, split, quick, factor)
-    plain, coded = op.wide_slope_reference(u, split, quick, factor)
-    error_rule.hold(y, plain, op.wide_slope_reference(u.double(), split, quick, factor)[0])
+    y, slope = torch.ops.aim.wide_slope(u, split, activation, factor)
+    plain, coded = op.wide_slope_reference(u, split, activation, factor)
+    error_rule.hold(y, plain, op.wide_slope_reference(u.double(), split, activation, factor)[0])
     assert slope.dtype == torch.uint8
     assert (slope.int() - coded.int()).abs().max() <= 1  # a code on the edge may fall to either side
     du = torch.ops.aim.wide_slope_backward(dy, slope, u[:, split:], factor).double()
-    truth = wide_activation_backward_reference(dy.double(), u.double(), split, quick, factor)
+    truth = wide_activation_backward_reference(dy.double(), u.double(), split, activation, factor)
     lost = (du - truth)[:, :split].abs() - dy.double()[:, :split].abs() * (0.0025 + 2e-4)
     assert (lost <= du[:, :split].abs() * torch.finfo(dtype).eps).all()
-    exact = wide_activation_backward_reference(dy, u, split, quick, factor)
+    exact = wide_activation_backward_reference(dy, u, split, activation, factor)
     if split < WIDTH:
         error_rule.hold(du[:, split:], exact[:, split:], truth[:, split:])
 
 
 def test_zero_and_one_are_exact_and_nan_stays(tier):
     u = torch.tensor([[-200.0, -40.0, 40.0, 200.0] * 5, [torch.nan] * 20]).bfloat16()
-    for quick in (True, False):
-        _, slope = torch.ops.aim.wide_slope(u, 20, quick, None)
+    for activation in ("quick_gelu", "gelu", "gelu_tanh"):
+        _, slope = torch.ops.aim.wide_slope(u, 20, activation, None)
         du = torch.ops.aim.wide_slope_backward(torch.ones_like(u), slope, u[:, 20:], None)
         assert torch.equal(du[0].float(), torch.tensor([0.0, 0.0, 1.0, 1.0] * 5))
         assert du[1].isnan().all()
@@ -42,5 +45,5 @@ def test_zero_and_one_are_exact_and_nan_stays(tier):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_opcheck(dtype):
     u, slope = torch.randn(5, 20, dtype=dtype), torch.randint(0, 250, (5, 12), dtype=torch.uint8)
-    torch.library.opcheck(torch.ops.aim.wide_slope.default, (u, 12, True, torch.rand(5)))
+    torch.library.opcheck(torch.ops.aim.wide_slope.default, (u, 12, "gelu_tanh", torch.rand(5)))
     torch.library.opcheck(torch.ops.aim.wide_slope_backward.default, (u, slope, u[:, 12:], torch.rand(5)))

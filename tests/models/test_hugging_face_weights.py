@@ -143,6 +143,16 @@ def test_a_preprocessor_tells_the_pixels(transformers, tmp_path):
     assert not any("does not say" in line for line in report.lines)
 
 
+@pytest.mark.parametrize("named", ["gelu_pytorch_tanh", "gelu_new", "gelu_python"])
+def test_gelu_goes_by_the_librarys_names_of_it(named, transformers, tmp_path):
+    theirs = hugging_face(transformers, "ViTModel", hidden_act=named)
+    theirs.save_pretrained(tmp_path)
+    model = ours_for(theirs, activation="quick_gelu")
+    load_weights(model, tmp_path)
+    assert model.activation == ("gelu" if named == "gelu_python" else "gelu_tanh")
+    torch.testing.assert_close(features(model), trunk_features(theirs), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "said"),
     [

@@ -23,6 +23,7 @@ TRUNKS = {
     "average pooling after the norm": ("vit_base_patch16_224", {"global_pool": "avg", "fc_norm": False}),
     "qk-norm": ("vit_base_patch16_224", {"qk_norm": True}),
     "norm after the stem, QuickGELU (CLIP)": ("vit_base_patch16_clip_quickgelu_224", {}),
+    "average pooling, GELU by tanh (SigLIP)": ("vit_base_patch32_siglip_gap_256", {}),
     "no biases": ("vit_base_patch16_224", {"qkv_bias": False, "proj_bias": False}),
 }
 

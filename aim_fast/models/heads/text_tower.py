@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from aim_fast.errors import WeightsError
 from aim_fast.models.heads.tokens import TextTokens, tokenize
 from aim_fast.models.weights.state_dict import strip_prefixes
+from aim_kernels.adaptation import activate
 from aim_kernels.choices import Activation
 from aim_kernels.modules import MLP, TemporalAttention
 
@@ -195,9 +196,7 @@ class _TextBlock(nn.Module):
     def forward(self, x: Tensor, texts: int, shared: int, activation: Activation) -> Tensor:
         qkv = F.linear(self.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias)
         x = x + self.attn.out_proj(self._attend(qkv, texts, shared))
-        hidden = self.mlp.c_fc(self.ln_2(x))
-        hidden = hidden * torch.sigmoid(1.702 * hidden) if activation == "quick_gelu" else F.gelu(hidden)
-        return x + self.mlp.c_proj(hidden)
+        return x + self.mlp.c_proj(activate(self.mlp.c_fc(self.ln_2(x)), activation))
 
     def _attend(self, qkv: Tensor, texts: int, shared: int) -> Tensor:
         """Packed qkv ``[P + C·R, 3W]`` to ``[P + C·R, W]``: the rest of each text sees the shared part and itself."""

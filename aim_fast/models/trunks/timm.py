@@ -22,7 +22,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from aim_fast.models.frame_model import FrameModel, Trunk
-from aim_fast.models.trunks.timm_block import Place, Rotation, TimmBlock, why_not
+from aim_fast.models.trunks.timm_block import Place, Rotation, TimmBlock, activation_of, why_not
 from aim_fast.models.weights import timm as timm_weights
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
@@ -108,11 +108,10 @@ class TimmViT(FrameModel):
 
     @property
     def hidden_activation(self) -> str:
-        """Of the MLPs, in Hugging Face's words."""
-        act = self.row[0].mlp.act
-        kind = type(act).__name__
-        tanh = kind == "GELUTanh" or getattr(act, "approximate", "none") == "tanh"
-        return "gelu_pytorch_tanh" if tanh else {"QuickGELU": "quick_gelu"}.get(kind, kind.lower())
+        """Of the MLPs, gated ones' too."""
+        mlp = self.row[0].mlp
+        known = activation_of(mlp)
+        return "silu" if known == "swiglu" else known or type(mlp.act).__name__.lower()
 
     @property
     def num_tokens(self) -> int:

@@ -11,7 +11,7 @@ all that it has, else in autograd around the attention operators:
 
     over time    LayerNorm before it, no norm or gate inside
     over space   the same, and neither rotation nor bias
-    MLP          LayerNorm before it, two projections, exact GELU or QuickGELU
+    MLP          LayerNorm before it, no norm inside; GELU, exact or by tanh, QuickGELU, or gated by SiLU (SwiGLU)
 
 Source: timm's ``vision_transformer``, ``eva``, ``beit`` and ``vision_transformer_relpos``.
 """
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from aim_fast.models.block import FrozenBlock, dropped
 from aim_kernels.adaptation import attention_over_space, attention_over_time
-from aim_kernels.choices import Memory
+from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.precision import compute_dtype
@@ -79,6 +79,16 @@ def why_not(block: nn.Module) -> str | None:
     if parts.attn.proj.in_features != parts.attn.proj.out_features:
         return "attention of another width than its tokens"
     return None
+
+
+def activation_of(mlp: Any) -> MLPActivation | None:
+    """The activation of an MLP of timm's among those that the operators have, None for another."""
+    kind = type(mlp.act).__name__
+    if type(mlp) is not Mlp:
+        return "swiglu" if kind == "SiLU" else None
+    if kind == "GELUTanh" or (kind == "GELU" and getattr(mlp.act, "approximate", "none") == "tanh"):
+        return "gelu_tanh"
+    return "gelu" if kind == "GELU" else "quick_gelu" if kind == "QuickGELU" else None
 
 
 class Rotation:
@@ -148,18 +158,17 @@ class TimmBlock(FrozenBlock):
     def __init__(self, frozen: nn.Module, place: Place, dim: int, **arguments: Any) -> None:
         self._frozen = (frozen,)  # before the base class, which makes the trunk out of it; hidden from its modules
         parts: Any = frozen
-        act = getattr(parts.mlp, "act", None)
-        quick = type(act).__name__ == "QuickGELU"
+        known = activation_of(parts.mlp)
         self.place = place
         eps, heads = parts.norm1.eps, parts.attn.num_heads
-        super().__init__(dim, heads, activation="quick_gelu" if quick else "gelu", eps=eps, **arguments)
+        super().__init__(dim, heads, eps=eps, **arguments)
         del self._frozen
+        self.activation = known or "gelu"
         self.gate = _given(self.attn, "gate")
         plain_norms = [isinstance(norm, nn.LayerNorm) and norm.bias is not None for norm in (self.norm1, self.norm2)]
         inner = [_given(self.attn, name) for name in ("q_norm", "norm", "gate")]
-        exact = quick or (type(act).__name__ == "GELU" and getattr(act, "approximate", "none") == "none")
         self.plain_attention = plain_norms[0] and inner == [None] * 3
-        self.plain_mlp = plain_norms[1] and type(self.mlp) is Mlp and exact and _given(self.mlp, "norm") is None
+        self.plain_mlp = plain_norms[1] and known is not None and _given(self.mlp, "norm") is None
         biased = _given(self.attn, "relative_position_bias_table", "rel_pos") is not None
         shared = _given(place.trunk, "rel_pos_bias", "shared_rel_pos", "rope") is not None
         self.plain_space = self.plain_attention and not biased and not shared
@@ -190,8 +199,16 @@ class TimmBlock(FrozenBlock):
         return NormWeights(self.norm1.weight, _bias(self.norm1)), AttentionWeights(weight, bias, *out)
 
     def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
-        fc, out = self.mlp.fc1, _scaled(self.mlp.fc2, self._factor("ls2", "gamma_2"))
-        return NormWeights(self.norm2.weight, _bias(self.norm2)), MLPWeights(fc.weight, _bias(fc), *out)
+        mlp, out = self.mlp, _scaled(self.mlp.fc2, self._factor("ls2", "gamma_2"))
+        norm = NormWeights(self.norm2.weight, _bias(self.norm2))
+        if type(mlp) is Mlp:
+            return norm, MLPWeights(mlp.fc1.weight, _bias(mlp.fc1), *out)
+        if type(mlp) is SwiGLU:
+            gate, value = ((linear.weight, _bias(linear)) for linear in (mlp.fc1_g, mlp.fc1_x))
+        else:
+            gate, value = zip(*(part.chunk(2) for part in (mlp.fc1.weight, _bias(mlp.fc1))))
+            gate, value = (value, gate) if mlp.gate_last else (gate, value)
+        return norm, MLPWeights(*value, *out, *gate)
 
     def _factor(self, *names: str) -> Tensor | None:
         """LayerScale's factors ``[D]``, where there are any."""

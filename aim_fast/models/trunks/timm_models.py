@@ -65,6 +65,8 @@ def vit_arguments(module: Any) -> dict[str, Any]:
     """
     if not _is_plain(module):
         raise ValueError(f"timm's {type(module).__name__} is no plain ViT")
+    from aim_fast.models.trunks.timm_block import activation_of
+
     block: Any = module.blocks[0]
     (height, _), (side,) = module.patch_embed.img_size or (0, 0), set(module.patch_embed.patch_size)
     embed_dim = int(module.embed_dim)
@@ -88,13 +90,12 @@ def vit_arguments(module: Any) -> dict[str, Any]:
         "qkv_bias": block.attn.qkv.bias is not None,
         "proj_bias": block.attn.proj.bias is not None,
         "eps": norms[0].eps,
-        "activation": _ACTIVATIONS[type(block.mlp.act).__name__],
+        "activation": activation_of(block.mlp),
     }
 
 
 # Of what timm's names hold, the family of the recipes.
 _FAMILIES = {"dinov3": "dinov3", "siglip": "siglip2", "vit_pe_": "pe", "eva02": "eva02"}
-_ACTIVATIONS = {"GELU": "gelu", "QuickGELU": "quick_gelu"}
 
 
 def _is_plain(module: Any) -> bool:
@@ -102,20 +103,21 @@ def _is_plain(module: Any) -> bool:
     from timm.layers import Attention, Mlp, PatchEmbed
     from timm.models.vision_transformer import Block, VisionTransformer
 
+    from aim_fast.models.trunks.timm_block import activation_of
+
     if type(module) is not VisionTransformer or type(module.patch_embed) is not PatchEmbed:
         return False
     block: Any = module.blocks[0]
     stem: Any = module.patch_embed
     if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
         return False
-    norm, act = block.norm1, block.mlp.act
+    norm = block.norm1
     return (
         len({*(stem.img_size or (0, 0))}) == len({*stem.patch_size}) == 1
         and isinstance(norm, nn.LayerNorm)
         and norm.weight is not None
         and norm.bias is not None
-        and type(act).__name__ in _ACTIVATIONS
-        and getattr(act, "approximate", "none") == "none"
+        and activation_of(block.mlp) is not None
         and all(isinstance(part.norm, nn.Identity) for part in (block.attn, block.mlp))
         and getattr(block.attn, "gate", None) is None
         and block.attn.qkv.out_features == 3 * block.attn.proj.out_features

@@ -31,6 +31,11 @@ _OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
     "dinov3": {"num_attention_heads": 6},
     "aimv2": {"hidden_act": "silu", "num_attention_heads": 8},
 }
+# Transformers' other names of GELU, exact and by tanh
+_ACTIVATIONS = {
+    "gelu_python": "gelu",
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"), "gelu_tanh"),
+}
 
 
 class Settings(NamedTuple):
@@ -145,7 +150,7 @@ def _settings(config: dict[str, Any], pixels: dict[str, Any], open_clip: dict[st
     eps = told.get("layer_norm_eps", told.get("rms_norm_eps"))
     activation = "silu" if told.get("use_swiglu_ffn") else told["hidden_act"]
     return Settings(
-        "gelu" if activation == "gelu_python" else str(activation),
+        _ACTIVATIONS.get(activation, str(activation)),
         int(told["num_attention_heads"]),
         None if eps is None else float(eps),
         _levels(mean),

@@ -9,13 +9,16 @@ from bench import error_rule
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize(("split", "quick", "dropped"), [(1024, True, True), (43, False, True), (0, True, False)])
-def test_forward_and_backward(split, quick, dropped, dtype):
+@pytest.mark.parametrize(
+    ("split", "activation", "dropped"),
+    [(1024, "quick_gelu", True), (43, "gelu", True), (43, "gelu_tanh", True), (0, "quick_gelu", False)],
+)
+def test_forward_and_backward(split, activation, dropped, dtype):
     torch.manual_seed(0)
     u, dy = (2 * torch.randn(6, 1100)).to(dtype), torch.randn(6, 1100).to(dtype)
     factor = torch.tensor([0.0, 1.25, 1.25, 0.0, 1.25, 1.25]) if dropped else None
     for name, args in (("wide_activation", (u,)), ("wide_activation_backward", (dy, u))):
         kernel, reference = OPERATORS[name].triton, OPERATORS[name].reference
-        truth = reference(*(x.double() for x in args), split, quick, factor)
-        got = kernel(*args, split, quick, factor)
-        error_rule.hold(got, reference(*args, split, quick, factor), truth)
+        truth = reference(*(x.double() for x in args), split, activation, factor)
+        got = kernel(*args, split, activation, factor)
+        error_rule.hold(got, reference(*args, split, activation, factor), truth)

@@ -1,0 +1,169 @@
+"""The activation of a widened MLP whose frozen columns are gated, in one pass over its hidden state.
+
+    y[m, j] = silu(u[m, j]) · u[m, split + j]       for j < split     (frozen: gates, then as many values)
+    y[m, j] = gelu(u[m, split + j]) · factor[m]     for j ≥ split     (exact GELU: the adapter's columns behind them)
+
+``u`` [M, split + H]; ``y`` [M, H]; ``factor`` [M] float32 or None for 1. The backward gives ``du`` from ``dy`` and u,
+which alone is kept: dgate = dy · value · silu'(gate), dvalue = dy · silu(gate). Source: Shazeer, GLU Variants Improve
+Transformer, 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aim_kernels.activations_triton import gelu_slope, gelu_value, sigmoid
+from aim_kernels.adaptation import activate
+from aim_kernels.optional_triton import tl, triton
+from aim_kernels.registration import operator
+from aim_kernels.wide_activation import gelu_slope_reference, launch, wide_tile
+
+
+def wide_swiglu(u: Tensor, split: int, factor: Tensor | None = None) -> Tensor:
+    """``y`` [M, H] in u's dtype. Differentiable in ``u``. Raises ValueError for shapes that cannot be."""
+    if u.ndim != 2 or not 0 <= 2 * split <= u.shape[1]:
+        raise ValueError(f"expected u [M, split + H] and 0 ≤ split ≤ H, got {list(u.shape)} and {split}")
+    if factor is not None and factor.shape != u.shape[:1]:
+        raise ValueError(f"expected factor [{u.shape[0]}], got {list(factor.shape)}")
+    return torch.ops.aim.wide_swiglu(u, split, factor)
+
+
+def wide_swiglu_reference(u: Tensor, split: int, factor: Tensor | None) -> Tensor:
+    """``y`` in plain torch, computed in float32 at least."""
+    wide = u.to(torch.promote_types(u.dtype, torch.float32))
+    frozen, adapter = activate(wide[:, : 2 * split], "swiglu"), F.gelu(wide[:, 2 * split :])
+    if factor is not None:
+        adapter = adapter * factor[:, None]
+    return torch.cat([frozen, adapter], 1).to(u.dtype)
+
+
+def wide_swiglu_backward_reference(dy: Tensor, u: Tensor, split: int, factor: Tensor | None) -> Tensor:
+    """``du`` in plain torch."""
+    wide = u.to(torch.promote_types(u.dtype, torch.float32))
+    gate, value, own = wide.tensor_split((split, 2 * split), 1)
+    sigmoid, adapter = torch.sigmoid(gate), gelu_slope_reference(own)
+    if factor is not None:
+        adapter = adapter * factor[:, None]
+    dfrozen, down = dy[:, :split], dy[:, split:]
+    dgate = dfrozen * value * (sigmoid + gate * sigmoid * (1 - sigmoid))
+    return torch.cat([dgate, dfrozen * gate * sigmoid, down * adapter], 1).to(u.dtype)
+
+
+@triton.jit
+def swiglu_kernel(
+    u_ptr: tl.tensor,
+    dy_ptr: tl.tensor,
+    factor_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    M: tl.tensor,
+    H: tl.tensor,
+    split: tl.tensor,
+    blocks: tl.tensor,
+    FACTOR: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    """``y_ptr`` is that of ``du`` in the backward. ``split`` behind a column lies its value, or the adapter's input."""
+    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, blocks, ROWS, COLUMNS)
+    m_frozen = m_row[:, None] & (o_column < split)[None, :]
+    o_gate = o_row[:, None] * (H + split) + o_column[None, :]
+    b_gate = tl.load(u_ptr + o_gate, mask=m_frozen, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
+    b_value = tl.load(u_ptr + o_gate + split, mask=m_tile, other=0.0).to(tl.float32)
+    b_s = sigmoid(b_gate, 1.0)
+    b_silu = b_gate * b_s
+    if BACKWARD:
+        b_dy = tl.load(dy_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+        b_dgate = b_dy * b_value * (b_s + b_silu * (1.0 - b_s))
+        tl.store(y_ptr + o_gate, b_dgate.to(y_ptr.dtype.element_ty), mask=m_frozen)
+        b_y = b_silu
+    else:
+        b_y = b_silu * b_value
+    if i_first + COLUMNS > split:
+        b_own = gelu_slope(b_value) if BACKWARD else gelu_value(b_value)
+        if FACTOR:
+            b_own *= tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
+        b_y = tl.where((o_column < split)[None, :], b_y, b_own)
+    if BACKWARD:
+        tl.store(y_ptr + o_gate + split, (b_y * b_dy).to(y_ptr.dtype.element_ty), mask=m_tile)
+    else:
+        tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
+
+
+def _forward_triton(u: Tensor, split: int, factor: Tensor | None) -> Tensor:
+    y = _forward_fake(u, split, factor)
+    _launch(y, u.contiguous(), y, split, factor, backward=False)
+    return y
+
+
+def _backward_triton(dy: Tensor, u: Tensor, split: int, factor: Tensor | None) -> Tensor:
+    du = u.new_empty(u.shape)
+    _launch(dy.contiguous(), u.contiguous(), du, split, factor, backward=True)
+    return du
+
+
+def _launch(dy: Tensor, u: Tensor, out: Tensor, split: int, factor: Tensor | None, backward: bool) -> None:
+    """Over the tiles of ``dy`` [M, H], or of y in its place."""
+    launch(
+        swiglu_kernel,
+        dy,
+        u_ptr=u,
+        dy_ptr=dy,
+        factor_ptr=u if factor is None else factor.contiguous(),
+        y_ptr=out,
+        split=split,
+        FACTOR=factor is not None,
+        BACKWARD=backward,
+    )
+
+
+def _forward_cpp(u: Tensor, split: int, factor: Tensor | None) -> Tensor:
+    factor = None if factor is None else factor.float().contiguous()
+    return torch.ops.aim_cpu.swiglu_forward(u.contiguous(), split, factor)
+
+
+def _backward_cpp(dy: Tensor, u: Tensor, split: int, factor: Tensor | None) -> Tensor:
+    factor = None if factor is None else factor.float().contiguous()
+    return torch.ops.aim_cpu.swiglu_backward(dy.to(u.dtype).contiguous(), u.contiguous(), split, factor)
+
+
+def _forward_fake(u: Tensor, split: int, factor: Tensor | None) -> Tensor:
+    return u.new_empty((u.shape[0], u.shape[1] - split))
+
+
+def _backward_fake(dy: Tensor, u: Tensor, split: int, factor: Tensor | None) -> Tensor:
+    return u.new_empty(u.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, int, Tensor | None], output: Tensor) -> None:
+    u, ctx.split, factor = inputs
+    ctx.save_for_backward(u, factor)
+
+
+def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+    u, factor = ctx.saved_tensors
+    return torch.ops.aim.wide_swiglu_backward(dy, u, ctx.split, factor), None, None
+
+
+operator(
+    "wide_swiglu",
+    "(Tensor u, int split, Tensor? factor) -> Tensor",
+    reference=wide_swiglu_reference,
+    triton=_forward_triton,
+    cpp=_forward_cpp,
+    fake=_forward_fake,
+    setup_context=_setup_context,
+    backward=_gradient,
+)
+operator(
+    "wide_swiglu_backward",
+    "(Tensor dy, Tensor u, int split, Tensor? factor) -> Tensor",
+    reference=wide_swiglu_backward_reference,
+    triton=_backward_triton,
+    cpp=_backward_cpp,
+    fake=_backward_fake,
+)
