@@ -5,9 +5,10 @@
 
 ``qkv`` [B, T, N, 3D] as the projection wrote it, h heads of d channels; ``table`` [P, d], or [h, P, d] where each head
 has one of its own: d/2 sines, then d/2 cosines, of the last P of the N tokens. Those before them (class token,
-registers) stay as they are, and so do all values. Output fresh and contiguous, computed in float32 at least. The backward is the same with −sin
-and keeps the table alone. Both layouts are read where they lie: permuted rows of the projection would make one of the
-other, but would have to be formed again at every step. Source: Su et al., RoFormer, 2021.
+registers) stay as they are, and so do all values. Output fresh and contiguous, computed in float32 at least. The
+backward is the same with −sin and keeps the table alone. Both layouts are read where they lie: permuted rows of the
+projection would make one of the other, but would have to be formed again at every step. Source: Su et al., RoFormer,
+2021.
 """
 
 from __future__ import annotations

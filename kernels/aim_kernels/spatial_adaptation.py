@@ -3,9 +3,10 @@
     x' = x + Wo a + W2·gelu(W' a + b') + (bo + b2),   a = spatial attention of R(Wqkv ln_1(x) + bqkv)
     W' = W1 Wo,  b' = W1 bo + b1;  backward: da = Woᵀ g + W'ᵀ du, one accumulated product
 
-R turns the queries and keys of a trunk that does so (:mod:`aim_kernels.rotation`), and back in backward. Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the products' dtype:
-``fast`` x, qkv (3, turned), a, the adapter's hidden state formed again; ``balanced`` x and qkv, the attention run again;
-``lean`` x alone. Derivation: kernels/README.md.
+R turns the queries and keys of a trunk that does so (:mod:`aim_kernels.rotation`), and back in backward. Shapes as in
+:mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the products' dtype: ``fast`` x,
+qkv (3, turned), a, the adapter's hidden state formed again; ``balanced`` x and qkv, the attention run again; ``lean`` x
+alone. Derivation: kernels/README.md.
 """
 
 from __future__ import annotations

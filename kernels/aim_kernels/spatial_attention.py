@@ -34,8 +34,8 @@ def spatial_attention(qkv: Tensor, num_heads: int, backend: Backend = "auto", bi
     """Self-attention among the N tokens of each frame.
 
     ``qkv`` [B, T, N, 3D], any floating dtype; returns [B, T, N, D] in the same dtype (the autocast dtype under
-    autocast). Differentiable in ``qkv`` and in ``bias`` [1, h, N, N]. ``backend`` "auto" takes C++ on a CPU and Triton
-    on a GPU; see :func:`backend_missing` for what the others need. Raises ValueError for shapes and names that cannot be.
+    autocast). Differentiable in ``qkv`` and ``bias`` [1, h, N, N]. ``backend`` "auto" takes C++ on a CPU and Triton on
+    a GPU; see :func:`backend_missing` for what the others need. Raises ValueError for shapes and names that cannot be.
     """
     check_qkv(qkv, num_heads)
     missing = backend_missing(backend, qkv.device)
@@ -68,7 +68,7 @@ def spatial_attention_reference(qkv: Tensor, num_heads: int, bias: Tensor | None
     """``out``, ``lse`` in plain torch, computed in the precision of ``lse``: float64 for float64, else float32."""
     q, k, v = _heads(qkv.to(torch.promote_types(qkv.dtype, torch.float32)), num_heads)  # each [B, T, h, N, d]
     scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    scores = scores if bias is None else scores + bias
+    scores = scores if bias is None else scores + bias.to(scores.dtype)
     out = scores.softmax(-1) @ v
     return out.transpose(2, 3).flatten(-2).to(qkv.dtype), scores.logsumexp(-1)
 
@@ -81,7 +81,7 @@ def spatial_attention_backward_reference(
     do = dout.to(lse.dtype).unflatten(-1, (num_heads, q.shape[-1])).transpose(2, 3)
     scale = q.shape[-1] ** -0.5
     scores = (q @ k.transpose(-1, -2)) * scale
-    p = ((scores if bias is None else scores + bias) - lse[..., None]).exp()
+    p = ((scores if bias is None else scores + bias.to(scores.dtype)) - lse[..., None]).exp()
     dp = do @ v.transpose(-1, -2)
     ds = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale
     dqkv = torch.stack([ds @ k, ds.transpose(-1, -2) @ q, p.transpose(-1, -2) @ do])  # [3, B, T, h, N, d]

@@ -202,8 +202,9 @@ class TimmBlock(FrozenBlock):
 
     def attend(self, x: Tensor) -> Tensor:
         if self.plain_attention and self.backend == "fused":
-            frozen = (*self.attention_weights(), self.num_heads, "space")
-            return attention_branch(x, *frozen, eps=self.eps, **self._scores())
+            return attention_branch(
+                x, *self.attention_weights(), self.num_heads, "space", eps=self.eps, **self._scores()
+            )
         return self._branch(self._normed(self.norm1, x), over_time=False)
 
     def expand(self, x: Tensor, memory: Memory = "fast") -> Tensor:
