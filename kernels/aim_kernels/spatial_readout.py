@@ -53,8 +53,9 @@ def spatial_readout(
     Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, in everything.
     """
     if not x.numel() or rotation is not None or require_gradient(norm, attention, (bias,)):
-        scores = {"rotation": rotation, "bias": bias}
-        attended = attention_branch(x, norm, attention, num_heads, "space", eps=eps, cls_only=True, **scores)
+        attended = attention_branch(
+            *(x, norm, attention, num_heads), "space", eps=eps, rotation=rotation, bias=bias, cls_only=True
+        )
         x = x[:, :, :1]
         return x + attended if adapter is None else bottleneck(attended, adapter, skip=True, residual=x)
     row = None if bias is None else bias[0, :, 0]
