@@ -1,4 +1,4 @@
-// Activations of the widened MLP, plain and gated, layer norm with frozen affine, the residual add, rotation and bias
+// Activations of the widened MLP, plain and gated, norms with frozen affine, the residual add, rotation and bias
 // gradients.  Included per tier, after vector.h.
 //
 // GELU: x Phi(x), Phi by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), whose exponential also gives the density
@@ -293,9 +293,10 @@ static void turn_head(const T* x, const float* table, float sign, bool interleav
       v16 first = (v16)AIM_SHUFFLE((u16v)a, (u16v)b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
       v16 second = (v16)AIM_SHUFFLE((u16v)a, (u16v)b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
       turn(first, second, sine, cosine);
-      store(y + 2 * i, (v16)AIM_SHUFFLE((u16v)first, (u16v)second, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
-      store(y + 2 * i + 16,
-            (v16)AIM_SHUFFLE((u16v)first, (u16v)second, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+      a = (v16)AIM_SHUFFLE((u16v)first, (u16v)second, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      b = (v16)AIM_SHUFFLE((u16v)first, (u16v)second, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      store(y + 2 * i, a);
+      store(y + 2 * i + 16, b);
     } else {
       v16 first = load(x + i), second = load(x + half + i);
       turn(first, second, sine, cosine);
@@ -305,7 +306,8 @@ static void turn_head(const T* x, const float* table, float sign, bool interleav
   }
   for (; i < half; ++i) {
     const int64_t one = interleaved ? 2 * i : i, other = interleaved ? one + 1 : half + i;
-    const float first = widen_one(x[one]), second = widen_one(x[other]), sine = table[i] * sign, cosine = table[half + i];
+    const float first = widen_one(x[one]), second = widen_one(x[other]);
+    const float sine = table[i] * sign, cosine = table[half + i];
     store_one(y + one, first * cosine - second * sine);
     store_one(y + other, second * cosine + first * sine);
   }

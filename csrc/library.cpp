@@ -295,7 +295,8 @@ Tensor layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tens
   check_affine(x, weight);
   const int64_t rows = x.size(0), width = x.size(1);
   STD_TORCH_CHECK(dy.is_contiguous() && dy.numel() == x.numel(), "layer_norm: dy must be contiguous [M, D]");
-  STD_TORCH_CHECK(!low(mean, "mean") && !low(rstd, "rstd") && (mean.numel() == rows || !mean.numel()) && rstd.numel() == rows,
+  STD_TORCH_CHECK(!low(mean, "mean") && !low(rstd, "rstd") && (mean.numel() == rows || !mean.numel()) &&
+                      rstd.numel() == rows,
                   "layer_norm: mean and rstd must be float32 [M], of an RMS norm mean [0]");
   STD_TORCH_CHECK(!residual || (residual->is_contiguous() && residual->numel() == x.numel()),
                   "layer_norm: residual must be contiguous [M, D]");
@@ -335,10 +336,12 @@ Tensor rotation(Tensor qkv, Tensor table, int64_t heads, bool interleaved, bool 
   STD_TORCH_CHECK(qkv.dim() == 4 && qkv.is_contiguous() && heads > 0 && qkv.size(3) % (6 * heads) == 0,
                   "rotation: qkv must be contiguous [B, T, N, 3D] in heads of even width");
   aim::Rotation a{};
-  a.tokens = qkv.size(2), a.heads = heads, a.dim = qkv.size(3) / 3 / heads, a.rows = qkv.size(0) * qkv.size(1) * a.tokens;
+  a.tokens = qkv.size(2), a.heads = heads, a.dim = qkv.size(3) / 3 / heads;
+  a.rows = qkv.size(0) * qkv.size(1) * a.tokens;
   const int64_t axes = table.dim(), positions = axes < 2 ? 0 : table.size(axes - 2);
-  STD_TORCH_CHECK(!low(table, "rotation: table") && table.is_contiguous() && (axes == 2 || (axes == 3 && table.size(0) == heads)) &&
-                      table.size(axes - 1) == a.dim && positions <= a.tokens,
+  STD_TORCH_CHECK(!low(table, "rotation: table") && table.is_contiguous() &&
+                      (axes == 2 || (axes == 3 && table.size(0) == heads)) && table.size(axes - 1) == a.dim &&
+                      positions <= a.tokens,
                   "rotation: table must be contiguous float32 [P, d] or [h, P, d]");
   Tensor out = torch::stable::new_empty(qkv, {qkv.size(0), qkv.size(1), a.tokens, qkv.size(3)});
   a.prefix = a.tokens - positions, a.table_head = axes == 3 ? positions * a.dim : 0;
