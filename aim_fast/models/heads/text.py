@@ -121,7 +121,7 @@ class Text(Head):
         if model.stale and not model.proj.is_meta:
             _embed(model, self.templates)
         # in fp32 at least: a cosine times 100 has no room for the rounding of lower precisions
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
             dtype = torch.promote_types(features.dtype, torch.float32)
             video = F.normalize(features.mean(1).to(dtype) @ model.proj.to(dtype), dim=-1)
             return model.text.logit_scale.exp().to(dtype) * video @ model.class_embeddings.to(dtype).T
