@@ -12,9 +12,8 @@ from torch import nn
 from aim_fast.errors import WeightsError
 from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import create_model
-from aim_fast.models.trunks.timm import build, sizes_of
+from tests.models.small_families import SIZES, adapted, clips_of, frame_features, side, small
 
-SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 # A structure of each family, and which of its sub-blocks are fused: over time, over space, MLP.
 FAMILIES = {
     "vit_small_patch16_dinov3": (1, 0, 1),
@@ -50,42 +49,15 @@ FAMILIES = {
 }
 
 
-def side(name, patches=3):
-    return patches * sizes_of(name)["patch_size"]
-
-
-def small(name, patches=3):
-    """timm's own module in small sizes, every tensor drawn at random, float64."""
-    torch.manual_seed(0)
-    module = build(name, img_size=side(name, patches), **SIZES).double().eval()
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return module
-
-
-def adapted(name, file, theirs, **overrides):
-    sizes = {**SIZES, "img_size": side(name), "num_frames": 3, "num_classes": 5, **overrides}
-    save_file({key: tensor.contiguous() for key, tensor in theirs.state_dict().items()}, file)
-    model = create_model(f"timm:{name}", **sizes).double().eval()
-    assert load_weights(model, file).kind == "timm"
-    return model
-
-
-def clips_of(name, model):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, 3, 3, side(name), side(name), dtype=torch.float64, generator=generator)
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_frame_features_are_timms_and_fused_is_plain(name, tmp_path):
     theirs = small(name)
     model = adapted(name, tmp_path / "trunk.safetensors", theirs, num_tadapter=2)
     block = model.row[0]
     assert (block.plain_attention, block.plain_space, block.plain_mlp) == tuple(map(bool, FAMILIES[name]))
-    clips = clips_of(name, model)
+    clips = clips_of(name)
     with torch.no_grad():
-        frames = theirs.forward_features(clips.transpose(1, 2).flatten(0, 1))
-        truth = theirs.forward_head(frames, pre_logits=True).view(2, 3, -1)
+        truth = frame_features(theirs, clips)
         got = model.pool(model.run(model.embed(clips), 0, 2))
     assert truth.std() > 0.01
     assert (got - truth).norm() <= 1e-10 * truth.norm()
@@ -113,10 +85,9 @@ def test_frame_features_are_timms_and_fused_is_plain(name, tmp_path):
 def test_every_method_starts_from_timms_features(name, method, tmp_path):
     theirs = small(name)
     model = adapted(name, tmp_path / "trunk.safetensors", theirs, method=method)
-    clips = clips_of(name, model)
+    clips = clips_of(name)
     with torch.no_grad():
-        frames = theirs.forward_features(clips.transpose(1, 2).flatten(0, 1))
-        truth = theirs.forward_head(frames, pre_logits=True).view(2, 3, -1)
+        truth = frame_features(theirs, clips)
         assert (model.forward_features(clips) - truth).norm() <= 1e-10 * truth.norm()
     F.cross_entropy(model(clips), torch.tensor([0, 1])).backward()
     trains = {key for key, parameter in model.named_parameters() if parameter.grad is not None}
@@ -128,7 +99,7 @@ def test_every_method_starts_from_timms_features(name, method, tmp_path):
 @pytest.mark.parametrize("method", ["aim", "probe"])
 def test_the_attentive_head_reads_all_tokens_of_all_frames(name, method, tmp_path):
     model = adapted(name, tmp_path / "trunk.safetensors", small(name), method=method, head="attentive")
-    clips = clips_of(name, model)
+    clips = clips_of(name)
     assert model.forward_features(clips).shape == (2, 3, model.num_tokens, 32)
     F.cross_entropy(model(clips), torch.tensor([0, 1])).backward()
     assert all(parameter.grad is not None for _, parameter in model.trainable_parameters())
@@ -157,10 +128,9 @@ def test_another_image_size_is_timms_resampling(name, tmp_path):
     theirs = small(name, patches=4)
     model = adapted(name, tmp_path / "trunk.safetensors", theirs)
     theirs.set_input_size(img_size=side(name))
-    clips = clips_of(name, model)
+    clips = clips_of(name)
     with torch.no_grad():
-        frames = theirs.forward_features(clips.transpose(1, 2).flatten(0, 1))
-        truth = theirs.forward_head(frames, pre_logits=True).view(2, 3, -1)
+        truth = frame_features(theirs, clips)
         assert (model.forward_features(clips) - truth).norm() <= 1e-5 * truth.norm()
 
 
