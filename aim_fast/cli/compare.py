@@ -83,8 +83,8 @@ def command(
     place = single_place(device or "auto", precision or "auto")
     for trunk in words_of(trunks):
         find_entry(trunk.partition(",")[0])
-    chosen = [words_of(values) for values in (methods, heads)]
-    contenders, refused = find_contenders(words, *chosen, Asked(dataset, frames, num_classes))
+    asked = Asked(dataset, frames, num_classes)
+    contenders, refused = find_contenders(words, words_of(methods), words_of(heads), asked)
     for line in refused:
         click.echo(f"left out: {line}", err=True)
     rows = count(contenders)

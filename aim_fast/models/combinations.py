@@ -32,7 +32,8 @@ def combinations(
     find_entry(name)
     found: list[Parts] = []
     refused = []
-    for method, head in itertools.product(methods or [None], heads or [None]):
+    every: tuple[Sequence[str | None], Sequence[str | None]] = (methods or [None], heads or [None])
+    for method, head in itertools.product(*every):
         check_part("method", method)
         check_part("head", head)
         parts = {key: word for key, word in (("method", method), ("head", head)) if word}

@@ -12,6 +12,7 @@ from torch import nn
 from aim_fast.errors import WeightsError
 from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import create_model
+from aim_fast.models.trunks.vit import ImageNetViT
 from tests.models.small_families import SIZES, adapted, clips_of, frame_features, side, small
 
 # A structure of each family, and which of its sub-blocks are fused: over time, over space, MLP.
@@ -46,7 +47,37 @@ FAMILIES = {
     "test_vit4": (0, 0, 0),
     "vit_betwixt_patch16_rope_reg4_gap_256": (1, 0, 1),
     "vit_medium_patch16_rope_reg1_gap_256": (1, 0, 1),
+    "vit_7b_patch16_dinov3": (1, 0, 0),
+    "vit_giantopt_patch16_siglip_256": (1, 1, 0),
+    "vit_base_patch32_siglip_gap_256": (1, 1, 0),
+    "vit_so150m_patch16_reg4_map_256": (1, 1, 1),
+    "eva_giant_patch14_clip_224": (1, 1, 1),
+    "vit_pe_core_tiny_patch16_384": (1, 0, 1),
+    "vit_pe_core_gigantic_patch14_448": (1, 0, 1),
+    "vit_pe_lang_gigantic_patch14_448": (1, 0, 1),
+    "vit_giant_patch14_reg1_tipsv2": (1, 1, 0),
+    "vit_base_patch16_radio_v3": (1, 1, 1),
+    "vit_so400m_patch16_radio_v4": (1, 1, 1),
+    "beit3_base_patch16_224": (0, 0, 0),
+    "vit_relpos_base_patch16_cls_224": (1, 0, 1),
+    "vit_relpos_base_patch16_clsgap_224": (1, 0, 1),
+    "vit_small_r26_s32_224": (1, 1, 1),
+    "vit_tiny_r_s16_p8_224": (1, 1, 1),
+    "test_vit3": (1, 1, 1),
 }
+# Structures that run as the plain ViTs of our own names.
+PLAIN = (
+    "vit_base_patch14_reg1_tipsv2",
+    "vit_small_patch14_dinov2",
+    "vit_base_patch16_siglip_gap_224",
+    "eva_large_patch14_196",
+    "vit_base_patch16_clip_quickgelu_224",
+    "vit_so150m2_patch16_reg1_gap_256",
+    "vit_little_patch16_reg4_gap_256",
+    "deit3_small_patch16_224",
+    "flexivit_small",
+    "test_vit2",
+)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -78,6 +109,17 @@ def test_frame_features_are_timms_and_fused_is_plain(name, tmp_path):
     for key, gradient in gradients[1].items():
         assert (gradients[0][key] - gradient).norm() <= 1e-8 * max(gradient.norm(), 1e-6), key
         assert gradient.norm() > 0, key
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_frame_features_of_plain_structures_are_timms(name, tmp_path):
+    theirs = small(name)
+    model = adapted(name, tmp_path / "trunk.safetensors", theirs)
+    assert isinstance(model, ImageNetViT)
+    with torch.no_grad():
+        truth, got = frame_features(theirs, clips_of(name)), model.forward_features(clips_of(name))
+    assert truth.std() > 0.01
+    assert (got - truth).norm() <= 1e-10 * truth.norm()
 
 
 @pytest.mark.parametrize("method", ["probe", "full", "timesformer"])
