@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aim_fast.cli.options import RecipeCommand, recipe_options
+from aim_fast.cli.options import RecipeCommand, recipe_options, words_of
 
 if TYPE_CHECKING:
     from aim_fast.studies.comparison import Row
 
 
 @click.command("compare", cls=RecipeCommand)
-@click.argument("models", metavar="MODEL|RUN...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL|RUN...", nargs=-1)
+@click.option("--trunk", "trunks", metavar="LIST", multiple=True, help="trunks: MODELs as a list, or repeated")
+@click.option("--method", "methods", metavar="LIST", multiple=True, help="put trunks and MODELs under these methods")
+@click.option(
+    "--head", "heads", metavar="LIST", multiple=True, help="and under these heads: all combinations there are"
+)
 @click.option(
     "--dataset",
     default="kinetics400",
@@ -34,6 +39,9 @@ if TYPE_CHECKING:
 @recipe_options(("device", "precision"))
 def command(
     models: tuple[str, ...],
+    trunks: tuple[str, ...],
+    methods: tuple[str, ...],
+    heads: tuple[str, ...],
     dataset: str,
     frames: int | None,
     num_classes: int | None,
@@ -51,22 +59,34 @@ def command(
     MODEL is a name of `aim-fast models`, with overrides after commas; a shipped recipe; or a model of another library,
     under random weights: torchvision:mvit_v1_b, torchvision:mvit_v2_s, torchvision:swin3d_t (_s, _b),
     transformers:timesformer, transformers:vivit, transformers:videomae, transformers:x_clip. RUN is a trained run.
+    With --method or --head each name of `aim-fast models` stands for all combinations; those that cannot be are left
+    out, saying why.
 
     \b
     aim-fast compare aim_vit_b16_clip aim_vit_b16_clip,tune=all torchvision:mvit_v2_s runs/k400 --plot compare.png
+    aim-fast compare --trunk vit_b16_clip,timm:vit_base_patch16_dinov3 --method aim,probe --head linear,attentive
     """
     from aim_fast.files import write_whole
+    from aim_fast.models.registry import find_entry
     from aim_fast.studies.comparison import count, measure, memory_meaning, to_csv, to_dicts
-    from aim_fast.studies.contenders import dataset_classes, find_contender
+    from aim_fast.studies.contenders import Asked, dataset_classes, find_contenders
     from aim_fast.training.devices import single_place
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.report import check_writable
 
+    words = [*models, *words_of(trunks)]
+    if not words:
+        raise click.MissingParameter(param_type="argument", param_hint="'MODEL|RUN...' or --trunk")
     for file in filter(None, (csv_file, plot)):
         check_writable(Path(file))
     dataset_classes(dataset)
     place = single_place(device or "auto", precision or "auto")
-    contenders = [find_contender(text, dataset, frames, num_classes) for text in models]
+    for trunk in words_of(trunks):
+        find_entry(trunk.partition(",")[0])
+    asked = Asked(dataset, frames, num_classes)
+    contenders, refused = find_contenders(words, words_of(methods), words_of(heads), asked)
+    for line in refused:
+        click.echo(f"left out: {line}", err=True)
     rows = count(contenders)
     on_gpu = place.device.type == "cuda"
     batch_size, rounds = batch_size or (8 if on_gpu else 1), rounds or (10 if on_gpu else 3)
@@ -77,7 +97,7 @@ def command(
         measured = f"{_device_name(place.device)}, {dtype}, batches of {batch_size}, median of {rounds} rounds"
     if as_json:
         meaning = {"device": measured, "memory": None if no_speed else memory_meaning(place), "dataset": dataset}
-        click.echo(json.dumps({**meaning, "rows": to_dicts(rows)}, indent=2))
+        click.echo(json.dumps({**meaning, "left_out": refused, "rows": to_dicts(rows)}, indent=2))
     else:
         click.echo(_table(rows, not no_speed))
         click.echo(f"GFLOPs: 10⁹ multiply-adds of one view. Speed: {measured}")

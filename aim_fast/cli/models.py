@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from aim_fast.cli.options import words_of
+
 
 @click.command("models", short_help="List models with parameters and GFLOPs.")
 @click.argument("names", metavar="[NAME...]", nargs=-1)
@@ -26,9 +28,15 @@ import click
 )
 @click.option("--num-tadapter", type=click.IntRange(1, 2), help="temporal adapters a block, instead of the data set's")
 @click.option("--num-classes", type=click.IntRange(1), help="classes of the head, instead of the data set's")
-@click.option("--method", help="put the trunks under this method: aim, probe, full, timesformer or promptclip")
-@click.option("--head", help="and under this head: linear, attentive or text")
-@click.option("--parts", is_flag=True, help="list trunks, methods and heads instead, of which any three make a model")
+@click.option(
+    "--method",
+    "methods",
+    metavar="LIST",
+    multiple=True,
+    help="put the trunks under these methods: aim, probe, full, timesformer or promptclip",
+)
+@click.option("--head", "heads", metavar="LIST", multiple=True, help="and under these heads: linear, attentive or text")
+@click.option("--parts", is_flag=True, help="list trunks, methods and heads instead, and which combinations there are")
 def command(
     names: tuple[str, ...],
     as_json: bool,
@@ -36,6 +44,8 @@ def command(
     frames: tuple[int, ...],
     views: int,
     datasets: tuple[str, ...],
+    methods: tuple[str, ...],
+    heads: tuple[str, ...],
     **overrides: Any,
 ) -> None:
     """Names, parameters, and multiply-adds of a video in billions (GFLOPs, as the literature counts them).
@@ -44,20 +54,33 @@ def command(
 
     \b
     aim-fast models aim_vit_b16_clip open_clip:ViT-H-14 --frames 16
-    aim-fast models timm:vit_base_patch16_dinov3 --method probe --head attentive
+    aim-fast models timm:vit_base_patch16_dinov3 --method aim,probe --head linear,attentive
+    aim-fast models timm:vit_base_patch16_dinov3 --parts
     """
     from aim_fast.studies.model_table import TABLE_DATASETS, model_table, part_table
 
     if parts:
-        click.echo(json.dumps(part_table(), indent=2) if as_json else _parts(part_table()))
+        table = part_table(names)
+        click.echo(json.dumps(table, indent=2) if as_json else _parts(table))
         return
 
     chosen = {name: value for name, value in overrides.items() if value is not None}
-    rows = model_table(frames, views, datasets or TABLE_DATASETS, names, **chosen)
+    rows = model_table(
+        frames,
+        views,
+        datasets or TABLE_DATASETS,
+        names,
+        words_of(methods),
+        words_of(heads),
+        lambda line: click.echo(f"left out: {line}", err=True),
+        **chosen,
+    )
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    labels = [_label(row["name"], {} if chosen else row["overrides"]) for row in rows]
+    labels = [
+        _label(row["name"], {k: value for k, value in row["overrides"].items() if k not in chosen}) for row in rows
+    ]
     width = max(len(label) for label in labels) + 1
     head = f"{'dataset':<12}{'frames':>7}{'views':>7}{'parameters':>14}{'trainable':>13}{'GFLOPs':>10}"
     click.echo(f"{'model':<{width}}{head}  {'published GFLOPs, top-1'}")
@@ -71,10 +94,15 @@ def command(
         )
 
 
-def _parts(table: dict[str, dict[str, str]]) -> str:
+def _parts(table: dict[str, dict[str, Any]]) -> str:
+    there = table.pop("combinations")
+    trunks = {
+        name: line or f"{', '.join(there[name]['methods'])} × {', '.join(there[name]['heads'])}"
+        for name, line in table["trunks"].items()
+    }
     width = max(len(name) for rows in table.values() for name in rows) + 2
     lines = []
-    for kind, rows in table.items():
+    for kind, rows in (table | {"trunks": trunks}).items():
         lines += [kind, *(f"  {name:<{width}}{line}".rstrip() for name, line in rows.items())]
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -101,3 +102,14 @@ def _option(name: str, defaults: str) -> Callable[[Callable], Callable]:
 def typed(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were typed."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def words_of(values: Iterable[str]) -> list[str]:
+    """The words of an option that is repeated or takes a list, each once; ``NAME,key=value`` is one word."""
+    words: list[str] = []
+    for piece in (piece.strip() for value in values for piece in re.split(r",(?![^\[]*\])", value)):
+        if "=" in piece and words:
+            words[-1] += f",{piece}"
+        elif piece:
+            words.append(piece)
+    return list(dict.fromkeys(words))

@@ -66,6 +66,7 @@ class FrameModel(Headed):
 
     trunk_record: ClassVar[type[Trunk]] = PlainTrunk
     last_norm: str = "ln_post."  # what the names of the norm before the head begin with
+    pooling: tuple[str, ...] = ()  # what the names of the parameters that :meth:`pool` alone reads begin with
 
     patch_size: int
     embed_dim: int
@@ -165,7 +166,9 @@ class FrameModel(Headed):
     def freeze(self) -> None:
         for name, parameter in self.named_parameters():
             of_head = name.startswith(self.reader.own)
-            parameter.requires_grad_(self.reader.trained if of_head else self.method.trains(name, self.last_norm))
+            unread = self.reader.reads_tokens and name.startswith(self.pooling)
+            trains = self.reader.trained if of_head else self.method.trains(name, self.last_norm) and not unread
+            parameter.requires_grad_(trains)
 
     def is_adaptation(self, name: str) -> bool:
         return self.method.is_own(name) or (self.reader.trained and name.startswith(self.reader.own))

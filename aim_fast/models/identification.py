@@ -16,6 +16,7 @@ from aim_fast.errors import WeightsError
 from aim_fast.models.composition import arguments_of
 from aim_fast.models.identity import Identity
 from aim_fast.models.registry import MODELS, find_entry
+from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights.architecture import what_else
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.state_dict import strip_prefixes
@@ -33,8 +34,8 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     tensors = strip_prefixes(file.tensors, where)
     tensors.pop("proj", None)
     told = file.description or {}
-    if asked is None and told and find_entry(told["model"]).model not in _variants():
-        return Identity(told["model"], dict(told["options"]), told["classes"])  # of a trunk that the table has not
+    if asked is None and told and not _recognises(find_entry(told["model"]).model):
+        return Identity(told["model"], dict(told["options"]), told["classes"])
     variant, found = _recognise(tensors, where)
     method = found.pop("method", "aim")
     classes = told.get("classes") or []
@@ -57,6 +58,11 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     if asked or _fits(entry.arguments, found, _SIZES):
         found.pop("num_heads", None)  # the table knows
     return Identity(name, found, classes)
+
+
+def _recognises(model: type[VideoModel]) -> bool:
+    """Whether a class tells its own tensors from others'."""
+    return model.infer_arguments.__func__ is not VideoModel.infer_arguments.__func__  # type: ignore[attr-defined]
 
 
 def _recognise(tensors: Mapping[str, Tensor], where: str) -> tuple[Any, dict[str, Any]]:

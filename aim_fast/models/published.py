@@ -17,7 +17,7 @@ import yaml
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.composition import arguments_of
 from aim_fast.models.methods.adapter_layers import resolve_layers
-from aim_fast.models.registry import argument_names, find_entry
+from aim_fast.models.registry import argument_names, find_entry, full_name
 
 _FILE = Path(__file__).parent / "published_results.yaml"
 # What has no part in what a model is and trains, or differs between recipes without making another model.
@@ -95,6 +95,7 @@ def find_published(model: str, dataset: str, arguments: Mapping[str, Any]) -> Pu
 
     Of several, the first: those published as rungs of an ablation have the structure of a model of a main table.
     """
+    model = full_name(model)
     for row in published_results():
         if (row.model, row.dataset, row.data_percent, row.protocol) != (model, dataset, 100, None):
             continue

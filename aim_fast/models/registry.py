@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.composition import arguments_of, compose
@@ -79,6 +79,7 @@ MODELS: Mapping[str, Entry] = {
     ),
 }
 
+METHOD_NAMES = (*METHODS, "promptclip")
 # Argument names of the published configurations.
 ALIASES = {"input_resolution": "img_size", "width": "embed_dim", "layers": "depth", "heads": "num_heads"}
 
@@ -96,6 +97,11 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
+def full_name(name: str) -> str:
+    """``aim_vit_b16_clip`` of the trunk ``vit_b16_clip``; any other name as it is."""
+    return f"aim_{name}" if f"aim_{name}" in MODELS else name
+
+
 def find_entry(name: str, head: str | None = None, method: str | None = None) -> Entry:
     """The class and arguments of a model's name, under another ``method`` or ``head`` where one is named.
 
@@ -106,26 +112,35 @@ def find_entry(name: str, head: str | None = None, method: str | None = None) ->
         entry = timm_entry(name)
     elif name.startswith(OPEN_CLIP):
         entry = open_clip_entry(name)
-    elif name in MODELS or f"aim_{name}" in MODELS:
-        entry = MODELS.get(name) or MODELS[f"aim_{name}"]
+    elif (full := full_name(name)) in MODELS:
+        entry = MODELS[full]
     else:
         raise UsageError(f"unknown model {name!r}: {nearest(name, MODELS)}")
+    check_part("method", method)
+    check_part("head", head)
+    if not issubclass(entry.model, FrameModel):
+        own = "promptclip" if entry.model is PromptCLIP else entry.method
+        for kind, word, kept in (("method", method, own), ("head", head, "linear")):
+            if word not in (None, kept):
+                raise UsageError(
+                    f"model {name} is of method {own}, with a head of its own, and takes no {kind} {word}: leave it out"
+                )
+        return entry
     if method == "promptclip":
-        if entry.model is not PromptCLIP:
-            return prompt_entry(name, entry)
-        method = None
-    for kind, word, known in (("method", method, METHODS), ("head", head, HEADS)):
-        if word is not None and word not in known:
-            raise UsageError(f"unknown {kind} {word!r}: {nearest(word, known)}")
-    composed = issubclass(entry.model, FrameModel)
-    if not composed and (method or (head or "linear") not in ("linear", "text")):
-        what = f"head {head}" if not method else f"method {method}"
-        raise UsageError(f"model {name} is not of a row of equal blocks and takes no other {what}: leave it out")
-    if method:
-        entry = entry._replace(method=method)
+        if head not in (None, "linear"):
+            raise UsageError(f"method promptclip scores class names itself and takes no head {head}: leave it out")
+        return prompt_entry(name, entry)
+    entry = entry._replace(method=method or entry.method)
     if head == "text":
         return text_entry(name, entry)
-    return entry._replace(head=head) if head else entry
+    return entry._replace(head=head or entry.head)
+
+
+def check_part(kind: Literal["method", "head"], word: str | None) -> None:
+    """Raises UsageError for a word that is no method or no head, with the nearest that is."""
+    known = METHOD_NAMES if kind == "method" else HEADS
+    if word is not None and word not in known:
+        raise UsageError(f"unknown {kind} {word!r}: {nearest(word, known)}")
 
 
 def argument_names(name: str, head: str | None = None, method: str | None = None) -> list[str]:

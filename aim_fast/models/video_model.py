@@ -107,11 +107,11 @@ class VideoModel(nn.Module, ABC):
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def no_weight_decay(self) -> set[str]:
-        """Names that take no weight decay in the published recipes: all layer norms and the class's ``undecayed``.
+        """Names that take no weight decay in the published recipes: all norms and the class's ``undecayed``.
 
         Adapter biases and ``temporal_embedding`` ARE decayed.
         """
-        norms = {name for name, module in self.named_modules() if isinstance(module, nn.LayerNorm)}
+        norms = {name for name, module in self.named_modules() if _is_norm(module)}
         affine = {f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias")}
         return affine | self.undecayed
 
@@ -165,6 +165,12 @@ class VideoModel(nn.Module, ABC):
         if not right:
             raise ValueError(f"expected a clip batch {layout}, got {x.dtype} {list(x.shape)}")
         return x.shape[0]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Of any library: what has one factor a channel and nothing else has."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 1
 
 
 def check_sizes(**sizes: int) -> None:

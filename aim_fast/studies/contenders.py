@@ -7,12 +7,15 @@
     runs/ssv2                                            a run or a checkpoint of one: its structure, and its top-1
     torchvision:mvit_v2_s, transformers:timesformer      see :mod:`aim_fast.models.peers`
 
+Names of this project can be crossed with methods and heads: each is then as many contenders as there are combinations.
+
 A contender is known before it is built, so that counting costs neither memory nor a trunk's weights.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,11 @@ import torch
 import yaml
 
 from aim_fast.errors import UsageError, nearest
+from aim_fast.models.combinations import Refusal, combinations, written
 from aim_fast.models.identity import Identity
 from aim_fast.models.peers import create_peer, default_frames, list_peers, published_by_library, takes_frames
 from aim_fast.models.published import dataset_arguments, datasets, find_published
-from aim_fast.models.registry import MODELS, argument_names, create_model, list_trunks
+from aim_fast.models.registry import ALIASES, MODELS, argument_names, create_model, list_trunks
 from aim_fast.models.video_model import VideoModel
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from aim_fast.training.metrics import METRICS, read_metrics
@@ -65,22 +69,89 @@ class Contender:
             return self.build()
 
 
-def find_contender(text: str, dataset: str, frames: int | None, num_classes: int | None) -> Contender:
+@dataclass(frozen=True)
+class Asked:
+    """Whose heads and adapters are compared; frames and classes for whatever does not say its own."""
+
+    dataset: str
+    frames: int | None = None
+    num_classes: int | None = None
+
+
+def find_contenders(
+    words: Sequence[str], methods: Sequence[str], heads: Sequence[str], asked: Asked
+) -> tuple[list[Contender], list[str]]:
+    """What the words stand for, each model's name under all ``methods`` and ``heads`` that it does not say itself.
+
+    The second list has a line for each combination that cannot be, saying why. Runs, recipes and other libraries'
+    models stay as they are. Raises UsageError as :func:`find_contender` does, and where no combination can be.
+    """
+    found: list[Contender] = []
+    refused: list[str] = []
+    for text in words:
+        name, settings = _split(text)
+        if not _is_model(name) or not (methods or heads):
+            found.append(find_contender(text, asked))
+            continue
+        overrides = _overrides(text, settings)
+        there, missing = combinations(
+            name,
+            [overrides["method"]] if "method" in overrides else methods,
+            [overrides["head"]] if "head" in overrides else heads,
+        )
+        fitting, odd = _that_take(name, there, overrides)
+        refused += [f"{written(text, _less(parts, overrides))}: {reason}" for parts, reason in (*missing, *odd)]
+        found += [find_contender(written(text, _less(parts, overrides)), asked) for parts in fitting]
+    if not found:
+        raise UsageError(refused[0])
+    return found, refused
+
+
+def _that_take(
+    name: str, there: Sequence[dict[str, str]], overrides: dict[str, Any]
+) -> tuple[list[dict[str, str]], list[Refusal]]:
+    """Of combinations of a name those that take all ``overrides``, and the others; all, where none takes them."""
+    odd = {}
+    for number, parts in enumerate(there):
+        taken = {"method", "head", *argument_names(name, parts.get("head"), parts.get("method"))}
+        odd[number] = [key for key in overrides if ALIASES.get(key, key) not in taken]
+    fitting = [parts for number, parts in enumerate(there) if not odd[number]]
+    if not fitting:  # a wrong word, which making the model says
+        return list(there), []
+    refused = [Refusal(parts, f"it has no {', '.join(odd[n])}") for n, parts in enumerate(there) if odd[n]]
+    return fitting, refused
+
+
+def _less(parts: dict[str, str], overrides: dict[str, Any]) -> dict[str, str]:
+    return {key: word for key, word in parts.items() if key not in overrides}
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    """Of ``NAME,key=value,key=[a,b]`` the name and the settings."""
+    name, *settings = re.split(r",(?![^\[]*\])", text)
+    return name, settings
+
+
+def _is_model(name: str) -> bool:
+    """Whether a word names a model of this project, rather than another library's, a recipe or a run."""
+    return not _LIBRARIES.match(name) and (name in MODELS or name in list_trunks() or bool(re.match(r"\w+:", name)))
+
+
+def find_contender(text: str, asked: Asked) -> Contender:
     """The contender that a word of the command line stands for.
 
-    ``dataset`` is whose heads and adapters are compared; ``frames`` and ``num_classes`` are for whatever does not say
-    its own. Raises UsageError for a word that stands for nothing, CheckpointError for a folder without a run.
+    Raises UsageError for a word that stands for nothing, CheckpointError for a folder without a run.
     """
-    name, *settings = re.split(r",(?![^\[]*\])", text)
+    name, settings = _split(text)
     overrides = _overrides(text, settings)
     if _LIBRARIES.match(name):
-        return _of_library(text, name, overrides, dataset, frames, num_classes)
-    if name in MODELS or name in list_trunks() or re.match(r"\w+:", name):
-        return _of_model(text, name, overrides, dataset, frames, num_classes)
+        return _of_library(text, name, overrides, asked)
+    if _is_model(name):
+        return _of_model(text, name, overrides, asked)
     if settings and (name in shipped_recipes() or Path(name).exists()):
         raise UsageError(f"{text}: a run or recipe says itself what its model is: leave out {', '.join(settings)}")
     if name in shipped_recipes():
-        return _of_recipe(name, dataset, num_classes)
+        return _of_recipe(name, asked)
     if Path(name).exists():
         return _of_run(name)
     if "/" in name:
@@ -103,38 +174,29 @@ def _overrides(text: str, settings: list[str]) -> dict[str, Any]:
     return values
 
 
-def _of_model(
-    label: str,
-    name: str,
-    overrides: dict[str, Any],
-    dataset: str,
-    frames: int | None,
-    num_classes: int | None,
-) -> Contender:
+def _of_model(label: str, name: str, overrides: dict[str, Any], asked: Asked) -> Contender:
     taken = argument_names(name, overrides.get("head"), overrides.get("method"))
-    asked = {"num_frames": frames, "num_classes": num_classes}
-    common = {key: value for key, value in asked.items() if value is not None and key in taken}
-    arguments = dataset_arguments(name, dataset, taken) | common | overrides
-    return Contender(label, Identity(name, arguments), _published(name, dataset, arguments))
+    sizes = {"num_frames": asked.frames, "num_classes": asked.num_classes}
+    common = {key: value for key, value in sizes.items() if value is not None and key in taken}
+    arguments = dataset_arguments(name, asked.dataset, taken) | common | overrides
+    return Contender(label, Identity(name, arguments), _published(name, asked.dataset, arguments))
 
 
-def _of_library(
-    label: str, name: str, overrides: dict[str, Any], dataset: str, frames: int | None, num_classes: int | None
-) -> Contender:
-    arguments = {"num_classes": num_classes or dataset_classes(dataset)} | overrides
-    if name in list_peers() and frames and takes_frames(name, frames):
-        arguments = {"num_frames": frames} | arguments
+def _of_library(label: str, name: str, overrides: dict[str, Any], asked: Asked) -> Contender:
+    arguments = {"num_classes": asked.num_classes or dataset_classes(asked.dataset)} | overrides
+    if name in list_peers() and asked.frames and takes_frames(name, asked.frames):
+        arguments = {"num_frames": asked.frames} | arguments
     if name not in list_peers():
         create_peer(name)  # says what is wrong with the name
     count = arguments.get("num_frames", default_frames(name))
-    published = published_by_library(name, dataset, count)
-    return Contender(label, Identity(name, arguments), {**published, "dataset": dataset} if published else {})
+    published = published_by_library(name, asked.dataset, count)
+    return Contender(label, Identity(name, arguments), {**published, "dataset": asked.dataset} if published else {})
 
 
-def _of_recipe(name: str, dataset: str, num_classes: int | None) -> Contender:
+def _of_recipe(name: str, asked: Asked) -> Contender:
     recipe = load_recipe(name, {})
-    dataset = recipe.data.dataset if recipe.data.dataset in datasets() else dataset
-    arguments = model_options(recipe, num_classes or dataset_classes(dataset))
+    dataset = recipe.data.dataset if recipe.data.dataset in datasets() else asked.dataset
+    arguments = model_options(recipe, asked.num_classes or dataset_classes(dataset))
     return Contender(name, Identity(recipe.model.model, arguments), _published(recipe.model.model, dataset, arguments))
 
 

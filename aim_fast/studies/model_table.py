@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aim_fast.errors import UsageError
+from aim_fast.models.combinations import Parts, combinations, parts_of, written
 from aim_fast.models.composition import arguments_of
 from aim_fast.models.counting.flops import count_costs
 from aim_fast.models.heads import HEADS
@@ -22,6 +23,9 @@ def model_table(
     views: int = 3,
     datasets: Sequence[str] = TABLE_DATASETS,
     names: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    refuse: Callable[[str], None] = lambda line: None,
     **overrides: Any,
 ) -> list[dict[str, Any]]:
     """One row per model, data set and number of frames, then one per published row of another structure.
@@ -31,18 +35,22 @@ def model_table(
 
     Keys: ``name, dataset, frames, views, overrides, params, trainable, gflops, published``. ``gflops`` are 10⁹
     multiply-adds of all ``views`` of one clip together, as published tables give them; ``published`` is what was
-    published for this structure, or None. ``overrides`` go to every model that takes them, over the data set's; with
-    ``method`` or ``head`` among them, models that take no other are left out.
+    published for this structure, or None. ``overrides`` go to every model that takes them, over the data set's. With
+    ``methods`` or ``heads`` a model is as many as there are combinations of it; of ``names``, ``refuse`` is called with
+    a line for each that cannot be. Raises UsageError where none can.
     """
-    rows = []
-    parts = {key: overrides.pop(key) for key in ("method", "head") if key in overrides}
+    rows: list[dict[str, Any]] = []
+    chosen_models: list[tuple[str, Parts]] = []
     for name in names or list_models():
-        try:
-            taken = argument_names(name, parts.get("head"), parts.get("method"))
-        except UsageError:
-            if names:
-                raise
-            continue
+        there, missing = combinations(name, methods, heads)
+        lines = [f"{written(name, parts)}: {reason}" for parts, reason in missing] if names else []
+        if lines and not there:
+            raise UsageError(lines[0])
+        for line in lines:
+            refuse(line)
+        chosen_models += [(name, parts) for parts in there]
+    for name, parts in chosen_models:
+        taken = argument_names(name, parts.get("head"), parts.get("method"))
         chosen = parts | {key: value for key, value in overrides.items() if key in taken}
         for dataset in datasets:
             for num_frames in frames or _own_frames(name, dataset):
@@ -54,7 +62,9 @@ def model_table(
                     if not frames:
                         raise
     for result in published_results():
-        wanted = result.model in (names or MODELS) and result.dataset in datasets and not overrides and not parts
+        wanted = (
+            result.model in (names or MODELS) and result.dataset in datasets and not (overrides or methods or heads)
+        )
         if wanted and result.overrides and (not frames or result.frames in frames):
             rows.append(_row(result.model, result.dataset, result.arguments, views, result.overrides, result))
     return rows
@@ -92,11 +102,18 @@ def _row(
     }
 
 
-def part_table() -> dict[str, dict[str, str]]:
-    """What models are composed of: the names of trunks, methods and heads, and of each what it is, in a line."""
+def part_table(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """What models are composed of: the names of trunks, methods and heads, and of each what it is, in a line.
+
+    ``names`` are all trunks when not given. ``combinations`` are, of each trunk, the methods and heads that there are.
+    """
     parts: dict[str, Mapping[str, Any]] = {"methods": METHODS, "heads": HEADS}
     found = {kind: {name: part.line for name, part in known.items()} for kind, known in parts.items()}
-    found["methods"]["promptclip"] = "a learned prompt around class names, on CLIP with its text tower (ECCV 2022)"
-    trunks = dict.fromkeys(list_trunks(), "")
-    trunks |= {"timm:NAME": "any of timm's", "open_clip:NAME": "any of open_clip's, of pre-norm blocks in a row"}
-    return {"trunks": trunks, **found}
+    found["methods"]["promptclip"] = (
+        "a learned prompt around class names with a head of its own, on a CLIP of both towers (ECCV 2022)"
+    )
+    trunks = dict.fromkeys(names or list_trunks(), "")
+    there = {name: parts_of(name) for name in trunks}
+    if not names:
+        trunks |= {"timm:NAME": "any of timm's", "open_clip:NAME": "any of open_clip's, of pre-norm blocks in a row"}
+    return {"trunks": trunks, **found, "combinations": there}

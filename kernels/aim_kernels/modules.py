@@ -282,7 +282,8 @@ class AIMBlock(nn.Module):
             out = self._adapt_reference(clips, temporal_drop, joint_drop)
             return (out[:, :, :1] if cls_only else out).reshape(shape)
         drops = (temporal_drop, joint_drop[:, :, :1] if cls_only and joint_drop is not None else joint_drop)
-        if self.memory == "lean" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        lean = self.memory == "lean" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if lean and (x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())):
             # The drops are drawn outside, so nothing random is run twice. A compiler forgets the checkpoint around an
             # autograd function and would keep everything: there each sub-block keeps its own input.
             out = checkpoint(

@@ -94,6 +94,15 @@ def test_published_accuracies_stand_beside_what_is_counted(aim_fast):
         (("aim_vit_demo", "--csv", "/none/x.csv"), "cannot be written"),
         (("runs/none",), "runs/none does not exist"),
         (("xyzzy",), "`aim-fast models` lists models"),
+        ((), "Missing argument 'MODEL|RUN...' or --trunk"),
+        (("--trunk", "vit_dem"), "did you mean 'aim_vit_demo'"),
+        (("--trunk", "torchvision:mvit_v2_s"), "unknown model 'torchvision:mvit_v2_s'"),
+        (("--trunk", "vit_demo,tun=all", "--method", "aim,full"), "did you mean 'tune'"),
+        (("vit_demo", "--method", "aim,prob"), "did you mean 'probe'"),
+        (("vit_demo", "--head", "linear,txt"), "did you mean 'text'"),
+        (("swin_demo", "--method", "probe,full"), "swin_demo is of method aim, with a head of its own"),
+        (("vit_imagenet_demo", "--head", "text"), "no CLIP text tower"),
+        (("vit_demo,method=promptclip,head=attentive",), "takes no head attentive"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_runs(aim_fast, words, says):
@@ -101,6 +110,46 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(aim_fast, words
     assert (status, out) == (2, "")
     assert says in err
     assert len(err.splitlines()) == 1
+
+
+def test_trunks_under_methods_and_heads_are_every_combination_that_there_is(aim_fast):
+    """Words as lists and repeated; a name keeps the method, head and overrides that it says itself."""
+    words = ("aim_vit_demo,num_frames=2", "aim_vit_demo,method=full,head=attentive", "--trunk", "swin_demo")
+    words += ("--trunk", "vit_imagenet_demo,depth=2,vit_demo,num_tadapter=2", "--method", "aim,probe")
+    status, out, err = aim_fast("compare", *words, "--head", "linear", "--head", "text", "--no-speed", "--json")
+    assert status == 0, err
+    table = json.loads(out)
+    demo, imagenet, two = "aim_vit_demo,num_frames=2", "vit_imagenet_demo,depth=2", "vit_demo,num_tadapter=2"
+    assert [row["model"] for row in table["rows"]] == [
+        *(f"{demo},method={method},head={head}" for method in ("aim", "probe") for head in ("linear", "text")),
+        "aim_vit_demo,method=full,head=attentive",
+        "swin_demo,method=aim,head=linear",
+        *(f"{imagenet},method={method},head=linear" for method in ("aim", "probe")),
+        *(f"{two},method=aim,head={head}" for head in ("linear", "text")),
+    ]
+    left_out = [line.partition(": ")[::2] for line in table["left_out"]]
+    assert [name for name, _ in left_out] == [
+        "swin_demo,method=aim,head=text",
+        *(f"swin_demo,method=probe,head={head}" for head in ("linear", "text")),
+        *(f"{imagenet},method={method},head=text" for method in ("aim", "probe")),
+        *(f"{two},method=probe,head={head}" for head in ("linear", "text")),
+    ]
+    assert "no CLIP text tower" in dict(left_out)[f"{imagenet},method=aim,head=text"]
+    assert "num_tadapter" in dict(left_out)[f"{two},method=probe,head=linear"]
+    assert [line.removeprefix("left out: ") for line in err.splitlines()] == table["left_out"]
+    alone = rows_of(aim_fast, *(row["model"] for row in table["rows"]), "--no-speed")
+    assert alone == table["rows"]
+
+
+def test_combinations_are_measured(aim_fast):
+    words = ("--trunk", "vit_demo,num_frames=2", "--method", "probe,promptclip", "--head", "linear,attentive")
+    rows = rows_of(aim_fast, *words, *SPEED)
+    assert [row["model"].partition(",method=")[2] for row in rows] == [
+        "probe,head=linear",
+        "probe,head=attentive",
+        "promptclip",
+    ]
+    assert all(min(row["forward"], row["train"]) > 0 for row in rows)
 
 
 def test_a_library_that_is_not_installed_is_named(aim_fast, monkeypatch):

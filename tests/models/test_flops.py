@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aim_fast.models.counting.flops import count_costs, count_parameters, multiply_adds
+from aim_fast.models.heads import HEADS
 from aim_fast.models.published import dataset_arguments, find_published, published_results
 from aim_fast.models.registry import MODELS, create_model
 from aim_kernels.modules import AIMBlock
@@ -94,3 +95,12 @@ def test_multiply_adds_of_one_block_by_hand():
     attention = 2 * 4 * d * d + 2 * n * d + 2 * t * d  # over space and over time, per token
     per_token = attention + 8 * d * d + 4 * 2 * d * (d // 4)
     assert multiply_adds(model) == t * (n * per_token + (n - 1) * 3 * 64 * d) + c * d
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_is_counted(head):
+    params, trainable, products = count_costs("aim_vit_demo", {"head": head, "method": "probe"})
+    trunk, _, plain = count_costs("aim_vit_demo", {"method": "probe"})
+    assert params >= trunk
+    assert (trainable == 0) is (head == "text")  # which is CLIP's and frozen
+    assert products - plain in range(-8 * 64, 8 * (37 * 5 * 64 * 64))

@@ -13,9 +13,10 @@ from torch import nn
 from aim_fast.errors import WeightsError
 from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import create_model
-from aim_fast.models.trunks.timm import build, sizes_of
+from aim_fast.models.trunks.timm import build
+from aim_fast.models.trunks.vit import ImageNetViT
+from tests.models.small_families import SIZES, adapted, clips_of, frame_features, side, small
 
-SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 # A structure of each family, and whether its attention, over time and space, and its MLP are fused.
 FAMILIES = {
     "vit_small_patch16_dinov3": (1, 1),
@@ -48,33 +49,37 @@ FAMILIES = {
     "test_vit4": (1, 1),
     "vit_betwixt_patch16_rope_reg4_gap_256": (1, 1),
     "vit_medium_patch16_rope_reg1_gap_256": (1, 1),
+    "vit_7b_patch16_dinov3": (1, 1),
+    "vit_giantopt_patch16_siglip_256": (1, 1),
+    "vit_so150m_patch16_reg4_map_256": (1, 1),
+    "eva_giant_patch14_clip_224": (1, 1),
+    "vit_pe_core_tiny_patch16_384": (1, 1),
+    "vit_pe_core_gigantic_patch14_448": (1, 1),
+    "vit_pe_lang_gigantic_patch14_448": (1, 1),
+    "vit_giant_patch14_reg1_tipsv2": (1, 1),
+    "vit_base_patch16_radio_v3": (1, 1),
+    "vit_so400m_patch16_radio_v4": (1, 1),
+    "beit3_base_patch16_224": (0, 0),
+    "vit_relpos_base_patch16_cls_224": (1, 1),
+    "vit_relpos_base_patch16_clsgap_224": (1, 1),
+    "vit_small_r26_s32_224": (1, 1),
+    "vit_tiny_r_s16_p8_224": (1, 1),
+    "test_vit3": (1, 1),
 }
-
-
-def side(name, patches=3):
-    return patches * sizes_of(name)["patch_size"]
-
-
-def small(name, patches=3):
-    """timm's own module in small sizes, every tensor drawn at random, float64."""
-    torch.manual_seed(0)
-    module = build(name, img_size=side(name, patches), **SIZES).double().eval()
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return module
-
-
-def adapted(name, file, theirs, **overrides):
-    sizes = {**SIZES, "img_size": side(name), "num_frames": 3, "num_classes": 5, **overrides}
-    save_file({key: tensor.contiguous() for key, tensor in theirs.state_dict().items()}, file)
-    model = create_model(f"timm:{name}", **sizes).double().eval()
-    assert load_weights(model, file).kind == "timm"
-    return model
-
-
-def clips_of(name, model):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, 3, 3, side(name), side(name), dtype=torch.float64, generator=generator)
+# Structures that run as the plain ViTs of our own names.
+PLAIN = (
+    "vit_base_patch14_reg1_tipsv2",
+    "vit_small_patch14_dinov2",
+    "vit_base_patch16_siglip_gap_224",
+    "vit_base_patch32_siglip_gap_256",
+    "eva_large_patch14_196",
+    "vit_base_patch16_clip_quickgelu_224",
+    "vit_so150m2_patch16_reg1_gap_256",
+    "vit_little_patch16_reg4_gap_256",
+    "deit3_small_patch16_224",
+    "flexivit_small",
+    "test_vit2",
+)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -83,10 +88,9 @@ def test_frame_features_are_timms_and_fused_is_plain(name, tmp_path):
     model = adapted(name, tmp_path / "trunk.safetensors", theirs, num_tadapter=2)
     block = model.row[0]
     assert (block.plain_attention, block.plain_mlp) == tuple(map(bool, FAMILIES[name]))
-    clips = clips_of(name, model)
+    clips = clips_of(name)
     with torch.no_grad():
-        frames = theirs.forward_features(clips.transpose(1, 2).flatten(0, 1))
-        truth = theirs.forward_head(frames, pre_logits=True).view(2, 3, -1)
+        truth = frame_features(theirs, clips)
         got = model.pool(model.run(model.embed(clips), 0, 2))
     assert truth.std() > 0.01
     assert (got - truth).norm() <= 1e-10 * truth.norm()
@@ -109,15 +113,25 @@ def test_frame_features_are_timms_and_fused_is_plain(name, tmp_path):
         assert gradient.norm() > 0, key
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_frame_features_of_plain_structures_are_timms(name, tmp_path):
+    theirs = small(name)
+    model = adapted(name, tmp_path / "trunk.safetensors", theirs)
+    assert isinstance(model, ImageNetViT)
+    with torch.no_grad():
+        truth, got = frame_features(theirs, clips_of(name)), model.forward_features(clips_of(name))
+    assert truth.std() > 0.01
+    assert (got - truth).norm() <= 1e-10 * truth.norm()
+
+
 @pytest.mark.parametrize("method", ["probe", "full", "timesformer"])
 @pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "eva02_base_patch16_clip_224", "beit_base_patch16_224"])
 def test_every_method_starts_from_timms_features(name, method, tmp_path):
     theirs = small(name)
     model = adapted(name, tmp_path / "trunk.safetensors", theirs, method=method)
-    clips = clips_of(name, model)
+    clips = clips_of(name)
     with torch.no_grad():
-        frames = theirs.forward_features(clips.transpose(1, 2).flatten(0, 1))
-        truth = theirs.forward_head(frames, pre_logits=True).view(2, 3, -1)
+        truth = frame_features(theirs, clips)
         assert (model.forward_features(clips) - truth).norm() <= 1e-10 * truth.norm()
     F.cross_entropy(model(clips), torch.tensor([0, 1])).backward()
     trains = {key for key, parameter in model.named_parameters() if parameter.grad is not None}
@@ -129,7 +143,7 @@ def test_every_method_starts_from_timms_features(name, method, tmp_path):
 @pytest.mark.parametrize("method", ["aim", "probe"])
 def test_the_attentive_head_reads_all_tokens_of_all_frames(name, method, tmp_path):
     model = adapted(name, tmp_path / "trunk.safetensors", small(name), method=method, head="attentive")
-    clips = clips_of(name, model)
+    clips = clips_of(name)
     assert model.forward_features(clips).shape == (2, 3, model.num_tokens, 32)
     F.cross_entropy(model(clips), torch.tensor([0, 1])).backward()
     assert all(parameter.grad is not None for _, parameter in model.trainable_parameters())
@@ -166,13 +180,10 @@ def test_another_image_size_is_timms_resampling(name, patches, tmp_path):
         module = sys.modules[type(theirs).__module__]
         other.load_state_dict(module.checkpoint_filter_fn(theirs.state_dict(), other))
         theirs = other
-    generator = torch.Generator().manual_seed(1)
-    clips = torch.randn(2, 3, 3, *[side(name, patches)] * 2, dtype=torch.float64, generator=generator)
+    clips = clips_of(name, patches)
     with torch.no_grad():
-        frames = theirs.forward_features(clips.transpose(1, 2).flatten(0, 1))
-        truth = theirs.forward_head(frames, pre_logits=True).view(2, 3, -1)
-        got = model.pool(model.run(model.embed(clips), 0, 2))
-        assert (got - truth).norm() <= 1e-5 * truth.norm()
+        truth = frame_features(theirs, clips)
+        assert (model.forward_features(clips) - truth).norm() <= 1e-5 * truth.norm()
 
 
 def test_weights_of_another_trunk_are_refused_in_one_line(tmp_path):

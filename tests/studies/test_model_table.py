@@ -1,8 +1,11 @@
 """The table of all models holds every cost that was published, beside the one that is counted."""
 
 import pytest
+import torch
 
-from aim_fast.studies.model_table import model_table
+from aim_fast.errors import UsageError
+from aim_fast.models.registry import create_model
+from aim_fast.studies.model_table import model_table, part_table
 
 
 def test_every_published_cost_of_the_main_tables_is_among_the_rows():
@@ -16,3 +19,45 @@ def test_every_published_cost_of_the_main_tables_is_among_the_rows():
     assert rows["aim_vit_b16_clip", "kinetics400", 8]["trainable"] == 10_966_672
     assert rows["aim_vit_b16_clip", "ssv2", 8]["trainable"] == 14_343_342
     assert rows["aim_vit_b16_clip", "kinetics400", 8]["published"]["top1"] == 83.9
+
+
+def test_combinations_are_listed_with_their_costs_or_why_there_is_none():
+    said = []
+    table = model_table(
+        names=("vit_demo", "swin_demo"), datasets=("ssv2",), methods=("aim", "probe"), heads=("attentive", "linear"),
+        refuse=said.append,
+    )  # fmt: skip
+    found = {(row["name"], row["overrides"]["method"], row["overrides"]["head"]): row for row in table}
+    assert list(found) == [
+        *(("vit_demo", method, head) for method in ("aim", "probe") for head in ("attentive", "linear")),
+        ("swin_demo", "aim", "linear"),
+    ]
+    assert found["vit_demo", "probe", "linear"]["trainable"] == 174 * 65
+    assert found["vit_demo", "probe", "linear"]["gflops"] < found["vit_demo", "aim", "linear"]["gflops"]
+    assert [line.partition(":")[0] for line in said] == [
+        "swin_demo,method=aim,head=attentive",
+        "swin_demo,method=probe,head=attentive",
+        "swin_demo,method=probe,head=linear",
+    ]
+    with pytest.raises(UsageError, match="of method aim, with a head of its own"):
+        model_table(names=("swin_demo",), methods=("full",))
+
+
+def test_what_is_listed_as_a_combination_is_made_and_nothing_else():
+    every = part_table(("vit_demo", "vit_imagenet_demo", "swin_demo", "vit_h14_clipa", "vit_g14_clip"))
+    for name, parts in every["combinations"].items():
+        for method in every["methods"]:
+            for head in every["heads"]:
+                own = method == "promptclip"
+                if method in parts["methods"] and (head in parts["heads"] if not own else head == "linear"):
+                    with torch.device("meta"):
+                        create_model(name, method=method, head=head, **({} if "swin" in name else {"depth": 1}))
+                else:
+                    with pytest.raises(UsageError):
+                        create_model(name, method=method, head=head)
+    assert part_table(["timm:vit_base_patch16_dinov3"])["combinations"] == {
+        "timm:vit_base_patch16_dinov3": {
+            "methods": ["aim", "probe", "full", "timesformer"],
+            "heads": ["linear", "attentive"],
+        }
+    }

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import aim_kernels.group_attention
@@ -38,7 +39,8 @@ def multiply_adds(model: VideoModel) -> int:
         module.backend = "reference"  # type: ignore[assignment]
     model.eval().requires_grad_(False)  # which the counter's hooks would look for a graph of
     try:
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, torch.no_grad():
+        products = sdpa_kernel(SDPBackend.MATH)  # whose products are seen; a fused kernel's on a CPU are not
+        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, torch.no_grad(), products:
             model(torch.empty(shape, device=parameter.device, dtype=parameter.dtype))
     finally:
         for module in fused:

@@ -136,8 +136,7 @@ class Text(Head):
         if model.stale and not model.text.logit_scale.is_meta:
             _embed(model, self.templates)
         # in fp32 at least: a cosine times 100 has no room for the rounding of lower precisions
-        device = features.device.type
-        with torch.autocast("cpu" if device == "meta" else device, enabled=False):
+        with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
             dtype = torch.promote_types(features.dtype, torch.float32)
             video = features.mean(1).to(dtype)
             if model.proj is not None:

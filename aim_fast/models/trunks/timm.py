@@ -15,11 +15,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from aim_fast.models.frame_model import FrameModel, Trunk
 from aim_fast.models.trunks.timm_block import Place, RotationTable, TimmBlock, activation_of, why_not
@@ -47,6 +48,7 @@ class TimmViT(FrameModel):
 
     trunk_record = TimmTrunk
     method_defaults = {"drop_path_mode": "frame"}  # noqa: RUF012 - as published for the ViTs of ImageNet
+    pooling = ("trunk.attn_pool.",)
     architecture: str
 
     def make_trunk(self) -> None:
@@ -74,6 +76,14 @@ class TimmViT(FrameModel):
         self.rotation.refresh()
         return model
 
+    def train(self, mode: bool = True) -> Self:
+        """Batch norms, which some stems have, keep the statistics of their weights: no run saves others."""
+        super().train(mode)
+        for module in self.trunk.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
     def reset_trunk(self) -> None:
         """timm has initialised its modules."""
         for block in self.row:
@@ -85,16 +95,8 @@ class TimmViT(FrameModel):
 
     @property
     def projection(self) -> nn.Conv2d:
-        """The patch embedding, or of a stem of several convolutions the last."""
-        return [module for module in self.trunk.patch_embed.modules() if isinstance(module, nn.Conv2d)][-1]
-
-    def train(self, mode: bool = True) -> Any:
-        """As any module's, but the batch norms of a convolutional stem keep the statistics that they came with."""
-        super().train(mode)
-        for module in self.trunk.patch_embed.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
+        stem = self.trunk.patch_embed  # some hybrid stems end in a convolution of their own
+        return [module for module in stem.modules() if isinstance(module, nn.Conv2d)][-1]
 
     @property
     def eps(self) -> float:

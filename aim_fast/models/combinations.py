@@ -1,0 +1,61 @@
+"""Which methods and heads go with a trunk, and what the others lack there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aim_fast.errors import UsageError
+from aim_fast.models.heads import HEADS
+from aim_fast.models.methods.promptclip import PromptCLIP
+from aim_fast.models.registry import METHOD_NAMES, check_part, find_entry
+
+Parts = dict[str, str]  # a method, a head or both, as overrides of create_model
+
+
+class Refusal(NamedTuple):
+    """A combination that cannot be, and what is missing."""
+
+    parts: Parts
+    reason: str
+
+
+def combinations(
+    name: str, methods: Sequence[str] = (), heads: Sequence[str] = ()
+) -> tuple[list[Parts], list[Refusal]]:
+    """The combinations of a model's name with ``methods`` and ``heads`` that exist, each once, and those that do not.
+
+    The name's own method or head is taken where none is named. Raises UsageError for a name, method or head that there
+    is not.
+    """
+    find_entry(name)
+    found: list[Parts] = []
+    refused = []
+    every: tuple[Sequence[str | None], Sequence[str | None]] = (methods or [None], heads or [None])
+    for method, head in itertools.product(*every):
+        check_part("method", method)
+        check_part("head", head)
+        parts = {key: word for key, word in (("method", method), ("head", head)) if word}
+        try:
+            entry = find_entry(name, head, method)
+        except UsageError as error:
+            refused.append(Refusal(parts, str(error)))
+            continue
+        if entry.model is PromptCLIP:  # a model of its own head
+            parts.pop("head", None)
+        if parts not in found:
+            found.append(parts)
+    return found, refused
+
+
+def written(name: str, parts: Parts) -> str:
+    """A combination as the command line takes it: ``NAME,method=probe,head=attentive``."""
+    return ",".join([name, *(f"{key}={word}" for key, word in parts.items())])
+
+
+def parts_of(name: str) -> dict[str, list[str]]:
+    """The ``methods`` that a model's trunk can be put under, and the ``heads`` that those methods can have on it."""
+    methods = [parts["method"] for parts in combinations(name, METHOD_NAMES)[0]]
+    heads = [parts["head"] for parts in combinations(name, (), list(HEADS))[0] if "head" in parts]
+    return {"methods": methods, "heads": heads}
