@@ -25,6 +25,7 @@ from aim_kernels import (
     layer_norm,
     patch_embed_triton,
     residual,
+    rotation_triton,
     rows_triton,
     spatial_attention_triton,
     temporal_attention,
@@ -70,15 +71,22 @@ def kernels(architecture: int) -> Iterator[Kernel]:
             yield _kernel(f"temporal_attention {direction}", model, function, shape, True, lse_ptr="*fp32")
         for part in ("forward", "backward_queries", "backward_keys"):
             constants, options = spatial_attention_triton.launch_shape(part, head_dim, architecture)
-            function, types = getattr(spatial_attention_triton, f"{part}_kernel"), _floats("lse", "delta")
-            shape = {"N": tokens, **constants}, options
-            yield _kernel(f"spatial_attention {part}", model, function, shape, True, **types)
+            function, types = getattr(spatial_attention_triton, f"{part}_kernel"), _floats("lse", "delta", "bias")
+            for bias in ("", ", bias"):
+                shape = {"N": tokens, "BIAS": bool(bias), **constants}, options
+                yield _kernel(f"spatial_attention {part}{bias}", model, function, shape, True, **types)
+        constants, options = rotation_triton.launch_shape(head_dim, architecture)
+        for layout in ("half", "interleaved"):
+            shape = {"N": tokens, "INTERLEAVED": layout != "half", **constants}, options
+            yield _kernel(f"rotation {layout}", model, rotation_triton.rotation_kernel, shape, **_floats("table"))
         yield from _adapter(model, width, architecture)
         constants, options = rows_triton.launch_shape(width, architecture)
         shape = {"D": width, **constants}, options
         for direction in ("forward", "backward"):
             function, types = getattr(layer_norm, f"{direction}_kernel"), _floats("weight", "bias", "mean", "rstd")
-            yield _kernel(f"layer_norm {direction}", model, function, shape, **types)
+            for norm, rms in (("layer_norm", False), ("rms_norm", True)):
+                sized = {**shape[0], "RMS": rms}, options
+                yield _kernel(f"{norm} {direction}", model, function, sized, **types)
         yield _kernel("residual_add", model, residual.add_kernel, shape, **_floats("x", "factor", "bias", "out"))
         yield from _activations(model, hidden, architecture)
         yield from _stem(model, width, architecture)
@@ -151,7 +159,7 @@ def _kernel(
     return Kernel(name, model, function, signature_of(function, constants, **types), constants, shape[1], tensor_cores)
 
 
-_SWITCHES = ("SKIP", "RESIDUAL", "FACTOR", "BIAS", "BRANCH", "NEEDS_DZ", "NEEDS_BIAS")
+_SWITCHES = ("SKIP", "RESIDUAL", "FACTOR", "BIAS", "BRANCH", "NEEDS_DZ", "NEEDS_BIAS", "INVERSE")
 _FLAGS: dict[str, Any] = {"PRECISION": "tf32", "ACTIVATION": "quick_gelu", **dict.fromkeys(_SWITCHES, True)}
 
 

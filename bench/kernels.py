@@ -26,6 +26,7 @@ from aim_kernels.adapter import adapter
 from aim_kernels.choices import Activation, MLPActivation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.patch_embed import patch_embed, patch_embed_reference
+from aim_kernels.rotation import Rotation, rotated, rotation_reference
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
 from aim_kernels.weights import AdapterWeights, MLPWeights
@@ -80,6 +81,9 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
     b, t, n, d = batch, frames, tokens, width
     weight, bias = torch.rand(d, device=device) + 0.5, torch.randn(d, device=device)
     hidden, split, gated = 4 * d + d // 4, 4 * d, d * 8 // 3  # a gated MLP has three projections
+    scores = torch.randn(1, heads, n, n, device=device)
+    angles = torch.rand(n - 1, d // heads // 2, device=device) * 6
+    table = torch.cat([angles.sin(), angles.cos()], -1)
 
     def over_time(x: Tensor) -> Tensor:
         q, k, v = x.unflatten(-1, (3, heads, d // heads)).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
@@ -90,6 +94,17 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
         q, k, v = x.unflatten(-1, (3, heads, d // heads)).permute(3, 0, 1, 4, 2, 5).flatten(1, 2)
         out = F.scaled_dot_product_attention(q, k, v).unflatten(0, x.shape[:2])
         return out.transpose(2, 3).flatten(-2)
+
+    def over_space_biased(x: Tensor) -> Tensor:
+        q, k, v = x.unflatten(-1, (3, heads, d // heads)).permute(3, 0, 1, 4, 2, 5).flatten(1, 2)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=scores.to(x.dtype)).unflatten(0, x.shape[:2])
+        return out.transpose(2, 3).flatten(-2)
+
+    def turned(x: Tensor) -> Tensor:
+        return rotation_reference(x, table.to(x.dtype), heads, False)
+
+    def rms_norm(x: Tensor) -> Tensor:
+        return F.rms_norm(x, (d,), weight.to(x.dtype), 1e-5)
 
     def norm(x: Tensor) -> Tensor:
         return F.layer_norm(x, (d,), weight.to(x.dtype), bias.to(x.dtype))
@@ -128,6 +143,12 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
     return [
         Operator("temporal_attention", lambda x: temporal_attention(x, heads), over_time, (b, t, n, 3 * d), 4),
         Operator("spatial_attention", lambda x: spatial_attention(x, heads), over_space, (b, t, n, 3 * d), 4),
+        Operator(
+            *("spatial_attention, bias", lambda x: spatial_attention(x, heads, bias=scores)),
+            *(over_space_biased, (b, t, n, 3 * d), 4),
+        ),
+        Operator("rotation", lambda x: rotated(x, Rotation(table), heads), turned, (b, t, n, 3 * d), 4),
+        Operator("rms_norm", lambda x: layer_norm(x, weight, None), rms_norm, (b, t, n, d), 5),
         Operator("layer_norm", lambda x: layer_norm(x, weight, bias), norm, (b, t, n, d), 5),
         wide("wide_activation", "quick_gelu"),
         wide("wide_activation gelu_tanh", "gelu_tanh"),

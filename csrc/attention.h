@@ -5,6 +5,7 @@
 // and P^T, dS^T are row-major operands as they come, for 32 keys at a time:
 //     S^T = K Q^T;  P^T = 2^(c S^T - lse);  dP^T = V dO^T;  dS^T = P^T o (dP^T - D),  D_i = dO_i . O_i
 //     dV = P^T dO;  dK = scale dS^T Q;  and at the end  dQ^T = scale K^T dS^T.
+// A bias is added to S, and its transpose to S^T: divided by the scale, its rows padded to whole vectors.
 // `E` is the type the products read: bf16 where the tier multiplies bf16, float otherwise.  `T` is the tensors' type.
 
 constexpr int64_t kBlock = 32;
@@ -86,6 +87,10 @@ AIM_INLINE void write_row(const float* src, float factor, T* dst, int64_t count)
   for (; i < count; ++i) store_one(dst + i, src[i] * factor);
 }
 
+AIM_INLINE void add_row(const float* src, float* dst, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16) store(dst + i, load(dst + i) + load(src + i));
+}
+
 AIM_INLINE float log2_of(float x) { return __builtin_log2f(x); }
 
 template <class T, class E>
@@ -122,6 +127,7 @@ static void attention_forward(int64_t begin, int64_t end, const void* problem) {
       for (int64_t i = 0; i < count; ++i) {
         float* si = s + i * n.tokens;
         E* pi = p + i * n.depth_tokens;
+        if (a.bias) add_row(a.bias + (head * a.length + i0 + i) * n.tokens, si, n.tokens);
         for (int64_t j = a.length; j < n.tokens; ++j) si[j] = -1e30f;
         v16 top = load(si);
         for (int64_t j = 16; j < n.tokens; j += 16) top = maximum(top, load(si + j));
@@ -216,6 +222,9 @@ static void attention_backward(int64_t begin, int64_t end, const void* problem) 
       const int64_t count = a.length - j0 < kBlock ? a.length - j0 : kBlock, padded = round_up(count, 16);
       product(padded, n.tokens, n.depth, k + j0 * n.depth, n.depth, qt, n.tokens, s, n.tokens);
       product(padded, n.tokens, n.depth, v + j0 * n.depth, n.depth, gt, n.tokens, dp, n.tokens);
+      if (a.bias)
+        for (int64_t r = 0; r < count; ++r)
+          add_row(a.bias + (head * a.length + j0 + r) * n.tokens, s + r * n.tokens, n.tokens);
       for (int64_t r = 0; r < padded; r += 2) {
         // A key beyond the last must not reach dQ: its probability would be 2^-lse, of any size.
         const bool even = r < count, odd = r + 1 < count;

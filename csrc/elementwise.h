@@ -1,5 +1,5 @@
-// Activations of the widened MLP, plain and gated, layer norm with frozen affine, the residual add and bias gradients.  Included per
-// tier, after vector.h.
+// Activations of the widened MLP, plain and gated, layer norm with frozen affine, the residual add, rotation and bias
+// gradients.  Included per tier, after vector.h.
 //
 // GELU: x Phi(x), Phi by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), whose exponential also gives the density
 // that the derivative Phi(x) + x phi(x) needs.  The others are x s(k(x)) with s the sigmoid, derivative
@@ -180,11 +180,14 @@ static void layer_norm_forward(int64_t begin, int64_t end, const void* problem) 
   for (int64_t row = begin; row < end; ++row) {
     const X* x = static_cast<const X*>(a.input) + row * a.width;
     Y* y = static_cast<Y*>(a.output) + row * a.width;
-    v16 total{};
-    for (int64_t i = 0; i < whole; i += 16) total += load(x + i);
-    float mean = sum(total);
-    for (int64_t i = whole; i < a.width; ++i) mean += widen_one(x[i]);
-    mean /= a.width;
+    float mean = 0.0f;
+    if (a.bias) {
+      v16 total{};
+      for (int64_t i = 0; i < whole; i += 16) total += load(x + i);
+      mean = sum(total);
+      for (int64_t i = whole; i < a.width; ++i) mean += widen_one(x[i]);
+      mean /= a.width;
+    }
     v16 squares{};
     for (int64_t i = 0; i < whole; i += 16) {
       v16 centred = load(x + i) - mean;
@@ -193,6 +196,12 @@ static void layer_norm_forward(int64_t begin, int64_t end, const void* problem) 
     float variance = sum(squares);
     for (int64_t i = whole; i < a.width; ++i) variance += (widen_one(x[i]) - mean) * (widen_one(x[i]) - mean);
     const float rstd = 1.0f / __builtin_sqrtf(variance / a.width + a.eps);
+    a.rstd[row] = rstd;
+    if (!a.bias) {
+      for (int64_t i = 0; i < whole; i += 16) store(y + i, load(x + i) * rstd * load(a.weight + i));
+      if (part) store_part(y + whole, load_part(x + whole, part) * rstd * load_part(a.weight + whole, part), part);
+      continue;
+    }
     for (int64_t i = 0; i < whole; i += 16)
       store(y + i, (load(x + i) - mean) * rstd * load(a.weight + i) + load(a.bias + i));
     if (part)
@@ -201,11 +210,10 @@ static void layer_norm_forward(int64_t begin, int64_t end, const void* problem) 
                      load_part(a.bias + whole, part),
                  part);
     a.mean[row] = mean;
-    a.rstd[row] = rstd;
   }
 }
 
-// dx = rstd (g - mean(g) - xhat mean(g xhat)) + residual, with g = dy * weight.
+// dx = rstd (g - mean(g) - xhat mean(g xhat)) + residual, with g = dy * weight; of an RMS norm without mean(g).
 template <class X, class Y, class R>
 static void layer_norm_backward(int64_t begin, int64_t end, const void* problem) {
   const LayerNorm& a = *static_cast<const LayerNorm*>(problem);
@@ -215,7 +223,7 @@ static void layer_norm_backward(int64_t begin, int64_t end, const void* problem)
     const Y* dy = static_cast<const Y*>(a.grad) + row * a.width;
     const R* residual = a.residual ? static_cast<const R*>(a.residual) + row * a.width : nullptr;
     R* dx = static_cast<R*>(a.output) + row * a.width;
-    const float mean = a.mean[row], rstd = a.rstd[row];
+    const float mean = a.mean ? a.mean[row] : 0.0f, rstd = a.rstd[row];
     v16 sum_g{}, sum_gx{};
     for (int64_t i = 0; i < whole; i += 16) {
       v16 g = load(dy + i) * load(a.weight + i);
@@ -227,7 +235,7 @@ static void layer_norm_backward(int64_t begin, int64_t end, const void* problem)
       sum_g += g;
       sum_gx += g * ((load_part(x + whole, part) - mean) * rstd);
     }
-    const float mean_g = sum(sum_g) / a.width, mean_gx = sum(sum_gx) / a.width;
+    const float mean_g = a.mean ? sum(sum_g) / a.width : 0.0f, mean_gx = sum(sum_gx) / a.width;
     for (int64_t i = 0; i < whole; i += 16) {
       v16 g = load(dy + i) * load(a.weight + i);
       v16 value = (g - mean_g - (load(x + i) - mean) * rstd * mean_gx) * rstd;
@@ -264,6 +272,61 @@ static void residual(int64_t begin, int64_t end, const void* problem) {
       if (part)
         store_part(out + whole, load_part(x + whole, part) + load_part(branch + whole, part) * factor, part);
     }
+  }
+}
+
+// Two channels of sixteen pairs each: what turning does to them.
+AIM_INLINE void turn(v16& first, v16& second, v16 sine, v16 cosine) {
+  v16 turned = first * cosine - second * sine;
+  second = second * cosine + first * sine;
+  first = turned;
+}
+
+template <class T>
+static void turn_head(const T* x, const float* table, float sign, bool interleaved, T* y, int64_t dim) {
+  const int64_t half = dim / 2;
+  int64_t i = 0;
+  for (; i + 16 <= half; i += 16) {
+    v16 sine = load(table + i) * sign, cosine = load(table + half + i);
+    if (interleaved) {
+      v16 a = load(x + 2 * i), b = load(x + 2 * i + 16);
+      v16 first = (v16)AIM_SHUFFLE((u16v)a, (u16v)b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+      v16 second = (v16)AIM_SHUFFLE((u16v)a, (u16v)b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+      turn(first, second, sine, cosine);
+      store(y + 2 * i, (v16)AIM_SHUFFLE((u16v)first, (u16v)second, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+      store(y + 2 * i + 16,
+            (v16)AIM_SHUFFLE((u16v)first, (u16v)second, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+    } else {
+      v16 first = load(x + i), second = load(x + half + i);
+      turn(first, second, sine, cosine);
+      store(y + i, first);
+      store(y + half + i, second);
+    }
+  }
+  for (; i < half; ++i) {
+    const int64_t one = interleaved ? 2 * i : i, other = interleaved ? one + 1 : half + i;
+    const float first = widen_one(x[one]), second = widen_one(x[other]), sine = table[i] * sign, cosine = table[half + i];
+    store_one(y + one, first * cosine - second * sine);
+    store_one(y + other, second * cosine + first * sine);
+  }
+}
+
+template <class T>
+static void rotation(int64_t begin, int64_t end, const void* problem) {
+  const Rotation& a = *static_cast<const Rotation*>(problem);
+  const int64_t width = a.heads * a.dim;
+  for (int64_t row = begin; row < end; ++row) {
+    const T* x = static_cast<const T*>(a.input) + row * 3 * width;
+    T* y = static_cast<T*>(a.output) + row * 3 * width;
+    const int64_t position = row % a.tokens - a.prefix;
+    if (position < 0) {
+      __builtin_memcpy(y, x, 3 * width * sizeof(T));
+      continue;
+    }
+    for (int64_t part = 0; part < 2 * a.heads; ++part)
+      turn_head(x + part * a.dim, a.table + part % a.heads * a.table_head + position * a.dim, a.sign, a.interleaved,
+                y + part * a.dim, a.dim);
+    __builtin_memcpy(y + 2 * width, x + 2 * width, width * sizeof(T));
   }
 }
 

@@ -19,6 +19,7 @@ struct Attention {
   int64_t out_outer, out_token, out_inner, out_head;
   int64_t dout_outer, dout_token, dout_inner, dout_head;
   float scale;
+  const float* bias;  // [h, L, L rounded up to 16] by the scale, its transpose in backward; or null
   const void* qkv;
   void* out;         // written by forward, read by backward
   float* lse;        // natural logarithm of the sum of exponentials of the scaled scores
@@ -41,7 +42,8 @@ struct Activation {
   uint8_t* slope;       // [rows, split]: derivatives of the frozen columns in a byte each, or null
 };
 
-// Rows of `width`; x and the residual stream may be fp32 while y is bf16.
+// Rows of `width`; x and the residual stream may be fp32 while y is bf16.  Without a bias, and in backward without a
+// mean, it is the RMS norm.
 struct LayerNorm {
   int64_t rows, width;
   float eps;
@@ -65,6 +67,17 @@ struct Residual {
   void* output;
 };
 
+// [rows, 3, heads, dim] with the queries and keys of every token after the first `prefix` of each `tokens` rotated.
+struct Rotation {
+  int64_t rows, tokens, prefix, heads, dim;
+  int64_t table_head;   // elements from one head's table to the next, 0 where all share one
+  float sign;           // of the sines
+  bool interleaved;     // pairs are neighbours; otherwise half a head apart
+  const float* table;   // [tokens - prefix, dim]: dim / 2 sines, dim / 2 cosines
+  const void* input;
+  void* output;
+};
+
 // Sums of the columns of [rows, width], `stride` elements from row to row, in blocks of 64 rows.
 struct ColumnSum {
   int64_t rows, width, stride;
@@ -85,6 +98,7 @@ struct Tier {
   // [input is bfloat16][output is bfloat16]; backward: [x is bfloat16][dy is bfloat16][dx and residual are bfloat16]
   Range layer_norm_forward[2][2], layer_norm_backward[2][2][2];
   Range residual[2][2];  // [x is bfloat16][branch is bfloat16]
+  Range rotation[2];
   Range column_sum[2];
 };
 

@@ -1,14 +1,15 @@
 // The operators of namespace aim_cpu, on torch's stable ABI: argument checks, the choice of tier, threads.
 //
-//   attention_forward(qkv [O, L, I, 3, h, d]) -> out [O, L, I, h, d], lse [O, I, h, L]
-//   attention_backward(dout, qkv, out, lse) -> dqkv, contiguous
+//   attention_forward(qkv [O, L, I, 3, h, d], bias?) -> out [O, L, I, h, d], lse [O, I, h, L]
+//   attention_backward(dout, qkv, out, lse, transposed bias?) -> dqkv, contiguous
 //   activation_forward(u [M, H], split, act, factor [M]?) -> y;  activation_backward(dy, u, ...) -> du
 //   activation_slope(u [M, H], split, act, factor [M]?) -> y, slope [M, split] uint8
 //   slope_backward(dy [M, H], slope, own [M, H - split], factor [M]?) -> du
 //   swiglu_forward(u [M, split + H], split, factor [M]?) -> y [M, H];  swiglu_backward(dy, u, ...) -> du
-//   layer_norm_forward(x [M, D], weight, bias, eps, low) -> y, mean, rstd
+//   layer_norm_forward(x [M, D], weight, bias, eps, low) -> y, mean, rstd; without bias the RMS norm, mean [0]
 //   layer_norm_backward(dy, x, weight, mean, rstd, residual?) -> dx, of the residual's dtype
 //   residual(x [M, D], branch [M, D], factor [M]?, bias [D]?) -> x + branch factor, or x + branch + factor bias
+//   rotation(qkv [B, T, N, 3D], table [P, d] or [h, P, d], heads, interleaved, inverse) -> qkv, q and k rotated
 //   column_sum(x [M, D]) -> float32 [D]
 //   tier() -> name;  set_tier(name)
 #include <torch/csrc/stable/library.h>
@@ -127,18 +128,27 @@ aim::Attention attention(const Tensor& qkv, const Tensor& out, const Tensor& lse
   return a;
 }
 
-std::tuple<Tensor, Tensor> attention_forward(Tensor qkv) {
+const float* score_bias(const std::optional<Tensor>& bias, const aim::Attention& a) {
+  const int64_t padded = (a.length + 15) / 16 * 16;
+  STD_TORCH_CHECK(!bias || (!low(*bias, "attention: bias") && bias->is_contiguous() && bias->dim() == 3 &&
+                            bias->size(0) == a.heads && bias->size(1) == a.length && bias->size(2) == padded),
+                  "attention: bias must be contiguous float32 [h, L, L rounded up to 16]");
+  return bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr;
+}
+
+std::tuple<Tensor, Tensor> attention_forward(Tensor qkv, std::optional<Tensor> bias) {
   const int kind = low(qkv, "attention: qkv");
   STD_TORCH_CHECK(qkv.dim() == 6, "attention: qkv must be [O, L, I, 3, h, d]");
   const int64_t O = qkv.size(0), L = qkv.size(1), I = qkv.size(2), h = qkv.size(4), d = qkv.size(5);
   Tensor out = torch::stable::new_empty(qkv, {O, L, I, h, d});
   Tensor lse = torch::stable::new_empty(qkv, {O, I, h, L}, ScalarType::Float);
-  const aim::Attention a = attention(qkv, out, lse);
+  aim::Attention a = attention(qkv, out, lse);
+  a.bias = score_bias(bias, a);
   if (out.numel()) run(current()->attention_forward[kind], a.tasks(), 1, a);
   return {out, lse};
 }
 
-Tensor attention_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse) {
+Tensor attention_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse, std::optional<Tensor> bias) {
   const int kind = low(qkv, "attention: qkv");
   STD_TORCH_CHECK(low(dout, "attention: dout") == kind && low(out, "attention: out") == kind && !low(lse, "lse"),
                   "attention: dout and out must have qkv's dtype, lse float32");
@@ -155,7 +165,7 @@ Tensor attention_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse) {
   aim::Attention a = attention(qkv, out, lse);
   a.dout = dout.const_data_ptr(), a.dqkv = dqkv.mutable_data_ptr();
   a.dout_outer = dout.stride(0), a.dout_token = dout.stride(1), a.dout_inner = dout.stride(2);
-  a.dout_head = dout.stride(3);
+  a.dout_head = dout.stride(3), a.bias = score_bias(bias, a);
   if (dqkv.numel()) run(current()->attention_backward[kind], a.tasks(), 1, a);
   return dqkv;
 }
@@ -260,19 +270,20 @@ void check_affine(const Tensor& x, const Tensor& weight) {
                   "layer_norm: weight and bias must be contiguous float32 [D]");
 }
 
-std::tuple<Tensor, Tensor, Tensor> layer_norm_forward(Tensor x, Tensor weight, Tensor bias, double eps, bool to_low) {
+std::tuple<Tensor, Tensor, Tensor> layer_norm_forward(Tensor x, Tensor weight, std::optional<Tensor> bias, double eps,
+                                                      bool to_low) {
   const int kind = low(x, "layer_norm: x");
   check_affine(x, weight);
-  check_affine(x, bias);
+  if (bias) check_affine(x, *bias);
   const int64_t rows = x.size(0), width = x.size(1);
   Tensor y = torch::stable::new_empty(x, {rows, width}, to_low ? ScalarType::BFloat16 : ScalarType::Float);
-  Tensor mean = torch::stable::new_empty(x, {rows}, ScalarType::Float);
+  Tensor mean = torch::stable::new_empty(x, {bias ? rows : 0}, ScalarType::Float);
   Tensor rstd = torch::stable::new_empty(x, {rows}, ScalarType::Float);
   aim::LayerNorm a{};
   a.rows = rows, a.width = width, a.eps = static_cast<float>(eps);
   a.input = x.const_data_ptr(), a.output = y.mutable_data_ptr();
   a.weight = static_cast<const float*>(weight.const_data_ptr());
-  a.bias = static_cast<const float*>(bias.const_data_ptr());
+  a.bias = bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr;
   a.mean = static_cast<float*>(mean.mutable_data_ptr()), a.rstd = static_cast<float*>(rstd.mutable_data_ptr());
   if (x.numel()) run(current()->layer_norm_forward[kind][to_low], rows, 8, a);
   return {y, mean, rstd};
@@ -284,8 +295,8 @@ Tensor layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tens
   check_affine(x, weight);
   const int64_t rows = x.size(0), width = x.size(1);
   STD_TORCH_CHECK(dy.is_contiguous() && dy.numel() == x.numel(), "layer_norm: dy must be contiguous [M, D]");
-  STD_TORCH_CHECK(!low(mean, "mean") && !low(rstd, "rstd") && mean.numel() == rows && rstd.numel() == rows,
-                  "layer_norm: mean and rstd must be float32 [M]");
+  STD_TORCH_CHECK(!low(mean, "mean") && !low(rstd, "rstd") && (mean.numel() == rows || !mean.numel()) && rstd.numel() == rows,
+                  "layer_norm: mean and rstd must be float32 [M], of an RMS norm mean [0]");
   STD_TORCH_CHECK(!residual || (residual->is_contiguous() && residual->numel() == x.numel()),
                   "layer_norm: residual must be contiguous [M, D]");
   const int stream = residual ? low(*residual, "layer_norm: residual") : kind;
@@ -294,7 +305,8 @@ Tensor layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tens
   a.rows = rows, a.width = width;
   a.input = x.const_data_ptr(), a.output = dx.mutable_data_ptr(), a.grad = dy.const_data_ptr();
   a.weight = static_cast<const float*>(weight.const_data_ptr());
-  a.mean = static_cast<float*>(mean.mutable_data_ptr()), a.rstd = static_cast<float*>(rstd.mutable_data_ptr());
+  a.mean = mean.numel() ? static_cast<float*>(mean.mutable_data_ptr()) : nullptr;
+  a.rstd = static_cast<float*>(rstd.mutable_data_ptr());
   a.residual = residual ? residual->const_data_ptr() : nullptr;
   if (x.numel()) run(current()->layer_norm_backward[kind][low(dy, "layer_norm: dy")][stream], rows, 8, a);
   return dx;
@@ -318,6 +330,25 @@ Tensor residual(Tensor x, Tensor branch, std::optional<Tensor> factor, std::opti
   return out;
 }
 
+Tensor rotation(Tensor qkv, Tensor table, int64_t heads, bool interleaved, bool inverse) {
+  const int kind = low(qkv, "rotation: qkv");
+  STD_TORCH_CHECK(qkv.dim() == 4 && qkv.is_contiguous() && heads > 0 && qkv.size(3) % (6 * heads) == 0,
+                  "rotation: qkv must be contiguous [B, T, N, 3D] in heads of even width");
+  aim::Rotation a{};
+  a.tokens = qkv.size(2), a.heads = heads, a.dim = qkv.size(3) / 3 / heads, a.rows = qkv.size(0) * qkv.size(1) * a.tokens;
+  const int64_t axes = table.dim(), positions = axes < 2 ? 0 : table.size(axes - 2);
+  STD_TORCH_CHECK(!low(table, "rotation: table") && table.is_contiguous() && (axes == 2 || (axes == 3 && table.size(0) == heads)) &&
+                      table.size(axes - 1) == a.dim && positions <= a.tokens,
+                  "rotation: table must be contiguous float32 [P, d] or [h, P, d]");
+  Tensor out = torch::stable::new_empty(qkv, {qkv.size(0), qkv.size(1), a.tokens, qkv.size(3)});
+  a.prefix = a.tokens - positions, a.table_head = axes == 3 ? positions * a.dim : 0;
+  a.sign = inverse ? -1.0f : 1.0f, a.interleaved = interleaved;
+  a.table = static_cast<const float*>(table.const_data_ptr());
+  a.input = qkv.const_data_ptr(), a.output = out.mutable_data_ptr();
+  if (qkv.numel()) run(current()->rotation[kind], a.rows, 8, a);
+  return out;
+}
+
 Tensor column_sum(Tensor x) {
   const int kind = low(x, "column_sum: x");
   STD_TORCH_CHECK(x.dim() == 2 && (x.stride(1) == 1 || x.size(1) == 1), "column_sum: rows of x must be contiguous");
@@ -332,18 +363,19 @@ Tensor column_sum(Tensor x) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY(aim_cpu, m) {
-  m.def("attention_forward(Tensor qkv) -> (Tensor, Tensor)");
-  m.def("attention_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse) -> Tensor");
+  m.def("attention_forward(Tensor qkv, Tensor? bias=None) -> (Tensor, Tensor)");
+  m.def("attention_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse, Tensor? bias=None) -> Tensor");
   m.def("activation_forward(Tensor u, int split, str act, Tensor? factor) -> Tensor");
   m.def("activation_backward(Tensor dy, Tensor u, int split, str act, Tensor? factor) -> Tensor");
   m.def("activation_slope(Tensor u, int split, str act, Tensor? factor) -> (Tensor, Tensor)");
   m.def("slope_backward(Tensor dy, Tensor slope, Tensor own, Tensor? factor) -> Tensor");
   m.def("swiglu_forward(Tensor u, int split, Tensor? factor) -> Tensor");
   m.def("swiglu_backward(Tensor dy, Tensor u, int split, Tensor? factor) -> Tensor");
-  m.def("layer_norm_forward(Tensor x, Tensor weight, Tensor bias, float eps, bool low) -> (Tensor, Tensor, Tensor)");
+  m.def("layer_norm_forward(Tensor x, Tensor weight, Tensor? bias, float eps, bool low) -> (Tensor, Tensor, Tensor)");
   m.def(
       "layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? residual) -> Tensor");
   m.def("residual(Tensor x, Tensor branch, Tensor? factor, Tensor? bias) -> Tensor");
+  m.def("rotation(Tensor qkv, Tensor table, int heads, bool interleaved, bool inverse) -> Tensor");
   m.def("column_sum(Tensor x) -> Tensor");
   m.def("tier() -> str");
   m.def("set_tier(str name) -> ()");
@@ -361,6 +393,7 @@ STABLE_TORCH_LIBRARY_IMPL(aim_cpu, CPU, m) {
   m.impl("layer_norm_forward", TORCH_BOX(&layer_norm_forward));
   m.impl("layer_norm_backward", TORCH_BOX(&layer_norm_backward));
   m.impl("residual", TORCH_BOX(&residual));
+  m.impl("rotation", TORCH_BOX(&rotation));
   m.impl("column_sum", TORCH_BOX(&column_sum));
 }
 

@@ -33,6 +33,7 @@ static constexpr Tier make_tier(const char* name) {
        {{layer_norm_backward<bf16, float, float>, layer_norm_backward<bf16, float, bf16>},
         {layer_norm_backward<bf16, bf16, float>, layer_norm_backward<bf16, bf16, bf16>}}},
       {{residual<float, float>, residual<float, bf16>}, {residual<bf16, float>, residual<bf16, bf16>}},
+      {rotation<float>, rotation<bf16>},
       {column_sum<float>, column_sum<bf16>},
   };
 }

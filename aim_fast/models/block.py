@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_fast.models.method import Method
-from aim_kernels.adaptation import attention_over_space, mlp_reference
+from aim_kernels.adaptation import attention_over_space, mlp_reference, norm_reference
 from aim_kernels.choices import Memory
 from aim_kernels.modules import AIMBlock
 from aim_kernels.trained_trunk import attention_branch, mlp_branch
@@ -38,7 +38,7 @@ class FrozenBlock(AIMBlock):
         norm, attention = self.attention_weights()
         if self.backend == "fused":
             return attention_branch(x, norm, attention, self.num_heads, "space", eps=self.eps)
-        z = F.layer_norm(x, x.shape[-1:], *norm, self.eps)
+        z = norm_reference(x, *norm, self.eps)
         qkv = F.linear(z, attention.qkv_weight, attention.qkv_bias)
         return F.linear(attention_over_space(qkv, self.num_heads), attention.out_weight, attention.out_bias)
 
@@ -47,5 +47,4 @@ class FrozenBlock(AIMBlock):
         norm, mlp = self.mlp_weights()
         if self.backend == "fused":
             return mlp_branch(x, norm, mlp, activation=self.activation, eps=self.eps, memory=memory)
-        y = F.layer_norm(x, x.shape[-1:], *norm, self.eps)
-        return mlp_reference(y, mlp, self.activation)
+        return mlp_reference(norm_reference(x, *norm, self.eps), mlp, self.activation)

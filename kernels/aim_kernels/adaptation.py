@@ -1,7 +1,8 @@
 """The three sub-blocks of an AIM block in plain torch: temporal, spatial and joint adaptation.
 
 Shapes: the residual stream is ``[B, T, N, D]`` (B clips, T frames, N tokens a frame with CLS first, D width), h heads
-of d = D/h channels; weights are records (:mod:`aim_kernels.weights`). ``ln`` and ``attn`` are frozen; ``attn`` is ONE
+of d = D/h channels; weights are records (:mod:`aim_kernels.weights`). ``ln`` (an RMS norm where it has no
+bias) and ``attn`` are frozen; ``attn`` is ONE
 attention used over time and over space:
 
     temporal   x + f · A_T(attn_over_T(A_in(ln_1(x))))            A_in(z) = z when absent
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels.choices import MLPActivation
+from aim_kernels.rotation import Rotation, rotation_reference
 from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
 
 
@@ -44,7 +46,7 @@ def temporal_adaptation_reference(
 
     ``drop`` broadcasts to ``x``, None for nothing dropped.
     """
-    z = F.layer_norm(x, x.shape[-1:], *norm, eps)
+    z = norm_reference(x, *norm, eps)
     if adapter_in is not None:
         z = z + adapter_reference(z, adapter_in)
     attended = attention_over_time(F.linear(z, attention.qkv_weight, attention.qkv_bias), num_heads)
@@ -59,13 +61,19 @@ def spatial_adaptation_reference(
     num_heads: int,
     adapter: AdapterWeights | None = None,
     eps: float = 1e-5,
+    rotation: Rotation | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """``x + o + A_S(o)`` with ``o = attn_over_N(ln_1(x))``; without the adapter, the trunk's own ``x + o``.
 
-    The spatial branch knows no droppath and no scale.
+    The spatial branch knows no droppath and no scale. ``rotation`` turns the queries and keys of the last tokens,
+    ``bias`` [1, h, N, N] is added to the scores.
     """
-    z = F.layer_norm(x, x.shape[-1:], *norm, eps)
-    attended = attention_over_space(F.linear(z, attention.qkv_weight, attention.qkv_bias), num_heads)
+    z = norm_reference(x, *norm, eps)
+    qkv = F.linear(z, attention.qkv_weight, attention.qkv_bias)
+    if rotation is not None:
+        qkv = rotation_reference(qkv, rotation.table, num_heads, rotation.interleaved)
+    attended = attention_over_space(qkv, num_heads, bias)
     out = F.linear(attended, attention.out_weight, attention.out_bias)
     return x + out if adapter is None else x + (out + adapter_reference(out, adapter))
 
@@ -84,12 +92,20 @@ def joint_adaptation_reference(
 
     ``drop`` broadcasts to ``x`` and never touches the MLP.
     """
-    y = F.layer_norm(x, x.shape[-1:], *norm, eps)
+    y = norm_reference(x, *norm, eps)
     x = x + mlp_reference(y, mlp, activation)
     if adapter is None:
         return x
     branch = adapter_reference(y, adapter) * scale
     return x + branch if drop is None else x + branch * drop
+
+
+def norm_reference(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """The layer norm of ``x`` [..., D], or without a bias its RMS norm, in the dtype of ``x``."""
+    if bias is None:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(wide), x.shape[-1:], weight.to(wide), eps).to(x.dtype)
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
 def mlp_reference(y: Tensor, mlp: MLPWeights, activation: MLPActivation) -> Tensor:
@@ -120,13 +136,16 @@ def activate(z: Tensor, activation: MLPActivation) -> Tensor:
     return F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
-def attention_over_space(qkv: Tensor, num_heads: int) -> Tensor:
-    """Self-attention among the N tokens of each frame: packed ``qkv`` [B, T, N, 3D] to [B, T, N, D]."""
+def attention_over_space(qkv: Tensor, num_heads: int, bias: Tensor | None = None) -> Tensor:
+    """Self-attention among the N tokens of each frame: packed ``qkv`` [B, T, N, 3D] to [B, T, N, D].
+
+    ``bias`` [1, h, N, N] is added to the scores.
+    """
     b, t, n, packed = qkv.shape
     q, k, v = qkv.reshape(b * t, n, 3, num_heads, packed // 3 // num_heads).permute(
         2, 0, 3, 1, 4
     )  # each [B·T, h, N, d]
-    return _attend(q, k, v).transpose(1, 2).reshape(b, t, n, packed // 3)
+    return _attend(q, k, v, bias).transpose(1, 2).reshape(b, t, n, packed // 3)
 
 
 def attention_over_time(qkv: Tensor, num_heads: int) -> Tensor:
@@ -141,13 +160,14 @@ def attention_over_time(qkv: Tensor, num_heads: int) -> Tensor:
     return out.permute(0, 3, 1, 2, 4).reshape(b, t, n, packed // 3)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q·kᵀ/√d)·v over ``[..., L, d]``.
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q·kᵀ/√d + bias)·v over ``[..., L, d]``.
 
     A GPU takes torch's fused attention. A CPU takes two batched products: forward plus backward at 8 to 197 tokens they
     are level with the fused kernel in fp32 (0.8 to 1.2 ×) and faster in bf16 (1.5 to 9 ×), where its backward is slow.
     """
     if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    scores = scores if bias is None else scores + bias
     return scores.softmax(-1).to(v.dtype) @ v

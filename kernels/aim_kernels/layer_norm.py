@@ -1,12 +1,13 @@
-"""Layer norm with frozen affine, and its input gradient alone.
+"""Layer norm and RMS norm with frozen affine, and their input gradient alone.
 
     y = (x − mean) · rstd · weight + bias,  rstd = 1/√(var + eps),  statistics in float32 over the last axis
     dx = rstd · (g − avg(g) − x̂ · avg(g · x̂)) + residual,  g = dy · weight,  x̂ = (x − mean) · rstd
 
+Without a bias it is the RMS norm, with mean = 0, var = avg(x²) and no avg(g); its ``mean`` is empty, [0].
 ``x`` [..., D]; ``y`` in any floating dtype (the products' dtype, while the residual stream may be float32); ``mean``,
 ``rstd`` [...] float32. The backward reads x (which may have been rounded since), never y; and it adds the gradient that
 flows around the norm (``residual``) in the same pass, in whose dtype it then gives dx. Source: Ba et al., Layer
-Normalization, 2016.
+Normalization, 2016; Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
 """
 
 from __future__ import annotations
@@ -14,35 +15,40 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from aim_kernels.adaptation import norm_reference
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import operator
 from aim_kernels.rows_triton import MAX_WIDTH, launch, norm_gradient, normalise, row_tile
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, dtype: torch.dtype | None = None) -> Tensor:
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = 1e-5, dtype: torch.dtype | None = None
+) -> Tensor:
     """``y`` [..., D] in ``dtype`` (default: that of ``x``). Differentiable in ``x``.
 
-    ``weight``, ``bias`` [D] are constants here; where one requires a gradient, torch's own layer norm runs instead.
-    Raises ValueError when their shape is not [D].
+    ``weight``, ``bias`` [D] are constants here; where one requires a gradient, torch's own norm runs instead. A
+    ``bias`` of None is the RMS norm's. Raises ValueError when their shape is not [D].
     """
-    if weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
+    if weight.shape != x.shape[-1:] or (bias is not None and bias.shape != x.shape[-1:]):
         raise ValueError(
             f"layer_norm of {list(x.shape)} needs weight and bias [{x.shape[-1]}], got {list(weight.shape)}"
         )
-    if weight.requires_grad or bias.requires_grad:
-        return F.layer_norm(x, x.shape[-1:], weight, bias, eps).to(dtype or x.dtype)
+    if weight.requires_grad or (bias is not None and bias.requires_grad):
+        return norm_reference(x, weight, bias, eps).to(dtype or x.dtype)
     return torch.ops.aim.layer_norm(x, weight, bias, eps, dtype or x.dtype)[0]
 
 
 def layer_norm_reference(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``y``, ``mean``, ``rstd`` in plain torch; statistics in float64 for float64 input."""
     precise = torch.promote_types(x.dtype, torch.float32)
     wide = x.to(precise)
+    if bias is None:
+        rstd = (wide.square().mean(-1) + eps).rsqrt()
+        return (wide * rstd[..., None] * weight.to(precise)).to(dtype), rstd.new_empty(0), rstd
     mean = wide.mean(-1)
     centred = wide - mean[..., None]
     rstd = (centred.square().mean(-1) + eps).rsqrt()
@@ -54,9 +60,11 @@ def layer_norm_backward_reference(
     dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None = None
 ) -> Tensor:
     """``dx`` of x's shape, in the dtype of ``residual`` or else of x, in plain torch."""
-    normal = (x.to(mean.dtype) - mean[..., None]) * rstd[..., None]
-    g = dy.to(mean.dtype) * weight.to(mean.dtype)
-    dx = rstd[..., None] * (g - g.mean(-1, keepdim=True) - normal * (g * normal).mean(-1, keepdim=True))
+    wide, g = x.to(rstd.dtype), dy.to(rstd.dtype) * weight.to(rstd.dtype)
+    rms = mean.shape != rstd.shape
+    normal = (wide if rms else wide - mean[..., None]) * rstd[..., None]
+    centred = g if rms else g - g.mean(-1, keepdim=True)
+    dx = rstd[..., None] * (centred - normal * (g * normal).mean(-1, keepdim=True))
     return dx.to(x.dtype) if residual is None else (dx + residual).to(residual.dtype)
 
 
@@ -71,16 +79,21 @@ def forward_kernel(
     M: tl.tensor,
     eps: tl.tensor,
     D: tl.constexpr,
+    RMS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
     o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
     b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
     b_weight = tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
-    b_bias = tl.load(bias_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
-    b_y, b_mean, b_rstd = normalise(b_x, b_weight, b_bias, m_tile, eps, D)
+    if RMS:
+        b_rstd = 1.0 / tl.sqrt(tl.sum(b_x * b_x, 1) / D + eps)
+        b_y = b_x * b_rstd[:, None] * b_weight[None, :]
+    else:
+        b_bias = tl.load(bias_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
+        b_y, b_mean, b_rstd = normalise(b_x, b_weight, b_bias, m_tile, eps, D)
+        tl.store(mean_ptr + o_row, b_mean, mask=m_row)
     tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
-    tl.store(mean_ptr + o_row, b_mean, mask=m_row)
     tl.store(rstd_ptr + o_row, b_rstd, mask=m_row)
 
 
@@ -95,6 +108,7 @@ def backward_kernel(
     dx_ptr: tl.tensor,
     M: tl.tensor,
     D: tl.constexpr,
+    RMS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -103,16 +117,21 @@ def backward_kernel(
     b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     b_dy = tl.load(dy_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     b_weight = tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
-    b_mean = tl.load(mean_ptr + o_row, mask=m_row, other=0.0)
     b_rstd = tl.load(rstd_ptr + o_row, mask=m_row, other=0.0)
-    b_dx = norm_gradient(b_dy, b_x, b_weight, b_mean, b_rstd, m_tile, D)
+    if RMS:
+        b_g = b_dy * b_weight[None, :]
+        b_normal = b_x * b_rstd[:, None]
+        b_dx = b_rstd[:, None] * (b_g - b_normal * (tl.sum(b_g * b_normal, 1) / D)[:, None])
+    else:
+        b_mean = tl.load(mean_ptr + o_row, mask=m_row, other=0.0)
+        b_dx = norm_gradient(b_dy, b_x, b_weight, b_mean, b_rstd, m_tile, D)
     if RESIDUAL:
         b_dx += tl.load(residual_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     tl.store(dx_ptr + o_tile, b_dx.to(dx_ptr.dtype.element_ty), mask=m_tile)
 
 
 def _forward_triton(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     x = x.contiguous()
     y, mean, rstd = _forward_fake(x, weight, bias, eps, dtype)
@@ -121,11 +140,12 @@ def _forward_triton(
         x,
         x_ptr=x,
         weight_ptr=weight.contiguous(),
-        bias_ptr=bias.contiguous(),
+        bias_ptr=weight if bias is None else bias.contiguous(),
         y_ptr=y,
         mean_ptr=mean,
         rstd_ptr=rstd,
         eps=eps,
+        RMS=bias is None,
     )
     return y, mean, rstd
 
@@ -145,6 +165,7 @@ def _backward_triton(
         rstd_ptr=rstd,
         residual_ptr=dx if residual is None else residual.contiguous(),
         dx_ptr=dx,
+        RMS=mean.shape != rstd.shape,
         RESIDUAL=residual is not None,
     )
     return dx
@@ -155,11 +176,12 @@ def _fits(x: Tensor, *_: Any) -> bool:
 
 
 def _forward_cpp(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, affine = x.contiguous().view(-1, x.shape[-1]), (v.float().contiguous() for v in (weight, bias))
+    rows = x.contiguous().view(-1, x.shape[-1])
+    affine = (None if v is None else v.float().contiguous() for v in (weight, bias))
     y, mean, rstd = torch.ops.aim_cpu.layer_norm_forward(rows, *affine, eps, dtype == torch.bfloat16)
-    return y.view(x.shape), mean.view(x.shape[:-1]), rstd.view(x.shape[:-1])
+    return y.view(x.shape), mean if bias is None else mean.view(x.shape[:-1]), rstd.view(x.shape[:-1])
 
 
 def _backward_cpp(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None) -> Tensor:
@@ -176,10 +198,10 @@ def _backward_cpp(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Ten
 
 
 def _forward_fake(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    precise = torch.promote_types(x.dtype, torch.float32)
-    mean, rstd = (x.new_empty(x.shape[:-1], dtype=precise) for _ in range(2))
+    precise, rows = torch.promote_types(x.dtype, torch.float32), x.shape[:-1]
+    mean, rstd = (x.new_empty(shape, dtype=precise) for shape in ((0,) if bias is None else rows, rows))
     return x.new_empty(x.shape, dtype=dtype), mean, rstd
 
 
@@ -202,7 +224,7 @@ def _gradient(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, None, None, Non
 
 operator(
     "layer_norm",
-    "(Tensor x, Tensor weight, Tensor bias, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
+    "(Tensor x, Tensor weight, Tensor? bias, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
     reference=layer_norm_reference,
     triton=_forward_triton,
     cpp=_forward_cpp,

@@ -70,7 +70,7 @@ def operator(
     """Defines ``aim::<name>`` with its implementations.
 
     ``fake`` gives shapes, dtypes and layout only; ``setup_context`` and ``backward`` are its autograd formula, as of
-    :func:`torch.library.register_autograd`. With ``autocast`` it runs in the autocast dtype of its device.
+    :func:`torch.library.register_autograd`. With ``autocast`` its first operand is cast to the autocast dtype.
     """
     qualified = f"aim::{name}"
     chosen = OPERATORS[name] = Operator(name, reference, triton, cpp, fits)
@@ -154,10 +154,10 @@ def _register_autocast(overload: torch._ops.OpOverload) -> None:
     _LIBRARIES.append(library)
     for device, key in _AUTOCAST_KEYS.items():
 
-        def cast(*operands: Any, device: str = device, key: torch._C.DispatchKey = key) -> Any:
+        def cast(first: Tensor, *others: Any, device: str = device, key: torch._C.DispatchKey = key) -> Any:
             dtype = torch.get_autocast_dtype(device)
             with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-                return overload(*(_cast(x, dtype) for x in operands))
+                return overload(_cast(first, dtype), *others)
 
         library.impl(overload._opname, cast, key.name)
 

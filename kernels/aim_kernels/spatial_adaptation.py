@@ -1,11 +1,12 @@
 """The spatial sub-block as one differentiable function with the adapter riding on the output projection.
 
-    x' = x + Wo a + W2·gelu(W' a + b') + (bo + b2),   a = spatial attention of Wqkv ln_1(x) + bqkv
+    x' = x + Wo a + W2·gelu(W' a + b') + (bo + b2),   a = spatial attention of R(Wqkv ln_1(x) + bqkv)
     W' = W1 Wo,  b' = W1 bo + b1;  backward: da = Woᵀ g + W'ᵀ du, one accumulated product
 
-Shapes as in :mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the products' dtype:
-``fast`` x, qkv (3), a, the adapter's hidden state formed again; ``balanced`` x and qkv, the attention run again;
-``lean`` x alone. Derivation: kernels/README.md.
+R turns the queries and keys of a trunk that does so (:mod:`aim_kernels.rotation`), and back in backward. Shapes as in
+:mod:`aim_kernels.adaptation`. Kept for backward, in vectors of width D per token in the products' dtype: ``fast`` x,
+qkv (3, turned), a, the adapter's hidden state formed again; ``balanced`` x and qkv, the attention run again; ``lean`` x
+alone. Derivation: kernels/README.md.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from aim_kernels.folded_projection import fold_projection, folded_gradients
 from aim_kernels.memory import check_memory, copied_for_backward
 from aim_kernels.precision import cast, compute_dtype, narrowed
 from aim_kernels.residual import residual_add
+from aim_kernels.rotation import Rotation, rotated
 from aim_kernels.spatial_attention import Backend, backend_missing
 from aim_kernels.trained_trunk import attention_branch
 from aim_kernels.weights import (
@@ -47,12 +49,14 @@ def spatial_adaptation(
     eps: float = 1e-5,
     memory: Memory = "fast",
     attention_backend: Backend = "auto",
+    rotation: Rotation | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """:func:`~aim_kernels.adaptation.spatial_adaptation_reference`, fused: same arguments, same value to rounding.
 
     Products run in autocast's dtype, else in that of ``qkv_weight``; the residual stream keeps the dtype of ``x``.
-    Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, in everything, through
-    :mod:`aim_kernels.trained_trunk`.
+    Differentiable in ``x`` and the adapter; where a trunk weight, the table of ``rotation`` or ``bias`` requires a
+    gradient, in everything, through :mod:`aim_kernels.trained_trunk`.
     Raises ValueError for an ``attention_backend`` that cannot serve ``x``.
     """
     check_memory(memory)
@@ -60,12 +64,14 @@ def spatial_adaptation(
     if missing:
         raise ValueError(missing)
     if not x.numel():
-        return spatial_adaptation_reference(x, norm, attention, num_heads, adapter, eps)
-    if require_gradient(norm, attention):
-        attended = attention_branch(x, norm, attention, num_heads, "space", None, eps, attention_backend)
+        return spatial_adaptation_reference(x, norm, attention, num_heads, adapter, eps, rotation, bias)
+    if require_gradient(norm, attention, rotation, (bias,)):
+        scores = (attention_backend, rotation, bias)
+        attended = attention_branch(x, norm, attention, num_heads, "space", None, eps, *scores)
         return x + attended if adapter is None else bottleneck(attended, adapter, skip=True, residual=x)
     dtype = compute_dtype(x, attention.qkv_weight)
-    operands = _Operands(x, norm, attention, adapter, num_heads, eps, memory, attention_backend, dtype)
+    constants = (num_heads, eps, memory, attention_backend, dtype)
+    operands = _Operands(x, norm, attention, adapter, rotation, bias, *constants)
     return _SpatialAdaptation.apply(*_PACKING.pack(operands))
 
 
@@ -74,6 +80,8 @@ class _Operands(NamedTuple):
     norm: NormWeights
     attention: AttentionWeights
     adapter: AdapterWeights | None
+    rotation: Rotation | None
+    bias: Tensor | None
     num_heads: int
     eps: float
     memory: Memory
@@ -89,8 +97,8 @@ class _SpatialAdaptation(torch.autograd.Function):
     def forward(ctx: Any, *row: Any) -> Tensor:
         o = _PACKING.unpack(row)
         z, mean, rstd = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, o.dtype)
-        qkv = F.linear(z, o.attention.qkv_weight.to(o.dtype), o.attention.qkv_bias.to(o.dtype))
-        a, lse = torch.ops.aim.spatial_attention(qkv, o.num_heads, o.backend)
+        qkv = _project(z, o)
+        a, lse = torch.ops.aim.spatial_attention(qkv, o.num_heads, o.backend, o.bias)
         branch = project(a.view(-1, a.shape[-1]), o.adapter, o.attention, o.dtype)
         kept: tuple[Tensor | None, ...] = (None,) * 3
         if o.memory == "fast":
@@ -107,17 +115,25 @@ class _SpatialAdaptation(torch.autograd.Function):
         adapter, norm = copied_for_backward(o.adapter, g), copied_for_backward(o.norm, g)
         if qkv is None:
             z, _, _ = torch.ops.aim.layer_norm(o.x, *norm, o.eps, o.dtype)
-            qkv = F.linear(z, o.attention.qkv_weight.to(o.dtype), o.attention.qkv_bias.to(o.dtype))
+            qkv = _project(z, o)
         if a is None:
-            a, lse = torch.ops.aim.spatial_attention_recomputed(qkv, o.num_heads, o.backend, g)
+            a, lse = torch.ops.aim.spatial_attention_recomputed(qkv, o.num_heads, o.backend, o.bias, g)
         rows, branch = a.view(-1, a.shape[-1]), g.to(o.dtype).reshape(-1, g.shape[-1])
         da, gradients = project_backward(branch, rows, adapter, o.attention, needs.x, needs.adapter)
         dx = None
         if da is not None:
-            dqkv = torch.ops.aim.spatial_attention_backward(da.view(a.shape), qkv, a, lse, o.num_heads, o.backend)
+            how = (o.num_heads, o.backend, o.bias)
+            dqkv = torch.ops.aim.spatial_attention_backward(da.view(a.shape), qkv, a, lse, *how)
+            dqkv = dqkv if o.rotation is None else rotated(dqkv, o.rotation, o.num_heads, inverse=True)
             dz = (dqkv.view(-1, dqkv.shape[-1]) @ o.attention.qkv_weight.to(o.dtype)).view(o.x.shape)
             dx = torch.ops.aim.layer_norm_backward(dz, o.x, norm.weight, mean, rstd, g)
         return _PACKING.gradients(x=dx, adapter=gradients)
+
+
+def _project(z: Tensor, o: _Operands) -> Tensor:
+    """qkv [B, T, N, 3D] as the attention reads it."""
+    qkv = F.linear(z, o.attention.qkv_weight.to(o.dtype), o.attention.qkv_bias.to(o.dtype))
+    return qkv if o.rotation is None else rotated(qkv, o.rotation, o.num_heads)
 
 
 def project(rows: Tensor, adapter: AdapterWeights | None, attention: AttentionWeights, dtype: torch.dtype) -> Tensor:

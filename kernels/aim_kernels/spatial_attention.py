@@ -1,14 +1,15 @@
 """Spatial attention over packed qkv: self-attention among the N tokens of each frame.
 
-    out[b, t, n, head] = sum_m softmax_m(q[b, t, n, head] · k[b, t, m, head] / √d) v[b, t, m, head]
+    out[b, t, n, head] = sum_m softmax_m(q[b, t, n, head] · k[b, t, m, head] / √d + bias[head, n, m]) v[b, t, m, head]
 
-``qkv`` [B, T, N, 3D] as the projection wrote it, ``out`` [B, T, N, D], ``lse`` [B, T, h, N] float32. One forward that
-gives the statistics and one backward that takes them, so that a caller decides what it keeps. Backends:
+``qkv`` [B, T, N, 3D] as the projection wrote it, ``out`` [B, T, N, D], ``lse`` [B, T, h, N] float32, ``bias``
+[1, h, N, N] or None, a constant (where it trains, torch's own attention runs). One forward that gives the statistics
+and one backward that takes them, so that a caller decides what it keeps. Backends:
 
     cpu        C++ (csrc/attention.h), or the plain-torch reference where it is not built
     triton     own kernels (spatial_attention_triton.py), reading and writing the packed layout in place
     sdpa       PyTorch's flash attention, whose three gradients are packed by a copy
-    xformers   memory-efficient attention with its flash operators, likewise
+    xformers   memory-efficient attention with its flash operators, likewise; neither takes a bias: triton then
 
 Source of the recurrence: Dao, FlashAttention-2, 2023.
 """
@@ -18,27 +19,34 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels import spatial_attention_triton
+from aim_kernels.adaptation import attention_over_space
 from aim_kernels.registration import OPERATORS, operator
 from aim_kernels.temporal_attention import check_qkv
 
 Backend = Literal["auto", "cpu", "reference", "triton", "sdpa", "xformers"]
 
 
-def spatial_attention(qkv: Tensor, num_heads: int, backend: Backend = "auto") -> Tensor:
+def spatial_attention(qkv: Tensor, num_heads: int, backend: Backend = "auto", bias: Tensor | None = None) -> Tensor:
     """Self-attention among the N tokens of each frame.
 
     ``qkv`` [B, T, N, 3D], any floating dtype; returns [B, T, N, D] in the same dtype (the autocast dtype under
-    autocast). Differentiable in ``qkv``. ``backend`` "auto" takes C++ on a CPU and Triton on a GPU; see
-    :func:`backend_missing` for what the others need. Raises ValueError for shapes and names that cannot be.
+    autocast). Differentiable in ``qkv`` and ``bias`` [1, h, N, N]. ``backend`` "auto" takes C++ on a CPU and Triton on
+    a GPU; see :func:`backend_missing` for what the others need. Raises ValueError for shapes and names that cannot be.
     """
     check_qkv(qkv, num_heads)
     missing = backend_missing(backend, qkv.device)
     if missing:
         raise ValueError(missing)
-    return torch.ops.aim.spatial_attention(qkv, num_heads, backend)[0]
+    n = qkv.shape[2]
+    if bias is not None and bias.shape != (1, num_heads, n, n):
+        raise ValueError(f"expected a bias {[1, num_heads, n, n]}, got {list(bias.shape)}")
+    if bias is not None and bias.requires_grad:
+        return attention_over_space(qkv, num_heads, bias)
+    return torch.ops.aim.spatial_attention(qkv, num_heads, backend, bias)[0]
 
 
 def backend_missing(backend: str, device: torch.device) -> str | None:
@@ -56,20 +64,24 @@ def backend_missing(backend: str, device: torch.device) -> str | None:
     return None
 
 
-def spatial_attention_reference(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+def spatial_attention_reference(qkv: Tensor, num_heads: int, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``out``, ``lse`` in plain torch, computed in the precision of ``lse``: float64 for float64, else float32."""
     q, k, v = _heads(qkv.to(torch.promote_types(qkv.dtype, torch.float32)), num_heads)  # each [B, T, h, N, d]
     scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    scores = scores if bias is None else scores + bias.to(scores.dtype)
     out = scores.softmax(-1) @ v
     return out.transpose(2, 3).flatten(-2).to(qkv.dtype), scores.logsumexp(-1)
 
 
-def spatial_attention_backward_reference(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
+def spatial_attention_backward_reference(
+    dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, bias: Tensor | None = None
+) -> Tensor:
     """``dqkv`` [B, T, N, 3D] in plain torch, in the precision of ``lse``."""
     q, k, v = _heads(qkv.to(lse.dtype), num_heads)
     do = dout.to(lse.dtype).unflatten(-1, (num_heads, q.shape[-1])).transpose(2, 3)
     scale = q.shape[-1] ** -0.5
-    p = ((q @ k.transpose(-1, -2)) * scale - lse[..., None]).exp()
+    scores = (q @ k.transpose(-1, -2)) * scale
+    p = ((scores if bias is None else scores + bias.to(scores.dtype)) - lse[..., None]).exp()
     dp = do @ v.transpose(-1, -2)
     ds = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale
     dqkv = torch.stack([ds @ k, ds.transpose(-1, -2) @ q, p.transpose(-1, -2) @ do])  # [3, B, T, h, N, d]
@@ -98,39 +110,51 @@ def _frames(x: Tensor, num_heads: int, packed: int = 3) -> Tensor:
     return x.reshape(b * t, n, packed, num_heads, width // packed // num_heads)
 
 
-def _fits(qkv: Tensor, num_heads: int, backend: str) -> bool:
-    return backend in ("auto", "triton") and qkv.shape[-1] // 3 // num_heads <= spatial_attention_triton.MAX_HEAD_DIM
+def _fits(qkv: Tensor, num_heads: int, backend: str, bias: Tensor | None = None) -> bool:
+    served = backend in ("auto", "triton") or (bias is not None and backend in ("sdpa", "xformers"))
+    return served and qkv.shape[-1] // 3 // num_heads <= spatial_attention_triton.MAX_HEAD_DIM
 
 
-def _forward_triton(qkv: Tensor, num_heads: int, backend: str) -> tuple[Tensor, Tensor]:
-    out, lse = spatial_attention_triton.forward(_frames(qkv, num_heads))
+def _forward_triton(qkv: Tensor, num_heads: int, backend: str, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    out, lse = spatial_attention_triton.forward(_frames(qkv, num_heads), bias)
     return _as_clips(qkv, out, lse)
 
 
-def _backward_triton(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str) -> Tensor:
+def _backward_triton(
+    dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str, bias: Tensor | None = None
+) -> Tensor:
     frames, (do, o) = _frames(qkv, num_heads), (_frames(x, num_heads, 1).squeeze(2) for x in (dout, out))
-    return spatial_attention_triton.backward(do, frames, o, lse.flatten(0, 1)).view(qkv.shape)
+    return spatial_attention_triton.backward(do, frames, o, lse.flatten(0, 1), bias).view(qkv.shape)
 
 
-def _forward_cpp(qkv: Tensor, num_heads: int, backend: str) -> tuple[Tensor, Tensor]:
+def _forward_cpp(qkv: Tensor, num_heads: int, backend: str, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     if backend == "reference":
-        return spatial_attention_reference(qkv, num_heads)
-    out, lse = torch.ops.aim_cpu.attention_forward(_frames(qkv, num_heads).unsqueeze(2))
+        return spatial_attention_reference(qkv, num_heads, bias)
+    frames = _frames(qkv, num_heads).unsqueeze(2)
+    out, lse = torch.ops.aim_cpu.attention_forward(frames, None if bias is None else _padded(bias, frames))
     return _as_clips(qkv, out, lse)
 
 
-def _backward_cpp(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str) -> Tensor:
+def _backward_cpp(
+    dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str, bias: Tensor | None = None
+) -> Tensor:
     if backend == "reference":
-        return spatial_attention_backward_reference(dout, qkv, out, lse, num_heads)
+        return spatial_attention_backward_reference(dout, qkv, out, lse, num_heads, bias)
     do, o = (_frames(x.contiguous(), num_heads, 1) for x in (dout, out))
     frames = _frames(qkv, num_heads).unsqueeze(2)
-    return torch.ops.aim_cpu.attention_backward(do, frames, o, lse.flatten(0, 1)).view(qkv.shape)
+    padded = None if bias is None else _padded(bias.transpose(-1, -2), frames)
+    return torch.ops.aim_cpu.attention_backward(do, frames, o, lse.flatten(0, 1), padded).view(qkv.shape)
 
 
-def _forward_library(qkv: Tensor, num_heads: int, backend: str) -> tuple[Tensor, Tensor]:
+def _padded(bias: Tensor, frames: Tensor) -> Tensor:
+    """``bias`` as csrc/attention.h reads it: by the scale, its rows in whole vectors of 16."""
+    return F.pad(bias[0].float() * frames.shape[-1] ** 0.5, (0, -bias.shape[-1] % 16)).contiguous()
+
+
+def _forward_library(qkv: Tensor, num_heads: int, backend: str, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The backends ``sdpa`` and ``xformers`` where they serve ``qkv``, else plain torch."""
-    if not _library_serves(qkv, num_heads, backend):
-        return spatial_attention_reference(qkv, num_heads)
+    if bias is not None or not _library_serves(qkv, num_heads, backend):
+        return spatial_attention_reference(qkv, num_heads, bias)
     q, k, v = _frames(qkv, num_heads).unbind(2)
     if backend == "sdpa":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -141,9 +165,11 @@ def _forward_library(qkv: Tensor, num_heads: int, backend: str) -> tuple[Tensor,
     return _as_clips(qkv, *fmha.memory_efficient_attention_forward_requires_grad(q, k, v, op=fmha.flash.FwOp))
 
 
-def _backward_library(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str) -> Tensor:
-    if not _library_serves(qkv, num_heads, backend):
-        return spatial_attention_backward_reference(dout, qkv, out, lse, num_heads)
+def _backward_library(
+    dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str, bias: Tensor | None = None
+) -> Tensor:
+    if bias is not None or not _library_serves(qkv, num_heads, backend):
+        return spatial_attention_backward_reference(dout, qkv, out, lse, num_heads, bias)
     q, k, v = _frames(qkv, num_heads).unbind(2)
     do, o = (_frames(x.contiguous(), num_heads, 1).squeeze(2) for x in (dout, out))
     n, lse = qkv.shape[2], lse.flatten(0, 1)
@@ -171,30 +197,33 @@ def _as_clips(qkv: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     return out.reshape(b, t, n, packed // 3), lse.reshape(b, t, -1, n)
 
 
-def _forward_fake(qkv: Tensor, num_heads: int, backend: str) -> tuple[Tensor, Tensor]:
+def _forward_fake(qkv: Tensor, num_heads: int, backend: str, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     b, t, n, packed = qkv.shape
     statistics = torch.promote_types(qkv.dtype, torch.float32)
     return qkv.new_empty((b, t, n, packed // 3)), qkv.new_empty((b, t, num_heads, n), dtype=statistics)
 
 
-def _backward_fake(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str) -> Tensor:
+def _backward_fake(
+    dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str, bias: Tensor | None = None
+) -> Tensor:
     return qkv.new_empty(qkv.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, int, str], output: tuple[Tensor, Tensor]) -> None:
-    qkv, ctx.num_heads, ctx.backend = inputs
-    ctx.save_for_backward(qkv, *output)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    qkv, ctx.num_heads, ctx.backend, bias = inputs
+    ctx.save_for_backward(qkv, *output, bias)
     ctx.mark_non_differentiable(output[1])
 
 
-def _gradient(ctx: Any, dout: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-    qkv, out, lse = ctx.saved_tensors
-    return torch.ops.aim.spatial_attention_backward(dout, qkv, out, lse, ctx.num_heads, ctx.backend), None, None
+def _gradient(ctx: Any, dout: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+    qkv, out, lse, bias = ctx.saved_tensors
+    constants = (ctx.num_heads, ctx.backend, bias)
+    return torch.ops.aim.spatial_attention_backward(dout, qkv, out, lse, *constants), None, None, None
 
 
 operator(
     "spatial_attention",
-    "(Tensor qkv, int num_heads, str backend) -> (Tensor, Tensor)",
+    "(Tensor qkv, int num_heads, str backend, Tensor? bias=None) -> (Tensor, Tensor)",
     reference=_forward_library,
     triton=_forward_triton,
     cpp=_forward_cpp,
@@ -206,16 +235,16 @@ operator(
 )
 operator(  # the same, run again for a backward: see memory.py
     "spatial_attention_recomputed",
-    "(Tensor qkv, int num_heads, str backend, Tensor after) -> (Tensor, Tensor)",
-    reference=lambda *operands: OPERATORS["spatial_attention"](*operands[:3]),
-    fake=lambda *operands: _forward_fake(*operands[:3]),
+    "(Tensor qkv, int num_heads, str backend, Tensor? bias, Tensor after) -> (Tensor, Tensor)",
+    reference=lambda *operands: OPERATORS["spatial_attention"](*operands[:4]),
+    fake=lambda *operands: _forward_fake(*operands[:4]),
 )
 operator(
     "spatial_attention_backward",
-    "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, int num_heads, str backend) -> Tensor",
+    "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, int num_heads, str backend, Tensor? bias=None) -> Tensor",
     reference=_backward_library,
     triton=_backward_triton,
     cpp=_backward_cpp,
-    fits=lambda dout, qkv, out, lse, num_heads, backend: _fits(qkv, num_heads, backend),
+    fits=lambda dout, qkv, out, lse, *others: _fits(qkv, *others),
     fake=_backward_fake,
 )

@@ -2,8 +2,9 @@
 
 ``frames`` [F, N, 3, h, d] with contiguous d, out [F, N, h, d], lse [F, h, N]. Forward: online softmax over blocks of
 keys. Backward in two kernels without atomics: dQ by blocks of queries, which also writes D = rowsum(dO ∘ O); then dK
-and dV by blocks of keys. Both write into the packed layout. A frame's base is an int64 offset; within a frame int32
-serves (the launcher sees to it) and halves the registers of the addresses.
+and dV by blocks of keys. Both write into the packed layout. A bias [1, h, N, N] is read where the scores are formed.
+A frame's base is an int64 offset; within a frame int32 serves (the launcher sees to it) and halves the registers of the
+addresses.
 """
 
 from __future__ import annotations
@@ -28,8 +29,16 @@ def _place(heads: tl.tensor, blocks: tl.tensor) -> tuple[tl.tensor, ...]:
 
 
 @triton.jit
+def _bias_tile(head_ptr: tl.tensor, o_row: tl.tensor, o_key: tl.tensor, N: tl.constexpr) -> tl.tensor:
+    """The biases of these rows and keys, times log2(e)."""
+    b_bias = tl.load(head_ptr + o_row * N + o_key, mask=(o_row < N) & (o_key < N), other=0.0)
+    return b_bias.to(tl.float32) * 1.4426950408889634
+
+
+@triton.jit
 def forward_kernel(
     qkv_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
     out_ptr: tl.tensor,
     lse_ptr: tl.tensor,
     heads: tl.tensor,
@@ -42,6 +51,7 @@ def forward_kernel(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
     i_block, i_head, i_frame = _place(heads, blocks)
@@ -61,6 +71,8 @@ def forward_kernel(
         p_key = p_frame + o_key[:, None] * stride_token
         b_k = tl.load(p_key + D, mask=m_key, other=0.0)  # [KEYS, COLUMNS]
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * 1.4426950408889634)
+        if BIAS:
+            b_s += _bias_tile(bias_ptr + i_head * N * N, o_row[:, None], o_key[None, :], N)
         b_s = tl.where((o_key < N)[None, :], b_s, float("-inf"))
         b_top = tl.maximum(b_max, tl.max(b_s, 1))
         b_p = tl.exp2(b_s - b_top[:, None])
@@ -81,6 +93,7 @@ def forward_kernel(
 def backward_queries_kernel(
     dout_ptr: tl.tensor,
     qkv_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
     out_ptr: tl.tensor,
     lse_ptr: tl.tensor,
     delta_ptr: tl.tensor,
@@ -95,6 +108,7 @@ def backward_queries_kernel(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
     i_block, i_head, i_frame = _place(heads, blocks)
@@ -121,6 +135,8 @@ def backward_queries_kernel(
         b_k = tl.load(p_key + D, mask=m_key, other=0.0)
         b_v = tl.load(p_key + 2 * D, mask=m_key, other=0.0)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * 1.4426950408889634)
+        if BIAS:
+            b_s += _bias_tile(bias_ptr + i_head * N * N, o_row[:, None], o_key[None, :], N)
         b_p = tl.where((o_key < N)[None, :], tl.exp2(b_s - b_lse[:, None]), 0.0)
         b_dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
         b_ds = (b_p * (b_dp - b_delta[:, None]) * scale).to(b_k.dtype)
@@ -133,6 +149,7 @@ def backward_queries_kernel(
 def backward_keys_kernel(
     dout_ptr: tl.tensor,
     qkv_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
     lse_ptr: tl.tensor,
     delta_ptr: tl.tensor,
     dqkv_ptr: tl.tensor,
@@ -146,6 +163,7 @@ def backward_keys_kernel(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
     i_block, i_head, i_frame = _place(heads, blocks)
@@ -169,6 +187,8 @@ def backward_keys_kernel(
         b_lse = tl.load(lse_ptr + o_lse, mask=o_row < N, other=0.0) * 1.4426950408889634
         b_delta = tl.load(delta_ptr + o_lse, mask=o_row < N, other=0.0)
         b_st = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * (scale * 1.4426950408889634)
+        if BIAS:
+            b_st += _bias_tile(bias_ptr + i_head * N * N, o_row[None, :], o_key[:, None], N)
         b_pt = tl.where((o_row < N)[None, :], tl.exp2(b_st - b_lse[None, :]), 0.0)  # [KEYS, ROWS]
         b_dv = tl.dot(b_pt.to(b_do.dtype), b_do, b_dv, input_precision=PRECISION)
         b_dpt = tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION)
@@ -191,8 +211,8 @@ def launch_shape(kernel: str, head_dim: int, target: int, itemsize: int = 2) -> 
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
-def forward(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """``out`` [F, N, h, d] and ``lse`` [F, h, N] of ``frames`` [F, N, 3, h, d]."""
+def forward(frames: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """``out`` [F, N, h, d] and ``lse`` [F, h, N] of ``frames`` [F, N, 3, h, d], ``bias`` [1, h, N, N]."""
     frames = _packed(frames)
     f, n, _, heads, head_dim = frames.shape
     out = frames.new_empty((f, n, heads, head_dim))
@@ -204,14 +224,14 @@ def forward(frames: Tensor) -> tuple[Tensor, Tensor]:
         out_ptr=out,
         lse_ptr=lse,
         blocks=blocks,
-        **_arguments(frames),
+        **_arguments(frames, bias),
         **constants,
         **options,
     )
     return out, lse
 
 
-def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tensor | None = None) -> Tensor:
     """``dqkv`` [F, N, 3, h, d], contiguous."""
     frames, dout, out = _packed(frames), dout.contiguous(), out.contiguous()
     f, n, _, heads, head_dim = frames.shape
@@ -227,7 +247,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor) -> Tensor:
         delta_ptr=delta,
         dqkv_ptr=dqkv,
         blocks=blocks,
-        **_arguments(frames),
+        **_arguments(frames, bias),
         **constants,
         **options,
     )
@@ -240,7 +260,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor) -> Tensor:
         delta_ptr=delta,
         dqkv_ptr=dqkv,
         blocks=blocks,
-        **_arguments(frames),
+        **_arguments(frames, bias),
         **constants,
         **options,
     )
@@ -255,8 +275,10 @@ def _packed(frames: Tensor) -> Tensor:
     return frames if near and frames.stride()[2:] == inner else frames.contiguous()
 
 
-def _arguments(frames: Tensor) -> dict[str, Any]:
+def _arguments(frames: Tensor, bias: Tensor | None) -> dict[str, Any]:
     return {
+        "bias_ptr": frames if bias is None else bias.contiguous(),
+        "BIAS": bias is not None,
         "N": frames.shape[1],
         "heads": frames.shape[3],
         "stride_frame": frames.stride(0),

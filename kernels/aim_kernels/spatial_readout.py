@@ -4,16 +4,18 @@
 
 Token 0 is the class token, z = ln_1(x). With one query a head, keys and values need not be formed: with q̃ = Wkᵀq/√d
 
-    s_n = q̃·z_n  (bk·q is the same for every n and leaves the softmax),   p = softmax(s),   m = Σ_n p_n z_n,
+    s_n = q̃·z_n + B_0n  (bk·q is the same for every n and leaves the softmax),   p = softmax(s),   m = Σ_n p_n z_n,
     a = Wv m + bv
 
-which is h·N·D multiply-adds a frame in place of 2·N·D². Backward, with dm = Wvᵀ da and dp_n = dm·z_n:
+with B_0n the class token's row of a trunk's relative bias, where there is one. That is h·N·D multiply-adds a frame in
+place of 2·N·D². Backward, with dm = Wvᵀ da and dp_n = dm·z_n:
 
     ds = p∘(dp − Σ p dp),   dz_n = p_n dm + ds_n q̃,   dq = Wk (Σ_n ds_n z_n)/√d,   dz_0 += Wqᵀ dq
 
 All of it in float32 (float64 for float64): a score sums D products where a formed key's sums d, so its operands must
 not be rounded. Kept for backward: x, and p [B, T, h, N]. The same function as :mod:`aim_kernels.spatial_adaptation`,
-whose value at token 0 it gives.
+whose value at token 0 it gives. Under a rotation q̃ is another for every n: keys are formed then, in autograd around
+the operators, and what follows the attention reads one token all the same.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
+from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.memory import copied_for_backward
 from aim_kernels.precision import compute_dtype, narrowed
 from aim_kernels.registration import operator
 from aim_kernels.residual import residual_add
-from aim_kernels.spatial_adaptation import project, project_backward, spatial_adaptation
+from aim_kernels.rotation import Rotation
+from aim_kernels.spatial_adaptation import project, project_backward
+from aim_kernels.trained_trunk import attention_branch
 from aim_kernels.weights import AdapterWeights, AttentionWeights, NormWeights, Packing, require_gradient
 
 
@@ -40,14 +45,21 @@ def spatial_readout(
     num_heads: int,
     adapter: AdapterWeights | None = None,
     eps: float = 1e-5,
+    rotation: Rotation | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """``spatial_adaptation(x, ...)[:, :, :1]``: ``x`` [B, T, N, D] to [B, T, 1, D], same value to rounding.
 
-    Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, the whole sub-block runs.
+    Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, in everything.
     """
-    if not x.numel() or require_gradient(norm, attention):
-        return spatial_adaptation(x, norm, attention, num_heads, adapter, eps)[:, :, :1]
-    operands = _Operands(x, norm, attention, adapter, num_heads, eps, compute_dtype(x, attention.qkv_weight))
+    if not x.numel() or rotation is not None or require_gradient(norm, attention, (bias,)):
+        attended = attention_branch(
+            *(x, norm, attention, num_heads), "space", eps=eps, rotation=rotation, bias=bias, cls_only=True
+        )
+        x = x[:, :, :1]
+        return x + attended if adapter is None else bottleneck(attended, adapter, skip=True, residual=x)
+    row = None if bias is None else bias[0, :, 0]
+    operands = _Operands(x, norm, attention, adapter, row, num_heads, eps, compute_dtype(x, attention.qkv_weight))
     return _SpatialReadout.apply(*_PACKING.pack(operands))
 
 
@@ -56,6 +68,7 @@ class _Operands(NamedTuple):
     norm: NormWeights
     attention: AttentionWeights
     adapter: AdapterWeights | None
+    row: Tensor | None
     num_heads: int
     eps: float
     dtype: torch.dtype
@@ -70,7 +83,8 @@ class _SpatialReadout(torch.autograd.Function):
         o = _PACKING.unpack(row)
         precise = torch.promote_types(o.x.dtype, torch.float32)
         z, mean, rstd = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, precise)
-        a, p = torch.ops.aim.readout(z.flatten(0, 1), o.attention.qkv_weight, o.attention.qkv_bias, o.num_heads)
+        qkv_weights = (o.attention.qkv_weight, o.attention.qkv_bias)
+        a, p = torch.ops.aim.readout(z.flatten(0, 1), *qkv_weights, o.num_heads, o.row)
         rows = a.to(o.dtype)
         _PACKING.keep(ctx, o._replace(x=narrowed(o.x, o.dtype)), mean, rstd, rows, p)
         return residual_add(o.x[:, :, :1], project(rows, o.adapter, o.attention, o.dtype))
@@ -99,12 +113,15 @@ def _query(z: Tensor, weight: Tensor, bias: Tensor, heads: int) -> tuple[Tensor,
     return (q.transpose(0, 1) @ keys).transpose(0, 1), keys
 
 
-def _readout(z: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    """``a`` [F, D] and ``p`` [F, h, N] of ``z`` [F, N, D] in float32 or float64."""
+def _readout(
+    z: Tensor, weight: Tensor, bias: Tensor, num_heads: int, row: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``a`` [F, D] and ``p`` [F, h, N] of ``z`` [F, N, D] in float32 or float64, ``row`` [h, N] added to the scores."""
     with torch.autocast(z.device.type, enabled=False):
         weight, bias, width = weight.to(z.dtype), bias.to(z.dtype), z.shape[-1]
         query, _ = _query(z, weight, bias, num_heads)
-        p = (query @ z.transpose(1, 2)).softmax(-1)
+        scores = query @ z.transpose(1, 2)
+        p = (scores if row is None else scores + row.to(z.dtype)).softmax(-1)
         values = weight[2 * width :].unflatten(0, (num_heads, -1))  # [h, d, D]
         a = (p @ z).transpose(0, 1) @ values.transpose(1, 2)  # [h, F, d]
         return a.transpose(0, 1).flatten(1) + bias[2 * width :], p
@@ -125,7 +142,7 @@ def _readout_backward(da: Tensor, z: Tensor, p: Tensor, weight: Tensor, bias: Te
         return dz
 
 
-def _fake(z: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+def _fake(z: Tensor, weight: Tensor, bias: Tensor, num_heads: int, row: Tensor | None = None) -> tuple[Tensor, Tensor]:
     frames, tokens, width = z.shape
     return z.new_empty((frames, width)), z.new_empty((frames, num_heads, tokens))
 
@@ -136,7 +153,7 @@ def _backward_fake(da: Tensor, z: Tensor, p: Tensor, weight: Tensor, bias: Tenso
 
 operator(
     "readout",
-    "(Tensor z, Tensor weight, Tensor bias, int num_heads) -> (Tensor, Tensor)",
+    "(Tensor z, Tensor weight, Tensor bias, int num_heads, Tensor? row=None) -> (Tensor, Tensor)",
     reference=_readout,
     fake=_fake,
 )

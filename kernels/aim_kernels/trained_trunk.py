@@ -20,6 +20,7 @@ from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.precision import compute_dtype
+from aim_kernels.rotation import Rotation, rotated
 from aim_kernels.spatial_attention import Backend, spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
 from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
@@ -36,18 +37,25 @@ def attention_branch(
     adapter_in: AdapterWeights | None = None,
     eps: float = 1e-5,
     attention_backend: Backend = "auto",
+    rotation: Rotation | None = None,
+    bias: Tensor | None = None,
+    cls_only: bool = False,
 ) -> Tensor:
     """``attn(A_in(ln(x)))`` over the frames or over the tokens of a frame, [B, T, N, D]; no residual is added.
 
-    Differentiable in everything. ``attention_backend`` is that of the attention over space.
+    Differentiable in everything. ``attention_backend``, ``rotation`` and ``bias`` [1, h, N, N] are those of the
+    attention over space; with ``cls_only`` the first token of each frame alone is projected, [B, T, 1, D].
     """
     z = layer_norm(x, *norm, eps, compute_dtype(x, attention.qkv_weight))
     if adapter_in is not None:
         z = bottleneck(z, adapter_in, skip=True)
     qkv = F.linear(z, attention.qkv_weight, attention.qkv_bias)
-    attended = (
-        temporal_attention(qkv, num_heads) if over == "time" else spatial_attention(qkv, num_heads, attention_backend)
-    )
+    if over == "time":
+        attended = temporal_attention(qkv, num_heads)
+    else:
+        qkv = qkv if rotation is None else rotated(qkv, rotation, num_heads)
+        attended = spatial_attention(qkv, num_heads, attention_backend, bias)
+    attended = attended[:, :, :1] if cls_only else attended
     return F.linear(attended, attention.out_weight, attention.out_bias)
 
 

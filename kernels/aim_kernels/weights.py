@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 class NormWeights(NamedTuple):
-    """The affine of a layer norm."""
+    """The affine of a layer norm, or without a bias of an RMS norm."""
 
     weight: Tensor  # [D]
-    bias: Tensor  # [D]
+    bias: Tensor | None  # [D]
 
 
 class AttentionWeights(NamedTuple):
@@ -66,9 +66,9 @@ class AdapterGradients(NamedTuple):
     b2: Tensor | None = None
 
 
-def require_gradient(*records: Sequence[Tensor | None]) -> bool:
+def require_gradient(*records: Sequence[Any] | None) -> bool:
     """Whether any tensor of these records trains."""
-    return any(weight is not None and weight.requires_grad for record in records for weight in record)
+    return any(getattr(weight, "requires_grad", False) for record in records for weight in record or ())
 
 
 Operands = TypeVar("Operands", bound=tuple)

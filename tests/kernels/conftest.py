@@ -30,7 +30,8 @@ def tier(request: pytest.FixtureRequest) -> Iterator[str]:
 def hold_attention() -> Callable[..., None]:
     """Holds ``found``, the out, lse and dqkv of an attention over ``qkv``, to the error rule.
 
-    ``split(qkv)`` gives q, k and v as [3, ..., L, d], ``join(out)`` lays [..., L, d] out like ``dout``.
+    ``split(qkv)`` gives q, k and v as [3, ..., L, d], ``join(out)`` lays [..., L, d] out like ``dout``; ``bias`` is
+    added to the scores.
     """
 
     def hold(
@@ -39,11 +40,13 @@ def hold_attention() -> Callable[..., None]:
         dout: Tensor,
         split: Callable[[Tensor], Tensor],
         join: Callable[[Tensor], Tensor],
+        bias: Tensor | None = None,
     ) -> None:
         def plainly(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
             leaf = qkv.detach().to(dtype, copy=True).requires_grad_()
             q, k, v = split(leaf)
             scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+            scores = scores if bias is None else scores + bias.to(dtype)
             out = join(scores.softmax(-1) @ v)
             (gradient,) = torch.autograd.grad(out, leaf, dout.to(dtype))
             return out, scores.to(torch.promote_types(dtype, torch.float32)).logsumexp(-1), gradient

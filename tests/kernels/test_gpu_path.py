@@ -15,6 +15,9 @@ pytestmark = pytest.mark.stack
 TRAIN = """
 import torch
 from aim_kernels import AIMBlock, AIMSwinBlock, hold_trunk, registration
+from aim_kernels.adaptation import spatial_adaptation_reference
+from aim_kernels.rotation import Rotation
+from aim_kernels.spatial_adaptation import spatial_adaptation
 
 dtypes, ran = (torch.float16, torch.float32), set()
 registration.runs_triton = lambda *typed: all(getattr(x, "dtype", x) in dtypes for x in typed)
@@ -74,6 +77,17 @@ block.activation = "swiglu"
 for memory, half, allowed in (("balanced", False, 1e-5), ("fast", True, 0.01)):
     compare(block, torch.randn(2, 3, 6, 48), memory, half, allowed)
 compare(AIMSwinBlock(32, 2, 4, 4, window_size=2, shifted=True), torch.randn(2, 4, 16, 32), "fast", False, 1e-5)
+
+norm, attention = block.attention_weights()
+angles = torch.randn(5, 12)
+turn = Rotation(torch.cat([angles.sin(), angles.cos()], -1))
+for memory in ("fast", "balanced"):
+    x, flow = torch.randn(2, 3, 6, 48).requires_grad_(), torch.randn(2, 3, 6, 48)
+    frozen = (norm._replace(bias=None), attention, 2, block.S_Adapter.weights)
+    scores = {"rotation": turn, "bias": torch.randn(1, 2, 6, 6)}
+    sides = spatial_adaptation(x, *frozen, memory=memory, **scores), spatial_adaptation_reference(x, *frozen, **scores)
+    got, wanted = (torch.autograd.grad(out, (x, *frozen[3]), flow) for out in sides)
+    torch.testing.assert_close((sides[0], *got), (sides[1], *wanted), rtol=1e-4, atol=1e-4)
 print(*sorted(ran))
 """
 
@@ -90,5 +104,5 @@ def test_a_block_on_the_gpus_operators_gives_the_references_gradients():
     )
     assert process.returncode == 0, process.stderr[-2000:]
     parts = {"temporal_attention", "spatial_attention", "group_attention", "layer_norm", "residual_add"}
-    parts |= {"wide_slope", "wide_swiglu"}
+    parts |= {"wide_slope", "wide_swiglu", "rotation"}
     assert parts <= set(process.stdout.split())

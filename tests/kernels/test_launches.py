@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from aim_kernels import group_attention_triton, spatial_attention_triton, temporal_attention, wide_swiglu  # noqa: F401
+from aim_kernels import group_attention_triton, rotation, spatial_attention_triton, temporal_attention, wide_swiglu  # noqa: F401
 from aim_kernels.registration import OPERATORS
 from bench.ahead_of_time import HARMLESS_SPILLS, SHARED_LIMIT, spill_share, usage
 
@@ -68,10 +68,21 @@ def test_temporal_attention(b, t, n, h, d, dtype, faults):
 @pytest.mark.parametrize(
     ("n", "h", "d", "dtype"), [(197, 12, 64, FP32), (50, 2, 80, FP32), (50, 1, 128, FP32), (50, 16, 80, BF16)]
 )
-def test_spatial_attention(n, h, d, dtype, faults):
+@pytest.mark.parametrize("biased", [False, True])
+def test_spatial_attention(biased, n, h, d, dtype, faults):
     frames = torch.empty(2, n, 3, h, d, dtype=dtype)
-    out, lse = spatial_attention_triton.forward(frames)
-    spatial_attention_triton.backward(out, frames, out, lse)
+    bias = torch.empty(1, h, n, n) if biased else None
+    out, lse = spatial_attention_triton.forward(frames, bias)
+    spatial_attention_triton.backward(out, frames, out, lse, bias)
+    assert not faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("h", "d", "dtype"), [(12, 64, FP32), (2, 88, BF16), (1, 256, FP32)])
+def test_rotation(h, d, dtype, faults):
+    qkv, table = torch.empty(1, 2, 9, 3 * h * d, dtype=dtype), torch.empty(8, d)
+    for interleaved in (False, True):
+        OPERATORS["rotation"].triton(qkv, table, h, interleaved, False)
     assert not faults
 
 

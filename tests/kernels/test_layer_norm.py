@@ -11,15 +11,19 @@ from bench import error_rule
 @pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [64, 77])
-def test_forward_and_input_gradient(width, stream, low, tier):
+@pytest.mark.parametrize("rms", [False, True])
+def test_forward_and_input_gradient(rms, width, stream, low, tier):
     torch.manual_seed(0)
     x = (torch.randn(3, 5, width) * 2 + 1).to(stream)
-    weight, bias = torch.rand(width) + 0.5, torch.randn(width)
+    weight, bias = torch.rand(width) + 0.5, None if rms else torch.randn(width)
     dy, residual = torch.randn(3, 5, width).to(low), torch.randn(3, 5, width).to(stream)
 
     def run(x, dy, residual):
         leaf = x.clone().requires_grad_()
-        y = F.layer_norm(leaf, (width,), weight.to(x.dtype), bias.to(x.dtype))
+        if rms:
+            y = F.rms_norm(leaf, (width,), weight.to(x.dtype), 1e-5)
+        else:
+            y = F.layer_norm(leaf, (width,), weight.to(x.dtype), bias.to(x.dtype))
         (y * dy.to(x.dtype)).sum().backward()
         return y.detach(), leaf.grad + residual
 
@@ -35,9 +39,10 @@ def test_forward_and_input_gradient(width, stream, low, tier):
     error_rule.hold(dx, plain_dx, truth_dx)
 
 
-def test_backward_reference_is_the_gradient():
+@pytest.mark.parametrize("rms", [False, True])
+def test_backward_reference_is_the_gradient(rms):
     x = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
-    weight, bias = torch.randn(9, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    weight, bias = torch.randn(9, dtype=torch.float64), None if rms else torch.randn(9, dtype=torch.float64)
     dy = torch.randn(4, 9, dtype=torch.float64)
     y, mean, rstd = layer_norm_reference(x, weight, bias, 1e-5, torch.float64)
     y.backward(dy)
@@ -45,23 +50,26 @@ def test_backward_reference_is_the_gradient():
     torch.testing.assert_close(got, x.grad)
 
 
+@pytest.mark.parametrize("rms", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_opcheck(dtype):
+def test_opcheck(dtype, rms):
     x = torch.randn(3, 20, dtype=dtype, requires_grad=True)
-    weight, bias = torch.randn(20), torch.randn(20)
+    weight, bias = torch.randn(20), None if rms else torch.randn(20)
     torch.library.opcheck(torch.ops.aim.layer_norm.default, (x, weight, bias, 1e-5, dtype))
     y, mean, rstd = torch.ops.aim.layer_norm(x.detach(), weight, bias, 1e-5, dtype)
     torch.library.opcheck(torch.ops.aim.layer_norm_backward.default, (y, x.detach(), weight, mean, rstd, None))
 
 
-def test_trainable_affine_still_gets_its_gradient():
-    weight, bias = torch.ones(8, requires_grad=True), torch.zeros(8, requires_grad=True)
+@pytest.mark.parametrize("bias", [None, torch.zeros(8, requires_grad=True)], ids=["rms", ""])
+def test_trainable_affine_still_gets_its_gradient(bias):
+    weight = torch.ones(8, requires_grad=True)
     layer_norm(torch.randn(3, 8), weight, bias).square().sum().backward()
     assert weight.grad.abs().sum() > 0
 
 
-def test_empty_and_nan(tier):
-    weight, bias = torch.ones(8), torch.zeros(8)
+@pytest.mark.parametrize("bias", [None, torch.zeros(8)], ids=["rms", ""])
+def test_empty_and_nan(bias, tier):
+    weight = torch.ones(8)
     assert layer_norm(torch.empty(0, 3, 8), weight, bias).shape == (0, 3, 8)
     x = torch.randn(3, 8)
     x[1, 0] = float("nan")

@@ -15,13 +15,15 @@ SHAPES = [(1, 2, 197, 2, 64), (2, 1, 17, 1, 32), (1, 1, 50, 2, 80), (1, 1, 257, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward_and_backward_lose_no_more_than_plain_torch(shape, dtype, tier, hold_attention):
+def test_forward_and_backward_lose_no_more_than_plain_torch(shape, biased, dtype, tier, hold_attention):
     b, t, n, h, d = shape
     torch.manual_seed(0)
     qkv = torch.randn(b, t, n, 3 * h * d).to(dtype).requires_grad_()
     dout = torch.randn(b, t, n, h * d).to(dtype)
-    out, lse = torch.ops.aim.spatial_attention(qkv, h, "auto")
+    bias = torch.randn(1, h, n, n) * 2 if biased else None
+    out, lse = torch.ops.aim.spatial_attention(qkv, h, "auto", bias)
     out.backward(dout)
     hold_attention(
         (out, lse, qkv.grad),
@@ -29,24 +31,41 @@ def test_forward_and_backward_lose_no_more_than_plain_torch(shape, dtype, tier, 
         dout,
         split=lambda x: x.unflatten(-1, (3, h, d)).permute(3, 0, 1, 4, 2, 5),
         join=lambda x: x.transpose(2, 3).flatten(-2),
+        bias=bias,
     )
 
 
-def test_backward_reference_is_the_gradient():
+@pytest.mark.parametrize("bias", [None, torch.linspace(-3, 3, 50, dtype=torch.float64).view(1, 2, 5, 5)])
+def test_backward_reference_is_the_gradient(bias):
     qkv = torch.randn(2, 2, 5, 3 * 2 * 8, dtype=torch.float64, requires_grad=True)
     dout = torch.randn(2, 2, 5, 16, dtype=torch.float64)
-    out, lse = spatial_attention_reference(qkv, 2)
+    out, lse = spatial_attention_reference(qkv, 2, bias)
     out.backward(dout)
-    got = spatial_attention_backward_reference(dout, qkv.detach(), out.detach(), lse.detach(), 2)
+    got = spatial_attention_backward_reference(dout, qkv.detach(), out.detach(), lse.detach(), 2, bias)
     torch.testing.assert_close(got, qkv.grad)
 
 
+def test_a_bias_that_trains_gets_its_gradient():
+    qkv = torch.randn(1, 2, 4, 3 * 8, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, b: spatial_attention(x, 2, bias=b), (qkv, bias))
+    torch.testing.assert_close(spatial_attention(qkv, 2, bias=bias), spatial_attention(qkv, 2, bias=bias.detach()))
+
+
+def test_autocast_leaves_the_bias_as_it_is():
+    qkv, bias = torch.randn(1, 2, 9, 3 * 32).bfloat16(), torch.randn(1, 2, 9, 9) * 10
+    plain = spatial_attention(qkv, 2, bias=bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(spatial_attention(qkv.float(), 2, bias=bias), plain)
+
+
+@pytest.mark.parametrize("bias", [None, torch.linspace(-3, 3, 98).view(1, 2, 7, 7)], ids=["", "bias"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_opcheck(dtype):
+def test_opcheck(dtype, bias):
     qkv = torch.randn(2, 2, 7, 3 * 32, dtype=dtype, requires_grad=True)
-    torch.library.opcheck(torch.ops.aim.spatial_attention.default, (qkv, 2, "auto"))
-    out, lse = torch.ops.aim.spatial_attention(qkv.detach(), 2, "auto")
-    args = (out, qkv.detach(), out, lse, 2, "auto")
+    torch.library.opcheck(torch.ops.aim.spatial_attention.default, (qkv, 2, "auto", bias))
+    out, lse = torch.ops.aim.spatial_attention(qkv.detach(), 2, "auto", bias)
+    args = (out, qkv.detach(), out, lse, 2, "auto", bias)
     torch.library.opcheck(torch.ops.aim.spatial_attention_backward.default, args)
 
 
@@ -95,6 +114,8 @@ def test_empty_and_nan(tier):
 def test_a_backend_that_cannot_serve_says_why():
     with pytest.raises(ValueError, match="needs a CUDA tensor"):
         spatial_attention(torch.randn(1, 1, 4, 96), 2, backend="triton")
+    with pytest.raises(ValueError, match=r"expected a bias \[1, 2, 4, 4\], got \[2, 4, 4\]"):
+        spatial_attention(torch.randn(1, 1, 4, 96), 2, bias=torch.zeros(2, 4, 4))
     with pytest.raises(ValueError, match="is none of auto, cpu"):
         spatial_attention(torch.randn(1, 1, 4, 96), 2, backend="flash")
     assert backend_missing("auto", torch.device("cpu")) is None

@@ -111,6 +111,7 @@ def test_gradient_error_is_no_more_than_the_published_one():
 def test_opcheck(dtype):
     z, weight, bias = torch.randn(4, 5, 16, dtype=dtype), torch.randn(48, 16), torch.randn(48)
     torch.library.opcheck(torch.ops.aim.readout.default, (z, weight, bias, 2))
+    torch.library.opcheck(torch.ops.aim.readout.default, (z, weight, bias, 2, torch.randn(2, 5)))
     _, p = torch.ops.aim.readout(z, weight, bias, 2)
     torch.library.opcheck(torch.ops.aim.readout_backward.default, (z[:, 0], z, p, weight, bias))
 

@@ -9,7 +9,9 @@ from aim_kernels.adaptation import (
     temporal_adaptation_reference,
 )
 from aim_kernels.joint_adaptation import joint_adaptation
+from aim_kernels.rotation import Rotation
 from aim_kernels.spatial_adaptation import spatial_adaptation
+from aim_kernels.spatial_readout import spatial_readout
 from aim_kernels.temporal_adaptation import temporal_adaptation
 from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
 
@@ -27,13 +29,14 @@ def an_adapter(trainable="1111"):
     return AdapterWeights(*(x.requires_grad_(flag == "1") for x, flag in zip(tensors, trainable, strict=True)))
 
 
-def attention_trunk():
-    norm = NormWeights(normal(D), normal(D))
+def attention_trunk(rms=False):
+    norm = NormWeights(normal(D), None if rms else normal(D))
     return norm, AttentionWeights(normal(3 * D, D), normal(3 * D), normal(D, D), normal(D))
 
 
-def mlp_trunk(gated=False):
-    norm, gate = NormWeights(normal(D), normal(D)), (normal(4 * D, D), normal(4 * D)) if gated else ()
+def mlp_trunk(gated=False, rms=False):
+    norm = NormWeights(normal(D), None if rms else normal(D))
+    gate = (normal(4 * D, D), normal(4 * D)) if gated else ()
     return norm, MLPWeights(normal(4 * D, D), normal(4 * D), normal(D, 4 * D), normal(D), *gate)
 
 
@@ -85,6 +88,58 @@ def test_spatial(adapted, memory):
         x,
         (adapter,),
     )
+
+
+def a_rotation(interleaved, heads=()):
+    angles = normal(*heads, N - 1, D // HEADS // 2)
+    return Rotation(torch.cat([angles.sin(), angles.cos()], -1), interleaved)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("heads", [(), (HEADS,)], ids=["", "heads"])
+@pytest.mark.parametrize(("interleaved", "biased"), [(None, True), (False, False), (True, True)])
+def test_spatial_with_rotation_and_bias(interleaved, biased, heads, memory):
+    x, trunk, adapter = normal(B, T, N, D).requires_grad_(), attention_trunk(), an_adapter()
+    rotation = None if interleaved is None else a_rotation(interleaved, heads)
+    scores = {"rotation": rotation, "bias": normal(1, HEADS, N, N) if biased else None}
+
+    def reference():
+        return spatial_adaptation_reference(x, *trunk, HEADS, adapter, **scores)
+
+    agree(lambda: spatial_adaptation(x, *trunk, HEADS, adapter, memory=memory, **scores), reference, x, (adapter,))
+    read = spatial_readout(x, *trunk, HEADS, adapter, **scores)
+    flow, leaves = normal(*read.shape), (x, *adapter)
+    torch.testing.assert_close(read, reference()[:, :, :1])
+    wanted = torch.autograd.grad(reference()[:, :, :1], leaves, flow)
+    torch.testing.assert_close(torch.autograd.grad(read, leaves, flow), wanted)
+
+
+@pytest.mark.parametrize("fused", [spatial_adaptation, spatial_readout])
+def test_a_table_and_a_bias_that_train_get_their_gradients(fused):
+    x, trunk, adapter, rotation = normal(B, T, N, D), attention_trunk(), an_adapter(), a_rotation(True)
+    leaves = rotation.table.requires_grad_(), normal(1, HEADS, N, N).requires_grad_()
+    scores = {"rotation": rotation, "bias": leaves[1]}
+    got = fused(x, *trunk, HEADS, adapter, **scores)
+    wanted = spatial_adaptation_reference(x, *trunk, HEADS, adapter, **scores)[:, :, : got.shape[2]]
+    for a, b in zip(*(torch.autograd.grad(out.square().sum(), leaves) for out in (got, wanted))):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+def test_under_an_rms_norm(memory):
+    x, trunk = normal(B, T, N, D).requires_grad_(), attention_trunk(True)
+    mlp, adapter = mlp_trunk(rms=True), an_adapter()
+    for fused, reference, frozen in (
+        (temporal_adaptation, temporal_adaptation_reference, (*trunk, HEADS)),
+        (spatial_adaptation, spatial_adaptation_reference, (*trunk, HEADS)),
+        (joint_adaptation, joint_adaptation_reference, mlp),
+    ):
+        agree(
+            lambda f=fused, w=frozen: f(x, *w, adapter, memory=memory),
+            lambda f=reference, w=frozen: f(x, *w, adapter),
+            x,
+            (adapter,),
+        )
 
 
 @pytest.mark.parametrize("memory", MEMORY)

@@ -92,7 +92,7 @@ class TimeSformer(Method):
     def _copy(self, block: Any) -> None:
         norm, attention = block.attention_weights()
         for own, theirs in zip((block.t_norm.weight, block.t_norm.bias, *block.t_attn.weights), (*norm, *attention)):
-            own.copy_(theirs)
+            own.zero_() if theirs is None else own.copy_(theirs)  # an RMS norm has no bias
 
     def run(self, block: Any, x: Tensor, cls_only: bool) -> Tensor:
         time, space, mlp = (block.drop_path(x) for _ in range(3))

@@ -22,7 +22,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from aim_fast.models.frame_model import FrameModel, Trunk
-from aim_fast.models.trunks.timm_block import Place, Rotation, TimmBlock, why_not
+from aim_fast.models.trunks.timm_block import Place, RotationTable, TimmBlock, why_not
 from aim_fast.models.weights import timm as timm_weights
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
@@ -57,7 +57,7 @@ class TimmViT(FrameModel):
         other |= _square(record)
         module: Any = build(record.architecture, record.timm_pool, **other)
         self.trunk = module
-        self.rotation = Rotation(module)
+        self.rotation = RotationTable(module)
         blocks = [
             TimmBlock(block, Place(module, self.rotation, number), self.embed_dim, **self.block_arguments(number))
             for number, block in enumerate(module.blocks)

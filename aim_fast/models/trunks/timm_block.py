@@ -9,9 +9,8 @@ constant a head, which softmax ignores: over time both are left out, exactly. Fo
 separate queries, keys and values, grouped queries, biases that are not there. Each sub-block runs fused where this is
 all that it has, else in autograd around the attention operators:
 
-    over time    LayerNorm before it, no norm or gate inside
-    over space   the same, and neither rotation nor bias
-    MLP          LayerNorm before it, no norm inside; GELU, exact or by tanh, QuickGELU, or gated by SiLU (SwiGLU)
+    attention    no norm or gate inside, over time and over space
+    MLP          no norm inside; GELU, exact or by tanh, QuickGELU, or gated by SiLU (SwiGLU)
 
 Source: timm's ``vision_transformer``, ``eva``, ``beit`` and ``vision_transformer_relpos``.
 """
@@ -24,7 +23,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention, AttentionRope, GluMlp, Mlp, RmsNorm, SwiGLU
-from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models import beit, vision_transformer, vision_transformer_relpos
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
@@ -35,11 +33,13 @@ from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.precision import compute_dtype
+from aim_kernels.rotation import Rotation, rotated, rotation_reference
 from aim_kernels.spatial_adaptation import spatial_adaptation
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.spatial_readout import spatial_readout
 from aim_kernels.temporal_adaptation import temporal_adaptation
 from aim_kernels.temporal_attention import temporal_attention
+from aim_kernels.trained_trunk import attention_branch
 from aim_kernels.weights import AttentionWeights, MLPWeights, NormWeights
 
 BLOCKS = (vision_transformer.Block, EvaBlock, beit.Block, vision_transformer_relpos.RelPosBlock)
@@ -91,7 +91,7 @@ def activation_of(mlp: Any) -> MLPActivation | None:
     return "gelu" if kind == "GELU" else "quick_gelu" if kind == "QuickGELU" else None
 
 
-class Rotation:
+class RotationTable:
     """The rotation of a trunk's queries and keys: timm's table of sines and cosines, of the P patches."""
 
     def __init__(self, trunk: nn.Module) -> None:
@@ -120,14 +120,20 @@ class Rotation:
 class Place:
     """Where a block stands in its trunk: what rotates its queries and keys over space, and their relative bias."""
 
-    def __init__(self, trunk: nn.Module, rotation: Rotation, number: int) -> None:
+    def __init__(self, trunk: nn.Module, table: RotationTable, number: int) -> None:
         self.trunk: Any = trunk
-        self._rotation = rotation
+        self._table = table
         self.number = number
 
-    def rotation(self) -> Tensor | None:
-        """See :meth:`Rotation.table`."""
-        return self._rotation.table(self.number)
+    def rotation(self, attention: Any) -> Rotation | None:
+        """What turns the patches' queries and keys: timm's table has each sine and cosine for both of its channels."""
+        table = self._table.table(self.number)
+        if table is None:
+            return None
+        half = getattr(attention, "rotate_half", False)
+        d = table.shape[-1] // 2
+        once = [part[..., : d // 2] if half else part[..., ::2] for part in table.chunk(2, -1)]
+        return Rotation(torch.cat(once, -1), interleaved=not half)
 
     def bias(self, attention: Any) -> Tensor | None:
         """Relative position bias ``[1, h, N, N]``, of the block's own table and of one that all share."""
@@ -165,13 +171,9 @@ class TimmBlock(FrozenBlock):
         del self._frozen
         self.activation = known or "gelu"
         self.gate = _given(self.attn, "gate")
-        plain_norms = [isinstance(norm, nn.LayerNorm) and norm.bias is not None for norm in (self.norm1, self.norm2)]
         inner = [_given(self.attn, name) for name in ("q_norm", "norm", "gate")]
-        self.plain_attention = plain_norms[0] and inner == [None] * 3
-        self.plain_mlp = plain_norms[1] and known is not None and _given(self.mlp, "norm") is None
-        biased = _given(self.attn, "relative_position_bias_table", "rel_pos") is not None
-        shared = _given(place.trunk, "rel_pos_bias", "shared_rel_pos", "rope") is not None
-        self.plain_space = self.plain_attention and not biased and not shared
+        self.plain_attention = inner == [None] * 3
+        self.plain_mlp = known is not None and _given(self.mlp, "norm") is None
 
     def _make_trunk(self, hidden: int) -> None:
         for name, module in self._frozen[0].named_children():
@@ -196,11 +198,11 @@ class TimmBlock(FrozenBlock):
             weight = torch.cat([_repeat(linear.weight, times, a.head_dim) for linear, times in parts])
             bias = torch.cat([_repeat(_bias(linear), times, a.head_dim) for linear, times in parts])
         out = _scaled(a.proj, self._factor("ls1", "gamma_1"))
-        return NormWeights(self.norm1.weight, _bias(self.norm1)), AttentionWeights(weight, bias, *out)
+        return _affine(self.norm1), AttentionWeights(weight, bias, *out)
 
     def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
         mlp, out = self.mlp, _scaled(self.mlp.fc2, self._factor("ls2", "gamma_2"))
-        norm = NormWeights(self.norm2.weight, _bias(self.norm2))
+        norm = _affine(self.norm2)
         if type(mlp) is Mlp:
             return norm, MLPWeights(mlp.fc1.weight, _bias(mlp.fc1), *out)
         if type(mlp) is SwiGLU:
@@ -216,8 +218,10 @@ class TimmBlock(FrozenBlock):
         return scale if scale is None or isinstance(scale, Tensor) else scale.gamma
 
     def attend(self, x: Tensor) -> Tensor:
-        if self.plain_space:
-            return super().attend(x)
+        if self.plain_attention and self.backend == "fused":
+            return attention_branch(
+                x, *self.attention_weights(), self.num_heads, "space", eps=self.eps, **self._scores()
+            )
         return self._branch(self._normed(self.norm1, x), over_time=False)
 
     def expand(self, x: Tensor, memory: Memory = "fast") -> Tensor:
@@ -240,12 +244,12 @@ class TimmBlock(FrozenBlock):
             else:
                 x = self._over_time(x, temporal_drop)
         adapter = None if self.S_Adapter is None else self.S_Adapter.weights
-        if not self.plain_space:
+        if not self.plain_attention:
             x = self._over_space(x, cls_only)
         elif cls_only:
-            x = spatial_readout(x, *frozen, adapter, self.eps)
+            x = spatial_readout(x, *frozen, adapter, self.eps, **self._scores())
         else:
-            x = spatial_adaptation(x, *frozen, adapter, self.eps, memory, self.attention_backend)
+            x = spatial_adaptation(x, *frozen, adapter, self.eps, memory, self.attention_backend, **self._scores())
         if self.plain_mlp:
             return joint_adaptation(x, *self.mlp_weights(), **self._joint(joint_drop), memory=memory)
         return self._beside_mlp(x, joint_drop)
@@ -254,6 +258,10 @@ class TimmBlock(FrozenBlock):
         if self.T_Adapter is not None:
             x = self._over_time(x, temporal_drop)
         return self._beside_mlp(self._over_space(x, False), joint_drop)
+
+    def _scores(self) -> dict[str, Any]:
+        """What a sub-block over space takes beside the frozen weights."""
+        return {"rotation": self.place.rotation(self.attn), "bias": self.place.bias(self.attn)}
 
     def _over_time(self, x: Tensor, drop: Tensor | None) -> Tensor:
         z = self._normed(self.norm1, x)
@@ -277,24 +285,22 @@ class TimmBlock(FrozenBlock):
     def _normed(self, norm: Any, x: Tensor) -> Tensor:
         """What stands before a sub-block, in the dtype of its products."""
         dtype = compute_dtype(x, self.attn.proj.weight)
-        if isinstance(norm, nn.LayerNorm) and self.backend == "fused":
-            return layer_norm(x, norm.weight, _bias(norm), norm.eps, dtype)
+        if self.backend == "fused":
+            return layer_norm(x, *_affine(norm), norm.eps, dtype)
         return _norm(norm, x).to(dtype)
 
     def _branch(self, z: Tensor, over_time: bool, cls_only: bool = False) -> Tensor:
         """attn(z) with all that stands between the norm before it and the residual, over T or over N."""
         weights, heads = self.attention_weights()[1], self.num_heads
-        qkv = self._turned(F.linear(z, weights.qkv_weight, weights.qkv_bias), rotated=not over_time)
+        qkv = self._turned(F.linear(z, weights.qkv_weight, weights.qkv_bias), over_space=not over_time)
         bias = None if over_time else self.place.bias(self.attn)
         if over_time:
             attend: Callable[..., Tensor] = temporal_attention if self.backend == "fused" else attention_over_time
             attended = attend(qkv, heads)
-        elif bias is not None:
-            attended = _biased(qkv, heads, bias)
         elif self.backend == "fused":
-            attended = spatial_attention(qkv, heads, self.attention_backend)
+            attended = spatial_attention(qkv, heads, self.attention_backend, bias)
         else:
-            attended = attention_over_space(qkv, heads)
+            attended = attention_over_space(qkv, heads, bias)
         attended, z = (attended[:, :, :1], z[:, :, :1]) if cls_only else (attended, z)
         if (inner := _given(self.attn, "norm")) is not None:
             attended = _norm(inner, attended)
@@ -302,69 +308,17 @@ class TimmBlock(FrozenBlock):
             attended = attended * self.gate(z).sigmoid()
         return F.linear(attended, weights.out_weight, weights.out_bias)
 
-    def _turned(self, qkv: Tensor, rotated: bool) -> Tensor:
+    def _turned(self, qkv: Tensor, over_space: bool) -> Tensor:
         """Packed ``[B, T, N, 3D]`` with queries and keys normalised and, over space, rotated."""
-        normed = _given(self.attn, "q_norm") is not None
-        table = self.place.rotation() if rotated else None
-        if not normed and table is None:
+        if _given(self.attn, "q_norm") is not None:
+            q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # each [B, T, N, h, d]
+            qkv = torch.stack([_norm(self.attn.q_norm, q), _norm(self.attn.k_norm, k), v], -3).flatten(-3)
+        turn = self.place.rotation(self.attn) if over_space else None
+        if turn is None:
             return qkv
-        packed = qkv.unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = packed.unbind(-3)  # each [B, T, N, h, d]
-        if normed:
-            q, k = _norm(self.attn.q_norm, q), _norm(self.attn.k_norm, k)
-        if table is not None:
-            prefix, half = self.attn.num_prefix_tokens, getattr(self.attn, "rotate_half", False)
-            table = table[:, None] if table.ndim == 2 else table.transpose(0, 1)  # [P, 1 or h, 2d]
-            if not table.requires_grad:
-                return _Rotation.apply(torch.stack([q, k, v], -3) if normed else packed, table, prefix, half).flatten(
-                    -3
-                )
-            turned = (apply_rot_embed_cat(part[:, :, prefix:], table, half=half) for part in (q, k))
-            q, k = (torch.cat([part[:, :, :prefix], new.to(v.dtype)], 2) for part, new in zip((q, k), turned))
-        return torch.stack([q, k, v], -3).flatten(-3)
-
-
-class _Rotation(torch.autograd.Function):
-    """Packed ``[B, T, N, 3, h, d]`` with the queries and keys of the patches rotated; the backward turns back.
-
-    ``table`` [P, 1 or h, 2d]: timm's sines and cosines, each twice: side by side, or with ``half`` in two halves.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, packed: Tensor, table: Tensor, prefix: int, half: bool) -> Tensor:
-        ctx.save_for_backward(table)
-        ctx.layout = prefix, half
-        return _rotated(packed, table, prefix, half, 1)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (table,), (prefix, half) = ctx.saved_tensors, ctx.layout
-        return _rotated(g, table, prefix, half, -1), None, None, None
-
-
-def _rotated(packed: Tensor, table: Tensor, prefix: int, half: bool, sign: int) -> Tensor:
-    out = packed.clone(memory_format=torch.contiguous_format)
-    sin, cos = (_pair(part, half)[0].to(packed.dtype)[:, None] for part in table.chunk(2, -1))  # [P, 1, 1 or h, d/2]
-    first, second = _pair(packed[:, :, prefix:, :2], half)
-    new_first, new_second = _pair(out[:, :, prefix:, :2], half)
-    sin = sin * sign
-    new_first.copy_(first * cos - second * sin)
-    new_second.copy_(second * cos + first * sin)
-    return out
-
-
-def _pair(x: Tensor, half: bool) -> tuple[Tensor, Tensor]:
-    """The two channels of each rotated pair, [..., d/2] each."""
-    d = x.shape[-1]
-    return (x[..., : d // 2], x[..., d // 2 :]) if half else (x[..., ::2], x[..., 1::2])
-
-
-def _biased(qkv: Tensor, heads: int, bias: Tensor) -> Tensor:
-    """Attention over space with ``bias`` [1, h, N, N] on its scores: packed ``[B, T, N, 3D]`` to ``[B, T, N, D]``."""
-    b, t = qkv.shape[:2]
-    q, k, v = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # each [B·T, h, N, d]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-    return out.transpose(1, 2).flatten(2).unflatten(0, (b, t))
+        if self.backend == "fused":
+            return rotated(qkv, turn, self.num_heads)
+        return rotation_reference(qkv, turn.table, self.num_heads, turn.interleaved)
 
 
 def _given(module: Any, *names: str) -> Any:
@@ -377,6 +331,11 @@ def _bias(linear: Any) -> Tensor:
     """Its bias, or zeros where it has none."""
     found = getattr(linear, "bias", None)
     return linear.weight.new_zeros(len(linear.weight)) if found is None else found
+
+
+def _affine(norm: Any) -> NormWeights:
+    """What a layer norm, or an RMS norm, is given as to the operators."""
+    return NormWeights(norm.weight, _bias(norm) if isinstance(norm, nn.LayerNorm) else None)
 
 
 def _repeat(rows: Tensor, times: int, head_dim: int) -> Tensor:

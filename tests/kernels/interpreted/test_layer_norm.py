@@ -11,16 +11,17 @@ from bench import error_rule
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("width", [64, 77])
-def test_forward_and_backward(width, residual, dtype):
+@pytest.mark.parametrize("rms", [False, True])
+def test_forward_and_backward(rms, width, residual, dtype):
     torch.manual_seed(0)
     x, dy = (torch.randn(7, width).to(dtype) for _ in range(2))
-    weight, bias = torch.rand(width) + 0.5, torch.randn(width)
+    weight, bias = torch.rand(width) + 0.5, None if rms else torch.randn(width)
     around = torch.randn(7, width).to(dtype) if residual else None
     y, mean, rstd = OPERATORS["layer_norm"].triton(x, weight, bias, 1e-5, dtype)
     dx = OPERATORS["layer_norm_backward"].triton(dy, x, weight, mean, rstd, around)
     truth = op.layer_norm_reference(x.double(), weight, bias, 1e-5, torch.float64)
     plain = op.layer_norm_reference(x, weight, bias, 1e-5, dtype)
     for got, rounded, exact in zip((y, mean, rstd), plain, truth, strict=True):
-        error_rule.hold(got, rounded, exact)
+        error_rule.hold(got, rounded, exact)  # of an RMS norm the means are none
     rounded = op.layer_norm_backward_reference(dy, x, weight, *plain[1:], around)
     error_rule.hold(dx, rounded, op.layer_norm_backward_reference(dy.double(), x.double(), weight, *truth[1:], around))

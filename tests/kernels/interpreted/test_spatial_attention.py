@@ -9,18 +9,21 @@ SHAPES = [(2, 17, 2, 32), (1, 197, 1, 64), (1, 70, 1, 80), (1, 130, 1, 128)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward_and_backward(shape, dtype, hold_attention):
+def test_forward_and_backward(shape, biased, dtype, hold_attention):
     f, n, h, d = shape
     torch.manual_seed(0)
     frames, dout = torch.randn(f, n, 3, h, d).to(dtype), torch.randn(f, n, h, d).to(dtype)
-    out, lse = op.forward(frames)
+    bias = torch.randn(1, h, n, n) * 2 if biased else None
+    out, lse = op.forward(frames, bias)
     hold_attention(
-        (out, lse, op.backward(dout, frames, out, lse)),
+        (out, lse, op.backward(dout, frames, out, lse, bias)),
         frames,
         dout,
         split=lambda x: x.permute(2, 0, 3, 1, 4),
         join=lambda x: x.transpose(1, 2),
+        bias=bias,
     )
 
 
