@@ -127,12 +127,8 @@ def test_a_table_and_a_bias_that_train_get_their_gradients(fused):
 
 @pytest.mark.parametrize("memory", MEMORY)
 def test_under_an_rms_norm(memory):
-    x, trunk, mlp, adapter = (
-        normal(B, T, N, D).requires_grad_(),
-        attention_trunk(True),
-        mlp_trunk(rms=True),
-        an_adapter(),
-    )
+    x, trunk = normal(B, T, N, D).requires_grad_(), attention_trunk(True)
+    mlp, adapter = mlp_trunk(rms=True), an_adapter()
     for fused, reference, frozen in (
         (temporal_adaptation, temporal_adaptation_reference, (*trunk, HEADS)),
         (spatial_adaptation, spatial_adaptation_reference, (*trunk, HEADS)),
