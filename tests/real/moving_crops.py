@@ -1,4 +1,4 @@
-"""Real images in motion: a crop of one video's frame moves over a still one of another, one class a direction.
+"""Real images in motion: a crop of one video's frame moves over the soft colours of another's, one class a direction.
 
     left, right      it slides by 0.4 to 0.5 of the picture's side, at any height
     grow, shrink     its side goes from 0.25 to between 0.6 and 0.8 of the picture's
@@ -60,7 +60,8 @@ def _clip(
         sides = 0.25 * (random.uniform(0.6, 0.8) / 0.25) ** steps
     else:
         angles = random.uniform(0, 360) - steps * random.uniform(60, 120)
-    still, crop = _square(random, behind, 0.8).resize((SIDE, SIDE)), _square(random, image, 0.3)
+    still = _square(random, behind, 0.8).resize((2, 2)).resize((SIDE, SIDE))  # a picture as sharp hides the crop
+    crop = _square(random, image, 0.3)
     return [_over(still, crop, x, y, side, angle) for x, side, angle in zip(xs, sides, angles, strict=True)]
 
 

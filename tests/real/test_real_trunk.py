@@ -30,15 +30,13 @@ num_tadapter: 2
 adapter_scale: 1.0
 drop_path: 0.0
 head_dropout: 0.0
-crop_area: [0.7, 1.0]
-crop_aspect: [0.9, 1.1]
-flip: 0.0
-epochs: 10
+train_view: validation
+epochs: 7
 batch_size: 16
-lr: 5.0e-4
+lr: 3.0e-3
 betas: [0.9, 0.98]
 clip_norm: 0.5
-warmup_epochs: 0.5
+warmup_epochs: 0.4
 eval_every: 0
 """
 
@@ -77,7 +75,7 @@ def test_features_are_timms_own_on_the_same_file(names, size, real_trunk, clips)
 @pytest.fixture(scope="module")
 def moving(clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("moving")
-    write_moving_crops(folder, clips, train=80, validation=30)
+    write_moving_crops(folder, clips, train=300, validation=40)
     return folder
 
 
@@ -90,10 +88,10 @@ def run(aim_fast, *arguments):
 def test_every_command_takes_the_real_trunk(aim_fast, moving, real_trunk, clips, tmp_path):
     data = ("--data-root", moving, "--weights", real_trunk["hugging_face"], "--img-size", 56, "--frames", 4)
     output = tmp_path / "run"
-    run(aim_fast, "train", *COMMON, *data, "--epochs", 1, "--data-share", 0.1, "--batch-size", 8,
+    run(aim_fast, "train", *COMMON, *data, "--epochs", 1, "--data-share", 0.03, "--batch-size", 8,
         "--total-batch-size", 8, "--output", output)  # fmt: skip
     scores = run(aim_fast, "eval", output, "--device", "cpu", "--json", tmp_path / "scores.json")
-    assert f"{30 * CLASSES} videos" in scores
+    assert f"{40 * CLASSES} videos" in scores
     answers = json.loads(run(aim_fast, "predict", output, *clips, "--device", "cpu", "--json", "--top-k", 2))
     assert [Path(answer["video"]).name for answer in answers] == [clip.name for clip in clips]
     assert all(len(answer["predictions"]) == 2 for answer in answers)
@@ -109,12 +107,16 @@ def test_every_command_takes_the_real_trunk(aim_fast, moving, real_trunk, clips,
 
 
 def test_aim_learns_the_motion_of_real_images_that_a_frozen_probe_cannot(aim_fast, moving, real_trunk, tmp_path):
-    """Of six classes a probe of frames that forgets their order tells at most the pair: one half."""
+    """Of six classes a probe of frames that forgets their order tells at most the pair: one half.
+
+    Adapters stand in the last four blocks alone: what the eight below make of the clips is kept, and made once.
+    """
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     top1 = {}
-    for name, options in (("probe", ("--adapters", "none")), ("aim", ())):
+    for name, options in (("probe", ("--adapters", "none")), ("aim", ("--adapter-layers", "8,9,10,11"))):
         files = ("--recipe", tmp_path / "recipe.yaml", "--data-root", moving, "--weights", real_trunk["timm"])
-        run(aim_fast, "train", *COMMON, *files, *options, "--output", tmp_path / name)
+        kept = ("--cache-features", tmp_path / f"{name}_features", "--output", tmp_path / name)
+        run(aim_fast, "train", *COMMON, *files, *options, *kept)
         run(aim_fast, "eval", tmp_path / name, "--device", "cpu", "--json", tmp_path / f"{name}.json")
         top1[name] = json.loads((tmp_path / f"{name}.json").read_text())["top1"]
     print(top1)
