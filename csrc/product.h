@@ -3,37 +3,36 @@
 // A is row-major.  B of floats is row-major; B of bf16 holds pairs of rows interleaved, [K/2][N][2], which is what both
 // VDPBF16PS and TDPBF16PS read.  M and N are multiples of 16; K of 32 for bf16.  Included per tier, after vector.h.
 
-// A panel is kRows rows by `vectors` groups of 16 columns, sized to the register file; each group is as many vectors of
-// the tier's own width as it takes, because the compiler keeps wider ones in memory.
+// A panel is kRows rows by up to three vectors of the tier's own width (the compiler keeps wider ones in memory), sized
+// to the register file.  Its columns of B stay in the nearest cache while all rows of A pass.
 #if AIM_AVX512
-constexpr int kRows = 8, kVectors = 3, kLanes = 16;
-#elif defined(__AVX2__)
-constexpr int kRows = 4, kVectors = 1, kLanes = 8;
+constexpr int kRows = 8, kLanes = 16;
+#elif AIM_AVX2
+constexpr int kRows = 4, kLanes = 8;
 #else
-constexpr int kRows = 2, kVectors = 1, kLanes = 4;
+constexpr int kRows = 4, kLanes = 4;
 #endif
 typedef float lanes __attribute__((vector_size(4 * kLanes)));
 typedef float lanes_unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 template <int vectors>
 AIM_INLINE void panel(int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb, float* C, int64_t ldc) {
-  constexpr int count = vectors * 16 / kLanes;
-  lanes acc[kRows][count] = {};
+  lanes acc[kRows][vectors] = {};
   for (int64_t k = 0; k < K; ++k) {
-    lanes b[count];
+    lanes b[vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < count; ++v) b[v] = *reinterpret_cast<const lanes_unaligned*>(B + k * ldb + kLanes * v);
+    for (int v = 0; v < vectors; ++v) b[v] = *reinterpret_cast<const lanes_unaligned*>(B + k * ldb + kLanes * v);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       lanes a = A[r * lda + k] - lanes{};
 #pragma GCC unroll 4
-      for (int v = 0; v < count; ++v) acc[r][v] += a * b[v];
+      for (int v = 0; v < vectors; ++v) acc[r][v] += a * b[v];
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < count; ++v) *reinterpret_cast<lanes_unaligned*>(C + r * ldc + kLanes * v) = acc[r][v];
+    for (int v = 0; v < vectors; ++v) *reinterpret_cast<lanes_unaligned*>(C + r * ldc + kLanes * v) = acc[r][v];
 }
 
 #if AIM_BF16
@@ -64,20 +63,20 @@ AIM_INLINE void panel(int64_t K, const bf16* A, int64_t lda, const bf16* B, int6
 }
 #endif
 
+template <int vectors, class E>
+AIM_INLINE void column_of_panels(int64_t M, int64_t K, const E* A, int64_t lda, const E* B, int64_t ldb, float* C,
+                                 int64_t ldc) {
+  for (int64_t m = 0; m < M; m += kRows) panel<vectors>(K, A + m * lda, lda, B, ldb, C + m * ldc, ldc);
+}
+
 template <class E>
 AIM_INLINE void product_by_panels(int64_t M, int64_t N, int64_t K, const E* A, int64_t lda, const E* B, int64_t ldb,
                                   float* C, int64_t ldc) {
   constexpr int64_t pair = 4 / sizeof(E);
-  for (int64_t m = 0; m < M; m += kRows) {
-    const E* a = A + m * lda;
-    float* c = C + m * ldc;
-    int64_t n = 0;
-    for (; n + 16 * kVectors <= N; n += 16 * kVectors) panel<kVectors>(K, a, lda, B + n * pair, ldb, c + n, ldc);
-#if AIM_AVX512
-    if (N - n == 32) panel<2>(K, a, lda, B + n * pair, ldb, c + n, ldc);
-    if (N - n == 16) panel<1>(K, a, lda, B + n * pair, ldb, c + n, ldc);
-#endif
-  }
+  int64_t n = 0;
+  for (; n + 3 * kLanes <= N; n += 3 * kLanes) column_of_panels<3>(M, K, A, lda, B + n * pair, ldb, C + n, ldc);
+  if (N - n == 2 * kLanes) column_of_panels<2>(M, K, A, lda, B + n * pair, ldb, C + n, ldc);
+  if (N - n == kLanes) column_of_panels<1>(M, K, A, lda, B + n * pair, ldb, C + n, ldc);
 }
 
 static void product(int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb, float* C,

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #pragma GCC target("avx2,fma")
+#define AIM_AVX2 1
 
 namespace aim {
 namespace avx2 {

@@ -1,7 +1,7 @@
 // Sixteen floats at a time, in the compiler's vector extension: one source for SSE2, AVX2, AVX-512 and NEON.
 //
-// Included once by each tier_*.cpp inside that tier's namespace, after its target has been set.  AIM_AVX512 and
-// AIM_BF16 say which instructions the tier may name outright.
+// Included once by each tier_*.cpp inside that tier's namespace, after its target has been set.  AIM_AVX2,
+// AIM_AVX512 and AIM_BF16 say what the tier has: the compiler's own macros do not follow a pragma in C++ before GCC 13.
 
 struct bf16 {
   uint16_t bits;
@@ -99,7 +99,7 @@ AIM_INLINE v16 maximum(v16 a, v16 b) {
 #if AIM_AVX512
   return (v16)_mm512_max_ps((__m512)a, (__m512)b);
 #else
-  return a > b ? a : b;
+  return select(negative(b - a), a, b);  // neither infinite nor NaN
 #endif
 }
 
