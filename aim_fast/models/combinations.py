@@ -9,7 +9,7 @@ from typing import NamedTuple
 from aim_fast.errors import UsageError
 from aim_fast.models.heads import HEADS
 from aim_fast.models.methods.promptclip import PromptCLIP
-from aim_fast.models.registry import METHOD_NAMES, check_part, find_entry
+from aim_fast.models.registry import check_part, find_entry, list_methods
 
 Parts = dict[str, str]  # a method, a head or both, as overrides of create_model
 
@@ -56,6 +56,6 @@ def written(name: str, parts: Parts) -> str:
 
 def parts_of(name: str) -> dict[str, list[str]]:
     """The ``methods`` that a model's trunk can be put under, and the ``heads`` that those methods can have on it."""
-    methods = [parts["method"] for parts in combinations(name, METHOD_NAMES)[0]]
+    methods = [parts["method"] for parts in combinations(name, list_methods())[0]]
     heads = [parts["head"] for parts in combinations(name, (), list(HEADS))[0] if "head" in parts]
     return {"methods": methods, "heads": heads}

@@ -79,7 +79,6 @@ MODELS: Mapping[str, Entry] = {
     ),
 }
 
-METHOD_NAMES = (*METHODS, "promptclip")
 # Argument names of the published configurations.
 ALIASES = {"input_resolution": "img_size", "width": "embed_dim", "layers": "depth", "heads": "num_heads"}
 
@@ -90,6 +89,11 @@ def list_trunks() -> list[str]:
     ``timm:NAME`` and ``open_clip:NAME`` are trunks too.
     """
     return [name.removeprefix("aim_") for name in MODELS if name.startswith("aim_")]
+
+
+def list_methods() -> list[str]:
+    """The words that ``method`` takes."""
+    return [*METHODS, "promptclip"]
 
 
 def list_models() -> list[str]:
@@ -138,7 +142,7 @@ def find_entry(name: str, head: str | None = None, method: str | None = None) ->
 
 def check_part(kind: Literal["method", "head"], word: str | None) -> None:
     """Raises UsageError for a word that is no method or no head, with the nearest that is."""
-    known = METHOD_NAMES if kind == "method" else HEADS
+    known = list_methods() if kind == "method" else HEADS
     if word is not None and word not in known:
         raise UsageError(f"unknown {kind} {word!r}: {nearest(word, known)}")
 

@@ -120,5 +120,5 @@ def test_aim_learns_the_motion_of_real_images_that_a_frozen_probe_cannot(aim_fas
         run(aim_fast, "eval", tmp_path / name, "--device", "cpu", "--json", tmp_path / f"{name}.json")
         top1[name] = json.loads((tmp_path / f"{name}.json").read_text())["top1"]
     print(top1)
-    assert top1["probe"] < 0.55
-    assert top1["aim"] > 0.75
+    assert top1["probe"] < 0.5
+    assert top1["aim"] > 0.7
