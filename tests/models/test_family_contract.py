@@ -6,14 +6,17 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from aim_fast.models.counting.flops import multiply_adds
 from aim_fast.models.counting.saved_bytes import saved_bytes
 from aim_fast.models.heads import HEADS
+from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.methods import METHODS
 from aim_fast.models.registry import create_model
+from aim_fast.models.weights.files import DESCRIPTION
 from tests.models.small_families import EVERY_FAMILY, family_frames, family_model, side, small
 
 pytestmark = pytest.mark.stack
@@ -142,3 +145,34 @@ def test_norms_of_every_kind_take_no_weight_decay(family):
     norms = {name for name, parameter in model.named_parameters() if "norm" in name and parameter.ndim == 1}
     assert norms
     assert norms <= model.no_weight_decay()
+
+
+@pytest.mark.parametrize("head", HEADS_OF_ANY)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("trunk", ["vit_demo", "vit_imagenet_demo", "timm:test_vit4"])
+def test_one_file_of_a_trained_model_gives_all_of_it_back(trunk, method, head, tmp_path):
+    """A probe's too, which has nothing but a head beside its trunk; a trunk alone leaves the head."""
+    model = create_model(trunk, method=method, head=head)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, tmp_path / "m.safetensors")
+    twin = create_model(trunk, **model.config)
+    assert load_weights(twin, tmp_path / "m.safetensors").kind == "aim"
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in model.state_dict().items())
+    save_trunk(model, tmp_path / "t.safetensors")
+    fresh = create_model(trunk, **model.config)
+    before = fresh.fc_cls.weight.clone()
+    assert load_weights(fresh, tmp_path / "t.safetensors").kind != "aim"
+    assert torch.equal(fresh.fc_cls.weight, before)
+    other = create_model(trunk, **model.config | {"num_classes": 3})
+    assert "head is left at its initialisation" in load_weights(other, tmp_path / "m.safetensors").lines[-1]
+
+
+def test_a_file_of_a_trained_model_says_its_activation(tmp_path):
+    model = create_model("vit_demo", activation="gelu")
+    told = {"model": "aim_vit_demo", "options": model.config, "classes": []}
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, tmp_path / "m.safetensors", {DESCRIPTION: json.dumps(told)})
+    twin = create_model("vit_demo", **model.config)
+    load_weights(twin, tmp_path / "m.safetensors")
+    assert twin.activation == "gelu"

@@ -79,6 +79,15 @@ def check_method(model: Any, names: Mapping[str, Tensor], source: str) -> None:
         raise WeightsError(f"{source} is a TimeSformer: use --model timesformer_b16_clip or its L/14, or plain CLIP")
 
 
+def is_adapted(model: Any, names: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds more than a trunk: what a method adds, or all that ``model`` has beside its trunk.
+
+    Of a probe and of full fine-tuning that is the head alone.
+    """
+    own = {name for name in model.state_dict() if model.is_adaptation(name)}
+    return adapted_by(names) is not None or (bool(own) and own <= names.keys())
+
+
 def adapted_by(names: Mapping[str, Tensor]) -> str | None:
     """The method of a checkpoint that holds more than a trunk, by its names; None for a trunk alone."""
     if any(".t_attn." in name for name in names):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.weights.adaptation import adapted_by, check_method, fit_adaptation
+from aim_fast.models.weights.adaptation import check_method, fit_adaptation, is_adapted
 from aim_fast.models.weights.architecture import check_structure, describe, infer_architecture, visual_tower
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
@@ -38,7 +38,7 @@ def fit_weights(model: Any, file: WeightsFile, source: str) -> Fit:
             f"positional embedding interpolated from {sides[0]}×{sides[0]} patches ({theirs['img_size']} px) "
             f"to {sides[1]}×{sides[1]} ({ours['img_size']} px)"
         )
-    if adapted_by(tower):
+    if is_adapted(model, tower):
         kind = "aim"
         adaptation_lines, left = fit_adaptation(model, adaptation, theirs, "transformer.resblocks.", source)
         lines += adaptation_lines

@@ -134,8 +134,8 @@ def _read_safetensors(path: Path) -> _Content:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights file {path} is a truncated or damaged safetensors file: get it again") from error
-    activation = metadata.get("activation")
     description = _description(metadata.get(DESCRIPTION))
+    activation = metadata.get("activation") or (description and description["options"].get("activation"))
     return _Content(tensors, activation if activation in get_args(Activation) else None, description)
 
 

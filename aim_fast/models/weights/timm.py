@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.weights.adaptation import adapted_by, check_method, fit_adaptation
+from aim_fast.models.weights.adaptation import check_method, fit_adaptation, is_adapted
 from aim_fast.models.weights.architecture import adaptation_arguments
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
@@ -46,7 +46,7 @@ def fit_weights(model: Any, twin: nn.Module, architecture: str, file: WeightsFil
             tower = {name.removeprefix(prefix): t for name, t in tower.items() if name.startswith(prefix)}
     tower, resized = _filtered(twin, tower, architecture, source)
     lines += resized
-    if adapted_by(tensors):
+    if is_adapted(model, tensors):
         more, left = fit_adaptation(
             model, adaptation, adaptation_arguments(adaptation, _BLOCK), f"{OWN}blocks.", source
         )

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.weights.adaptation import adapted_by, check_method, fit_adaptation
+from aim_fast.models.weights.adaptation import check_method, fit_adaptation, is_adapted
 from aim_fast.models.weights.architecture import adaptation_arguments, what_else, width_ratio
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
@@ -75,7 +75,7 @@ def fit_weights(model: Any, file: WeightsFile, source: str) -> Fit:
             f"positional embedding interpolated from {sides[0]}×{sides[0]} patches ({theirs['img_size']} px) "
             f"to {sides[1]}×{sides[1]} ({model.img_size} px)"
         )
-    if not adapted_by(tower):
+    if not is_adapted(model, tower):
         left = {name for name in model.state_dict() if model.is_adaptation(name)}
         if file.settings.mean is None:
             mean, std = ([round(value, 3) for value in values] for values in (model.mean, model.std))
