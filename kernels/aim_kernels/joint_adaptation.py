@@ -25,7 +25,7 @@ from aim_kernels.precision import compute_dtype, narrowed
 from aim_kernels.residual import residual_add, row_factor
 from aim_kernels.trained_trunk import mlp_branch
 from aim_kernels.weights import AdapterWeights, MLPWeights, NormWeights, Packing, require_gradient
-from aim_kernels.widened_mlp import Hidden, WidenedMLP, activated, contract, expand, wide_gradients
+from aim_kernels.widened_mlp import Hidden, WidenedMLP, activated, check_activation, contract, expand, wide_gradients
 
 
 def joint_adaptation(
@@ -43,9 +43,10 @@ def joint_adaptation(
 
     Products run in autocast's dtype, else in that of ``fc_weight``; the residual stream keeps the dtype of ``x``.
     Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, in everything, through
-    :mod:`aim_kernels.trained_trunk`.
+    :mod:`aim_kernels.trained_trunk`. Raises ValueError for an activation that is not that of ``mlp``.
     """
     check_memory(memory)
+    check_activation(mlp, activation)
     if not x.numel():
         return joint_adaptation_reference(x, norm, mlp, adapter, drop, scale, activation, eps)
     if require_gradient(norm, mlp):

@@ -26,7 +26,7 @@ from aim_kernels.memory import check_memory, copied_for_backward
 from aim_kernels.precision import cast, compute_dtype, narrowed
 from aim_kernels.residual import residual_add
 from aim_kernels.rotation import Rotation, rotated
-from aim_kernels.spatial_attention import Backend, backend_missing
+from aim_kernels.spatial_attention import Backend, backend_missing, check_bias
 from aim_kernels.trained_trunk import attention_branch
 from aim_kernels.weights import (
     AdapterGradients,
@@ -57,12 +57,13 @@ def spatial_adaptation(
     Products run in autocast's dtype, else in that of ``qkv_weight``; the residual stream keeps the dtype of ``x``.
     Differentiable in ``x`` and the adapter; where a trunk weight, the table of ``rotation`` or ``bias`` requires a
     gradient, in everything, through :mod:`aim_kernels.trained_trunk`.
-    Raises ValueError for an ``attention_backend`` that cannot serve ``x``.
+    Raises ValueError for an ``attention_backend`` that cannot serve ``x`` and a ``bias`` that is not [1, h, N, N].
     """
     check_memory(memory)
     missing = backend_missing(attention_backend, x.device)
     if missing:
         raise ValueError(missing)
+    check_bias(bias, num_heads, x.shape[2])
     if not x.numel():
         return spatial_adaptation_reference(x, norm, attention, num_heads, adapter, eps, rotation, bias)
     if require_gradient(norm, attention, rotation, (bias,)):

@@ -41,12 +41,16 @@ def spatial_attention(qkv: Tensor, num_heads: int, backend: Backend = "auto", bi
     missing = backend_missing(backend, qkv.device)
     if missing:
         raise ValueError(missing)
-    n = qkv.shape[2]
-    if bias is not None and bias.shape != (1, num_heads, n, n):
-        raise ValueError(f"expected a bias {[1, num_heads, n, n]}, got {list(bias.shape)}")
+    check_bias(bias, num_heads, qkv.shape[2])
     if bias is not None and bias.requires_grad:
         return attention_over_space(qkv, num_heads, bias)
     return torch.ops.aim.spatial_attention(qkv, num_heads, backend, bias)[0]
+
+
+def check_bias(bias: Tensor | None, num_heads: int, tokens: int) -> None:
+    """Raises ValueError for a bias on the scores that is not [1, h, N, N]."""
+    if bias is not None and bias.shape != (1, num_heads, tokens, tokens):
+        raise ValueError(f"expected a bias {[1, num_heads, tokens, tokens]}, got {list(bias.shape)}")
 
 
 def backend_missing(backend: str, device: torch.device) -> str | None:

@@ -34,6 +34,7 @@ from aim_kernels.registration import operator
 from aim_kernels.residual import residual_add
 from aim_kernels.rotation import Rotation
 from aim_kernels.spatial_adaptation import project, project_backward
+from aim_kernels.spatial_attention import check_bias
 from aim_kernels.trained_trunk import attention_branch
 from aim_kernels.weights import AdapterWeights, AttentionWeights, NormWeights, Packing, require_gradient
 
@@ -50,14 +51,15 @@ def spatial_readout(
 ) -> Tensor:
     """``spatial_adaptation(x, ...)[:, :, :1]``: ``x`` [B, T, N, D] to [B, T, 1, D], same value to rounding.
 
-    Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, in everything.
+    Differentiable in ``x`` and the adapter; where a trunk weight, the table of ``rotation`` or ``bias`` requires a
+    gradient, in everything. Raises ValueError for a ``bias`` that is not [1, h, N, N].
     """
     if not x.numel() or rotation is not None or require_gradient(norm, attention, (bias,)):
-        attended = attention_branch(
-            *(x, norm, attention, num_heads), "space", eps=eps, rotation=rotation, bias=bias, cls_only=True
-        )
+        scores: dict[str, Any] = {"rotation": rotation, "bias": bias, "cls_only": True}
+        attended = attention_branch(x, norm, attention, num_heads, "space", eps=eps, **scores)
         x = x[:, :, :1]
         return x + attended if adapter is None else bottleneck(attended, adapter, skip=True, residual=x)
+    check_bias(bias, num_heads, x.shape[2])
     row = None if bias is None else bias[0, :, 0]
     operands = _Operands(x, norm, attention, adapter, row, num_heads, eps, compute_dtype(x, attention.qkv_weight))
     return _SpatialReadout.apply(*_PACKING.pack(operands))

@@ -11,7 +11,7 @@ Gaussian Error Linear Units, 2016.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +28,13 @@ from aim_kernels.registration import architecture, operator
 def wide_activation(
     u: Tensor, split: int, activation: Activation = "quick_gelu", factor: Tensor | None = None
 ) -> Tensor:
-    """``y`` [M, H] in u's dtype. Differentiable in ``u``. Raises ValueError for shapes that cannot be."""
+    """``y`` [M, H] in u's dtype. Differentiable in ``u``. Raises ValueError for shapes and names that cannot be."""
     if u.ndim != 2 or not 0 <= split <= u.shape[1]:
         raise ValueError(f"expected u [M, H] and 0 ≤ split ≤ H, got {list(u.shape)} and {split}")
     if factor is not None and factor.shape != u.shape[:1]:
         raise ValueError(f"expected factor [{u.shape[0]}], got {list(factor.shape)}")
+    if activation not in get_args(Activation):
+        raise ValueError(f"activation {activation!r} is none of {', '.join(get_args(Activation))}")
     return torch.ops.aim.wide_activation(u, split, activation, factor)
 
 

@@ -13,7 +13,7 @@ Derivation: kernels/README.md. Source: AIM (ICLR 2023).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -60,20 +60,27 @@ def wide_mlp(
 
     ``drop`` broadcasts to ``y`` with one factor a row, None for 1. ``keep_hidden`` keeps what backward wants of the
     hidden state, else it is formed again. Differentiable in ``y`` and the adapter; when a trunk weight requires a
-    gradient the reference runs instead. Raises ValueError for shapes that cannot be.
+    gradient the reference runs instead. Raises ValueError for shapes and activations that cannot be.
     """
     width, fc_weight, proj_weight = y.shape[-1], mlp.fc_weight, mlp.proj_weight
     if fc_weight.shape[1:] != (width,) or proj_weight.shape != fc_weight.shape[::-1]:
         shapes = f"{list(fc_weight.shape)} and {list(proj_weight.shape)}"
         raise ValueError(f"wide_mlp of {list(y.shape)} needs weights [M, {width}] and [{width}, M], got {shapes}")
-    gate = mlp.gate_weight
-    if (gate is not None) != (activation == "swiglu") or (gate is not None and gate.shape != fc_weight.shape):
-        shape = "no weight of gates" if gate is None else f"one of gates {list(gate.shape)}"
-        raise ValueError(f"wide_mlp with {activation} of a first weight {list(fc_weight.shape)} got {shape}")
+    check_activation(mlp, activation)
     if require_gradient(mlp) or not y.numel():
         return wide_mlp_reference(y, mlp, adapter, drop, scale, activation)
     operands = _Operands(y, drop, mlp, adapter, scale, activation, keep_hidden, compute_dtype(y, fc_weight))
     return _WideMLP.apply(*_PACKING.pack(operands))
+
+
+def check_activation(mlp: MLPWeights, activation: MLPActivation) -> None:
+    """Raises ValueError for an activation that there is not, and for weights that are gated where it is not."""
+    if activation not in get_args(MLPActivation):
+        raise ValueError(f"activation {activation!r} is none of {', '.join(get_args(MLPActivation))}")
+    fc, gate = mlp.fc_weight, mlp.gate_weight
+    if (gate is not None) != (activation == "swiglu") or (gate is not None and gate.shape != fc.shape):
+        shape = "no weight of gates" if gate is None else f"one of gates {list(gate.shape)}"
+        raise ValueError(f"an MLP with {activation} of a first weight {list(fc.shape)} got {shape}")
 
 
 def wide_mlp_reference(

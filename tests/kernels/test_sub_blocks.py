@@ -125,6 +125,13 @@ def test_a_table_and_a_bias_that_train_get_their_gradients(fused):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("function", [spatial_adaptation, spatial_readout])
+def test_a_bias_of_another_shape_is_named(function):
+    x, trunk = normal(B, T, N, D), attention_trunk()
+    with pytest.raises(ValueError, match=rf"expected a bias \[1, {HEADS}, {N}, {N}\], got \[{HEADS}, {N}, {N}\]"):
+        function(x, *trunk, HEADS, bias=normal(HEADS, N, N))
+
+
 @pytest.mark.parametrize("memory", MEMORY)
 def test_under_an_rms_norm(memory):
     x, trunk = normal(B, T, N, D).requires_grad_(), attention_trunk(True)
@@ -156,6 +163,15 @@ def test_joint(activation, adapted, drop, memory):
         x,
         (adapter,),
     )
+
+
+@pytest.mark.parametrize(
+    ("gated", "activation", "said"),
+    [(False, "swiglu", "no weight of gates"), (True, "gelu", "one of gates"), (False, "relu", "'relu' is none of")],
+)
+def test_an_activation_that_the_mlp_has_not_is_named(gated, activation, said):
+    with pytest.raises(ValueError, match=said):
+        joint_adaptation(normal(B, T, N, D), *mlp_trunk(gated), activation=activation)
 
 
 @pytest.mark.parametrize("trainable", ["0000", "1000", "0100", "0010", "0001", "0110"])

@@ -72,3 +72,5 @@ def test_wrong_shapes_are_named():
         wide_activation(torch.randn(3, 8), 9)
     with pytest.raises(ValueError, match=r"factor \[3\]"):
         wide_activation(torch.randn(3, 8), 4, factor=torch.ones(2))
+    with pytest.raises(ValueError, match="'swiglu' is none of quick_gelu"):
+        wide_activation(torch.randn(3, 8), 4, "swiglu")
