@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from aim_fast.errors import WeightsError
 from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import create_model
+from aim_fast.models.weights.folders import read_settings
 from aim_fast.models.weights.hugging_face import from_hugging_face
 from tests.models.small_trunks import drawn, frames
 
@@ -231,6 +232,23 @@ def test_biases_that_a_trunk_has_no_place_for_are_refused(transformers, tmp_path
     drawn(made(transformers, "vit_small_patch16_dinov3")).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match=r"unexpected blocks\.0\.attn\.q_bias"):
         load_weights(model_of("vit_small_patch16_dinov3"), tmp_path)
+
+
+def test_a_file_without_a_part_of_a_gated_mlp_is_refused(transformers, tmp_path):
+    state = made(transformers, "vit_giant_patch14_dinov2").state_dict()
+    del state[next(name for name in state if name.endswith(("up_proj.weight", "weights_in.weight")))]
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(WeightsError, match=r"missing blocks\.0\.mlp\.fc1\.weight"):
+        load_weights(model_of("vit_giant_patch14_dinov2"), tmp_path / "state.pt")
+
+
+@pytest.mark.parametrize("kind", ["dinov3_vit", "aimv2_vision_model", "siglip2_vision_model", "clip", "dinov2", "vit"])
+def test_what_a_configuration_leaves_out_is_the_librarys_default(kind, transformers, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    config, settings = transformers.AutoConfig.for_model(kind), read_settings(tmp_path)
+    config = getattr(config, "vision_config", config)
+    assert settings.num_heads == config.num_attention_heads
+    assert settings.activation == {"gelu_pytorch_tanh": "gelu_tanh"}.get(config.hidden_act, config.hidden_act)
 
 
 def test_a_siglip_2_of_pictures_of_any_shape_is_refused(transformers, tmp_path):

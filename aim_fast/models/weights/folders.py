@@ -23,7 +23,7 @@ _USUAL = (
     *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
 )
 _ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
-# Of Hugging Face's model types, what a configuration leaves out where it is as usual.
+# Of Hugging Face's model types, by what they begin with, what a configuration leaves out where it is as usual.
 _DEFAULTS: dict[str, Any] = {"hidden_act": "gelu", "num_attention_heads": 12}
 _OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
     "clip": {"hidden_act": "quick_gelu"},
@@ -145,8 +145,9 @@ def _settings(config: dict[str, Any], pixels: dict[str, Any], open_clip: dict[st
         return Settings(mean=_levels(mean), std=_levels(std))
     if "model_type" not in config:
         return Settings(mean=_levels(mean), std=_levels(std))
-    family = re.match(r"[a-z]+(?:v\d)?", str(config["model_type"]))
-    told = _DEFAULTS | _OTHER_DEFAULTS.get(family[0] if family else "", {}) | (config.get("vision_config") or config)
+    kind = str(config["model_type"])
+    usual = next((other for family, other in _OTHER_DEFAULTS.items() if kind.startswith(family)), {})
+    told = _DEFAULTS | usual | (config.get("vision_config") or config)
     eps = told.get("layer_norm_eps", told.get("rms_norm_eps"))
     activation = "silu" if told.get("use_swiglu_ffn") else told["hidden_act"]
     return Settings(

@@ -54,6 +54,7 @@ _VIT_LAYER = {
     "layer_scale2.lambda1": "ls2.gamma",
     "mlp.weights_in.": "mlp.w12.",
     "mlp.weights_out.": "mlp.w3.",
+    "mlp.down_proj.": "mlp.w3.",
 }
 _VIT = {
     "embeddings.cls_token": "cls_token",
@@ -118,24 +119,16 @@ def from_hugging_face(tensors: Mapping[str, Tensor], where: str) -> dict[str, Te
     if "embeddings.patch_embeddings.weight" in tensors:
         return _dinov3(tensors)
     if any(name.endswith("embeddings.patch_embed.weight") for name in tensors):
-        image = {name.removeprefix("vision_model."): t for name, t in tensors.items() if not name.startswith("text_")}
-        image = {name: t for name, t in image.items() if not name.startswith(_AIMV2_BESIDE)}
-        return _with_positions(_renamed(image, _AIMV2, _AIMV2_LAYER, "blocks.", "attn.qkv."))
+        return _aimv2(tensors)
     return dict(tensors)
 
 
-# Of AIMv2 in Hugging Face, a pooling that timm has not, and what stands between image and text.
-_AIMV2_BESIDE = ("head.", "visual_projection.", "logit_scale")
-
-
 def _gates_joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """DINOv2's gated MLPs as they are saved: the gate and what it gates in one matrix."""
+    """DINOv2's gated MLPs of ``state_dict()`` as they are saved: the gate and what it gates in one matrix."""
     found = dict(tensors)
-    for name in [name for name in tensors if ".mlp.gate_proj." in name]:
-        gate, up = found.pop(name), found.pop(name.replace("gate_proj", "up_proj"))
-        found[name.replace("gate_proj", "weights_in")] = torch.cat([gate, up])
-        down = name.replace("gate_proj", "down_proj")
-        found[down.replace("down_proj", "weights_out")] = found.pop(down)
+    for gate in [name for name in tensors if ".mlp.gate_proj." in name]:
+        if (up := gate.replace("gate_proj", "up_proj")) in found:
+            found[gate.replace("gate_proj", "weights_in")] = torch.cat([found.pop(gate), found.pop(up)])
     return found
 
 
@@ -144,6 +137,14 @@ def _dinov3(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     layer = _DINOV3_LAYER | {"mlp.up_proj.": "mlp.fc1_x." if gated else "mlp.fc1."}
     kept = {name: tensor for name, tensor in tensors.items() if name != "embeddings.mask_token"}
     return _renamed(kept, _DINOV3, layer, "blocks.", "attn.qkv.")
+
+
+def _aimv2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without a text tower beside it, and without the attention pooling, which timm has not."""
+    beside = ("head.", "text_", "visual_projection.", "logit_scale")
+    image = {name.removeprefix("vision_model."): tensor for name, tensor in tensors.items()}
+    image = {name: tensor for name, tensor in image.items() if not name.startswith(beside)}
+    return _with_positions(_renamed(image, _AIMV2, _AIMV2_LAYER, "blocks.", "attn.qkv."))
 
 
 def _siglip(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -163,9 +164,8 @@ def _siglip(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     text = {n.removeprefix("text_model."): t for n, t in tensors.items() if n.startswith("text_model.")}
     if not text:
         return found
-    text = _renamed(
-        text, {**_CLIP, "head.": "text_projection."}, _CLIP_LAYER, "transformer.resblocks.", "attn.in_proj_"
-    )
+    top = {**_CLIP, "head.": "text_projection."}
+    text = _renamed(text, top, _CLIP_LAYER, "transformer.resblocks.", "attn.in_proj_")
     found = {f"visual.trunk.{name}": tensor for name, tensor in found.items()}
     return found | {f"text.{name}": t for name, t in text.items()} | {n: whole[n] for n in beside if n in whole}
 
