@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import get_args
 
 import open_clip
 import open_clip.timm_model
@@ -15,6 +16,8 @@ from torch import nn
 from aim_fast.errors import UsageError, WeightsError
 from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.registry import create_model
+from aim_kernels.adaptation import activate
+from aim_kernels.choices import Activation
 from tests.models.small_trunks import local_tokenizer
 
 NAMES = ["walking", "BrushHair", "apply_lipstick"]
@@ -203,6 +206,21 @@ def test_without_its_tokenizer_one_line_says_what_is_missing(monkeypatch, tmp_pa
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_a_tower_beside_one_of_clips_has_its_activation(activation):
+    name, x = "ViT-H-14-worldwide", torch.linspace(-3, 3, 50, dtype=torch.float64)
+    model = create_model(f"open_clip:{name}", class_names=NAMES, head="text", **sizes(name))
+    model.activation = activation
+    assert model.text.activation == activation
+    for block in model.text.tower.transformer.resblocks:
+        torch.testing.assert_close(block.mlp.gelu(x), activate(x, activation))
+
+
+def test_a_name_that_open_clip_has_not_is_named():
+    with pytest.raises(ValueError, match="open_clip has no model 'ViT-Q-16'"):
+        create_model("vit_demo", class_names=NAMES, head="text", text_model="ViT-Q-16")
+
+
 def test_runs_compiled_in_one_graph(monkeypatch, tmp_path):
     model = model_of("EVA02-B-16", theirs("EVA02-B-16", monkeypatch), tmp_path)
     clips = torch.randn(1, 3, 2, side("EVA02-B-16"), side("EVA02-B-16"), dtype=torch.float64)

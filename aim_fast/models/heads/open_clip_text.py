@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.heads.text_tower import what_instead
+from aim_fast.models.heads.text_tower import check_architecture, what_instead
 from aim_fast.models.heads.tokens import tokenize
 from aim_fast.models.weights.open_clip_tags import TAG_PREFIX
 from aim_kernels.choices import Activation
@@ -54,7 +54,7 @@ class OpenClipText(nn.Module):
         if width % heads:
             raise ValueError(f"text_width {width} is no multiple of its {heads} heads")
         sizes = {"context_length": context_length, "vocab_size": vocab_size, "width": width, "layers": depth}
-        self.name, self.text, self.tokenizer = name, usual, ""
+        self.name, self.config, self.tokenizer = name, usual, ""
         self.context_length, self.vocab_size = context_length, vocab_size
         self.width, self.depth, self.output_dim = width, depth, output_dim
         quick = bool(config.get("quick_gelu"))
@@ -69,7 +69,10 @@ class OpenClipText(nn.Module):
     @property
     def activation(self) -> Activation:
         """Of its MLPs; assigning sets it where the two towers share one."""
-        return "gelu" if isinstance(self.tower.transformer.resblocks[0].mlp.gelu, nn.GELU) else "quick_gelu"
+        known = self.tower.transformer.resblocks[0].mlp.gelu
+        if not isinstance(known, nn.GELU):
+            return "quick_gelu"
+        return "gelu_tanh" if known.approximate == "tanh" else "gelu"
 
     @activation.setter
     def activation(self, activation: Activation) -> None:
@@ -77,7 +80,8 @@ class OpenClipText(nn.Module):
 
         if self._follows:
             for block in self.tower.transformer.resblocks:
-                block.mlp.gelu = QuickGELU() if activation == "quick_gelu" else nn.GELU()
+                exact = nn.GELU("tanh" if activation == "gelu_tanh" else "none")
+                block.mlp.gelu = QuickGELU() if activation == "quick_gelu" else exact
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids int64 ``[C, L]`` to text features ``[C, De]`` (not normalised)."""
@@ -92,7 +96,7 @@ class OpenClipText(nn.Module):
         Raises UsageError, naming the text, for one that does not fit into the context, and where the tokenizer's files
         are not at hand.
         """
-        if self.text.hf_tokenizer_name is None:
+        if self.config.hf_tokenizer_name is None:
             return tokenize(texts, self.context_length, self.vocab_size).ids
         reader = self._reader()
         for text in texts:
@@ -105,14 +109,14 @@ class OpenClipText(nn.Module):
         if int(ids.max()) >= self.vocab_size:
             raise UsageError(
                 f"the text tower knows {self.vocab_size} tokens, the tokenizer in {self.tokenizer or 'the cache'} "
-                f"makes number {int(ids.max())}: take the tokenizer of {self.text.hf_tokenizer_name}"
+                f"makes number {int(ids.max())}: take the tokenizer of {self.config.hf_tokenizer_name}"
             )
         return ids
 
     def _reader(self) -> Any:
-        known = self.text.hf_tokenizer_name
+        known = self.config.hf_tokenizer_name
         place = known if self.tokenizer in ("", HUB) else self.tokenizer
-        options = {"tokenizer_mode": self.text.tokenizer_mode, **(self.text.tokenizer_kwargs or {})}
+        options = {"tokenizer_mode": self.config.tokenizer_mode, **(self.config.tokenizer_kwargs or {})}
         try:
             return _hugging_face(place, self.tokenizer != HUB, tuple(options.items()))
         except ImportError:
@@ -144,9 +148,7 @@ class OpenClipText(nn.Module):
         theirs["depth"] = 1 + max(int(match[1]) for match in blocks)
         if self.tower.cls_emb is not None:
             theirs["context_length"] -= 1
-        ours = {key: getattr(self, key) for key in theirs}
-        if odd := [f"{key} {size}, not {ours[key]}" for key, size in theirs.items() if size != ours[key]]:
-            raise WeightsError(f"{source} has a text tower of another architecture than the model: {'; '.join(odd)}")
+        check_architecture(self, theirs, source)
         named = {f"tower.{name}": tensor for name, tensor in found.items()}
         for name in ("logit_scale", "logit_bias"):
             if (value := text.get(name, tensors.get(name))) is not None:
@@ -155,10 +157,12 @@ class OpenClipText(nn.Module):
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """open_clip's configuration of a model."""
+    """open_clip's configuration of a model; ValueError for a name that it has not."""
     import open_clip  # imports timm and torchvision
 
-    return open_clip.get_model_config(name) or {}
+    if (config := open_clip.get_model_config(name)) is None:
+        raise ValueError(f"open_clip has no model {name!r}")
+    return config
 
 
 def projection(name: str) -> tuple[str, ...]:

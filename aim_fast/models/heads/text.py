@@ -77,10 +77,9 @@ class Text(Head):
         sizes = (self.context_length, self.vocab_size, self.text_width, self.text_depth)
         if self.text_model:
             model.text = OpenClipText(self.text_model, *sizes, self.output_dim)
-            parts = projection(self.text_model)
         else:
             model.text = TextTower(*sizes, self.text_width // 64, self.output_dim, activation=model.activation)
-            parts = ("visual.proj",)
+        parts = self._projection()
         if not parts and model.feature_dim != self.output_dim:
             raise ValueError(f"the joint space is the trunk's own, of width {model.feature_dim}, not {self.output_dim}")
         shapes = ((model.feature_dim, self.output_dim), (self.output_dim,))
@@ -90,6 +89,10 @@ class Text(Head):
         model.register_buffer("class_embeddings", torch.zeros(model.num_classes, self.output_dim), persistent=False)
         model.stale = True
         model.register_load_state_dict_post_hook(lambda module, _: module.weights_loaded())
+
+    def _projection(self) -> tuple[str, ...]:
+        """Names in a file of what stands in ``_OWN``."""
+        return projection(self.text_model) if self.text_model else ("visual.proj",)
 
     def reset(self, model: Headed) -> None:
         if model.proj is not None:
@@ -124,8 +127,7 @@ class Text(Head):
         tensors = strip_prefixes(file.tensors, source)
         text = model.text.fit(tensors, source)
         own = {f"text.{name}": tensor for name, tensor in text.items()}
-        parts = projection(self.text_model) if self.text_model else ("visual.proj",)
-        for ours, theirs in zip(_OWN, parts):
+        for ours, theirs in zip(_OWN, self._projection()):
             tensor = tensors.get(theirs, tensors.get(ours))
             if tensor is None:
                 raise WeightsError(f"{source} has no projection of its image tower ({theirs}): take a whole CLIP file")

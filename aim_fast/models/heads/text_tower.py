@@ -114,14 +114,18 @@ class TextTower(nn.Module):
     def fit(self, tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         """The text tower's tensors of a whole CLIP; WeightsError for none, and for one of another architecture."""
         text = text_tensors(tensors, source)
-        theirs = infer_text_architecture(text, source)
-        ours = {key: getattr(self, key) for key in theirs}
-        if odd := [f"{key} {size}, not {ours[key]}" for key, size in theirs.items() if size != ours[key]]:
-            raise WeightsError(f"{source} has a text tower of another architecture than the model: {'; '.join(odd)}")
+        check_architecture(self, infer_text_architecture(text, source), source)
         return text
 
     def extra_repr(self) -> str:
         return f"context_length={self.context_length}, num_heads={self.num_heads}, activation={self.activation!r}"
+
+
+def check_architecture(tower: nn.Module, theirs: Mapping[str, int], source: str) -> None:
+    """Raises WeightsError where the sizes of a file's text tower are not the tower's of the same names."""
+    ours = {key: getattr(tower, key) for key in theirs}
+    if odd := [f"{key} {size}, not {ours[key]}" for key, size in theirs.items() if size != ours[key]]:
+        raise WeightsError(f"{source} has a text tower of another architecture than the model: {'; '.join(odd)}")
 
 
 def text_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
