@@ -52,13 +52,7 @@ class TimmViT(FrameModel):
     architecture: str
 
     def make_trunk(self) -> None:
-        record = self.records[0]
-        assert isinstance(record, TimmTrunk)
-        usual = sizes_of(record.architecture)
-        other = {name: getattr(record, name) for name in _SIZES if getattr(record, name) != usual[name]}
-        other |= _square(record)
-        module: Any = build(record.architecture, record.timm_pool, **other)
-        self.trunk = module
+        self.trunk = module = _in_sizes(self.records[0])
         self.rotation = RotationTable(module)
         blocks = [
             TimmBlock(block, Place(module, self.rotation, number), self.embed_dim, **self.block_arguments(number))
@@ -127,14 +121,9 @@ class TimmViT(FrameModel):
         return super().no_weight_decay() & {name for name, _ in self.named_parameters()}
 
     def fit_trunk(self, file: WeightsFile, source: str) -> Fit:
-        record = self.records[0]
-        assert isinstance(record, TimmTrunk)
-        sizes = {name: getattr(record, name) for name in _SIZES}
-        usual = sizes_of(record.architecture)
-        other = {name: value for name, value in sizes.items() if value != usual[name]} | _square(record)
         with torch.device("meta"):
-            twin = build(record.architecture, record.timm_pool, **other)
-        return timm_weights.fit_weights(self, twin, record.architecture, file, source)
+            twin = _in_sizes(self.records[0])
+        return timm_weights.fit_weights(self, twin, self.architecture, file, source)
 
     def embed(self, x: Tensor) -> Tensor:
         trunk, b, t = self.trunk, self.check_clips(x), self.num_frames
@@ -243,10 +232,13 @@ _OTHERS = {
 _CLASSES = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "Beit", "VisionTransformerRelPos")
 
 
-def _square(record: TimmTrunk) -> dict[str, int]:
-    """The image size, to be named where timm's own is not square."""
-    stem: Any = structure(record.architecture).patch_embed
-    return {"img_size": record.img_size} if len({*stem.img_size}) > 1 else {}
+def _in_sizes(record: Any) -> Any:
+    """timm's module of a :class:`TimmTrunk`: sizes are named where they are not as usual, and where not square."""
+    usual, stem = sizes_of(record.architecture), structure(record.architecture).patch_embed
+    other = {name: getattr(record, name) for name in _SIZES if getattr(record, name) != usual[name]}
+    if len({*stem.img_size}) > 1:  # type: ignore[misc, union-attr]
+        other["img_size"] = record.img_size
+    return build(record.architecture, record.timm_pool, **other)
 
 
 def _affine(norm: Any) -> bool:

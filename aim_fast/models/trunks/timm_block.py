@@ -28,7 +28,7 @@ from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
 from aim_fast.models.block import FrozenBlock, dropped
-from aim_kernels.adaptation import attention_over_space, attention_over_time
+from aim_kernels.adaptation import attention_over_space, attention_over_time, norm_reference
 from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
@@ -166,8 +166,7 @@ class TimmBlock(FrozenBlock):
         parts: Any = frozen
         known = activation_of(parts.mlp)
         self.place = place
-        eps, heads = parts.norm1.eps, parts.attn.num_heads
-        super().__init__(dim, heads, eps=eps, **arguments)
+        super().__init__(dim, parts.attn.num_heads, eps=parts.norm1.eps, **arguments)
         del self._frozen
         self.activation = known or "gelu"
         self.gate = _given(self.attn, "gate")
@@ -219,9 +218,8 @@ class TimmBlock(FrozenBlock):
 
     def attend(self, x: Tensor) -> Tensor:
         if self.plain_attention and self.backend == "fused":
-            return attention_branch(
-                x, *self.attention_weights(), self.num_heads, "space", eps=self.eps, **self._scores()
-            )
+            frozen = (*self.attention_weights(), self.num_heads)
+            return attention_branch(x, *frozen, "space", eps=self.eps, **self._scores())
         return self._branch(self._normed(self.norm1, x), over_time=False)
 
     def expand(self, x: Tensor, memory: Memory = "fast") -> Tensor:
@@ -354,8 +352,5 @@ def _scaled(linear: Any, factor: Tensor | None) -> tuple[Tensor, Tensor]:
 def _norm(norm: Any, x: Tensor) -> Tensor:
     """A layer norm or RMS norm with its statistics in fp32 at least, in the dtype of ``x``."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    weight = norm.weight.to(wide)
-    if isinstance(norm, nn.LayerNorm):
-        bias = None if norm.bias is None else norm.bias.to(wide)
-        return F.layer_norm(x.to(wide), norm.normalized_shape, weight, bias, norm.eps).to(x.dtype)
-    return F.rms_norm(x.to(wide), norm.normalized_shape, weight, norm.eps).to(x.dtype)
+    weight, bias = (None if part is None else part.to(wide) for part in _affine(norm))
+    return norm_reference(x.to(wide), weight, bias, norm.eps).to(x.dtype)  # type: ignore[arg-type]
