@@ -74,17 +74,17 @@ def command(
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.report import check_writable
 
-    words = [*models, *words_of(trunks)]
-    if not words:
+    names = words_of(trunks)
+    if not models and not names:
         raise click.MissingParameter(param_type="argument", param_hint="'MODEL|RUN...' or --trunk")
     for file in filter(None, (csv_file, plot)):
         check_writable(Path(file))
     dataset_classes(dataset)
     place = single_place(device or "auto", precision or "auto")
-    for trunk in words_of(trunks):
-        find_entry(trunk.partition(",")[0])
+    for name in names:
+        find_entry(name.partition(",")[0])
     asked = Asked(dataset, frames, num_classes)
-    contenders, refused = find_contenders(words, words_of(methods), words_of(heads), asked)
+    contenders, refused = find_contenders([*models, *names], words_of(methods), words_of(heads), asked)
     for line in refused:
         click.echo(f"left out: {line}", err=True)
     rows = count(contenders)

@@ -30,12 +30,13 @@ def combinations(
     is not.
     """
     find_entry(name)
+    for method in methods:
+        check_part("method", method)
+    for head in heads:
+        check_part("head", head)
     found: list[Parts] = []
     refused = []
-    every: tuple[Sequence[str | None], Sequence[str | None]] = (methods or [None], heads or [None])
-    for method, head in itertools.product(*every):
-        check_part("method", method)
-        check_part("head", head)
+    for method, head in itertools.product(methods or [None], heads or [None]):  # type: ignore[list-item]
         parts = {key: word for key, word in (("method", method), ("head", head)) if word}
         try:
             entry = find_entry(name, head, method)

@@ -111,15 +111,14 @@ def _that_take(
     name: str, there: Sequence[dict[str, str]], overrides: dict[str, Any]
 ) -> tuple[list[dict[str, str]], list[Refusal]]:
     """Of combinations of a name those that take all ``overrides``, and the others; all, where none takes them."""
-    odd = {}
-    for number, parts in enumerate(there):
+    fitting, refused = [], []
+    for parts in there:
         taken = {"method", "head", *argument_names(name, parts.get("head"), parts.get("method"))}
-        odd[number] = [key for key in overrides if ALIASES.get(key, key) not in taken]
-    fitting = [parts for number, parts in enumerate(there) if not odd[number]]
-    if not fitting:  # a wrong word, which making the model says
-        return list(there), []
-    refused = [Refusal(parts, f"it has no {', '.join(odd[n])}") for n, parts in enumerate(there) if odd[n]]
-    return fitting, refused
+        if odd := [key for key in overrides if ALIASES.get(key, key) not in taken]:
+            refused.append(Refusal(parts, f"it has no {', '.join(odd)}"))
+        else:
+            fitting.append(parts)
+    return (fitting, refused) if fitting else (list(there), [])  # of a wrong word, which making the model says
 
 
 def _less(parts: dict[str, str], overrides: dict[str, Any]) -> dict[str, str]:
