@@ -95,7 +95,10 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
         out = F.scaled_dot_product_attention(q, k, v).unflatten(0, x.shape[:2])
         return out.transpose(2, 3).flatten(-2)
 
-    def over_space_biased(x: Tensor) -> Tensor:
+    def biased(x: Tensor) -> Tensor:
+        return spatial_attention(x, heads, bias=scores)
+
+    def plainly_biased(x: Tensor) -> Tensor:
         q, k, v = x.unflatten(-1, (3, heads, d // heads)).permute(3, 0, 1, 4, 2, 5).flatten(1, 2)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=scores.to(x.dtype)).unflatten(0, x.shape[:2])
         return out.transpose(2, 3).flatten(-2)
@@ -143,10 +146,7 @@ def _operators(batch: int, frames: int, tokens: int, width: int, heads: int, dev
     return [
         Operator("temporal_attention", lambda x: temporal_attention(x, heads), over_time, (b, t, n, 3 * d), 4),
         Operator("spatial_attention", lambda x: spatial_attention(x, heads), over_space, (b, t, n, 3 * d), 4),
-        Operator(
-            *("spatial_attention, bias", lambda x: spatial_attention(x, heads, bias=scores)),
-            *(over_space_biased, (b, t, n, 3 * d), 4),
-        ),
+        Operator("spatial_attention, bias", biased, plainly_biased, (b, t, n, 3 * d), 4),
         Operator("rotation", lambda x: rotated(x, Rotation(table), heads), turned, (b, t, n, 3 * d), 4),
         Operator("rms_norm", lambda x: layer_norm(x, weight, None), rms_norm, (b, t, n, d), 5),
         Operator("layer_norm", lambda x: layer_norm(x, weight, bias), norm, (b, t, n, d), 5),

@@ -1,9 +1,8 @@
 """The three sub-blocks of an AIM block in plain torch: temporal, spatial and joint adaptation.
 
 Shapes: the residual stream is ``[B, T, N, D]`` (B clips, T frames, N tokens a frame with CLS first, D width), h heads
-of d = D/h channels; weights are records (:mod:`aim_kernels.weights`). ``ln`` (an RMS norm where it has no
-bias) and ``attn`` are frozen; ``attn`` is ONE
-attention used over time and over space:
+of d = D/h channels; weights are records (:mod:`aim_kernels.weights`). ``ln`` (an RMS norm where it has no bias) and
+``attn`` are frozen; ``attn`` is ONE attention used over time and over space:
 
     temporal   x + f · A_T(attn_over_T(A_in(ln_1(x))))            A_in(z) = z when absent
     spatial    x + A_S(attn_over_N(ln_1(x)))
@@ -142,9 +141,8 @@ def attention_over_space(qkv: Tensor, num_heads: int, bias: Tensor | None = None
     ``bias`` [1, h, N, N] is added to the scores.
     """
     b, t, n, packed = qkv.shape
-    q, k, v = qkv.reshape(b * t, n, 3, num_heads, packed // 3 // num_heads).permute(
-        2, 0, 3, 1, 4
-    )  # each [B·T, h, N, d]
+    heads = qkv.reshape(b * t, n, 3, num_heads, packed // 3 // num_heads)
+    q, k, v = heads.permute(2, 0, 3, 1, 4)  # each [B·T, h, N, d]
     return _attend(q, k, v, bias).transpose(1, 2).reshape(b, t, n, packed // 3)
 
 
