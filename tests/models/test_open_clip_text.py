@@ -217,7 +217,7 @@ def test_a_tower_beside_one_of_clips_has_its_activation(activation):
 
 
 def test_a_name_that_open_clip_has_not_is_named():
-    with pytest.raises(ValueError, match="open_clip has no model 'ViT-Q-16'"):
+    with pytest.raises(UsageError, match="open_clip has no model 'ViT-Q-16'"):
         create_model("vit_demo", class_names=NAMES, head="text", text_model="ViT-Q-16")
 
 
