@@ -36,10 +36,10 @@ def combinations(
         check_part("head", head)
     found: list[Parts] = []
     refused = []
-    for method, head in itertools.product(methods or [None], heads or [None]):  # type: ignore[list-item]
-        parts = {key: word for key, word in (("method", method), ("head", head)) if word}
+    for words in itertools.product(methods or [""], heads or [""]):
+        parts = {key: word for key, word in zip(("method", "head"), words) if word}
         try:
-            entry = find_entry(name, head, method)
+            entry = find_entry(name, parts.get("head"), parts.get("method"))
         except UsageError as error:
             refused.append(Refusal(parts, str(error)))
             continue

@@ -135,8 +135,9 @@ def _read_safetensors(path: Path) -> _Content:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights file {path} is a truncated or damaged safetensors file: get it again") from error
     description = _description(metadata.get(DESCRIPTION))
-    activation = metadata.get("activation") or (description and description["options"].get("activation"))
-    return _Content(tensors, activation if activation in get_args(Activation) else None, description)
+    told = metadata.get("activation") or (description and description["options"].get("activation"))
+    known = cast(Activation | None, told if told in get_args(Activation) else None)
+    return _Content(tensors, known, description)
 
 
 def _read_archive(path: Path) -> _Content:
