@@ -10,7 +10,7 @@ from aim_fast.models.trunks.timm import build
 from aim_fast.models.trunks.vit import ImageNetViT
 from tests.models.small_families import frame_features
 
-# And what is less: depth, where the family has no name that fits twice into a small machine, and pictures of 518 pixels.
+# And what is less: depth, where the family has no name that fits twice into a small machine, and pictures above 224.
 NAMES = {
     "vit_base_patch16_dinov3": {},
     "vit_small_plus_patch16_dinov3": {},
