@@ -135,7 +135,7 @@ def _read_safetensors(path: Path) -> _Content:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights file {path} is a truncated or damaged safetensors file: get it again") from error
     description = _description(metadata.get(DESCRIPTION))
-    activation = metadata.get("activation") or (description and description["options"].get("activation"))
+    activation = metadata.get("activation") or (description["options"].get("activation") if description else None)
     return _Content(tensors, activation if activation in get_args(Activation) else None, description)
 
 
