@@ -6,11 +6,11 @@ from safetensors.torch import save_file
 
 from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import create_model
-from aim_fast.models.trunks.timm import build, sizes_of
+from aim_fast.models.trunks.timm import build
 from aim_fast.models.trunks.vit import ImageNetViT
 from tests.models.small_families import frame_features
 
-# And what of its sizes is less, where the family has none that two of fit into a small machine.
+# And what is less: depth, where the family has no name that fits twice into a small machine, and pictures above 224.
 NAMES = {
     "vit_base_patch16_dinov3": {},
     "vit_small_plus_patch16_dinov3": {},
@@ -21,17 +21,17 @@ NAMES = {
     "eva_large_patch14_196": {"depth": 6},
     "eva_giant_patch14_224": {"depth": 2},
     "vit_pe_core_base_patch16_224": {},
-    "vit_pe_spatial_base_patch16_512": {},
-    "vit_pe_lang_large_patch14_448": {"depth": 6},
+    "vit_pe_spatial_base_patch16_512": {"img_size": 224},
+    "vit_pe_lang_large_patch14_448": {"depth": 6, "img_size": 224},
     "aimv2_large_patch14_224": {"depth": 6},
     "beit_base_patch16_224": {},
     "beitv2_base_patch16_224": {},
     "beit3_base_patch16_224": {},
-    "vit_base_patch14_dinov2": {},
-    "vit_giant_patch14_dinov2": {"depth": 2},
-    "vit_intern300m_patch14_448": {"depth": 6},
+    "vit_base_patch14_dinov2": {"img_size": 224},
+    "vit_giant_patch14_dinov2": {"depth": 2, "img_size": 224},
+    "vit_intern300m_patch14_448": {"depth": 6, "img_size": 224},
     "vit_base_patch16_radio_v3": {},
-    "vit_base_patch14_reg1_tipsv2": {},
+    "vit_base_patch14_reg1_tipsv2": {"img_size": 224},
     "vit_relpos_base_patch16_224": {},
     "deit_base_distilled_patch16_224": {},
     "vit_small_r26_s32_224": {},
@@ -54,7 +54,7 @@ def test_frame_features_are_timms(name, tmp_path):
     model = create_model(f"timm:{name}", method="probe", num_frames=1, **NAMES[name]).eval()
     assert load_weights(model, file).kind == "timm"
     file.unlink()
-    side = sizes_of(name)["img_size"]
+    side = model.img_size
     clips = torch.randn(1, 3, 1, side, side, dtype=torch.float64)
     truth = frame_features(theirs.double(), clips)
     del theirs
