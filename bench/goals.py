@@ -1,7 +1,7 @@
 """Every goal of the engine, and whether what was measured reaches it: reached, missed or unmeasured.
 
 ``python -m bench`` ends with this table, and so does ``pytest tests/gpu``, from the figures of this run and from those
-kept in bench/results/. A goal counts only figures of its own device, model, frames and batch.
+kept in bench/results/. A goal counts only figures of its own device, model, frames and batch, and none in float32.
 """
 
 from __future__ import annotations
@@ -174,6 +174,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 def _serves(results: Mapping[str, Any], goal: Goal) -> bool:
     if results["bench"] != goal.bench or not results["device"].startswith(goal.device):
+        return False
+    if results.get("dtype") == "float32":
         return False
     wanted = goal.setting.items()
     return all(results.get(k) in v if isinstance(v, tuple) else results.get(k) == v for k, v in wanted)

@@ -34,8 +34,10 @@ def test_a_step_is_judged_goal_by_goal():
     assert {status for (_, device), status in found.items() if device == "cuda"} == {"unmeasured"}
 
 
-def test_another_model_or_batch_does_not_count():
-    assert set(statuses({**STEP, "model": "aim_vit_l14_clip"}, {**STEP, "batch": 2}).values()) == {"unmeasured"}
+def test_another_model_batch_or_precision_does_not_count():
+    precise = {**STEP, "dtype": "float32", "gradient_error": {"fast": 1e-7, "published": 0.0}}
+    others = ({**STEP, "model": "aim_vit_l14_clip"}, {**STEP, "batch": 2}, precise)
+    assert set(statuses(*others).values()) == {"unmeasured"}
 
 
 def test_an_operator_that_failed_its_error_rule_misses_its_goal():
