@@ -78,6 +78,7 @@ for memory, half, allowed in (("balanced", False, 1e-5), ("fast", True, 0.01)):
     compare(block, torch.randn(2, 3, 6, 48), memory, half, allowed)
 compare(AIMSwinBlock(32, 2, 4, 4, window_size=2, shifted=True), torch.randn(2, 4, 16, 32), "fast", False, 1e-5)
 
+block = AIMBlock(48, 2)
 norm, attention = block.attention_weights()
 angles = torch.randn(5, 12)
 turn = Rotation(torch.cat([angles.sin(), angles.cos()], -1))
