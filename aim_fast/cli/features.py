@@ -20,6 +20,8 @@ FIELDS = (
         "adapters",
         "adapter_layers",
         "temporal_place",
+        "method",
+        "head",
         "dataset",
         "data_root",
         "accept_gaps",
@@ -43,6 +45,7 @@ def command(recipe: str | None, splits: tuple[str, ...], output: str, dtype: str
 
     \b
     aim-fast features --model promptclip_b16 --weights ViT-B-16.pt --dataset hmdb51 --data-root DIR --output FEATURES
+    aim-fast features --model timm:vit_base_patch16_dinov3.lvd1689m --method probe --head attentive …
 
     Every clip has the recipe's views (PromptCLIP's: five random samplings). An interrupted command goes on where it
     stopped.

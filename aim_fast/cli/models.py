@@ -57,9 +57,13 @@ def command(
     aim-fast models timm:vit_base_patch16_dinov3 --method aim,probe --head linear,attentive
     aim-fast models timm:vit_base_patch16_dinov3 --parts
     """
+    from aim_fast.errors import UsageError
     from aim_fast.studies.model_table import TABLE_DATASETS, model_table, part_table
 
     if parts:
+        asked = {"frames": frames, "dataset": datasets, "method": methods, "head": heads, **overrides}
+        if odd := [f"--{name.replace('_', '-')}" for name, value in asked.items() if value]:
+            raise UsageError(f"--parts lists what can be combined, whatever {', '.join(odd)}: leave one of the two out")
         table = part_table(names)
         click.echo(json.dumps(table, indent=2) if as_json else _parts(table))
         return

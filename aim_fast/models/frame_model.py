@@ -237,16 +237,17 @@ class FrameModel(Headed):
     def frozen_features(self, x: Tensor) -> Tensor:
         """:meth:`forward_bottom`, where nothing in it trains; else UsageError."""
         if self.lowest == 0:
-            raise UsageError(
-                "nothing below the first trained block can be stored: use --adapters none, or --adapter-layers top or "
-                "a list without block 0, and not --temporal-place stem"
-            )
+            use = "--adapters none, or --adapter-layers top or a list without block 0, and not --temporal-place stem"
+            if self.method.name != "aim":
+                use = f"--method probe, for {self.method.name} trains the first block too"
+            raise UsageError(f"nothing below the first trained block can be stored: use {use}")
         return self.forward_bottom(x)
 
     @property
     def frozen_part(self) -> str:  # type: ignore[override]
         """What :meth:`frozen_features` are."""
-        return f"input of block {self.lowest} of {self.depth}"
+        whole = self.lowest == self.depth and self.reader.reads_tokens  # another head has one pooled token there
+        return f"input of block {self.lowest} of {self.depth}" + (", all tokens" if whole else "")
 
     def forward_top(self, tokens: Tensor) -> Tensor:
         """The input of block ``lowest`` to what the head reads, normalised: ``[B, T, D]``, or ``[B, T, N, D]``."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from aim_fast.errors import WeightsError
 from aim_fast.models.composition import arguments_of
+from aim_fast.models.heads import HEADS
 from aim_fast.models.identity import Identity
 from aim_fast.models.registry import MODELS, find_entry
 from aim_fast.models.video_model import VideoModel
@@ -34,19 +35,15 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     tensors = strip_prefixes(file.tensors, where)
     tensors.pop("proj", None)
     told = file.description or {}
-    if asked is None and told and not _recognises(find_entry(told["model"]).model):
-        return Identity(told["model"], dict(told["options"]), told["classes"])
+    if asked is None and told:  # of a probe or a fine-tuned trunk nothing else tells
+        entry = find_entry(told["model"], *(told["options"].get(part) for part in ("head", "method")))
+        _check_classifier(entry.model, entry.head, tensors, where)
+        return Identity(told["model"], dict(told["options"]), told.get("classes") or [])
     variant, found = _recognise(tensors, where)
     method = found.pop("method", "aim")
-    classes = told.get("classes") or []
-    if asked is None and told.get("options", {}).get("head", "linear") != "linear":
-        return Identity(told["model"], dict(told["options"]), classes)
-    if variant.takes_class_names is not True:  # of a trunk under a head it is for the head to say
-        if "fc_cls.weight" not in tensors:
-            raise WeightsError(f"{where}: holds no classifier (fc_cls): no trained model; give it as --weights instead")
+    if variant.takes_class_names is not True:  # a property of trunks under a head; of a file that tells nothing, linear
+        _check_classifier(variant, "linear", tensors, where)
         found["num_classes"] = len(tensors["fc_cls.weight"])
-    if asked is None and told:
-        return Identity(told["model"], dict(told["options"]), classes)
     name = asked or _name(variant, method, found)
     entry, right = find_entry(name), _name(variant, method, found)
     other_size = _fits(MODELS[right].arguments, found, _SIZES) and not _fits(entry.arguments, found, _SIZES)
@@ -57,12 +54,15 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     found = {key: value for key, value in found.items() if key in taken}
     if asked or _fits(entry.arguments, found, _SIZES):
         found.pop("num_heads", None)  # the table knows
-    return Identity(name, found, classes)
+    return Identity(name, found, told.get("classes") or [])
 
 
-def _recognises(model: type[VideoModel]) -> bool:
-    """Whether a class tells its own tensors from others'."""
-    return model.infer_arguments.__func__ is not VideoModel.infer_arguments.__func__  # type: ignore[attr-defined]
+def _check_classifier(variant: type[VideoModel], head: str, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises WeightsError for a trained model without the classifier that it has under ``head``."""
+    if variant.takes_class_names is True or "fc_cls." not in HEADS[head].own:
+        return
+    if "fc_cls.weight" not in tensors:
+        raise WeightsError(f"{where}: holds no classifier (fc_cls): no trained model; give it as --weights instead")
 
 
 def _recognise(tensors: Mapping[str, Tensor], where: str) -> tuple[Any, dict[str, Any]]:

@@ -48,8 +48,8 @@ def load_recipe(source: str | Path | None, overrides: Mapping[str, Any]) -> Reci
     """A recipe from a file or shipped name (None: chosen by data set, model and frames), with ``overrides`` on top."""
     typed = fields_of(overrides, "command line")
     if source is None:
-        asked = {name: typed[name].value for name in ("dataset", "model", "frames") if name in typed}
-        source = default_recipe(asked.get("dataset"), asked.get("model"), asked.get("frames"))
+        choosing = ("dataset", "model", "frames", "method")
+        source = default_recipe(*(typed[name].value if name in typed else None for name in choosing))
     return _recipe(read_fields(source) | typed)
 
 
@@ -63,17 +63,17 @@ def _recipe(settings: Mapping[str, Setting]) -> Recipe:
     return Recipe.of({name: setting.value for name, setting in settings.items()}, places)
 
 
-def default_recipe(dataset: str | None, model: str | None, frames: int | None) -> str:
+def default_recipe(dataset: str | None, model: str | None, frames: int | None, method: str | None = None) -> str:
     """Name of the shipped recipe that fits what was asked for: the published one where there is one.
 
-    The model's entry names the family of its recipes; without a model that of the default one is taken. Raises
-    UsageError for an unknown model.
+    The model's entry under ``method`` names the family of its recipes; without a model that of the default one is
+    taken. Raises UsageError for an unknown model, and for a method that it cannot be put under.
     """
     family = "b16"
-    if model:
+    if model or method:
         from aim_fast.models.registry import find_entry  # imports torch
 
-        family = find_entry(model).recipes
+        family = find_entry(model or FIELDS["model"].default, method=method).recipes
     data, known = _DATA.get(dataset or ""), shipped_recipes()
     published = [f"{data}_{family}_{count}f" for count in (frames, 8, 32)] + [f"{data}_{family}"]
     return next(name for name in (*published, f"finetune_{family}", family) if name in known)
@@ -120,6 +120,7 @@ def fields_of(content: Mapping[str, Any], where: str) -> dict[str, Setting]:
             raise UsageError(f"{at}: {key} is a group: write its fields below it, one `field: value` a line")
         for name, one in value.items() if grouped else [(key, value)]:
             at = _place(at, value, name) if grouped else at
+            name = "model" if name == "trunk" else name  # as on the command line
             if (group := group_of(str(name), at)) != key and grouped:
                 raise UsageError(f"{at}: {name} is a field of {group}, not of {key}")
             if name in found:

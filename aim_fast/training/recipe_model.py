@@ -41,7 +41,7 @@ def check_model_fields(model: str, typed: Iterable[str], head: str = "linear", m
     known = argument_names(model, head, method)
     if odd := [name for name in typed if name in MODEL_FIELDS and name not in known]:
         options = ", ".join("--" + name.replace("_", "-") for name in odd)
-        raise UsageError(f"model {model} takes no {options}: leave it out, or take another --model")
+        raise UsageError(f"model {model} takes no {options}: leave it out, or take another --model, --method or --head")
 
 
 def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> TrainedModel:

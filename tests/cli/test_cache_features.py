@@ -59,6 +59,28 @@ def test_features_of_another_trunk_depth_or_frame_count_are_refused(aim_fast, ti
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("heads", [("linear", "attentive"), ("attentive", "linear")])
+def test_features_that_another_head_reads_are_refused(aim_fast, tiny, tmp_path, heads):
+    options = (*tiny, *VIEW[:2], "--quiet", "--method", "probe", "--epochs", 1, "--cache-features", tmp_path / "cache")
+    assert aim_fast("train", *options, "--head", heads[0], "--output", tmp_path / "run")[0] == 0
+    status, _, err = aim_fast("train", *options, "--head", heads[1], "--output", tmp_path / "other")
+    assert status == 2
+    assert "holds other features (part input of block 4 of 4" in err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("head", ["linear", "attentive"])
+def test_features_of_a_probe_are_stored_for_its_head_and_trained_from(aim_fast, motion_set, trunk, tmp_path, head):
+    data = ("--model", "aim_vit_demo", "--dataset", "ssv2", "--data-root", motion_set, "--weights", trunk)
+    options = (*data, "--frames", 4, "--method", "probe", "--head", head)
+    status, _, err = aim_fast("features", *options, "--output", tmp_path / "f", "--quiet")
+    assert status == 0, err
+    run = ("--features", tmp_path / "f", "--epochs", 1, "--output", tmp_path / "run", "--quiet")
+    status, _, err = aim_fast("train", *options, *run)
+    assert status == 0, err
+    assert FeatureStore(tmp_path / "f" / "train").shape == (4, 37 if head == "attentive" else 1, 64)
+
+
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory, motion_set, trunk):
     from aim_fast.cli import main
@@ -80,6 +102,7 @@ def cached(tmp_path_factory, motion_set, trunk):
         ((*VIEW[:2], *TOP, "--temporal-place", "stem"), "not --temporal-place stem"),
         ((*VIEW[:2], *TOP, "--mixup", 0.2), "without features, mixup and cutmix"),
         ((*VIEW[:2], "--model", "timesformer_demo"), "nothing below the first trained block"),
+        ((*VIEW[:2], "--method", "full"), "use --method probe, for full trains the first block too"),
     ],
 )
 def test_what_cannot_be_cached_is_refused_before_anything_is_written(aim_fast, tiny, tmp_path, options, line):

@@ -37,6 +37,35 @@ def published(case, folder):
     return path, state, config, golden
 
 
+@pytest.mark.parametrize(
+    ("model", "parts", "head"),
+    [
+        ("vit_demo", ("--method", "probe"), "attentive"),
+        ("vit_imagenet_demo", ("--method", "full"), "linear"),
+        ("timm:test_vit2", ("--method", "full"), "attentive"),
+        ("timm:test_vit3", ("--method", "probe"), "linear"),
+        ("vit_demo", ("--adapters", "none"), "linear"),
+    ],
+)
+def test_a_model_without_adapters_goes_through_files_and_scores_the_same(
+    model, parts, head, aim_fast, motion_set, tmp_path
+):
+    data = ("--dataset", "ssv2", "--data-root", motion_set)
+    options = (*data, "--weights", "random", "--frames", 2, "--img-size", 48, "--epochs", 0, "--quiet")
+    run = (*options, "--model", model, *parts, "--head", head, "--precision", "fp32", "--output", tmp_path / "run")
+    assert aim_fast("train", *run)[0] == 0
+    for source, target in (("run", "a.safetensors"), ("a.safetensors", "b.pth")):
+        status, _, err = aim_fast("convert", tmp_path / source, tmp_path / target)
+        assert status == 0, err
+    scores = []
+    for name in ("run", "a.safetensors", "b.pth"):
+        shown = ("--json", "-", "--precision", "fp32", "--views", "1x1", "--interval", 0, *data)
+        status, out, err = aim_fast("eval", tmp_path / name, *shown)
+        assert status == 0, err
+        scores.append(json.loads(out)["loss"])
+    assert scores == pytest.approx(scores[:1] * 3, rel=1e-6)
+
+
 @pytest.mark.parametrize("case", [*VARIANTS, "promptclip_tfm2"])
 def test_published_checkpoints_pass_through_runs_and_files_bit_for_bit(case, aim_fast, tmp_path):
     path, state, config, _ = published(case, tmp_path)

@@ -95,6 +95,13 @@ def test_models_prints_the_published_costs(aim_fast):
     assert "did you mean 'kinetics400'" in err
 
 
+@pytest.mark.parametrize("option", [("--method", "probe"), ("--head", "linear"), ("--frames", 4), ("--num-classes", 5)])
+def test_models_passes_no_option_over_that_a_list_of_parts_has_nothing_to_do_with(aim_fast, option):
+    status, _, err = aim_fast("models", "vit_b16_clip", "--parts", *option)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"whatever {option[0]}: leave one of the two out" in err
+
+
 def test_doctor_says_what_there_is(aim_fast):
     status, out, err = aim_fast("doctor", "--json")
     assert status == 0

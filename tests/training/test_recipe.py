@@ -175,6 +175,15 @@ def test_the_recipe_is_chosen_by_data_set_model_and_frames(dataset, model, frame
     assert default_recipe(dataset, model, frames) == name
 
 
+@pytest.mark.parametrize("model", ["vit_b16_clip", "open_clip:ViT-B-32-quickgelu", None])
+def test_a_trunk_under_promptclip_takes_the_recipe_of_the_name_that_is_short_for_it(model):
+    named, asked = {"dataset": "ssv2", "method": "promptclip"}, {} if model is None else {"model": model}
+    recipe, short = load_recipe(None, named | asked), load_recipe(None, {"dataset": "ssv2", "model": "promptclip_b16"})
+    kept = {name: value for name, value in short.fields().items() if name not in ("model", "method")}
+    assert {name: recipe.fields()[name] for name in kept} == kept
+    assert recipe.model.model == (model or short.model.model)
+
+
 def test_typed_options_win_over_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: ssv2_b16_8f\nlr: 1e-3\nepochs: 7\n")

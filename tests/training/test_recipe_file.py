@@ -93,6 +93,16 @@ def test_every_family_that_an_entry_names_has_recipes():
         assert any(recipe in shipped_recipes() for recipe in (f"finetune_{entry.recipes}", entry.recipes)), name
 
 
+def test_a_file_may_name_the_trunk_the_method_and_the_head(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: ssv2_dinov3_8f\ntrunk: timm:vit_small_patch16_dinov3\nmethod: probe\nhead: attentive\n")
+    model = load_recipe(path, {}).model
+    assert (model.model, model.method, model.head) == ("timm:vit_small_patch16_dinov3", "probe", "attentive")
+    path.write_text("model:\n  trunk: vit_b16_clip\n  model: vit_l14_clip\n")
+    with pytest.raises(UsageError, match="line 3: model is given here and at line 2; keep one"):
+        load_recipe(path, {})
+
+
 def test_groups_and_single_fields_may_stand_in_one_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
