@@ -31,11 +31,16 @@ def wide_activation(
     """``y`` [M, H] in u's dtype. Differentiable in ``u``. Raises ValueError for shapes and names that cannot be."""
     if u.ndim != 2 or not 0 <= split <= u.shape[1]:
         raise ValueError(f"expected u [M, H] and 0 ≤ split ≤ H, got {list(u.shape)} and {split}")
-    if factor is not None and factor.shape != u.shape[:1]:
-        raise ValueError(f"expected factor [{u.shape[0]}], got {list(factor.shape)}")
+    check_factor(factor, u)
     if activation not in get_args(Activation):
         raise ValueError(f"activation {activation!r} is none of {', '.join(get_args(Activation))}")
     return torch.ops.aim.wide_activation(u, split, activation, factor)
+
+
+def check_factor(factor: Tensor | None, u: Tensor) -> None:
+    """Raises ValueError for a factor that has not one number for each row of ``u``."""
+    if factor is not None and factor.shape != u.shape[:1]:
+        raise ValueError(f"expected factor [{u.shape[0]}], got {list(factor.shape)}")
 
 
 def gelu(u: Tensor, factor: Tensor | None = None) -> Tensor:
@@ -62,13 +67,13 @@ def wide_activation_backward_reference(
 ) -> Tensor:
     """``du`` in plain torch."""
     wide = u.to(torch.promote_types(u.dtype, torch.float32))
-    frozen, adapter = _slope(wide[:, :split], activation), gelu_slope_reference(wide[:, split:])
+    frozen, adapter = _slope(wide[:, :split], activation), _gelu_slope(wide[:, split:])
     if factor is not None:
         adapter = adapter * factor[:, None]
     return (torch.cat([frozen, adapter], 1) * dy).to(u.dtype)
 
 
-def gelu_slope_reference(x: Tensor) -> Tensor:
+def _gelu_slope(x: Tensor) -> Tensor:
     """The derivative of the exact GELU."""
     density = torch.exp(-0.5 * x * x) * 0.3989422804014327
     return 0.5 * (1 + torch.erf(x * 0.7071067811865476)) + x * density
@@ -76,7 +81,7 @@ def gelu_slope_reference(x: Tensor) -> Tensor:
 
 def _slope(x: Tensor, activation: Activation) -> Tensor:
     if activation == "gelu":
-        return gelu_slope_reference(x)
+        return _gelu_slope(x)
     inner, inner_slope = 1.702 * x, torch.full_like(x, 1.702)
     if activation == "gelu_tanh":
         inner, inner_slope = 1.5957691216057308 * (x + 0.044715 * x**3), 1.5957691216057308 * (1 + 0.134145 * x * x)
@@ -165,14 +170,18 @@ def _forward_triton(u: Tensor, split: int, activation: Activation, factor: Tenso
     return _triton(None, u, split, activation, factor)
 
 
+def single(factor: Tensor | None) -> Tensor | None:
+    """The factor of each row as the C++ part reads it."""
+    return None if factor is None else factor.float().contiguous()
+
+
 def _forward_cpp(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
-    factor = None if factor is None else factor.float().contiguous()
-    return torch.ops.aim_cpu.activation_forward(u.contiguous(), split, activation, factor)
+    return torch.ops.aim_cpu.activation_forward(u.contiguous(), split, activation, single(factor))
 
 
 def _backward_cpp(dy: Tensor, u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
-    factor = None if factor is None else factor.float().contiguous()
-    return torch.ops.aim_cpu.activation_backward(dy.to(u.dtype).contiguous(), u.contiguous(), split, activation, factor)
+    operands = (dy.to(u.dtype).contiguous(), u.contiguous(), split, activation, single(factor))
+    return torch.ops.aim_cpu.activation_backward(*operands)
 
 
 def _forward_fake(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:

@@ -21,6 +21,7 @@ from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import operator
 from aim_kernels.wide_activation import (
     launch,
+    single,
     wide_activation_backward_reference,
     wide_activation_reference,
     wide_tile,
@@ -142,14 +143,12 @@ def _backward_triton(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | No
 
 
 def _forward_cpp(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> tuple[Tensor, Tensor]:
-    factor = None if factor is None else factor.float().contiguous()
-    return torch.ops.aim_cpu.activation_slope(u.contiguous(), split, activation, factor)
+    return torch.ops.aim_cpu.activation_slope(u.contiguous(), split, activation, single(factor))
 
 
 def _backward_cpp(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
-    factor = None if factor is None else factor.float().contiguous()
     parts = (slope.contiguous(), own.to(dy.dtype).contiguous())
-    return torch.ops.aim_cpu.slope_backward(dy.contiguous(), *parts, factor)
+    return torch.ops.aim_cpu.slope_backward(dy.contiguous(), *parts, single(factor))
 
 
 def _forward_fake(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> tuple[Tensor, Tensor]:

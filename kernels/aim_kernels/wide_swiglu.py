@@ -13,44 +13,45 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels.activations_triton import gelu_slope, gelu_value, sigmoid
 from aim_kernels.adaptation import activate
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import operator
-from aim_kernels.wide_activation import gelu_slope_reference, launch, wide_tile
+from aim_kernels.wide_activation import (
+    check_factor,
+    launch,
+    single,
+    wide_activation_backward_reference,
+    wide_activation_reference,
+    wide_tile,
+)
 
 
 def wide_swiglu(u: Tensor, split: int, factor: Tensor | None = None) -> Tensor:
     """``y`` [M, H] in u's dtype. Differentiable in ``u``. Raises ValueError for shapes that cannot be."""
     if u.ndim != 2 or not 0 <= 2 * split <= u.shape[1]:
         raise ValueError(f"expected u [M, split + H] and 0 ≤ split ≤ H, got {list(u.shape)} and {split}")
-    if factor is not None and factor.shape != u.shape[:1]:
-        raise ValueError(f"expected factor [{u.shape[0]}], got {list(factor.shape)}")
+    check_factor(factor, u)
     return torch.ops.aim.wide_swiglu(u, split, factor)
 
 
 def wide_swiglu_reference(u: Tensor, split: int, factor: Tensor | None) -> Tensor:
     """``y`` in plain torch, computed in float32 at least."""
-    wide = u.to(torch.promote_types(u.dtype, torch.float32))
-    frozen, adapter = activate(wide[:, : 2 * split], "swiglu"), F.gelu(wide[:, 2 * split :])
-    if factor is not None:
-        adapter = adapter * factor[:, None]
-    return torch.cat([frozen, adapter], 1).to(u.dtype)
+    wide = u[:, : 2 * split].to(torch.promote_types(u.dtype, torch.float32))
+    adapter = wide_activation_reference(u[:, 2 * split :], 0, "gelu", factor)
+    return torch.cat([activate(wide, "swiglu").to(u.dtype), adapter], 1)
 
 
 def wide_swiglu_backward_reference(dy: Tensor, u: Tensor, split: int, factor: Tensor | None) -> Tensor:
     """``du`` in plain torch."""
-    wide = u.to(torch.promote_types(u.dtype, torch.float32))
-    gate, value, own = wide.tensor_split((split, 2 * split), 1)
-    sigmoid, adapter = torch.sigmoid(gate), gelu_slope_reference(own)
-    if factor is not None:
-        adapter = adapter * factor[:, None]
-    dfrozen, down = dy[:, :split], dy[:, split:]
+    gate, value = u[:, : 2 * split].to(torch.promote_types(u.dtype, torch.float32)).chunk(2, 1)
+    sigmoid, dfrozen = torch.sigmoid(gate), dy[:, :split]
     dgate = dfrozen * value * (sigmoid + gate * sigmoid * (1 - sigmoid))
-    return torch.cat([dgate, dfrozen * gate * sigmoid, down * adapter], 1).to(u.dtype)
+    frozen = torch.cat([dgate, dfrozen * gate * sigmoid], 1).to(u.dtype)
+    adapter = wide_activation_backward_reference(dy[:, split:], u[:, 2 * split :], 0, "gelu", factor)
+    return torch.cat([frozen, adapter], 1)
 
 
 @triton.jit
@@ -94,41 +95,34 @@ def swiglu_kernel(
         tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
 
 
-def _forward_triton(u: Tensor, split: int, factor: Tensor | None) -> Tensor:
-    y = _forward_fake(u, split, factor)
-    _launch(y, u.contiguous(), y, split, factor, backward=False)
-    return y
-
-
-def _backward_triton(dy: Tensor, u: Tensor, split: int, factor: Tensor | None) -> Tensor:
-    du = u.new_empty(u.shape)
-    _launch(dy.contiguous(), u.contiguous(), du, split, factor, backward=True)
-    return du
-
-
-def _launch(dy: Tensor, u: Tensor, out: Tensor, split: int, factor: Tensor | None, backward: bool) -> None:
-    """Over the tiles of ``dy`` [M, H], or of y in its place."""
+def _triton(dy: Tensor | None, u: Tensor, split: int, factor: Tensor | None) -> Tensor:
+    u = u.contiguous()
+    out = _forward_fake(u, split, factor) if dy is None else u.new_empty(u.shape)
+    tiles = out if dy is None else dy.contiguous()  # [M, H]
     launch(
         swiglu_kernel,
-        dy,
+        tiles,
         u_ptr=u,
-        dy_ptr=dy,
+        dy_ptr=tiles,
         factor_ptr=u if factor is None else factor.contiguous(),
         y_ptr=out,
         split=split,
         FACTOR=factor is not None,
-        BACKWARD=backward,
+        BACKWARD=dy is not None,
     )
+    return out
+
+
+def _forward_triton(u: Tensor, split: int, factor: Tensor | None) -> Tensor:
+    return _triton(None, u, split, factor)
 
 
 def _forward_cpp(u: Tensor, split: int, factor: Tensor | None) -> Tensor:
-    factor = None if factor is None else factor.float().contiguous()
-    return torch.ops.aim_cpu.swiglu_forward(u.contiguous(), split, factor)
+    return torch.ops.aim_cpu.swiglu_forward(u.contiguous(), split, single(factor))
 
 
 def _backward_cpp(dy: Tensor, u: Tensor, split: int, factor: Tensor | None) -> Tensor:
-    factor = None if factor is None else factor.float().contiguous()
-    return torch.ops.aim_cpu.swiglu_backward(dy.to(u.dtype).contiguous(), u.contiguous(), split, factor)
+    return torch.ops.aim_cpu.swiglu_backward(dy.to(u.dtype).contiguous(), u.contiguous(), split, single(factor))
 
 
 def _forward_fake(u: Tensor, split: int, factor: Tensor | None) -> Tensor:
@@ -163,7 +157,7 @@ operator(
     "wide_swiglu_backward",
     "(Tensor dy, Tensor u, int split, Tensor? factor) -> Tensor",
     reference=wide_swiglu_backward_reference,
-    triton=_backward_triton,
+    triton=_triton,
     cpp=_backward_cpp,
     fake=_backward_fake,
 )
