@@ -19,7 +19,6 @@ from torch import Tensor
 
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import spatial_adaptation_reference
-from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.choices import Memory
 from aim_kernels.folded_projection import fold_projection, folded_gradients
 from aim_kernels.memory import check_memory, copied_for_backward
@@ -27,7 +26,7 @@ from aim_kernels.precision import cast, compute_dtype, narrowed
 from aim_kernels.residual import residual_add
 from aim_kernels.rotation import Rotation, rotated
 from aim_kernels.spatial_attention import Backend, backend_missing, check_bias
-from aim_kernels.trained_trunk import attention_branch
+from aim_kernels.trained_trunk import spatial_sub_block
 from aim_kernels.weights import (
     AdapterGradients,
     AdapterNeeds,
@@ -67,9 +66,8 @@ def spatial_adaptation(
     if not x.numel():
         return spatial_adaptation_reference(x, norm, attention, num_heads, adapter, eps, rotation, bias)
     if require_gradient(norm, attention, rotation, (bias,)):
-        scores = (attention_backend, rotation, bias)
-        attended = attention_branch(x, norm, attention, num_heads, "space", None, eps, *scores)
-        return x + attended if adapter is None else bottleneck(attended, adapter, skip=True, residual=x)
+        scores = {"attention_backend": attention_backend, "rotation": rotation, "bias": bias}
+        return spatial_sub_block(x, norm, attention, num_heads, adapter, eps, **scores)
     dtype = compute_dtype(x, attention.qkv_weight)
     constants = (num_heads, eps, memory, attention_backend, dtype)
     operands = _Operands(x, norm, attention, adapter, rotation, bias, *constants)

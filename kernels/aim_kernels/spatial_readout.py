@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
-from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.memory import copied_for_backward
 from aim_kernels.precision import compute_dtype, narrowed
 from aim_kernels.registration import operator
@@ -35,7 +34,7 @@ from aim_kernels.residual import residual_add
 from aim_kernels.rotation import Rotation
 from aim_kernels.spatial_adaptation import project, project_backward
 from aim_kernels.spatial_attention import check_bias
-from aim_kernels.trained_trunk import attention_branch
+from aim_kernels.trained_trunk import spatial_sub_block
 from aim_kernels.weights import AdapterWeights, AttentionWeights, NormWeights, Packing, require_gradient
 
 
@@ -55,10 +54,8 @@ def spatial_readout(
     gradient, in everything. Raises ValueError for a ``bias`` that is not [1, h, N, N].
     """
     if not x.numel() or rotation is not None or require_gradient(norm, attention, (bias,)):
-        scores: dict[str, Any] = {"rotation": rotation, "bias": bias, "cls_only": True}
-        attended = attention_branch(x, norm, attention, num_heads, "space", eps=eps, **scores)
-        x = x[:, :, :1]
-        return x + attended if adapter is None else bottleneck(attended, adapter, skip=True, residual=x)
+        scores = {"rotation": rotation, "bias": bias, "cls_only": True}
+        return spatial_sub_block(x, norm, attention, num_heads, adapter, eps, **scores)
     check_bias(bias, num_heads, x.shape[2])
     row = None if bias is None else bias[0, :, 0]
     operands = _Operands(x, norm, attention, adapter, row, num_heads, eps, compute_dtype(x, attention.qkv_weight))

@@ -9,7 +9,7 @@ largest thing kept; "lean" is the block's own affair, which keeps its input alon
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,24 @@ def attention_branch(
         attended = spatial_attention(qkv, num_heads, attention_backend, bias)
     attended = attended[:, :, :1] if cls_only else attended
     return F.linear(attended, attention.out_weight, attention.out_bias)
+
+
+def spatial_sub_block(
+    x: Tensor,
+    norm: NormWeights,
+    attention: AttentionWeights,
+    num_heads: int,
+    adapter: AdapterWeights | None,
+    eps: float,
+    **scores: Any,
+) -> Tensor:
+    """``x + o + A_S(o)`` with ``o`` the branch over space, or with ``cls_only`` its first token.
+
+    ``scores`` are :func:`attention_branch`'s ``attention_backend``, ``rotation``, ``bias`` and ``cls_only``.
+    """
+    attended = attention_branch(x, norm, attention, num_heads, "space", None, eps, **scores)
+    x = x[:, :, : attended.shape[2]]
+    return x + attended if adapter is None else bottleneck(attended, adapter, skip=True, residual=x)
 
 
 def mlp_branch(
