@@ -92,11 +92,12 @@ def activation_of(mlp: Any) -> MLPActivation | None:
 
 
 class RotationTable:
-    """The rotation of a trunk's queries and keys: timm's table of sines and cosines, of the P patches."""
+    """The rotation of a trunk's queries and keys, of the P patches, from timm's sines and cosines."""
 
-    def __init__(self, trunk: nn.Module) -> None:
-        self.trunk: Any = trunk
-        self.kept: Tensor | None = None
+    def __init__(self, trunk: Any) -> None:
+        self.trunk = trunk
+        self.half = getattr(trunk.blocks[0].attn, "rotate_half", False)
+        self.kept: Rotation | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -105,16 +106,22 @@ class RotationTable:
         if rope is None or getattr(rope, "feat_shape", None) is not None or next(rope.parameters(), None) is not None:
             return
         with torch.inference_mode(False), torch.no_grad():
-            self.kept = rope.get_embed(shape=self.trunk.patch_embed.grid_size)
+            self.kept = self._once(rope.get_embed(shape=self.trunk.patch_embed.grid_size))
 
-    def table(self, number: int) -> Tensor | None:
-        """``[P, 2d]``, or ``[h, P, 2d]`` where block ``number`` has one of its own; None without a rotation."""
+    def of_block(self, number: int) -> Rotation | None:
+        """Of ``[P, d]``, or ``[h, P, d]`` where block ``number`` has one of its own; None without a rotation."""
         rope = getattr(self.trunk, "rope", None)
         if rope is None or self.kept is not None:
             return self.kept
         cached = getattr(rope, "feat_shape", None) is not None
         table = rope.get_embed() if cached else rope.get_embed(shape=self.trunk.patch_embed.grid_size)
-        return table[number] if getattr(self.trunk, "rope_mixed", False) else table
+        return self._once(table[number] if getattr(self.trunk, "rope_mixed", False) else table)
+
+    def _once(self, table: Tensor) -> Rotation:
+        """timm's table has each sine and cosine for both of its channels, ``[..., 2d]``."""
+        d = table.shape[-1] // 2
+        once = [part[..., : d // 2] if self.half else part[..., ::2] for part in table.chunk(2, -1)]
+        return Rotation(torch.cat(once, -1), interleaved=not self.half)
 
 
 class Place:
@@ -125,15 +132,9 @@ class Place:
         self._table = table
         self.number = number
 
-    def rotation(self, attention: Any) -> Rotation | None:
-        """What turns the patches' queries and keys: timm's table has each sine and cosine for both of its channels."""
-        table = self._table.table(self.number)
-        if table is None:
-            return None
-        half = getattr(attention, "rotate_half", False)
-        d = table.shape[-1] // 2
-        once = [part[..., : d // 2] if half else part[..., ::2] for part in table.chunk(2, -1)]
-        return Rotation(torch.cat(once, -1), interleaved=not half)
+    def rotation(self) -> Rotation | None:
+        """What turns the patches' queries and keys."""
+        return self._table.of_block(self.number)
 
     def bias(self, attention: Any) -> Tensor | None:
         """Relative position bias ``[1, h, N, N]``, of the block's own table and of one that all share."""
@@ -259,7 +260,7 @@ class TimmBlock(FrozenBlock):
 
     def _scores(self) -> dict[str, Any]:
         """What a sub-block over space takes beside the frozen weights."""
-        return {"rotation": self.place.rotation(self.attn), "bias": self.place.bias(self.attn)}
+        return {"rotation": self.place.rotation(), "bias": self.place.bias(self.attn)}
 
     def _over_time(self, x: Tensor, drop: Tensor | None) -> Tensor:
         z = self._normed(self.norm1, x)
@@ -311,7 +312,7 @@ class TimmBlock(FrozenBlock):
         if _given(self.attn, "q_norm") is not None:
             q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # each [B, T, N, h, d]
             qkv = torch.stack([_norm(self.attn.q_norm, q), _norm(self.attn.k_norm, k), v], -3).flatten(-3)
-        turn = self.place.rotation(self.attn) if over_space else None
+        turn = self.place.rotation() if over_space else None
         if turn is None:
             return qkv
         if self.backend == "fused":
