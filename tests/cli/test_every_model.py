@@ -1,15 +1,12 @@
 """A run of each kind of model: stopped in the middle and resumed, it ends as one that was never stopped."""
 
-import os
-import signal
-
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from aim_fast.models.registry import find_entry
-from aim_fast.training.metrics import read_metrics
+from tests.cli.stopped_runs import train_and_resume
 
 MODELS = ("aim_vit_imagenet_demo", "aim_swin_demo", "timesformer_demo", "promptclip_demo", "text head")
 DROPS = ("--drop-path", 0.2, "--head-dropout", 0.5)
@@ -34,31 +31,7 @@ def test_a_stopped_run_resumes_to_the_same_values_bit_for_bit(
     options = ("--dataset", "ssv2", "--data-root", motion_set, "--weights", weights, "--model", model, "--frames", 4)
     options += ("--batch-size", 8, "--total-batch-size", 8, "--epochs", 1, "--log-every", 1)
     options += {"promptclip_demo": (), "text head": (*DROPS[:2], "--head", "text")}.get(case, DROPS)
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert aim_fast("train", *options, "--output", whole, "--quiet")[0] == 0
-    kind, calls = find_entry(model).model, []
-    forward = kind.forward
-
-    def forward_until_told_to_stop(self, x, *classes):
-        calls.append(len(x))
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, x, *classes)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(kind, "forward", forward_until_told_to_stop)
-        status, _, err = aim_fast("train", *options, "--output", stopped, "--quiet")
-    assert status == 0, err
-    assert len(losses(stopped)) < len(losses(whole))
-    assert aim_fast("train", "--output", stopped, "--resume", "--quiet")[0] == 0
-    assert losses(stopped) == losses(whole)
-    ours, theirs = (load_file(run / "checkpoints" / "last" / "adapters.safetensors") for run in (stopped, whole))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def losses(folder):
-    return [(row["kind"], row["step"], row["loss"]) for row in read_metrics(folder) if row["kind"] != "data"]
+    train_and_resume(aim_fast, monkeypatch, find_entry(model).model, options, tmp_path)
 
 
 def test_a_file_of_another_kind_of_trunk_is_refused_in_one_line(aim_fast, motion_set, trunk, vit, tmp_path):

@@ -1,8 +1,6 @@
 """A run on a trunk of every family: stopped, resumed, averaged, evaluated and converted, every bit kept."""
 
 import json
-import os
-import signal
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from aim_fast.models.entry import Entry
 from aim_fast.models.registry import MODELS
 from aim_fast.models.trunks.timm import TimmViT, sizes_of
-from aim_fast.training.metrics import read_metrics
+from tests.cli.stopped_runs import adapters, train_and_resume
 from tests.models.small_families import EVERY_FAMILY, SIZES, side, small
 
 # Every method and head, each with several families; the first two stand for all in the quick suite.
@@ -31,28 +29,10 @@ def test_a_run_is_resumed_averaged_evaluated_and_converted(
     save_file({key: value.float() for key, value in small(family).state_dict().items()}, tmp_path / "t.safetensors")
     data = ("--dataset", "ssv2", "--data-root", motion_set)
     options = (*data, "--trunk", "small", "--method", method, "--head", head, "--weights", tmp_path / "t.safetensors")
-    options += ("--frames", 2, "--batch-size", 8, "--epochs", 1, "--log-every", 1, "--ema", 0.5, "--quiet")
+    options += ("--frames", 2, "--batch-size", 8, "--epochs", 1, "--log-every", 1, "--ema", 0.5)
     options += ("--head-dropout", 0.5, *(("--drop-path", 0.2) if method in ("aim", "timesformer") else ()))
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    status, _, err = aim_fast("train", *options, "--output", whole)
-    assert status == 0, err
-    calls, forward = [], TimmViT.forward
-
-    def forward_until_told_to_stop(self, x):
-        calls.append(len(x))
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, x)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TimmViT, "forward", forward_until_told_to_stop)
-        assert aim_fast("train", *options, "--output", stopped)[0] == 0
-    assert len(losses(stopped)) < len(losses(whole))
-    assert aim_fast("train", "--output", stopped, "--resume", "--quiet")[0] == 0
-    assert losses(stopped) == losses(whole)
-    saved, again = (load_file(run / "checkpoints" / "last" / "adapters.safetensors") for run in (whole, stopped))
-    assert saved.keys() == again.keys()
-    assert all(torch.equal(saved[key], again[key]) for key in saved)
+    whole = train_and_resume(aim_fast, monkeypatch, TimmViT, options, tmp_path)
+    saved = adapters(whole)
     raw = torch.load(whole / "checkpoints" / "last" / "state.pt", weights_only=True)["trainable"]
     assert any(not torch.equal(raw[key], saved[key]) for key in saved)  # the average is not the last step
 
@@ -67,7 +47,3 @@ def test_a_run_is_resumed_averaged_evaluated_and_converted(
         for name in ("whole", "run", "one.safetensors")
     ]
     assert len(set(scores)) == 1
-
-
-def losses(folder):
-    return [(row["kind"], row["step"], row["loss"]) for row in read_metrics(folder) if row["kind"] != "data"]
