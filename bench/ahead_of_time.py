@@ -67,11 +67,14 @@ def kernels(architecture: int) -> Iterator[Kernel]:
         head_dim, hidden = width // heads, 4 * width + width // 4
         for direction in ("forward", "backward"):
             shape = temporal_attention.launch_shape(direction, frames, head_dim, architecture)
-            function = getattr(temporal_attention, f"{direction}_kernel")
+            function = getattr(temporal_attention, f"temporal_attention_{direction}_kernel")
             yield _kernel(f"temporal_attention {direction}", model, function, shape, True, lse_ptr="*fp32")
         for part in ("forward", "backward_queries", "backward_keys"):
             constants, options = spatial_attention_triton.launch_shape(part, head_dim, architecture)
-            function, types = getattr(spatial_attention_triton, f"{part}_kernel"), _floats("lse", "delta", "bias")
+            function, types = (
+                getattr(spatial_attention_triton, f"spatial_attention_{part}_kernel"),
+                _floats("lse", "delta", "bias"),
+            )
             for bias in ("", ", bias"):
                 shape = {"N": tokens, "BIAS": bool(bias), **constants}, options
                 yield _kernel(f"spatial_attention {part}{bias}", model, function, shape, True, **types)
@@ -83,11 +86,16 @@ def kernels(architecture: int) -> Iterator[Kernel]:
         constants, options = rows_triton.launch_shape(width, architecture)
         shape = {"D": width, **constants}, options
         for direction in ("forward", "backward"):
-            function, types = getattr(layer_norm, f"{direction}_kernel"), _floats("weight", "bias", "mean", "rstd")
+            function, types = (
+                getattr(layer_norm, f"layer_norm_{direction}_kernel"),
+                _floats("weight", "bias", "mean", "rstd"),
+            )
             for norm, rms in (("layer_norm", False), ("rms_norm", True)):
                 sized = {**shape[0], "RMS": rms}, options
                 yield _kernel(f"{norm} {direction}", model, function, sized, **types)
-        yield _kernel("residual_add", model, residual.add_kernel, shape, **_floats("x", "factor", "bias", "out"))
+        yield _kernel(
+            "residual_add", model, residual.residual_add_kernel, shape, **_floats("x", "factor", "bias", "out")
+        )
         yield from _activations(model, hidden, architecture)
         yield from _stem(model, width, architecture)
     yield from _swin(architecture)
@@ -98,7 +106,7 @@ def _swin(architecture: int) -> Iterator[Kernel]:
     for place, length in (("windows", 49), ("time", 16)):
         for direction in ("forward", "backward"):
             constants, options = group_attention_triton.launch_shape(direction, length, 32, architecture)
-            function = getattr(group_attention_triton, f"{direction}_kernel")
+            function = getattr(group_attention_triton, f"group_attention_{direction}_kernel")
             shape, types = ({"SPAN": 64, **constants}, options), {"table_ptr": "*i32", **_floats("bias", "dbias")}
             yield _kernel(f"group_attention {direction}", f"Swin {place}", function, shape, True, **types)
 
@@ -110,11 +118,13 @@ def _activations(model: str, hidden: int, architecture: int) -> Iterator[Kernel]
         types = _floats("factor")
         for end, activation in (("", "quick_gelu"), (" gelu_tanh", "gelu_tanh")):
             shape = {"ACTIVATION": activation, "BACKWARD": direction == "backward", **constants}, options
-            yield _kernel(f"wide_activation {direction}{end}", model, wide_activation.wide_kernel, shape, **types)
-            function = getattr(wide_slope, f"{direction}_kernel")
+            yield _kernel(
+                f"wide_activation {direction}{end}", model, wide_activation.wide_activation_kernel, shape, **types
+            )
+            function = getattr(wide_slope, f"wide_slope_{direction}_kernel")
             if "ACTIVATION" in function.arg_names or not end:
                 yield _kernel(f"wide_slope {direction}{end}", model, function, shape, slope_ptr="*u8", **types)
-        yield _kernel(f"wide_swiglu {direction}", model, wide_swiglu.swiglu_kernel, shape, **types)
+        yield _kernel(f"wide_swiglu {direction}", model, wide_swiglu.wide_swiglu_kernel, shape, **types)
 
 
 def _adapter(model: str, width: int, architecture: int) -> Iterator[Kernel]:
@@ -122,7 +132,10 @@ def _adapter(model: str, width: int, architecture: int) -> Iterator[Kernel]:
     for hidden in (width // 4, 128, 64):
         for direction in ("forward", "backward"):
             shape = adapter_triton.launch_shape(direction, width, hidden, architecture)
-            function, types = getattr(adapter_triton, f"{direction}_kernel"), _floats("residual", "factor", "out", "g")
+            function, types = (
+                getattr(adapter_triton, f"adapter_{direction}_kernel"),
+                _floats("residual", "factor", "out", "g"),
+            )
             yield _kernel(f"adapter {direction} H {hidden}", model, function, shape, True, **types)
 
 
@@ -138,7 +151,7 @@ def _stem(model: str, width: int, architecture: int) -> Iterator[Kernel]:
         ("temporal", width, {"D": width, "SPAN": patch_embed_triton.SPAN}),
     ):
         constants, options = rows_triton.launch_shape(columns, architecture)
-        function, shape = getattr(patch_embed_triton, f"{part}_kernel"), ({**extra, **constants}, options)
+        function, shape = getattr(patch_embed_triton, f"patch_embed_{part}_kernel"), ({**extra, **constants}, options)
         yield _kernel(f"patch_embed {part}", model, function, shape, frames_ptr="*u8", **types)
 
 

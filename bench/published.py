@@ -22,6 +22,8 @@ from aim_kernels import Adapter, AIMBlock
 class PublishedBlock(nn.Module):
     """``block`` run as published; input and output [B, T, N, D], no droppath."""
 
+    backend = "reference"  # what a model asks its blocks for: its stem is plain too
+
     def __init__(self, block: AIMBlock) -> None:
         super().__init__()
         self.block = block

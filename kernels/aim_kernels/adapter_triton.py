@@ -63,7 +63,7 @@ def _scale_of_rows(
 
 
 @triton.jit
-def forward_kernel(
+def adapter_forward_kernel(
     z_ptr: tl.tensor,
     w1_ptr: tl.tensor,
     b1_ptr: tl.tensor,
@@ -126,7 +126,7 @@ def forward_kernel(
 
 
 @triton.jit
-def backward_kernel(
+def adapter_backward_kernel(
     g_ptr: tl.tensor,
     u_ptr: tl.tensor,
     w1_ptr: tl.tensor,
@@ -206,7 +206,7 @@ def forward(
     out = z.new_empty(z.shape, dtype=z.dtype if residual is None else residual.dtype)
     u = z.new_empty((rows, hidden))
     constants, options = launch_shape("forward", width, hidden, architecture(z))
-    forward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+    adapter_forward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
         z_ptr=z,
         w1_ptr=w1.contiguous(),
         b1_ptr=b1.contiguous(),
@@ -245,7 +245,7 @@ def backward(
     with_branch = needs_branch(g, u, scale, factor)
     dz, branch = (u.new_empty((rows if needed else 0, width)) for needed in (needs_dz, with_branch))
     constants, options = launch_shape("backward", width, u.shape[1], architecture(u))
-    backward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+    adapter_backward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
         g_ptr=g,
         u_ptr=u,
         w1_ptr=w1.contiguous(),

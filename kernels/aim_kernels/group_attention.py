@@ -26,7 +26,7 @@ from torch import Tensor
 
 from aim_kernels import group_attention_triton
 from aim_kernels.registration import operator
-from aim_kernels.spatial_attention import Backend
+from aim_kernels.spatial_attention import Backend, xformers_missing
 from aim_kernels.spatial_attention import backend_missing as spatial_backend_missing
 
 
@@ -56,13 +56,7 @@ def backend_missing(backend: str, device: torch.device) -> str | None:
     if backend == "sdpa":
         return None
     if backend == "xformers" and device.type == "cuda":
-        try:
-            from xformers.ops import fmha
-        except (ImportError, OSError) as error:
-            return f"xformers does not load ({error}): use backend triton or sdpa"
-        if not (fmha.cutlass.FwOp.is_available() and fmha.cutlass.BwOp.is_available()):
-            return "xformers is here without CUTLASS operators for this CUDA build: use backend triton or sdpa"
-        return None
+        return xformers_missing(device, "cutlass")
     return spatial_backend_missing(backend, device)
 
 

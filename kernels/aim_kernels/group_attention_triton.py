@@ -34,7 +34,7 @@ def _exponentials(
 
 
 @triton.jit
-def forward_kernel(
+def group_attention_forward_kernel(
     qkv_ptr: tl.tensor,
     table_ptr: tl.tensor,
     bias_ptr: tl.tensor,
@@ -75,7 +75,7 @@ def forward_kernel(
 
 
 @triton.jit
-def backward_kernel(
+def group_attention_backward_kernel(
     dout_ptr: tl.tensor,
     qkv_ptr: tl.tensor,
     table_ptr: tl.tensor,
@@ -167,7 +167,7 @@ def forward(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int) -> Tensor:
     head_dim = packed // 3 // num_heads
     out = qkv.new_empty((frames, tokens, packed // 3))
     constants, options = launch_shape("forward", length, head_dim, architecture(qkv), qkv.dtype.itemsize)
-    forward_kernel[(frames * groups * num_heads,)](
+    group_attention_forward_kernel[(frames * groups * num_heads,)](
         qkv_ptr=qkv,
         out_ptr=out,
         **_arguments(qkv, table, bias, num_heads),
@@ -191,7 +191,7 @@ def backward(
     constants, options = launch_shape(
         "backward", length, packed // 3 // num_heads, architecture(qkv), qkv.dtype.itemsize
     )
-    backward_kernel[(chunks * bias.shape[0] * num_heads,)](
+    group_attention_backward_kernel[(chunks * bias.shape[0] * num_heads,)](
         dout_ptr=dout,
         qkv_ptr=qkv,
         dqkv_ptr=dqkv,

@@ -69,7 +69,7 @@ def layer_norm_backward_reference(
 
 
 @triton.jit
-def forward_kernel(
+def layer_norm_forward_kernel(
     x_ptr: tl.tensor,
     weight_ptr: tl.tensor,
     bias_ptr: tl.tensor,
@@ -98,7 +98,7 @@ def forward_kernel(
 
 
 @triton.jit
-def backward_kernel(
+def layer_norm_backward_kernel(
     dy_ptr: tl.tensor,
     x_ptr: tl.tensor,
     weight_ptr: tl.tensor,
@@ -136,7 +136,7 @@ def _forward_triton(
     x = x.contiguous()
     y, mean, rstd = _forward_fake(x, weight, bias, eps, dtype)
     launch(
-        forward_kernel,
+        layer_norm_forward_kernel,
         x,
         x_ptr=x,
         weight_ptr=weight.contiguous(),
@@ -156,7 +156,7 @@ def _backward_triton(
     x, dy = x.contiguous(), dy.contiguous()
     dx = _backward_fake(dy, x, weight, mean, rstd, residual)
     launch(
-        backward_kernel,
+        layer_norm_backward_kernel,
         x,
         dy_ptr=dy,
         x_ptr=x,

@@ -18,7 +18,7 @@ SPAN = 16  # tiles that one program of the temporal gradient sums
 
 
 @triton.jit
-def patches_kernel(
+def patch_embed_patches_kernel(
     frames_ptr: tl.tensor,
     out_ptr: tl.tensor,
     M: tl.tensor,
@@ -71,7 +71,7 @@ def _load_tokens(
 
 
 @triton.jit
-def tokens_kernel(
+def patch_embed_tokens_kernel(
     product_ptr: tl.tensor,
     bias_ptr: tl.tensor,
     class_ptr: tl.tensor,
@@ -103,7 +103,7 @@ def tokens_kernel(
 
 
 @triton.jit
-def temporal_kernel(
+def patch_embed_temporal_kernel(
     dtokens_ptr: tl.tensor,
     product_ptr: tl.tensor,
     bias_ptr: tl.tensor,
@@ -163,7 +163,7 @@ def forward(
     out = embedded.new_empty((b, t, n + 1, d), dtype=dtype)
     mean, rstd = (embedded.new_empty((b, t, n + 1), dtype=torch.float32) for _ in range(2))
     launch(
-        tokens_kernel,
+        patch_embed_tokens_kernel,
         out,
         product_ptr=embedded,
         bias_ptr=bias.contiguous(),
@@ -198,7 +198,7 @@ def backward(
     constants, options = launch_shape(d, architecture(product))
     chunks = triton.cdiv(b * n, constants["ROWS"] * SPAN)
     partial = product.new_empty((t, chunks, d), dtype=torch.float32)
-    temporal_kernel[(t * chunks,)](
+    patch_embed_temporal_kernel[(t * chunks,)](
         *(x.contiguous() for x in (dtokens, product, bias, first, position, temporal, ln_weight, mean, rstd)),
         partial,
         M=b * n,
@@ -221,7 +221,7 @@ def product(frames: Tensor, folded: Tensor) -> Tensor:
     side = round((depth // 3) ** 0.5)
     patches = folded.new_empty((b * t * (h // side) * (w // side), padded))
     constants, options = launch_shape(padded, architecture(frames))
-    patches_kernel[(triton.cdiv(patches.shape[0], constants["ROWS"]),)](
+    patch_embed_patches_kernel[(triton.cdiv(patches.shape[0], constants["ROWS"]),)](
         frames_ptr=frames.contiguous(),
         out_ptr=patches,
         M=patches.shape[0],

@@ -43,7 +43,7 @@ def residual_add_reference(x: Tensor, branch: Tensor, factor: Tensor | None, bia
 
 
 @triton.jit
-def add_kernel(
+def residual_add_kernel(
     x_ptr: tl.tensor,
     branch_ptr: tl.tensor,
     factor_ptr: tl.tensor,
@@ -73,7 +73,7 @@ def _add_triton(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor |
     x, branch = x.contiguous(), branch.contiguous()
     out = x.new_empty(x.shape)
     launch(
-        add_kernel,
+        residual_add_kernel,
         x,
         x_ptr=x,
         branch_ptr=branch,

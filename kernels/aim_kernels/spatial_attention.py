@@ -64,7 +64,7 @@ def backend_missing(backend: str, device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"backend {backend} needs a CUDA tensor, this one is on {device.type}: use auto"
     if backend == "xformers":
-        return _xformers_missing()
+        return xformers_missing(device, "flash")
     return None
 
 
@@ -98,13 +98,16 @@ def _heads(qkv: Tensor, num_heads: int) -> Tensor:
     return qkv.unflatten(-1, (3, num_heads, head_dim)).permute(3, 0, 1, 4, 2, 5)
 
 
-def _xformers_missing() -> str | None:
+def xformers_missing(device: torch.device, family: str) -> str | None:
+    """Why xformers' ``family`` of operators, "flash" or "cutlass", cannot serve a CUDA device; None when it can."""
     try:
         from xformers.ops import fmha
     except (ImportError, OSError) as error:
         return f"xformers does not load ({error}): use backend triton or sdpa"
-    if not (fmha.flash.FwOp.is_available() and fmha.flash.BwOp.is_available()):
-        return "xformers is here without flash operators for this CUDA build: use backend triton or sdpa"
+    small = torch.empty(1, 16, 1, 64, dtype=torch.float16, device=device)
+    for op in (getattr(fmha, family).FwOp, getattr(fmha, family).BwOp):
+        if reasons := op.not_supported_reasons(fmha.Inputs(small, small, small)):
+            return f"xformers is here, but its {op.NAME} does not run ({reasons[0]}): use backend triton or sdpa"
     return None
 
 

@@ -36,7 +36,7 @@ def _bias_tile(head_ptr: tl.tensor, o_row: tl.tensor, o_key: tl.tensor, N: tl.co
 
 
 @triton.jit
-def forward_kernel(
+def spatial_attention_forward_kernel(
     qkv_ptr: tl.tensor,
     bias_ptr: tl.tensor,
     out_ptr: tl.tensor,
@@ -90,7 +90,7 @@ def forward_kernel(
 
 
 @triton.jit
-def backward_queries_kernel(
+def spatial_attention_backward_queries_kernel(
     dout_ptr: tl.tensor,
     qkv_ptr: tl.tensor,
     bias_ptr: tl.tensor,
@@ -146,7 +146,7 @@ def backward_queries_kernel(
 
 
 @triton.jit
-def backward_keys_kernel(
+def spatial_attention_backward_keys_kernel(
     dout_ptr: tl.tensor,
     qkv_ptr: tl.tensor,
     bias_ptr: tl.tensor,
@@ -219,7 +219,7 @@ def forward(frames: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]
     lse = frames.new_empty((f, heads, n), dtype=torch.float32)
     constants, options = launch_shape("forward", head_dim, architecture(frames), frames.dtype.itemsize)
     blocks = triton.cdiv(n, constants["ROWS"])
-    forward_kernel[(f * heads * blocks,)](
+    spatial_attention_forward_kernel[(f * heads * blocks,)](
         qkv_ptr=frames,
         out_ptr=out,
         lse_ptr=lse,
@@ -239,7 +239,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tenso
     delta = lse.new_empty(lse.shape)
     constants, options = launch_shape("backward_queries", head_dim, architecture(frames), frames.dtype.itemsize)
     blocks = triton.cdiv(n, constants["ROWS"])
-    backward_queries_kernel[(f * heads * blocks,)](
+    spatial_attention_backward_queries_kernel[(f * heads * blocks,)](
         dout_ptr=dout,
         qkv_ptr=frames,
         out_ptr=out,
@@ -253,7 +253,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tenso
     )
     constants, options = launch_shape("backward_keys", head_dim, architecture(frames), frames.dtype.itemsize)
     blocks = triton.cdiv(n, constants["KEYS"])
-    backward_keys_kernel[(f * heads * blocks,)](
+    spatial_attention_backward_keys_kernel[(f * heads * blocks,)](
         dout_ptr=dout,
         qkv_ptr=frames,
         lse_ptr=lse,

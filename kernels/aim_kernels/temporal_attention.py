@@ -103,7 +103,7 @@ def _tile(
 
 
 @triton.jit
-def forward_kernel(
+def temporal_attention_forward_kernel(
     qkv_ptr: tl.tensor,
     out_ptr: tl.tensor,
     lse_ptr: tl.tensor,
@@ -142,7 +142,7 @@ def forward_kernel(
 
 
 @triton.jit
-def backward_kernel(
+def temporal_attention_backward_kernel(
     dout_ptr: tl.tensor,
     qkv_ptr: tl.tensor,
     out_ptr: tl.tensor,
@@ -219,7 +219,9 @@ def _launch(direction: str, qkv: Tensor, num_heads: int, **tensors: Tensor) -> N
     head_dim = packed // 3 // num_heads
     constants, options = launch_shape(direction, t, head_dim, architecture(qkv), qkv.dtype.itemsize)
     groups = triton.cdiv(n, constants["ROWS"] // t)
-    (forward_kernel if direction == "forward" else backward_kernel)[(b * groups * num_heads,)](
+    (temporal_attention_forward_kernel if direction == "forward" else temporal_attention_backward_kernel)[
+        (b * groups * num_heads,)
+    ](
         qkv_ptr=qkv,
         **tensors,
         N=n,

@@ -104,7 +104,7 @@ def wide_tile(
 
 
 @triton.jit
-def wide_kernel(
+def wide_activation_kernel(
     u_ptr: tl.tensor,
     dy_ptr: tl.tensor,
     factor_ptr: tl.tensor,
@@ -152,7 +152,7 @@ def _triton(dy: Tensor | None, u: Tensor, split: int, activation: Activation, fa
     u = u.contiguous()
     y = u.new_empty(u.shape)
     launch(
-        wide_kernel,
+        wide_activation_kernel,
         u,
         u_ptr=u,
         dy_ptr=u if dy is None else dy.contiguous(),

@@ -49,7 +49,7 @@ def wide_slope_backward_reference(dy: Tensor, slope: Tensor, own: Tensor, factor
 
 
 @triton.jit
-def forward_kernel(
+def wide_slope_forward_kernel(
     u_ptr: tl.tensor,
     factor_ptr: tl.tensor,
     y_ptr: tl.tensor,
@@ -79,7 +79,7 @@ def forward_kernel(
 
 
 @triton.jit
-def backward_kernel(
+def wide_slope_backward_kernel(
     dy_ptr: tl.tensor,
     slope_ptr: tl.tensor,
     own_ptr: tl.tensor,
@@ -112,7 +112,7 @@ def _forward_triton(u: Tensor, split: int, activation: Activation, factor: Tenso
     u = u.contiguous()
     y, slope = _forward_fake(u, split, activation, factor)
     launch(
-        forward_kernel,
+        wide_slope_forward_kernel,
         u,
         u_ptr=u,
         factor_ptr=u if factor is None else factor.contiguous(),
@@ -129,7 +129,7 @@ def _backward_triton(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | No
     dy = dy.contiguous()
     du = dy.new_empty(dy.shape)
     launch(
-        backward_kernel,
+        wide_slope_backward_kernel,
         dy,
         dy_ptr=dy,
         slope_ptr=slope.contiguous(),

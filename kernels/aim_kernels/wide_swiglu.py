@@ -55,7 +55,7 @@ def wide_swiglu_backward_reference(dy: Tensor, u: Tensor, split: int, factor: Te
 
 
 @triton.jit
-def swiglu_kernel(
+def wide_swiglu_kernel(
     u_ptr: tl.tensor,
     dy_ptr: tl.tensor,
     factor_ptr: tl.tensor,
@@ -100,7 +100,7 @@ def _triton(dy: Tensor | None, u: Tensor, split: int, factor: Tensor | None) -> 
     out = _forward_fake(u, split, factor) if dy is None else u.new_empty(u.shape)
     tiles = out if dy is None else dy.contiguous()  # [M, H]
     launch(
-        swiglu_kernel,
+        wide_swiglu_kernel,
         tiles,
         u_ptr=u,
         dy_ptr=tiles,
