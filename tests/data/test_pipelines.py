@@ -1,4 +1,4 @@
-"""The GPU's one pipeline, run on the CPU: the same clips as the host's two with PyTorch's resize between them."""
+"""The pipelines of a GPU, run on the CPU: the same clips as the host's, with PyTorch's resize between its two."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from aim_fast.data.video.decode import decode_frames
 from aim_fast.data.video.probe import probe
 
 pytest.importorskip("nvidia.dali")
-from aim_fast.data.pixels.batch_pipeline import HostPipeline
-from aim_fast.data.pixels.dali_pipelines import augment_inputs, box_inputs, decode_inputs, whole
+from aim_fast.data.pixels.batch_pipeline import DevicePipeline, HostPipeline
 
 pytestmark = pytest.mark.stack
 
@@ -47,24 +46,30 @@ def clips(videos):
     return make
 
 
+def both_ways(batches, augmentation):
+    """The batches as the host's pipeline gives them, and as the device's does, on a CPU here."""
+    options = {"batch_size": 6, "img_size": SIZE, "augmentation": augmentation, "threads": 2}
+    host = HostPipeline(**options)
+    device = DevicePipeline(**options, device=torch.device("cpu"), decode_on="cpu")
+    found = [list(pipeline.run(batches)) for pipeline in (host, device)]
+    host.close()
+    device.close()
+    return found
+
+
 @pytest.mark.parametrize(
     "augmentation",
     [None, Augmentation(flip=0.5), Augmentation(flip=0.5, color_jitter=0.1, erasing=1.0)],
     ids=["view", "crop", "augmented"],
 )
-def test_one_pipeline_gives_the_clips_of_the_host(clips, augmentation):
-    batch = clips(augmentation)
-    host = HostPipeline(batch_size=6, img_size=SIZE, augmentation=augmentation, threads=2)
-    (expected,) = host.run([batch])
-    host.close()
-    pipeline = whole(SIZE, augmentation, batch_size=6, threads=2, device_id=None)
-    pixels = [clip.pixels for clip in batch]
-    for _ in range(2):
-        pipeline.start(decode_inputs(batch) | box_inputs(batch) | augment_inputs(batch, pixels, augmentation))
-        found = torch.from_dlpack(pipeline.wait().as_tensor()).clone()
+def test_the_device_pipelines_give_the_clips_of_the_host(clips, augmentation):
+    """Batches of files and of what PyAV decoded, of files alone and of PyAV's alone."""
+    mixed = clips(augmentation)
+    batches = [mixed, [mixed[i] for i in (0, 1, 3, 4, 1, 0)], [mixed[i] for i in (2, 5, 5, 2, 2, 5)], mixed[::-1]]
+    for batch, expected, found in zip(batches, *both_ways(batches, augmentation), strict=True):
         assert found.shape == expected.shape
-        for number, (a, b) in enumerate(zip(found.float(), expected.float())):
-            if number % 3 == 2:
+        for clip, a, b in zip(batch, found.float(), expected.float()):
+            if clip.pixels is not None:
                 assert torch.equal(a, b)
             # Boxes of whole pixels there, of fractions here: on blocks of random colour that is a few levels.
             assert (a - b).abs().mean() < 8
@@ -73,10 +78,5 @@ def test_one_pipeline_gives_the_clips_of_the_host(clips, augmentation):
 def test_randaugment_in_the_one_pipeline_runs_on_what_the_host_runs_it_on(clips):
     augmentation = Augmentation(randaug=(4, 7))
     batch = [clip for clip in clips(augmentation) if clip.pixels is not None] * 3
-    host = HostPipeline(batch_size=6, img_size=SIZE, augmentation=augmentation, threads=2)
-    (expected,) = host.run([batch])
-    host.close()
-    pipeline = whole(SIZE, augmentation, batch_size=6, threads=2, device_id=None)
-    pixels = [clip.pixels for clip in batch]
-    pipeline.start(decode_inputs(batch) | box_inputs(batch) | augment_inputs(batch, pixels, augmentation))
-    assert torch.equal(torch.from_dlpack(pipeline.wait().as_tensor()), expected)
+    ((expected,), (found,)) = both_ways([batch], augmentation)
+    assert torch.equal(found, expected)

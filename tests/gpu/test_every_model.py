@@ -1,4 +1,4 @@
-"""Every model on the device, in float32 by its Triton kernels, beside the same model in float64 in plain torch."""
+"""Every model on the device, by its Triton kernels, beside the same model on the CPU in plain torch."""
 
 import copy
 
@@ -18,8 +18,17 @@ def single_precision(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # the stem's convolution
 
 
+def plain(model):
+    """A copy whose blocks run in plain torch."""
+    twin = copy.deepcopy(model)
+    for block in twin.modules():
+        if isinstance(block, AIMBlock):
+            block.backend = "reference"
+    return twin
+
+
 def gradients(model, clips):
-    """Of all that trains, after one loss, on the CPU in float64; and the logits."""
+    """Of all that trains, after one loss, and the logits; float64, on the CPU."""
     model.zero_grad()
     logits = model(clips)
     F.cross_entropy(logits, LABELS.to(logits.device)).backward()
@@ -27,8 +36,8 @@ def gradients(model, clips):
     return {"logits": logits.detach().double().cpu(), **found}
 
 
-def assert_runs_as_in_float64(model, clips):
-    truth = gradients(copy.deepcopy(model).double(), clips)
+def assert_runs_as_on_the_cpu(model, clips):
+    truth = gradients(plain(model), clips)
     found = gradients(model.cuda(), clips.cuda())
     whole = torch.cat([wanted.flatten() for name, wanted in truth.items() if name != "logits"]).norm()
     for name, wanted in truth.items():
@@ -40,34 +49,30 @@ def assert_runs_as_in_float64(model, clips):
 @pytest.mark.parametrize("method", ["aim", "probe", "timesformer"])
 @pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_families_of_trunks(family, method):
-    assert_runs_as_in_float64(family_model(family, method), family_frames(family))
+    assert_runs_as_on_the_cpu(family_model(family, method), family_frames(family))
 
 
 @pytest.mark.parametrize("memory", ["balanced", "lean"])
 @pytest.mark.parametrize("family", EVERY_FAMILY[::3])
 def test_what_is_formed_again(family, memory):
-    assert_runs_as_in_float64(family_model(family, memory=memory), family_frames(family))
+    assert_runs_as_on_the_cpu(family_model(family, memory=memory), family_frames(family))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.model)
 def test_models_of_the_table(case):
-    assert_runs_as_in_float64(case.make(), case.clips())
+    assert_runs_as_on_the_cpu(case.make(), case.clips())
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_half_precision(family):
-    """bf16 autocast on a held trunk stays as close to float64 as plain torch's autocast on the same blocks."""
+    """Under bf16 autocast it is no further from float32 than plain torch under autocast is."""
     model, clips = family_model(family), family_frames(family)
-    truth = gradients(copy.deepcopy(model).double(), clips)
+    truth = gradients(plain(model), clips)
 
-    def error(backend):
-        side = copy.deepcopy(model).cuda()
-        for block in side.modules():
-            if isinstance(block, AIMBlock):
-                block.backend = backend
+    def error(side):
         with torch.autocast("cuda", torch.bfloat16):
-            found = gradients(side, clips.cuda())
+            found = gradients(side.cuda(), clips.cuda())
         flat = (torch.cat([x[name].flatten() for name in truth]) for x in (found, truth))
         return torch.dist(*flat).item()
 
-    assert error("fused") <= 1.5 * error("reference")
+    assert error(copy.deepcopy(model)) <= 1.5 * error(plain(model))

@@ -2,8 +2,8 @@
 
 ``HostPipeline`` decodes with DALI in the background, boxes and resizes in threads, and augments with DALI where the
 plan asks for it; timm's policies run in those threads, behind the resize. Clips that PyAV decoded join behind it too,
-and plain views of such clips need no DALI at all. ``DevicePipeline`` is one pipeline of DALI's. Both keep two batches
-under way, so that decoding never waits for the consumer.
+and plain views of such clips need no DALI at all. ``DevicePipeline`` has a pipeline of DALI's for files and one for
+what PyAV decoded. Both keep two batches under way, so that decoding never waits for the consumer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -137,7 +137,7 @@ class HostPipeline(BatchPipeline):
 
 
 class DevicePipeline(BatchPipeline):
-    """Everything behind the file on a GPU, but for the clips that PyAV decodes and resizes."""
+    """Everything behind the file on a GPU, but for the clips that PyAV decodes and resizes. On a CPU only slower."""
 
     def __init__(
         self,
@@ -149,42 +149,58 @@ class DevicePipeline(BatchPipeline):
         device: torch.device,
         decode_on: str,
     ) -> None:
-        from aim_fast.data.pixels.dali_pipelines import whole
-
         self.augmentation = augmentation
-        self._stream = torch.cuda.Stream(device)
-        self._idle = [
-            whole(
-                img_size,
-                augmentation,
-                batch_size=batch_size,
-                threads=threads,
-                device_id=torch.cuda.current_device() if device.index is None else device.index,
-                decode_on=decode_on,
-            )
-            for _ in range(UNDER_WAY)
-        ]
-        self._begun: deque[DaliPipeline] = deque()
+        on_gpu = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if on_gpu else None
+        self._settings: dict[str, Any] = {
+            "img_size": img_size,
+            "augmentation": augmentation,
+            "batch_size": batch_size,
+            "threads": threads,
+            "device_id": torch.cuda.current_device() if on_gpu and device.index is None else device.index,
+        }
+        self._decode_on = decode_on
+        self._idle: dict[bool, list[DaliPipeline]] = {False: [], True: []}  # by whether they begin with pixels
+        self._begun: deque[list[tuple[list[int], bool, DaliPipeline]]] = deque()  # each with the clips' places
 
     def _begin(self, clips: Sequence[ClipInput]) -> None:
+        begun = []
+        for resized in (False, True):
+            places = [i for i, clip in enumerate(clips) if (clip.pixels is not None) is resized]
+            if places:
+                pipeline = self._idle[resized].pop() if self._idle[resized] else self._made(resized)
+                pipeline.start(self._inputs([clips[i] for i in places], resized))
+                begun.append((places, resized, pipeline))
+        self._begun.append(begun)
+
+    def _made(self, resized: bool) -> DaliPipeline:
+        from aim_fast.data.pixels.dali_pipelines import augmenting, whole
+
+        return augmenting(**self._settings) if resized else whole(**self._settings, decode_on=self._decode_on)
+
+    def _inputs(self, clips: list[ClipInput], resized: bool) -> dict[str, list[np.ndarray]]:
         from aim_fast.data.pixels.dali_pipelines import augment_inputs, box_inputs, decode_inputs
 
-        pipeline = self._idle.pop()
-        pixels = [clip.pixels for clip in clips]
-        inputs = decode_inputs(clips) | box_inputs(clips) | augment_inputs(clips, pixels, self.augmentation)
-        pipeline.start(inputs)
-        self._begun.append(pipeline)
+        if resized:
+            pixels = [clip.pixels for clip in clips if clip.pixels is not None]
+            return augment_inputs(clips, pixels, self.augmentation)
+        return decode_inputs(clips) | box_inputs(clips) | augment_inputs(clips, None, self.augmentation)
 
     def _finish(self) -> torch.Tensor:
-        pipeline = self._begun.popleft()
+        begun = self._begun.popleft()
         with torch.cuda.stream(self._stream):  # not behind the training step's kernels
-            frames = torch.from_dlpack(pipeline.wait().as_tensor()).clone()
-        self._stream.synchronize()
-        self._idle.append(pipeline)
+            parts = [torch.from_dlpack(pipeline.wait().as_tensor()) for _, _, pipeline in begun]
+            frames = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
+            for (places, _, _), part in zip(begun, parts):
+                frames[places] = part
+        if self._stream is not None:
+            self._stream.synchronize()
+        for _, resized, pipeline in begun:
+            self._idle[resized].append(pipeline)
         return frames
 
     def close(self) -> None:
-        self._idle.clear()
+        self._idle = {False: [], True: []}
 
 
 def _resized(clip: ClipInput, source: torch.Tensor | None, img_size: int, policy: TimmPolicy | None) -> np.ndarray:

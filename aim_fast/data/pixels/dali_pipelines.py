@@ -1,8 +1,10 @@
 """DALI's pipelines: decode, augment, and on a GPU both in one.
 
 All randomness comes in as numbers from the plan; a pipeline only executes. On a GPU one does everything behind the
-file: decode → box → resize → augment → gather. On a CPU the same augmentation is a pipeline of its own behind the
-decoding one, and PyTorch's uint8 kernel resizes between them, six times as fast there as DALI's resampling:
+file: decode → box → resize → augment → gather. The same augmentation is also a pipeline of its own, for frames that
+come resized: on a CPU behind the decoding one and PyTorch's uint8 kernel, six times as fast there as DALI's resampling,
+and on either device behind PyAV. A batch has clips for a pipeline or does not go to it: on a GPU no operator takes a
+batch of none.
 
     frames [U, H, W, 3] → box → [U, S, S, 3] → RandAugment → lighting → erase → gather → uint8 [T, S, S, 3]
 
@@ -45,7 +47,6 @@ Node = Any  # of a graph: what an operator gives
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _NO_BYTES = np.zeros(1, np.uint8)
-_NO_PIXELS = np.zeros((1, 1, 1, 3), np.uint8)
 
 
 class DaliPipeline:
@@ -73,7 +74,7 @@ class DaliPipeline:
     def _call(self, name: str) -> Any:
         try:
             return getattr(self._pipeline, name)()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise PipelineError(str(error)) from None
 
 
@@ -84,13 +85,18 @@ def decoding(*, batch_size: int, threads: int, device_id: int | None = None) -> 
     return DaliPipeline(_decode_pipeline(backend, **options))
 
 
-def augmenting(img_size: int, augmentation: Augmentation, *, batch_size: int, threads: int) -> DaliPipeline:
-    """Resized frames [U, S, S, 3] to augmented clips [T, S, S, 3], on the CPU. Inputs: ``augment_inputs``."""
-    return DaliPipeline(
-        _augment_pipeline(
-            img_size, augmentation, batch_size=batch_size, num_threads=threads, device_id=None, **_OPTIONS
-        )
-    )
+def augmenting(
+    img_size: int,
+    augmentation: Augmentation | None,
+    *,
+    batch_size: int,
+    threads: int,
+    device_id: int | None = None,
+) -> DaliPipeline:
+    """Resized frames [U, S, S, 3] to augmented clips [T, S, S, 3], on the CPU or on a GPU. Inputs: ``augment_inputs``,
+    with pixels."""
+    options = {"batch_size": batch_size, "num_threads": threads, "device_id": device_id, **_OPTIONS}
+    return DaliPipeline(_augment_pipeline(img_size, augmentation, _device(device_id), **options))
 
 
 def whole(
@@ -102,14 +108,13 @@ def whole(
     device_id: int | None,
     decode_on: str = "cpu",
 ) -> DaliPipeline:
-    """Files, or resized frames, to clips [T, S, S, 3] on a GPU (on the CPU with None, where it is only slower).
+    """Files to clips [T, S, S, 3] on a GPU (on the CPU with None, where it is only slower).
 
-    Inputs: ``decode_inputs``, ``box_inputs`` and ``augment_inputs``.
+    Inputs: ``decode_inputs``, ``box_inputs`` and ``augment_inputs`` without pixels.
     """
-    device = "cpu" if device_id is None else "gpu"
     backend = "mixed" if decode_on == "gpu" else "cpu"
     options = {"batch_size": batch_size, "num_threads": threads, "device_id": device_id, **_OPTIONS}
-    return DaliPipeline(_whole_pipeline(img_size, augmentation, device, backend, **options))
+    return DaliPipeline(_whole_pipeline(img_size, augmentation, _device(device_id), backend, **options))
 
 
 def decode_inputs(clips: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
@@ -123,22 +128,16 @@ def decode_inputs(clips: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
 
 
 def box_inputs(clips: Sequence[ClipInput]) -> dict[str, list[np.ndarray]]:
-    """Boxes for the pipeline that resizes, and which clips come resized already."""
-    return {
-        "box": [_mirrored(clip.plan) for clip in clips],
-        "decoded": [np.array(clip.pixels is not None) for clip in clips],
-    }
+    """Boxes for the pipeline that resizes."""
+    return {"box": [_mirrored(clip.plan) for clip in clips]}
 
 
 def augment_inputs(
-    clips: Sequence[ClipInput], pixels: Sequence[np.ndarray | None], augmentation: Augmentation | None
+    clips: Sequence[ClipInput], pixels: Sequence[np.ndarray] | None, augmentation: Augmentation | None
 ) -> dict[str, list[np.ndarray]]:
-    """Resized frames, where there are any, and what the plans say about their augmentation."""
+    """What the plans say about their augmentation, and resized frames for the pipeline that begins with them."""
     plans = [clip.plan for clip in clips]
-    inputs = {
-        "pixels": [_NO_PIXELS if frames is None else frames for frames in pixels],
-        "order": [plan.order for plan in plans],
-    }
+    inputs = {"order": [plan.order for plan in plans]} | ({} if pixels is None else {"pixels": list(pixels)})
     if augmentation is not None:
         if augmentation.randaug is not None:
             inputs["kinds"] = [plan.randaug[0] for plan in plans if plan.randaug]
@@ -159,6 +158,10 @@ def _mirrored(plan: ClipPlan) -> np.ndarray:
     return np.array((y0, x1, y1, x0) if plan.flip else plan.box, np.float32)
 
 
+def _device(device_id: int | None) -> str:
+    return "cpu" if device_id is None else "gpu"
+
+
 def _input(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Node:
     return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
 
@@ -170,33 +173,27 @@ def _decode_pipeline(decode_device: str) -> Node:
 
 
 @pipeline_def(enable_conditionals=True)
-def _augment_pipeline(img_size: int, augmentation: Augmentation | None) -> Node:
-    video = _augmented(_input("pixels", types.UINT8, 4, "FHWC"), img_size, augmentation, "cpu")
+def _augment_pipeline(img_size: int, augmentation: Augmentation | None, device: str) -> Node:
+    pixels = _input("pixels", types.UINT8, 4, "FHWC")
+    video = _augmented(pixels.gpu() if device == "gpu" else pixels, img_size, augmentation, device)
     return fn.sequence_rearrange(video, new_order=_input("order", types.INT32, 1))
 
 
 @pipeline_def(enable_conditionals=True)
 def _whole_pipeline(img_size: int, augmentation: Augmentation | None, device: str, decode_device: str) -> Node:
     path, frames, box = _input("path", types.UINT8, 1), _input("frames", types.INT32, 1), _input("box", types.FLOAT, 1)
-    encoded, held = _input("encoded", types.UINT8, 1), _input("held", types.BOOL, 0)
-    pixels = _input("pixels", types.UINT8, 4, "FHWC")
-    if device == "gpu":
-        pixels = pixels.gpu()
-    if _input("decoded", types.BOOL, 0):
-        video = pixels
-    else:
-        video = _decoded(path, encoded, held, frames, decode_device)
-        if device == "gpu" and decode_device == "cpu":
-            video = video.gpu()
-        video = fn.resize(
-            video,
-            size=[img_size, img_size],
-            roi_start=box[0:2],
-            roi_end=box[2:4],
-            roi_relative=True,
-            interp_type=types.INTERP_LINEAR,
-            antialias=True,
-        )
+    video = _decoded(path, _input("encoded", types.UINT8, 1), _input("held", types.BOOL, 0), frames, decode_device)
+    if device == "gpu" and decode_device == "cpu":
+        video = video.gpu()
+    video = fn.resize(
+        video,
+        size=[img_size, img_size],
+        roi_start=box[0:2],
+        roi_end=box[2:4],
+        roi_relative=True,
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
+    )
     video = _augmented(video, img_size, augmentation, device)
     return fn.sequence_rearrange(video, new_order=_input("order", types.INT32, 1))
 
