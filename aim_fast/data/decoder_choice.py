@@ -38,6 +38,7 @@ WORTH_MEASURING = 256  # clips; fewer are decoded sooner than a choice pays
 _CLIPS = 32  # of the sample
 _ROUNDS = 3  # at least, of each route
 _SECONDS = 1.5  # and until a route has had so many
+_LONGEST = 4.0  # seconds of a round: a slower route is judged by the batches that it gave until then
 _CLEARLY = 1.05  # another route than the first must be this much faster
 _DEEPEST = 8  # finished batches held ready
 _MEMORY = 0.05  # of what is free, for them
@@ -137,19 +138,22 @@ def measure_decoders(
         )
         for name in candidates
     }
-    spent: dict[str, list[float]] = {name: [] for name in candidates}
+    spent = dict.fromkeys(candidates, 0.0)
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
     try:
         for loader in loaders.values():
-            _seconds_of_an_epoch(loader, 0)  # builds the pipelines and brings the files into memory
+            _round(loader, 0)  # builds the pipelines and brings the files into memory
         for epoch in range(1, 100):
             for name, loader in loaders.items():
-                spent[name].append(_seconds_of_an_epoch(loader, epoch))
-            if epoch >= _ROUNDS and min(map(sum, spent.values())) > seconds:
+                clips, took = _round(loader, epoch)
+                rates[name].append(clips / took)
+                spent[name] += took
+            if epoch >= _ROUNDS and min(spent.values()) > seconds:
                 break
     finally:
         for loader in loaders.values():
             loader.close()
-    return {name: loaders[name].clips_per_epoch / statistics.median(rounds) for name, rounds in spent.items()}
+    return {name: statistics.median(rounds) for name, rounds in rates.items()}
 
 
 def prefetch_depth(batch_size: int, num_frames: int, img_size: int, threads: int, device: torch.device) -> int:
@@ -164,13 +168,16 @@ def prefetch_depth(batch_size: int, num_frames: int, img_size: int, threads: int
     return max(min(wanted, int(_MEMORY * free / batch_bytes)), 2)
 
 
-def _seconds_of_an_epoch(loader: ClipLoader, epoch: int) -> float:
-    start = time.perf_counter()
-    for _ in loader.batches(epoch):
-        pass
+def _round(loader: ClipLoader, epoch: int) -> tuple[int, float]:
+    """Clips of an epoch, or of its first seconds, and the seconds that they took."""
+    start, clips = time.perf_counter(), 0
+    for batch in loader.batches(epoch):
+        clips += len(batch.labels)
+        if time.perf_counter() - start > _LONGEST:
+            break
     if loader.device.type == "cuda":
         torch.cuda.synchronize(loader.device)
-    return time.perf_counter() - start
+    return min(clips, loader.clips_per_epoch), time.perf_counter() - start
 
 
 def _machine(device: torch.device, threads: int) -> dict[str, Any]:

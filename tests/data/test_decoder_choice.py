@@ -38,6 +38,24 @@ def test_both_cpu_decoders_are_timed_on_the_sets_own_clips(index):
     assert all(rate > 0 for rate in rates.values())
 
 
+def test_a_route_that_is_slow_is_judged_by_what_it_gave_until_then(index, monkeypatch):
+    given = []
+    whole_epoch = ClipLoader.batches
+
+    def counted(self, epoch=0, start=0):
+        given.append(0)
+        for batch in whole_epoch(self, epoch, start):
+            given[-1] += 1
+            yield batch
+
+    monkeypatch.setattr(ClipLoader, "batches", counted)
+    monkeypatch.setattr(module, "_LONGEST", 0.0)
+    longer = replace(index, rows=index.rows * 3)
+    rates = measure_decoders(longer, ["pyav"], augmentation=None, seconds=0.0, **OPTIONS)
+    assert set(given) == {1}
+    assert rates["pyav"] > 0
+
+
 @pytest.mark.parametrize(("fastest", "rates"), [("pyav", (10.0, 30.0)), ("cpu", (10.0, 10.2)), ("cpu", (30.0, 10.0))])
 def test_the_clearly_fastest_is_taken_and_remembered_until_the_files_or_the_machine_change(
     index, monkeypatch, fastest, rates
