@@ -1,4 +1,4 @@
-"""``python -m bench [step|kernels|memory|decode|features|all] [options]``: run one measuring program, or all of them.
+"""``python -m bench [step|kernels|memory|profile|decode|features|all] [options]``: run one measuring program, or all.
 
 Each program is the module of its name here, with ``run(options) -> dict``. Results are printed as tables; ``--json``
 writes the dictionary of one program, ``--out`` one file a program, both with device, versions and date. ``all``
@@ -27,7 +27,7 @@ from rich.console import Console
 from aim_fast.files import write_whole
 from bench import goals
 
-PROGRAMS = ("step", "kernels", "memory", "decode", "features")
+PROGRAMS = ("step", "kernels", "memory", "profile", "decode", "features")
 _VERSIONS_OF = ("torch", "triton", "xformers", "nvidia-dali-cuda130", "av")
 
 

@@ -1,11 +1,12 @@
 """Measuring everything: a part that fails or runs out of time costs no other its figures."""
 
+import argparse
 import json
 
 import pytest
 
 from bench import __main__ as bench
-from bench import step
+from bench import profile, step
 
 
 @pytest.fixture
@@ -48,3 +49,15 @@ def test_a_baseline_that_does_not_run_is_named_and_left_out():
     steps = {"fast": lambda: None, "published": broken}
     assert step.failing(steps) == {"published": "RuntimeError: too small"}
     assert list(steps) == ["fast"]
+
+
+def test_a_profile_names_the_operators_of_a_step_by_time():
+    options = argparse.Namespace(**SMALL, batch=1)
+    sides = profile.run(options)["sides"]
+    for side in sides.values():
+        times = [ms for _, _, ms in side["kernels"]]
+        assert times == sorted(times, reverse=True)
+        assert 0 < side["busy_ms"] == pytest.approx(sum(times))
+    found, plain = ({name for name, _, _ in sides[side]["kernels"]} for side in ("fast", "published"))
+    assert any(name.startswith("aim_cpu::attention") for name in found)
+    assert not any(name.startswith("aim_cpu::attention") for name in plain)
