@@ -21,6 +21,7 @@ from triton.compiler import ASTSource
 
 from aim_kernels import (
     adapter_triton,
+    column_sum,
     group_attention_triton,
     layer_norm,
     patch_embed_triton,
@@ -96,6 +97,7 @@ def kernels(architecture: int) -> Iterator[Kernel]:
         yield _kernel(
             "residual_add", model, residual.residual_add_kernel, shape, **_floats("x", "factor", "bias", "out")
         )
+        yield from _sums(model, width, architecture)
         yield from _activations(model, hidden, architecture)
         yield from _stem(model, width, architecture)
     yield from _swin(architecture)
@@ -109,6 +111,16 @@ def _swin(architecture: int) -> Iterator[Kernel]:
             function = getattr(group_attention_triton, f"group_attention_{direction}_kernel")
             shape, types = ({"SPAN": 64, **constants}, options), {"table_ptr": "*i32", **_floats("bias", "dbias")}
             yield _kernel(f"group_attention {direction}", f"Swin {place}", function, shape, True, **types)
+
+
+def _sums(model: str, width: int, architecture: int) -> Iterator[Kernel]:
+    """Of a gradient of the stream's width, and of an adapter's hidden state."""
+    types = _floats("factor", "partial")
+    for columns in (width, width // 4):
+        shape = column_sum.launch_shape(columns, architecture)
+        yield _kernel(f"column_sum D {columns}", model, column_sum.column_sum_kernel, shape, **types)
+    shape = column_sum.launch_shape(width, architecture)
+    yield _kernel("branch_gradient", model, column_sum.branch_gradient_kernel, shape, **types, **_floats("g"))
 
 
 def _activations(model: str, hidden: int, architecture: int) -> Iterator[Kernel]:
@@ -172,7 +184,8 @@ def _kernel(
     return Kernel(name, model, function, signature_of(function, constants, **types), constants, shape[1], tensor_cores)
 
 
-_SWITCHES = ("SKIP", "RESIDUAL", "FACTOR", "BIAS", "BRANCH", "NEEDS_DZ", "NEEDS_BIAS", "INVERSE")
+_SIZES = ("M", "D", "H", "split")  # of whole batches of 16 clips, and widths
+_SWITCHES = ("SKIP", "RESIDUAL", "FACTOR", "BIAS", "BRANCH", "NEEDS_DZ", "NEEDS_BIAS", "INVERSE", "DROPPED")
 _FLAGS: dict[str, Any] = {"PRECISION": "tf32", "ACTIVATION": "quick_gelu", **dict.fromkeys(_SWITCHES, True)}
 
 
@@ -194,11 +207,11 @@ def signature_of(function: Any, constants: dict[str, Any], **types: str) -> dict
 
 
 def compile_kernel(kernel: Kernel, architecture: int) -> Resources:
-    """Compiles for sm_<architecture>, pointers and strides divisible by 16 as they are in the models."""
+    """Compiles for sm_<architecture>, and says what is divisible by 16 in the models, as a launch finds it."""
     divisible = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(kernel.function.arg_names)
-        if name not in kernel.constants and (name.endswith("_ptr") or name.startswith("stride"))
+        if name not in kernel.constants and (name.endswith("_ptr") or name.startswith("stride") or name in _SIZES)
     }
     source = ASTSource(
         fn=kernel.function, signature=kernel.signature, constexprs=dict(kernel.constants), attrs=divisible

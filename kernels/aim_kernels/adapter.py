@@ -19,9 +19,10 @@ from torch import Tensor
 
 from aim_kernels import adapter_triton
 from aim_kernels.adaptation import adapter_reference
+from aim_kernels.column_sum import column_sum
 from aim_kernels.precision import cast, compute_dtype
 from aim_kernels.registration import operator
-from aim_kernels.residual import column_sum, row_factor
+from aim_kernels.residual import row_factor
 from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, Packing
 from aim_kernels.wide_activation import gelu, gelu_backward
 

@@ -65,6 +65,8 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
         (2048, BlockShape(2, 2048, 4, 1)),
         (8192, BlockShape(1, 8192, 8, 1)),
     ],
+    # sectors of 128 bytes and more of a row; narrow sums have more rows a program
+    "column_sum": [(256, BlockShape(64, 64, 4, 1)), (1 << 31, BlockShape(32, 128, 4, 1))],
     "rotation": [(64, BlockShape(32, 64, 4, 1)), (128, BlockShape(16, 128, 4, 1)), (256, BlockShape(8, 256, 4, 1))],
     # by the hidden size, padded to a power of two; columns are the step over the width
     "adapter_forward": [

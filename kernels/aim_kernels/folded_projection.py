@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aim_kernels.residual import column_sum
+from aim_kernels.column_sum import column_sum
 from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, AttentionWeights
 from aim_kernels.wide_activation import gelu
 

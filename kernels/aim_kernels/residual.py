@@ -1,10 +1,9 @@
-"""What ties a branch to the residual stream: the add with droppath, and the column sums of bias gradients.
+"""What ties a branch to the residual stream: the add with droppath.
 
     residual_add:  x + branch · factor,  or  x + branch + factor · bias     x, branch [M, D]; factor [M]; bias [D]
-    column_sum:    Σ_m x[m, d], accumulated in float32                      x [M, D] with contiguous rows
 
 The stream may be float32 while the branch is bfloat16: on a CPU torch would first write a float32 copy of the branch.
-These are parts of the sub-blocks' written-out backward and have no gradient of their own.
+It is a part of functions whose backward is written out and has no gradient of its own.
 """
 
 from __future__ import annotations
@@ -21,11 +20,6 @@ def residual_add(x: Tensor, branch: Tensor, factor: Tensor | None = None, bias: 
     """``x`` of any shape [..., D] plus ``branch`` of M rows of D; the result has the shape and dtype of ``x``."""
     rows = torch.ops.aim.residual_add(x.reshape(-1, x.shape[-1]), branch.reshape(-1, x.shape[-1]), factor, bias)
     return rows.view(x.shape)
-
-
-def column_sum(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum of ``x`` [M, D] over M, accumulated in float32 at least, in ``dtype``: a bias gradient."""
-    return torch.ops.aim.column_sum(x).to(dtype)
 
 
 def row_factor(drop: Tensor | None, x: Tensor) -> Tensor | None:
@@ -91,20 +85,8 @@ def _add_cpp(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | No
     return torch.ops.aim_cpu.residual(x.contiguous(), branch.contiguous(), factor, bias)
 
 
-def _sum_reference(x: Tensor) -> Tensor:
-    return x.sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
-
-
-def _sum_cpp(x: Tensor) -> Tensor:
-    return torch.ops.aim_cpu.column_sum(x) if x.stride(-1) == 1 else _sum_reference(x)
-
-
 def _add_fake(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape)
-
-
-def _sum_fake(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[1:], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 operator(
@@ -116,4 +98,3 @@ operator(
     fits=lambda x, *_: x.shape[1] <= MAX_WIDTH,
     fake=_add_fake,
 )
-operator("column_sum", "(Tensor x) -> Tensor", reference=_sum_reference, cpp=_sum_cpp, fake=_sum_fake)

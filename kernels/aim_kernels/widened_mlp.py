@@ -22,9 +22,10 @@ from torch import Tensor
 from aim_kernels import wide_slope, wide_swiglu  # noqa: F401  (registers the operators)
 from aim_kernels.adaptation import adapter_reference, mlp_reference
 from aim_kernels.choices import MLPActivation
+from aim_kernels.column_sum import column_sum
 from aim_kernels.memory import copied_for_backward
 from aim_kernels.precision import compute_dtype
-from aim_kernels.residual import column_sum, row_factor
+from aim_kernels.residual import row_factor
 from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, MLPWeights, Packing, require_gradient
 from aim_kernels.wide_activation import gelu
 

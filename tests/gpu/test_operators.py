@@ -10,6 +10,7 @@ from aim_kernels import wide_slope  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import activate, adapter_reference
 from aim_kernels.adapter import adapter
 from aim_kernels.choices import Activation
+from aim_kernels.column_sum import branch_gradient, column_sum
 from aim_kernels.group_attention import backend_missing as group_backend_missing
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.layer_norm import layer_norm
@@ -234,6 +235,19 @@ def test_rows_beyond_32_bits():
     for fused, plain in cases:
         truth = plain(x[-1:].double())
         assert (fused()[-1:].double() - truth).norm() <= 0.02 * truth.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_column_sums(dtype):
+    g, drop = torch.randn(50432, 768, device="cuda"), 1.25 * (torch.rand(50432, device="cuda") < 0.8)
+    wide = g.to(dtype)
+    error_rule.hold(column_sum(wide[:, 576:], torch.float32), wide[:, 576:].sum(0), wide[:, 576:].double().sum(0))
+    for dropped in (False, True):
+        branch, bias = branch_gradient(g, dtype, True, drop, dropped)
+        truth, plain = g.double() * drop[:, None], (g * drop[:, None]).to(dtype)
+        error_rule.hold(bias, plain.sum(0, dtype=torch.float32), truth.sum(0))
+        assert torch.equal(branch, plain if dropped else wide)
+        assert torch.equal(bias, branch_gradient(g, dtype, True, drop, dropped)[1])
 
 
 def test_no_launch_leaves_the_device_of_its_input():

@@ -12,7 +12,14 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from aim_kernels import group_attention_triton, rotation, spatial_attention_triton, temporal_attention, wide_swiglu  # noqa: F401
+from aim_kernels import (  # noqa: F401
+    column_sum,
+    group_attention_triton,
+    rotation,
+    spatial_attention_triton,
+    temporal_attention,
+    wide_swiglu,
+)
 from aim_kernels.registration import OPERATORS
 from bench.ahead_of_time import HARMLESS_SPILLS, SHARED_LIMIT, spill_share, usage
 
@@ -116,4 +123,14 @@ def test_wide_swiglu(width, split, faults):
     u, factor = torch.empty(70, split + width, dtype=BF16), torch.empty(70)
     y = OPERATORS["wide_swiglu"].triton(u, split, factor)
     OPERATORS["wide_swiglu_backward"].triton(y, u, split, factor)
+    assert not faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "width", "dtype"), [(50432, 192, BF16), (70, 77, FP32), (1, 1, BF16)])
+def test_column_sum(rows, width, dtype, faults):
+    wide, factor = torch.empty(rows, 17 * width, dtype=dtype), torch.empty(rows)
+    OPERATORS["column_sum"].triton(wide[:, 16 * width :], None)
+    for dropped in (False, True):
+        OPERATORS["branch_gradient"].triton(wide[:, :width], factor, BF16, dropped)
     assert not faults
