@@ -29,21 +29,20 @@ def folded_gradients(
     u: Tensor,
     du: Tensor,
     dout: Tensor,
+    db2: Tensor | None,
 ) -> AdapterGradients:
     """Gradients of ``W2·gelu(W' a + b') + b2`` in the parameters' own dtype.
 
     ``a`` [rows, D]; ``u`` [rows, H] before the activation and ``du`` its gradient; ``dout`` [rows, D] that of the
-    result.
+    result and ``db2`` [D] its sum, which came with it.
     """
-    dw1 = db1 = dw2 = db2 = None
+    dw1 = db1 = dw2 = None
     if needs.w2:
         dw2 = (dout.t() @ gelu(u)).to(adapter.w2.dtype)
-    if needs.b2:
-        db2 = column_sum(dout, adapter.b2.dtype)
     if needs.b1 or needs.w1:
         db1 = column_sum(du, adapter.b1.dtype)
     if needs.w1 and db1 is not None:
         dtype = adapter.w1.dtype
         dw1 = (du.t() @ a @ attention.out_weight.to(du.dtype).t()).to(dtype)
         dw1.addr_(db1.to(dtype), attention.out_bias.to(dtype))
-    return AdapterGradients(dw1, db1, dw2, db2)
+    return AdapterGradients(dw1, db1, dw2, None if db2 is None else db2.to(adapter.b2.dtype))

@@ -20,6 +20,7 @@ from torch import Tensor
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import joint_adaptation_reference
 from aim_kernels.choices import Memory, MLPActivation
+from aim_kernels.column_sum import branch_gradient
 from aim_kernels.memory import check_memory, copied_for_backward
 from aim_kernels.precision import compute_dtype, narrowed
 from aim_kernels.residual import residual_add, row_factor
@@ -88,13 +89,13 @@ class _JointAdaptation(torch.autograd.Function):
         o, mean, rstd, u, slope = _PACKING.kept(ctx)
         needs, norm = _PACKING.needs(ctx), copied_for_backward(o.norm, g)
         wide = _widened(o, copied_for_backward(o.adapter, g))
-        branch, y = g.to(o.dtype).reshape(-1, g.shape[-1]), None
-        kept = Hidden(u, slope)
+        branch, db2 = branch_gradient(g, o.dtype, needs.adapter.b2, wide.factor, dropped=False)
+        y, kept = None, Hidden(u, slope)
         if (u is None and (slope is None or o.adapter is not None)) or needs.adapter.w1:
             normal, _, _ = torch.ops.aim.layer_norm(o.x, *norm, o.eps, o.dtype)
             y = normal.view(branch.shape)
             kept = kept if o.memory == "fast" else Hidden(expand(wide, y))
-        dy, gradients = wide_gradients(wide, branch, y, kept, needs.x, needs.adapter)
+        dy, gradients = wide_gradients(wide, branch, db2, y, kept, needs.x, needs.adapter)
         dx = None
         if dy is not None:
             dx = torch.ops.aim.layer_norm_backward(dy.view(o.x.shape), o.x, norm.weight, mean, rstd, g)

@@ -20,6 +20,7 @@ from torch import Tensor
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import spatial_adaptation_reference
 from aim_kernels.choices import Memory
+from aim_kernels.column_sum import branch_gradient
 from aim_kernels.folded_projection import fold_projection, folded_gradients
 from aim_kernels.memory import check_memory, copied_for_backward
 from aim_kernels.precision import cast, compute_dtype, narrowed
@@ -117,8 +118,8 @@ class _SpatialAdaptation(torch.autograd.Function):
             qkv = _project(z, o)
         if a is None:
             a, lse = torch.ops.aim.spatial_attention_recomputed(qkv, o.num_heads, o.backend, o.bias, g)
-        rows, branch = a.view(-1, a.shape[-1]), g.to(o.dtype).reshape(-1, g.shape[-1])
-        da, gradients = project_backward(branch, rows, adapter, o.attention, needs.x, needs.adapter)
+        sides = branch_gradient(g, o.dtype, needs.adapter.b2)
+        da, gradients = project_backward(*sides, a.view(-1, a.shape[-1]), adapter, o.attention, needs.x, needs.adapter)
         dx = None
         if da is not None:
             how = (o.num_heads, o.backend, o.bias)
@@ -147,13 +148,17 @@ def project(rows: Tensor, adapter: AdapterWeights | None, attention: AttentionWe
 
 def project_backward(
     branch: Tensor,
+    db2: Tensor | None,
     rows: Tensor,
     adapter: AdapterWeights | None,
     attention: AttentionWeights,
     needs_rows: bool,
     needs: AdapterNeeds,
 ) -> tuple[Tensor | None, AdapterGradients]:
-    """Gradients of ``rows`` [M, D] and of the adapter's tensors from ``branch`` [M, D], that of the branch."""
+    """Gradients of ``rows`` [M, D] and of the adapter's tensors.
+
+    ``branch`` [M, D] is that of the branch, and ``db2`` [D] its sum where the adapter's bias wants it.
+    """
     dtype = branch.dtype
     da = branch @ attention.out_weight.to(dtype) if needs_rows else None
     if adapter is None or not (needs_rows or any(needs)):
@@ -161,5 +166,5 @@ def project_backward(
     weight, bias = fold_projection(adapter, attention, dtype)
     u = F.linear(rows, weight, bias)
     du = gelu_backward(branch @ adapter.w2.to(dtype), u)
-    gradients = folded_gradients(adapter, attention, needs, rows, u, du, branch)
+    gradients = folded_gradients(adapter, attention, needs, rows, u, du, branch, db2)
     return None if da is None else torch.addmm(da, du, weight), gradients

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
+from aim_kernels.column_sum import branch_gradient
 from aim_kernels.memory import copied_for_backward
 from aim_kernels.precision import compute_dtype, narrowed
 from aim_kernels.registration import operator
@@ -92,8 +93,8 @@ class _SpatialReadout(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         (o, mean, rstd, rows, p), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
         adapter, norm = copied_for_backward(o.adapter, g), copied_for_backward(o.norm, g)
-        branch = g.to(o.dtype).reshape(rows.shape)
-        da, gradients = project_backward(branch, rows, adapter, o.attention, needs.x, needs.adapter)
+        sides = branch_gradient(g, o.dtype, needs.adapter.b2)
+        da, gradients = project_backward(*sides, rows, adapter, o.attention, needs.x, needs.adapter)
         dx = None
         if da is not None:
             z, _, _ = torch.ops.aim.layer_norm(o.x, *norm, o.eps, p.dtype)

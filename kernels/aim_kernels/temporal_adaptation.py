@@ -21,6 +21,7 @@ from aim_kernels.adaptation import temporal_adaptation_reference
 from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.adapter import adapter_gradients
 from aim_kernels.choices import Memory
+from aim_kernels.column_sum import branch_gradient
 from aim_kernels.folded_projection import fold_projection, folded_gradients
 from aim_kernels.memory import check_memory, copied_for_backward
 from aim_kernels.precision import cast, compute_dtype, narrowed
@@ -102,9 +103,9 @@ class _TemporalAdaptation(torch.autograd.Function):
             a, lse = torch.ops.aim.temporal_attention(qkv, o.num_heads)
         u = F.linear(_rows(a), weight, bias)
 
-        branch = _rows((g if o.drop is None else g * o.drop.to(g.dtype)).to(o.dtype))
+        branch, db2 = branch_gradient(g, o.dtype, needs.adapter.b2, row_factor(o.drop, o.x))
         du = gelu_backward(branch @ low.w2, u)
-        gradients = folded_gradients(o.adapter, o.attention, needs.adapter, _rows(a), u, du, branch)
+        gradients = folded_gradients(o.adapter, o.attention, needs.adapter, _rows(a), u, du, branch, db2)
         if not (needs.x or any(needs.adapter_in)):
             return _PACKING.gradients(adapter=gradients)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from aim_kernels import wide_slope, wide_swiglu  # noqa: F401  (registers the operators)
 from aim_kernels.adaptation import adapter_reference, mlp_reference
 from aim_kernels.choices import MLPActivation
-from aim_kernels.column_sum import column_sum
+from aim_kernels.column_sum import branch_gradient, column_sum
 from aim_kernels.memory import copied_for_backward
 from aim_kernels.precision import compute_dtype
 from aim_kernels.residual import row_factor
@@ -133,8 +133,8 @@ class _WideMLP(torch.autograd.Function):
         (o, u, slope), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
         wide = _widened(o, copied_for_backward(o.adapter, g), g)
         kept = Hidden(u, slope) if o.keep_hidden else Hidden(expand(wide, o.y))
-        branch = g.to(o.dtype).reshape(o.y.shape)
-        dy, gradients = wide_gradients(wide, branch, o.y, kept, needs.y, needs.adapter)
+        sides = branch_gradient(g, o.dtype, needs.adapter.b2, wide.factor, dropped=False)
+        dy, gradients = wide_gradients(wide, *sides, o.y, kept, needs.y, needs.adapter)
         return _PACKING.gradients(y=None if dy is None else dy.view(g.shape).to(ctx.dtype_in), adapter=gradients)
 
 
@@ -171,11 +171,18 @@ def contract(wide: WidenedMLP, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def wide_gradients(
-    wide: WidenedMLP, branch: Tensor, y: Tensor | None, kept: Hidden, needs_y: bool, needs: AdapterNeeds
+    wide: WidenedMLP,
+    branch: Tensor,
+    db2: Tensor | None,
+    y: Tensor | None,
+    kept: Hidden,
+    needs_y: bool,
+    needs: AdapterNeeds,
 ) -> tuple[Tensor | None, AdapterGradients]:
     """dy [rows, D] and the adapter's gradients from ``branch`` [rows, D], that of the output, in its dtype.
 
-    ``y`` [rows, D] is read for the adapter's hidden state, where that is not kept, and for the gradient of W1.
+    ``db2`` [D] is the sum of its rows times droppath's factor, where b2 wants its gradient. ``y`` [rows, D] is read for
+    the adapter's hidden state, where that is not kept, and for the gradient of W1.
     """
     adapter, factor, dtype, split = wide.adapter, wide.factor, branch.dtype, wide.mlp.fc_weight.shape[0]
     first = split if wide.mlp.gate_weight is None else 2 * split  # of the adapter's columns in u
@@ -193,13 +200,12 @@ def wide_gradients(
         else:
             columns = branch.new_empty(branch.shape[0], 0) if own is None else own
             du = torch.ops.aim.wide_slope_backward(dhidden, kept.slope, columns, factor)
-    dw1 = db1 = dw2 = db2 = None
+    dw1 = db1 = dw2 = None
     if adapter is not None:
         if needs.w2 and own is not None:
             dw2 = (branch.t() @ gelu(own.contiguous(), factor)).to(adapter.w2.dtype) * wide.scale
-        if needs.b2:
-            dropped = branch if factor is None else branch * factor[:, None].to(dtype)
-            db2 = column_sum(dropped, adapter.b2.dtype) * wide.scale
+        if db2 is not None:
+            db2 = db2.to(adapter.b2.dtype) * wide.scale
         if needs.b1 and du is not None:
             db1 = column_sum(du[:, first:], adapter.b1.dtype)
         if needs.w1 and du is not None and y is not None:
