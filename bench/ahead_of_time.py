@@ -185,7 +185,7 @@ def _kernel(
 
 
 _SIZES = ("M", "D", "H", "split")  # of whole batches of 16 clips, and widths
-_SWITCHES = ("SKIP", "RESIDUAL", "FACTOR", "BIAS", "BRANCH", "NEEDS_DZ", "NEEDS_BIAS", "INVERSE", "DROPPED")
+_SWITCHES = ("SKIP", "RESIDUAL", "FACTOR", "BIAS", "BRANCH", "NEEDS_DZ", "NEEDS_BIAS", "INVERSE", "DROPPED", "KEPT")
 _FLAGS: dict[str, Any] = {"PRECISION": "tf32", "ACTIVATION": "quick_gelu", **dict.fromkeys(_SWITCHES, True)}
 
 

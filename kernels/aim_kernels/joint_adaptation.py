@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import joint_adaptation_reference
 from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.column_sum import branch_gradient
+from aim_kernels.layer_norm import layer_norm_to_keep
 from aim_kernels.memory import check_memory, copied_for_backward
-from aim_kernels.precision import compute_dtype, narrowed
+from aim_kernels.precision import compute_dtype
 from aim_kernels.residual import residual_add, row_factor
 from aim_kernels.trained_trunk import mlp_branch
-from aim_kernels.weights import AdapterWeights, MLPWeights, NormWeights, Packing, require_gradient
+from aim_kernels.weights import AdapterWeights, MLPWeights, NormWeights, Packing, recorded, require_gradient
 from aim_kernels.widened_mlp import Hidden, WidenedMLP, activated, check_activation, contract, expand, wide_gradients
 
 
@@ -52,7 +52,8 @@ def joint_adaptation(
         return joint_adaptation_reference(x, norm, mlp, adapter, drop, scale, activation, eps)
     if require_gradient(norm, mlp):
         return x + mlp_branch(x, norm, mlp, adapter, drop, scale, activation, eps, memory)
-    operands = _Operands(x, drop, norm, mlp, adapter, scale, activation, eps, memory, compute_dtype(x, mlp.fc_weight))
+    constants = (scale, activation, eps, memory, compute_dtype(x, mlp.fc_weight), recorded((x,), adapter))
+    operands = _Operands(x, drop, norm, mlp, adapter, *constants)
     return _JointAdaptation.apply(*_PACKING.pack(operands))
 
 
@@ -67,6 +68,7 @@ class _Operands(NamedTuple):
     eps: float
     memory: Memory
     dtype: torch.dtype
+    recorded: bool
 
 
 _PACKING = Packing(_Operands)
@@ -76,12 +78,12 @@ class _JointAdaptation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *row: Any) -> Tensor:
         o = _PACKING.unpack(row)
-        y, mean, rstd = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, o.dtype)
+        y, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, o.dtype, o.dtype, o.recorded)
         wide = _widened(o, o.adapter)
         hidden, kept = activated(wide, expand(wide, y.view(-1, y.shape[-1])), o.memory == "fast")
         branch, dropped_bias = contract(wide, hidden)
         out = residual_add(o.x, branch, None if dropped_bias is None else wide.factor, dropped_bias)
-        _PACKING.keep(ctx, o._replace(x=narrowed(o.x, o.dtype)), mean, rstd, *kept)
+        _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *kept)
         return out
 
     @staticmethod

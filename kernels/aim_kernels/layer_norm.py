@@ -6,8 +6,9 @@
 Without a bias it is the RMS norm, with mean = 0, var = avg(x²) and no avg(g); its ``mean`` is empty, [0].
 ``x`` [..., D]; ``y`` in any floating dtype (the products' dtype, while the residual stream may be float32); ``mean``,
 ``rstd`` [...] float32. The backward reads x (which may have been rounded since), never y; and it adds the gradient that
-flows around the norm (``residual``) in the same pass, in whose dtype it then gives dx. Source: Ba et al., Layer
-Normalization, 2016; Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
+flows around the norm (``residual``) in the same pass, in whose dtype it then gives dx. ``layer_norm_kept`` also writes
+a copy of x, as it is kept for backward. Source: Ba et al., Layer Normalization, 2016; Zhang and Sennrich, Root Mean
+Square Layer Normalization, 2019.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aim_kernels.adaptation import norm_reference
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import operator
 from aim_kernels.rows_triton import MAX_WIDTH, launch, norm_gradient, normalise, row_tile
+from aim_kernels.weights import NormWeights
 
 
 def layer_norm(
@@ -40,6 +42,19 @@ def layer_norm(
     return torch.ops.aim.layer_norm(x, weight, bias, eps, dtype or x.dtype)[0]
 
 
+def layer_norm_to_keep(
+    x: Tensor, norm: NormWeights, eps: float, dtype: torch.dtype, products: torch.dtype, recorded: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``y`` in ``dtype``, ``mean``, ``rstd``, and x for backward: in the dtype of the ``products`` if it is narrower.
+
+    Its uses are the input gradient and running the norm again, whose results are rounded to that dtype. Unless the
+    call is ``recorded`` by autograd nothing is kept, and x comes back as it is.
+    """
+    if recorded and products.itemsize < x.dtype.itemsize:
+        return torch.ops.aim.layer_norm_kept(x, *norm, eps, dtype, products)
+    return *torch.ops.aim.layer_norm(x, *norm, eps, dtype), x
+
+
 def layer_norm_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,6 +69,13 @@ def layer_norm_reference(
     rstd = (centred.square().mean(-1) + eps).rsqrt()
     y = centred * rstd[..., None] * weight.to(precise) + bias.to(precise)
     return y.to(dtype), mean, rstd
+
+
+def layer_norm_kept_reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype, kept: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``y``, ``mean``, ``rstd`` and a copy of x in the dtype ``kept``, in plain torch."""
+    return *layer_norm_reference(x, weight, bias, eps, dtype), x.to(kept, copy=True)
 
 
 def layer_norm_backward_reference(
@@ -76,15 +98,19 @@ def layer_norm_forward_kernel(
     y_ptr: tl.tensor,
     mean_ptr: tl.tensor,
     rstd_ptr: tl.tensor,
+    kept_ptr: tl.tensor,
     M: tl.tensor,
     eps: tl.tensor,
     D: tl.constexpr,
     RMS: tl.constexpr,
+    KEPT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
     o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
     b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
+    if KEPT:
+        tl.store(kept_ptr + o_tile, b_x.to(kept_ptr.dtype.element_ty), mask=m_tile)
     b_weight = tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
     if RMS:
         b_rstd = 1.0 / tl.sqrt(tl.sum(b_x * b_x, 1) / D + eps)
@@ -131,7 +157,12 @@ def layer_norm_backward_kernel(
 
 
 def _forward_triton(
-    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     x = x.contiguous()
     y, mean, rstd = _forward_fake(x, weight, bias, eps, dtype)
@@ -144,10 +175,19 @@ def _forward_triton(
         y_ptr=y,
         mean_ptr=mean,
         rstd_ptr=rstd,
+        kept_ptr=y if kept is None else kept,
         eps=eps,
         RMS=bias is None,
+        KEPT=kept is not None,
     )
     return y, mean, rstd
+
+
+def _kept_triton(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype, kept: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    copy = x.new_empty(x.shape, dtype=kept)
+    return *_forward_triton(x, weight, bias, eps, dtype, copy), copy
 
 
 def _backward_triton(
@@ -184,6 +224,13 @@ def _forward_cpp(
     return y.view(x.shape), mean if bias is None else mean.view(x.shape[:-1]), rstd.view(x.shape[:-1])
 
 
+def _kept_cpp(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype, kept: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    copy = x.to(kept, copy=True, memory_format=torch.contiguous_format)
+    return *_forward_cpp(x, weight, bias, eps, dtype), copy
+
+
 def _backward_cpp(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None) -> Tensor:
     rows = (-1, x.shape[-1])
     dx = torch.ops.aim_cpu.layer_norm_backward(
@@ -203,6 +250,12 @@ def _forward_fake(
     precise, rows = torch.promote_types(x.dtype, torch.float32), x.shape[:-1]
     mean, rstd = (x.new_empty(shape, dtype=precise) for shape in ((0,) if bias is None else rows, rows))
     return x.new_empty(x.shape, dtype=dtype), mean, rstd
+
+
+def _kept_fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype, kept: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return *_forward_fake(x, weight, bias, eps, dtype), x.new_empty(x.shape, dtype=kept)
 
 
 def _backward_fake(
@@ -232,6 +285,16 @@ operator(
     fake=_forward_fake,
     setup_context=_setup_context,
     backward=_gradient,
+)
+operator(
+    "layer_norm_kept",
+    "(Tensor x, Tensor weight, Tensor? bias, float eps, ScalarType dtype, ScalarType kept)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    reference=layer_norm_kept_reference,
+    triton=_kept_triton,
+    cpp=_kept_cpp,
+    fits=_fits,
+    fake=_kept_fake,
 )
 operator(
     "layer_norm_backward",

@@ -1,4 +1,4 @@
-"""The dtypes of a sub-block: that of its products, and of what it keeps of the residual stream."""
+"""The dtype of a sub-block's products."""
 
 from __future__ import annotations
 
@@ -14,14 +14,6 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return weight.dtype
-
-
-def narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """``x`` as it is kept for backward: in the products' dtype where that is the narrower one.
-
-    Its uses are the layer norm's input gradient and running the norm again, whose results are rounded to ``dtype``.
-    """
-    return x.to(dtype) if dtype.itemsize < x.dtype.itemsize else x
 
 
 def cast(weights: AdapterWeights, dtype: torch.dtype) -> AdapterWeights:

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import spatial_adaptation_reference
 from aim_kernels.choices import Memory
 from aim_kernels.column_sum import branch_gradient
 from aim_kernels.folded_projection import fold_projection, folded_gradients
+from aim_kernels.layer_norm import layer_norm_to_keep
 from aim_kernels.memory import check_memory, copied_for_backward
-from aim_kernels.precision import cast, compute_dtype, narrowed
+from aim_kernels.precision import cast, compute_dtype
 from aim_kernels.residual import residual_add
 from aim_kernels.rotation import Rotation, rotated
 from aim_kernels.spatial_attention import Backend, backend_missing, check_bias
@@ -35,6 +35,7 @@ from aim_kernels.weights import (
     AttentionWeights,
     NormWeights,
     Packing,
+    recorded,
     require_gradient,
 )
 from aim_kernels.wide_activation import gelu, gelu_backward
@@ -70,7 +71,7 @@ def spatial_adaptation(
         scores = {"attention_backend": attention_backend, "rotation": rotation, "bias": bias}
         return spatial_sub_block(x, norm, attention, num_heads, adapter, eps, **scores)
     dtype = compute_dtype(x, attention.qkv_weight)
-    constants = (num_heads, eps, memory, attention_backend, dtype)
+    constants = (num_heads, eps, memory, attention_backend, dtype, recorded((x,), adapter))
     operands = _Operands(x, norm, attention, adapter, rotation, bias, *constants)
     return _SpatialAdaptation.apply(*_PACKING.pack(operands))
 
@@ -87,6 +88,7 @@ class _Operands(NamedTuple):
     memory: Memory
     backend: Backend
     dtype: torch.dtype
+    recorded: bool
 
 
 _PACKING = Packing(_Operands)
@@ -96,7 +98,7 @@ class _SpatialAdaptation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *row: Any) -> Tensor:
         o = _PACKING.unpack(row)
-        z, mean, rstd = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, o.dtype)
+        z, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, o.dtype, o.dtype, o.recorded)
         qkv = _project(z, o)
         a, lse = torch.ops.aim.spatial_attention(qkv, o.num_heads, o.backend, o.bias)
         branch = project(a.view(-1, a.shape[-1]), o.adapter, o.attention, o.dtype)
@@ -105,7 +107,7 @@ class _SpatialAdaptation(torch.autograd.Function):
             kept = (qkv, a, lse)
         elif o.memory == "balanced":
             kept = (qkv, None, None)
-        _PACKING.keep(ctx, o._replace(x=narrowed(o.x, o.dtype)), mean, rstd, *kept)
+        _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *kept)
         return residual_add(o.x, branch)
 
     @staticmethod

@@ -26,17 +26,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import layer_norm  # noqa: F401  (registers the operator)
 from aim_kernels.column_sum import branch_gradient
+from aim_kernels.layer_norm import layer_norm_to_keep
 from aim_kernels.memory import copied_for_backward
-from aim_kernels.precision import compute_dtype, narrowed
+from aim_kernels.precision import compute_dtype
 from aim_kernels.registration import operator
 from aim_kernels.residual import residual_add
 from aim_kernels.rotation import Rotation
 from aim_kernels.spatial_adaptation import project, project_backward
 from aim_kernels.spatial_attention import check_bias
 from aim_kernels.trained_trunk import spatial_sub_block
-from aim_kernels.weights import AdapterWeights, AttentionWeights, NormWeights, Packing, require_gradient
+from aim_kernels.weights import AdapterWeights, AttentionWeights, NormWeights, Packing, recorded, require_gradient
 
 
 def spatial_readout(
@@ -59,7 +59,8 @@ def spatial_readout(
         return spatial_sub_block(x, norm, attention, num_heads, adapter, eps, **scores)
     check_bias(bias, num_heads, x.shape[2])
     row = None if bias is None else bias[0, :, 0]
-    operands = _Operands(x, norm, attention, adapter, row, num_heads, eps, compute_dtype(x, attention.qkv_weight))
+    constants = (num_heads, eps, compute_dtype(x, attention.qkv_weight), recorded((x,), adapter))
+    operands = _Operands(x, norm, attention, adapter, row, *constants)
     return _SpatialReadout.apply(*_PACKING.pack(operands))
 
 
@@ -72,6 +73,7 @@ class _Operands(NamedTuple):
     num_heads: int
     eps: float
     dtype: torch.dtype
+    recorded: bool
 
 
 _PACKING = Packing(_Operands)
@@ -82,11 +84,11 @@ class _SpatialReadout(torch.autograd.Function):
     def forward(ctx: Any, *row: Any) -> Tensor:
         o = _PACKING.unpack(row)
         precise = torch.promote_types(o.x.dtype, torch.float32)
-        z, mean, rstd = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, precise)
+        z, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, precise, o.dtype, o.recorded)
         qkv_weights = (o.attention.qkv_weight, o.attention.qkv_bias)
         a, p = torch.ops.aim.readout(z.flatten(0, 1), *qkv_weights, o.num_heads, o.row)
         rows = a.to(o.dtype)
-        _PACKING.keep(ctx, o._replace(x=narrowed(o.x, o.dtype)), mean, rstd, rows, p)
+        _PACKING.keep(ctx, o._replace(x=x), mean, rstd, rows, p)
         return residual_add(o.x[:, :, :1], project(rows, o.adapter, o.attention, o.dtype))
 
     @staticmethod

@@ -16,18 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import layer_norm, temporal_attention  # noqa: F401  (register the operators)
+from aim_kernels import temporal_attention  # noqa: F401  (registers the operator)
 from aim_kernels.adaptation import temporal_adaptation_reference
 from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.adapter import adapter_gradients
 from aim_kernels.choices import Memory
 from aim_kernels.column_sum import branch_gradient
 from aim_kernels.folded_projection import fold_projection, folded_gradients
+from aim_kernels.layer_norm import layer_norm_to_keep
 from aim_kernels.memory import check_memory, copied_for_backward
-from aim_kernels.precision import cast, compute_dtype, narrowed
+from aim_kernels.precision import cast, compute_dtype
 from aim_kernels.residual import residual_add, row_factor
 from aim_kernels.trained_trunk import attention_branch
-from aim_kernels.weights import AdapterWeights, AttentionWeights, NormWeights, Packing, require_gradient
+from aim_kernels.weights import AdapterWeights, AttentionWeights, NormWeights, Packing, recorded, require_gradient
 from aim_kernels.wide_activation import gelu, gelu_backward
 
 
@@ -55,7 +56,8 @@ def temporal_adaptation(
         attended = attention_branch(x, norm, attention, num_heads, "time", adapter_in, eps)
         return bottleneck(attended, adapter, residual=x, factor=drop)
     dtype = compute_dtype(x, attention.qkv_weight)
-    operands = _Operands(x, drop, norm, attention, adapter, adapter_in, num_heads, eps, memory, dtype)
+    constants = (num_heads, eps, memory, dtype, recorded((x,), adapter, adapter_in))
+    operands = _Operands(x, drop, norm, attention, adapter, adapter_in, *constants)
     return _TemporalAdaptation.apply(*_PACKING.pack(operands))
 
 
@@ -70,6 +72,7 @@ class _Operands(NamedTuple):
     eps: float
     memory: Memory
     dtype: torch.dtype
+    recorded: bool
 
 
 _PACKING = Packing(_Operands)
@@ -79,14 +82,14 @@ class _TemporalAdaptation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *row: Any) -> Tensor:
         o = _PACKING.unpack(row)
-        z, mean, rstd = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, o.dtype)
+        z, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, o.dtype, o.dtype, o.recorded)
         u_in, qkv = _project(z, o)
         a, lse = torch.ops.aim.temporal_attention(qkv, o.num_heads)
         low = cast(o.adapter, o.dtype)
         u = F.linear(_rows(a), *fold_projection(o.adapter, o.attention, o.dtype))
         out = residual_add(o.x, F.linear(gelu(u), low.w2, low.b2), row_factor(o.drop, o.x))
         kept = (qkv, a, lse, u_in) if o.memory == "fast" else (None,) * 4
-        _PACKING.keep(ctx, o._replace(x=narrowed(o.x, o.dtype)), mean, rstd, *kept)
+        _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *kept)
         return out
 
     @staticmethod

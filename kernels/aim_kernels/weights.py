@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_type_hints
 
+import torch
 from torch import Tensor
 
 
@@ -69,6 +70,11 @@ class AdapterGradients(NamedTuple):
 def require_gradient(*records: Sequence[Any] | None) -> bool:
     """Whether any tensor of these records trains."""
     return any(getattr(weight, "requires_grad", False) for record in records for weight in record or ())
+
+
+def recorded(*records: Sequence[Any] | None) -> bool:
+    """Whether autograd records a function of these, and with it what the function keeps."""
+    return torch.is_grad_enabled() and require_gradient(*records)
 
 
 Operands = TypeVar("Operands", bound=tuple)

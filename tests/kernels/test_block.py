@@ -7,6 +7,7 @@ import torch
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from aim_fast.models.counting.saved_bytes import saved_bytes
@@ -101,6 +102,24 @@ def test_attention_runs_once_in_fast_and_twice_where_memory_is_saved():
             gradients(model, torch.randn(1, 2, 5, 64))
         counts[memory] = sum(row.count for row in profile.key_averages() if row.key == "aim_cpu::attention_forward")
     assert counts == {"fast": 2, "balanced": 4, "lean": 4}  # temporal and spatial attention, once or twice each
+
+
+@pytest.mark.parametrize("memory", LIMIT)
+def test_the_stream_is_narrowed_where_it_is_kept_alone(memory):
+    """Of its norms an evaluation writes the results alone."""
+    model, x = hold_trunk(with_memory(blocks(depth=1), memory), torch.bfloat16), torch.randn(1, 2, 5, 64)
+
+    class Norms(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            seen.append(str(operator))
+            return operator(*args, **(kwargs or {}))
+
+    for recorded, kept in ((False, 0), (True, 3)):
+        seen = []
+        with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(recorded), Norms():
+            model(x)
+        assert sum("layer_norm_kept" in name for name in seen) == kept
+        assert sum("aim.layer_norm" in name for name in seen) == 3
 
 
 @pytest.mark.parametrize("memory", LIMIT)

@@ -50,6 +50,17 @@ def test_backward_reference_is_the_gradient(rms):
     torch.testing.assert_close(got, x.grad)
 
 
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [None, torch.randn(77)], ids=["rms", ""])
+def test_the_copy_that_is_kept_is_that_of_the_input(bias, kept, tier):
+    x, weight = torch.randn(3, 5, 77).transpose(0, 1), torch.rand(77)
+    *found, copy = torch.ops.aim.layer_norm_kept(x, weight, bias, 1e-5, torch.bfloat16, kept)
+    assert torch.equal(copy, x.to(kept))
+    assert (copy.dtype, copy.is_contiguous(), copy.data_ptr() == x.data_ptr()) == (kept, True, False)
+    for got, wanted in zip(found, torch.ops.aim.layer_norm(x, weight, bias, 1e-5, torch.bfloat16), strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-3, rtol=0.01)
+
+
 @pytest.mark.parametrize("rms", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_opcheck(dtype, rms):
@@ -57,6 +68,8 @@ def test_opcheck(dtype, rms):
     weight, bias = torch.randn(20), None if rms else torch.randn(20)
     torch.library.opcheck(torch.ops.aim.layer_norm.default, (x, weight, bias, 1e-5, dtype))
     y, mean, rstd = torch.ops.aim.layer_norm(x.detach(), weight, bias, 1e-5, dtype)
+    kept, tests = (x.detach(), weight, bias, 1e-5, dtype, torch.bfloat16), ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.aim.layer_norm_kept.default, kept, test_utils=tests)
     torch.library.opcheck(torch.ops.aim.layer_norm_backward.default, (y, x.detach(), weight, mean, rstd, None))
 
 

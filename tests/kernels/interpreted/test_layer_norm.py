@@ -18,6 +18,10 @@ def test_forward_and_backward(rms, width, residual, dtype):
     weight, bias = torch.rand(width) + 0.5, None if rms else torch.randn(width)
     around = torch.randn(7, width).to(dtype) if residual else None
     y, mean, rstd = OPERATORS["layer_norm"].triton(x, weight, bias, 1e-5, dtype)
+    for kept in (torch.float32, torch.float16):
+        *found, copy = OPERATORS["layer_norm_kept"].triton(x, weight, bias, 1e-5, dtype, kept)
+        assert torch.equal(copy, x.to(kept))
+        assert all(torch.equal(got, wanted) for got, wanted in zip(found, (y, mean, rstd), strict=True))
     dx = OPERATORS["layer_norm_backward"].triton(dy, x, weight, mean, rstd, around)
     truth = op.layer_norm_reference(x.double(), weight, bias, 1e-5, torch.float64)
     plain = op.layer_norm_reference(x, weight, bias, 1e-5, dtype)
