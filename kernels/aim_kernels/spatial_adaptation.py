@@ -145,7 +145,7 @@ def project(rows: Tensor, adapter: AdapterWeights | None, attention: AttentionWe
         return F.linear(rows, out_weight, out_bias)
     low = cast(adapter, dtype)
     hidden = gelu(F.linear(rows, *fold_projection(adapter, attention, dtype)))
-    return torch.addmm(F.linear(rows, out_weight, out_bias + low.b2), hidden, low.w2.t())
+    return F.linear(rows, out_weight, out_bias + low.b2).addmm_(hidden, low.w2.t())  # addmm would copy it first
 
 
 def project_backward(
@@ -169,4 +169,4 @@ def project_backward(
     u = F.linear(rows, weight, bias)
     du = gelu_backward(branch @ adapter.w2.to(dtype), u)
     gradients = folded_gradients(adapter, attention, needs, rows, u, du, branch, db2)
-    return None if da is None else torch.addmm(da, du, weight), gradients
+    return None if da is None else da.addmm_(du, weight), gradients

@@ -122,7 +122,7 @@ class _TemporalAdaptation(torch.autograd.Function):
             low_in = cast(o.adapter_in, o.dtype)
             du_in = gelu_backward(dz @ low_in.w2, u_in)
             gradients_in = adapter_gradients(o.adapter_in, needs.adapter_in, _rows(z), du_in, gelu(u_in), dz)
-            dz = torch.addmm(dz, du_in, low_in.w1)
+            dz.addmm_(du_in, low_in.w1)
         dx = None
         if needs.x:
             dx = torch.ops.aim.layer_norm_backward(dz.view(o.x.shape), o.x, o.norm.weight, mean, rstd, g)

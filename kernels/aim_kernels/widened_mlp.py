@@ -123,7 +123,7 @@ class _WideMLP(torch.autograd.Function):
         hidden, kept = activated(wide, expand(wide, rows), o.keep_hidden)
         out, dropped_bias = contract(wide, hidden)
         if wide.factor is not None and dropped_bias is not None:
-            out = out.addcmul(wide.factor[:, None].to(o.dtype), dropped_bias.to(o.dtype))
+            out.addcmul_(wide.factor[:, None].to(o.dtype), dropped_bias.to(o.dtype))
         _PACKING.keep(ctx, o._replace(y=rows), *kept)
         ctx.dtype_in = o.y.dtype
         return out.view(o.y.shape)
