@@ -33,11 +33,11 @@ def activation_slope(b_u: tl.tensor, ACTIVATION: tl.constexpr) -> tl.tensor:
     """The derivative of :func:`activation_value`."""
     if ACTIVATION == "quick_gelu":
         b_s = sigmoid(b_u, 1.702)
-        return b_s + 1.702 * b_u * b_s * (1.0 - b_s)
+        return b_s + 1.702 * (b_u * b_s) * (1.0 - b_s)  # u · σ is the value, there already where both are asked for
     elif ACTIVATION == "gelu_tanh":
         b_cube = 0.07135481627159036 * b_u * b_u
         b_s = sigmoid(b_u * (1.5957691216057308 + b_cube), 1.0)
-        return b_s + b_u * (1.5957691216057308 + 3.0 * b_cube) * b_s * (1.0 - b_s)
+        return b_s + (1.5957691216057308 + 3.0 * b_cube) * (b_u * b_s) * (1.0 - b_s)
     else:
         return gelu_slope(b_u)
 

@@ -79,12 +79,12 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
         (128, BlockShape(64, 64, 8, 2)),
         (256, BlockShape(32, 64, 8, 2)),
     ],
-    # an adapter's hidden state is narrow: a wide tile's idle columns would cost as much as those that are there
-    "wide_activation": [
-        (256, BlockShape(16, 256, 8, 1)),
-        (512, BlockShape(8, 512, 8, 1)),
-        (1 << 31, BlockShape(4, 1024, 8, 1)),
-    ],
+    # Narrow tiles: idle columns cost as much as those that are there, and so does a tile of both activations; eight
+    # elements a thread, as more of them lie apart in u and in its slopes, which are then computed twice. Instructions
+    # of a warp a row of B/16's 3,072 + 192 columns on sm_90, wide_slope forward and backward: this one 2,708 and 1,744;
+    # (32, 64, 8, 1) 2,696 and 1,731; (8, 128, 4, 1) 2,811 and 1,840; (16, 64, 2, 1) 3,744 and 1,720;
+    # (16, 256, 8, 1) 3,918 and 1,868; (4, 1024, 8, 1), where the blocks of a row are not known, 5,740 and 3,376.
+    "wide_activation": [(1 << 31, BlockShape(16, 64, 4, 1))],
 }
 
 

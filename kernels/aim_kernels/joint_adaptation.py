@@ -82,6 +82,7 @@ class _JointAdaptation(torch.autograd.Function):
         wide = _widened(o, o.adapter)
         hidden, kept = activated(wide, expand(wide, y.view(-1, y.shape[-1])), o.memory == "fast")
         branch, dropped_bias = contract(wide, hidden)
+        del y, hidden  # the largest tensors of a forward
         out = residual_add(o.x, branch, None if dropped_bias is None else wide.factor, dropped_bias)
         _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *kept)
         return out

@@ -91,12 +91,12 @@ def _slope(x: Tensor, activation: Activation) -> Tensor:
 
 @triton.jit
 def wide_tile(
-    M: tl.tensor, H: tl.tensor, blocks: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    M: tl.tensor, H: tl.tensor, BLOCKS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ) -> tuple[tl.tensor, ...]:
     """This program's first column, its rows and columns, the rows' mask, and the tile's mask and offsets."""
     i_program = tl.program_id(0)
-    i_first = (i_program % blocks) * COLUMNS
-    o_row = (i_program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    i_first = (i_program % BLOCKS) * COLUMNS
+    o_row = (i_program // BLOCKS).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     o_column = i_first + tl.arange(0, COLUMNS)
     m_row = o_row < M
     m_tile = m_row[:, None] & (o_column < H)[None, :]
@@ -112,14 +112,14 @@ def wide_activation_kernel(
     M: tl.tensor,
     H: tl.tensor,
     split: tl.tensor,
-    blocks: tl.tensor,
+    BLOCKS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     FACTOR: tl.constexpr,
     BACKWARD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, blocks, ROWS, COLUMNS)
+    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, BLOCKS, ROWS, COLUMNS)
     b_u = tl.load(u_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
     if i_first + COLUMNS <= split:
         b_y = activation_slope(b_u, ACTIVATION) if BACKWARD else activation_value(b_u, ACTIVATION)
@@ -137,15 +137,18 @@ def wide_activation_kernel(
 def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
     """Constants and launch options at H = ``width``."""
     shape = block_shape("wide_activation", width, target)
-    return {"ROWS": shape.rows, "COLUMNS": shape.columns}, {"num_warps": shape.warps, "num_stages": shape.stages}
+    blocks = triton.cdiv(
+        width, shape.columns
+    )  # known when compiled: a division by it is most of a small tile's indices
+    constants = {"BLOCKS": blocks, "ROWS": shape.rows, "COLUMNS": shape.columns}
+    return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
 def launch(kernel: Any, x: Tensor, **arguments: Any) -> None:
-    """Runs ``kernel`` over the tiles of ``x`` [M, H], which are its M, H, blocks, ROWS and COLUMNS."""
+    """Runs ``kernel`` over the tiles of ``x`` [M, H], which are its M, H, BLOCKS, ROWS and COLUMNS."""
     (rows, width), (constants, options) = x.shape, launch_shape(x.shape[1], architecture(x))
-    blocks = triton.cdiv(width, constants["COLUMNS"])
-    grid = (triton.cdiv(rows, constants["ROWS"]) * blocks,)
-    kernel[grid](M=rows, H=width, blocks=blocks, **arguments, **constants, **options)
+    grid = (triton.cdiv(rows, constants["ROWS"]) * constants["BLOCKS"],)
+    kernel[grid](M=rows, H=width, **arguments, **constants, **options)
 
 
 def _triton(dy: Tensor | None, u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:

@@ -57,13 +57,13 @@ def wide_slope_forward_kernel(
     M: tl.tensor,
     H: tl.tensor,
     split: tl.tensor,
-    blocks: tl.tensor,
+    BLOCKS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     FACTOR: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, blocks, ROWS, COLUMNS)
+    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, BLOCKS, ROWS, COLUMNS)
     m_frozen = m_row[:, None] & (o_column < split)[None, :]
     b_u = tl.load(u_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
     b_y = activation_value(b_u, ACTIVATION)
@@ -88,12 +88,12 @@ def wide_slope_backward_kernel(
     M: tl.tensor,
     H: tl.tensor,
     split: tl.tensor,
-    blocks: tl.tensor,
+    BLOCKS: tl.constexpr,
     FACTOR: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, blocks, ROWS, COLUMNS)
+    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, BLOCKS, ROWS, COLUMNS)
     m_frozen = m_row[:, None] & (o_column < split)[None, :]
     b_code = tl.load(slope_ptr + o_row[:, None] * split + o_column[None, :], mask=m_frozen, other=0).to(tl.float32)
     b_slope = tl.where(b_code == 255.0, float("nan"), (b_code - 27.0) * 0.005)  # [ROWS, COLUMNS]

@@ -63,14 +63,14 @@ def wide_swiglu_kernel(
     M: tl.tensor,
     H: tl.tensor,
     split: tl.tensor,
-    blocks: tl.tensor,
+    BLOCKS: tl.constexpr,
     FACTOR: tl.constexpr,
     BACKWARD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
     """``y_ptr`` is that of ``du`` in the backward. ``split`` behind a column lies its value, or the adapter's input."""
-    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, blocks, ROWS, COLUMNS)
+    i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, BLOCKS, ROWS, COLUMNS)
     m_frozen = m_row[:, None] & (o_column < split)[None, :]
     o_gate = o_row[:, None] * (H + split) + o_column[None, :]
     b_gate = tl.load(u_ptr + o_gate, mask=m_frozen, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]

@@ -200,6 +200,7 @@ def wide_gradients(
         else:
             columns = branch.new_empty(branch.shape[0], 0) if own is None else own
             du = torch.ops.aim.wide_slope_backward(dhidden, kept.slope, columns, factor)
+        del dhidden
     dw1 = db1 = dw2 = None
     if adapter is not None:
         if needs.w2 and own is not None:

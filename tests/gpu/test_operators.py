@@ -11,6 +11,7 @@ from aim_kernels.adaptation import activate, adapter_reference
 from aim_kernels.adapter import adapter
 from aim_kernels.choices import Activation
 from aim_kernels.column_sum import branch_gradient, column_sum
+from aim_kernels.folded_projection import fold_projection
 from aim_kernels.group_attention import backend_missing as group_backend_missing
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.layer_norm import layer_norm
@@ -18,7 +19,7 @@ from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.residual import residual_add
 from aim_kernels.spatial_attention import backend_missing, spatial_attention, spatial_attention_reference
 from aim_kernels.temporal_attention import temporal_attention, temporal_attention_reference
-from aim_kernels.weights import AdapterWeights
+from aim_kernels.weights import AdapterWeights, AttentionWeights
 from aim_kernels.wide_activation import (
     wide_activation,
     wide_activation_backward_reference,
@@ -248,6 +249,16 @@ def test_column_sums(dtype):
         error_rule.hold(bias, plain.sum(0, dtype=torch.float32), truth.sum(0))
         assert torch.equal(branch, plain if dropped else wide)
         assert torch.equal(bias, branch_gradient(g, dtype, True, drop, dropped)[1])
+
+
+def test_a_folded_bias_is_the_same_under_autocast():
+    """Forward forms it under autocast, backward outside."""
+    adapter = AdapterWeights(*(torch.randn(*s, device="cuda") for s in ((192, 768), (192,), (768, 192), (768,))))
+    sizes = ((2304, 768), (2304,), (768, 768), (768,))
+    attention = AttentionWeights(*(torch.randn(*s, device="cuda").bfloat16() for s in sizes))
+    outside = fold_projection(adapter, attention, torch.float32)[1]
+    with torch.autocast("cuda", torch.bfloat16):
+        assert torch.equal(fold_projection(adapter, attention, torch.float32)[1], outside)
 
 
 def test_no_launch_leaves_the_device_of_its_input():
