@@ -17,7 +17,7 @@ from aim_kernels.wide_activation import gelu
 
 def fold_projection(adapter: AdapterWeights, attention: AttentionWeights, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """W' [H, D] and b' [H] in ``dtype``, from the adapter's own tensors and the trunk's."""
-    with torch.autocast(adapter.w1.device.type, enabled=False):  # which rounds addmv's operands, on a GPU alone
+    with torch.autocast("cuda", enabled=False):  # on a CPU it leaves addmv alone
         bias = torch.addmv(adapter.b1, adapter.w1, attention.out_bias.to(adapter.w1.dtype))
     return adapter.w1.to(dtype) @ attention.out_weight.to(dtype), bias.to(dtype)
 
