@@ -15,11 +15,12 @@ from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, 
 from aim_kernels.wide_activation import gelu
 
 
-def fold_projection(adapter: AdapterWeights, attention: AttentionWeights, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """W' [H, D] and b' [H] in ``dtype``, from the adapter's own tensors and the trunk's."""
+def fold_projection(adapter: AdapterWeights, low: AdapterWeights, attention: AttentionWeights) -> tuple[Tensor, Tensor]:
+    """W' [H, D] and b' [H] in the dtype of ``low``, a copy of the adapter's tensors in the products' dtype."""
+    dtype = low.w1.dtype
     with torch.autocast("cuda", enabled=False):  # on a CPU it leaves addmv alone
         bias = torch.addmv(adapter.b1, adapter.w1, attention.out_bias.to(adapter.w1.dtype))
-    return adapter.w1.to(dtype) @ attention.out_weight.to(dtype), bias.to(dtype)
+    return low.w1 @ attention.out_weight.to(dtype), bias.to(dtype)
 
 
 def folded_gradients(

@@ -22,7 +22,7 @@ from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.column_sum import branch_gradient
 from aim_kernels.layer_norm import layer_norm_to_keep
 from aim_kernels.memory import check_memory, copied_for_backward
-from aim_kernels.precision import compute_dtype
+from aim_kernels.precision import cast, compute_dtype
 from aim_kernels.residual import residual_add, row_factor
 from aim_kernels.trained_trunk import mlp_branch
 from aim_kernels.weights import AdapterWeights, MLPWeights, NormWeights, Packing, recorded, require_gradient
@@ -106,5 +106,5 @@ class _JointAdaptation(torch.autograd.Function):
 
 
 def _widened(o: _Operands, adapter: AdapterWeights | None) -> WidenedMLP:
-    factor = None if adapter is None else row_factor(o.drop, o.x)
-    return WidenedMLP(o.mlp, adapter, factor, o.scale, o.activation, o.dtype)
+    factor, low = (None, None) if adapter is None else (row_factor(o.drop, o.x), cast(adapter, o.dtype))
+    return WidenedMLP(o.mlp, adapter, low, factor, o.scale, o.activation, o.dtype)

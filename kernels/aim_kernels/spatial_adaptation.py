@@ -23,7 +23,7 @@ from aim_kernels.column_sum import branch_gradient
 from aim_kernels.folded_projection import fold_projection, folded_gradients
 from aim_kernels.layer_norm import layer_norm_to_keep
 from aim_kernels.memory import check_memory, copied_for_backward
-from aim_kernels.precision import compute_dtype
+from aim_kernels.precision import cast, compute_dtype
 from aim_kernels.residual import residual_add
 from aim_kernels.rotation import Rotation, rotated
 from aim_kernels.spatial_attention import Backend, backend_missing, check_bias
@@ -143,9 +143,10 @@ def project(rows: Tensor, adapter: AdapterWeights | None, attention: AttentionWe
     out_weight, out_bias = attention.out_weight.to(dtype), attention.out_bias.to(dtype)
     if adapter is None:
         return F.linear(rows, out_weight, out_bias)
-    hidden = gelu(F.linear(rows, *fold_projection(adapter, attention, dtype)))
-    out = F.linear(rows, out_weight, out_bias + adapter.b2.to(dtype))
-    return out.addmm_(hidden, adapter.w2.to(dtype).t())  # addmm would copy it first
+    low = cast(adapter, dtype)
+    hidden = gelu(F.linear(rows, *fold_projection(adapter, low, attention)))
+    out = F.linear(rows, out_weight, out_bias + low.b2)
+    return out.addmm_(hidden, low.w2.t())  # addmm would copy it first
 
 
 def project_backward(
@@ -165,8 +166,9 @@ def project_backward(
     da = branch @ attention.out_weight.to(dtype) if needs_rows else None
     if adapter is None or not (needs_rows or any(needs)):
         return da, AdapterGradients()
-    weight, bias = fold_projection(adapter, attention, dtype)
+    low = cast(adapter, dtype)
+    weight, bias = fold_projection(adapter, low, attention)
     u = F.linear(rows, weight, bias)
-    du = gelu_backward(branch @ adapter.w2.to(dtype), u)
+    du = gelu_backward(branch @ low.w2, u)
     gradients = folded_gradients(adapter, attention, needs, rows, u, du, branch, db2)
     return None if da is None else da.addmm_(du, weight), gradients

@@ -85,9 +85,9 @@ class _TemporalAdaptation(torch.autograd.Function):
         z, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, o.dtype, o.dtype, o.recorded)
         u_in, qkv = _project(z, o)
         a, lse = torch.ops.aim.temporal_attention(qkv, o.num_heads)
-        u = F.linear(_rows(a), *fold_projection(o.adapter, o.attention, o.dtype))
-        second = o.adapter.w2.to(o.dtype), o.adapter.b2.to(o.dtype)
-        out = residual_add(o.x, F.linear(gelu(u), *second), row_factor(o.drop, o.x))
+        low = cast(o.adapter, o.dtype)
+        u = F.linear(_rows(a), *fold_projection(o.adapter, low, o.attention))
+        out = residual_add(o.x, F.linear(gelu(u), low.w2, low.b2), row_factor(o.drop, o.x))
         kept = (qkv, a, lse, u_in) if o.memory == "fast" else (None,) * 4
         _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *kept)
         return out
@@ -98,7 +98,8 @@ class _TemporalAdaptation(torch.autograd.Function):
         needs = _PACKING.needs(ctx)
         adapter, adapter_in, norm = (copied_for_backward(w, g) for w in (o.adapter, o.adapter_in, o.norm))
         o = o._replace(adapter=adapter, adapter_in=adapter_in, norm=norm)
-        weight, bias = fold_projection(o.adapter, o.attention, o.dtype)
+        low = cast(o.adapter, o.dtype)
+        weight, bias = fold_projection(o.adapter, low, o.attention)
         z = None
         if qkv is None:
             z, _, _ = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, o.dtype)
@@ -107,7 +108,7 @@ class _TemporalAdaptation(torch.autograd.Function):
         u = F.linear(_rows(a), weight, bias)
 
         branch, db2 = branch_gradient(g, o.dtype, needs.adapter.b2, row_factor(o.drop, o.x))
-        du = gelu_backward(branch @ o.adapter.w2.to(o.dtype), u)
+        du = gelu_backward(branch @ low.w2, u)
         gradients = folded_gradients(o.adapter, o.attention, needs.adapter, _rows(a), u, du, branch, db2)
         if not (needs.x or any(needs.adapter_in)):
             return _PACKING.gradients(adapter=gradients)

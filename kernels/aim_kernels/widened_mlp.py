@@ -24,7 +24,7 @@ from aim_kernels.adaptation import adapter_reference, mlp_reference
 from aim_kernels.choices import MLPActivation
 from aim_kernels.column_sum import branch_gradient, column_sum
 from aim_kernels.memory import copied_for_backward
-from aim_kernels.precision import compute_dtype
+from aim_kernels.precision import cast, compute_dtype
 from aim_kernels.residual import row_factor
 from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, MLPWeights, Packing, require_gradient
 from aim_kernels.wide_activation import gelu
@@ -35,6 +35,7 @@ class WidenedMLP(NamedTuple):
 
     mlp: MLPWeights
     adapter: AdapterWeights | None
+    low: AdapterWeights | None  # the adapter in the products' dtype
     factor: Tensor | None  # [rows] droppath's
     scale: float
     activation: MLPActivation
@@ -139,13 +140,13 @@ class _WideMLP(torch.autograd.Function):
 
 
 def _widened(o: _Operands, adapter: AdapterWeights | None, x: Tensor) -> WidenedMLP:
-    factor = None if adapter is None else row_factor(o.drop, x)
-    return WidenedMLP(o.mlp, adapter, factor, o.scale, o.activation, o.dtype)
+    factor, low = (None, None) if adapter is None else (row_factor(o.drop, x), cast(adapter, o.dtype))
+    return WidenedMLP(o.mlp, adapter, low, factor, o.scale, o.activation, o.dtype)
 
 
 def expand(wide: WidenedMLP, y: Tensor) -> Tensor:
     """u [rows, M + H], gated [rows, 2M + H], of ``y`` [rows, D]."""
-    bias = _stacked(wide, wide.mlp.gate_bias, wide.mlp.fc_bias, None if wide.adapter is None else wide.adapter.b1)
+    bias = _stacked(wide, wide.mlp.gate_bias, wide.mlp.fc_bias, None if wide.low is None else wide.low.b1)
     return F.linear(y, _widening(wide), bias)
 
 
@@ -163,8 +164,8 @@ def activated(wide: WidenedMLP, u: Tensor, keep: bool) -> tuple[Tensor, Hidden]:
 def contract(wide: WidenedMLP, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
     """The output [rows, D], and what it still lacks: s·b2 [D], to be multiplied by the factor; None without one."""
     bias, dropped_bias = wide.mlp.proj_bias.to(wide.dtype), None
-    if wide.adapter is not None and wide.factor is None:
-        bias = bias + wide.scale * wide.adapter.b2.to(wide.dtype)
+    if wide.low is not None and wide.factor is None:
+        bias = bias + wide.scale * wide.low.b2
     elif wide.adapter is not None:
         dropped_bias = wide.scale * wide.adapter.b2
     return F.linear(hidden, _narrowing(wide), bias), dropped_bias
@@ -184,13 +185,13 @@ def wide_gradients(
     ``db2`` [D] is the sum of its rows times droppath's factor, where b2 wants its gradient. ``y`` [rows, D] is read for
     the adapter's hidden state, where that is not kept, and for the gradient of W1.
     """
-    adapter, factor, dtype, split = wide.adapter, wide.factor, branch.dtype, wide.mlp.fc_weight.shape[0]
+    adapter, factor, split = wide.adapter, wide.factor, wide.mlp.fc_weight.shape[0]
     first = split if wide.mlp.gate_weight is None else 2 * split  # of the adapter's columns in u
     own, du = None, None
     if kept.u is not None:
         own = kept.u[:, first:]
-    elif adapter is not None and y is not None:
-        own = F.linear(y, adapter.w1.to(dtype), adapter.b1.to(dtype))
+    elif wide.low is not None and y is not None:
+        own = F.linear(y, wide.low.w1, wide.low.b1)
     if needs_y or needs.w1 or needs.b1:
         dhidden = branch @ _narrowing(wide)
         if wide.mlp.gate_weight is not None:
@@ -217,7 +218,7 @@ def wide_gradients(
 
 def _widening(wide: WidenedMLP) -> Tensor:
     """[Wfc ; W1], [M + H, D], gated [Wgate ; Wfc ; W1], [2M + H, D]."""
-    return _stacked(wide, wide.mlp.gate_weight, wide.mlp.fc_weight, None if wide.adapter is None else wide.adapter.w1)
+    return _stacked(wide, wide.mlp.gate_weight, wide.mlp.fc_weight, None if wide.low is None else wide.low.w1)
 
 
 def _stacked(wide: WidenedMLP, *parts: Tensor | None) -> Tensor:
