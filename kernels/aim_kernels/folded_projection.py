@@ -15,12 +15,11 @@ from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, 
 from aim_kernels.wide_activation import gelu
 
 
-def fold_projection(adapter: AdapterWeights, low: AdapterWeights, attention: AttentionWeights) -> tuple[Tensor, Tensor]:
-    """W' [H, D] and b' [H] in the dtype of ``low``, a copy of the adapter's tensors in the products' dtype."""
-    dtype = low.w1.dtype
+def fold_projection(adapter: AdapterWeights, attention: AttentionWeights, w1: Tensor) -> tuple[Tensor, Tensor]:
+    """W' [H, D] and b' [H] in the products' dtype, in which ``w1`` is the adapter's. Differentiable in its tensors."""
     with torch.autocast("cuda", enabled=False):  # on a CPU it leaves addmv alone
         bias = torch.addmv(adapter.b1, adapter.w1, attention.out_bias.to(adapter.w1.dtype))
-    return low.w1 @ attention.out_weight.to(dtype), bias.to(dtype)
+    return w1 @ attention.out_weight.to(w1.dtype), bias.to(w1.dtype)
 
 
 def folded_gradients(

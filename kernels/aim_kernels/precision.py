@@ -17,8 +17,9 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
 
 
 def cast(weights: AdapterWeights, dtype: torch.dtype) -> AdapterWeights:
-    """An adapter's tensors in the products' dtype: on a GPU in one launch, as each is worth less than its launch."""
-    if weights.w1.is_cuda and weights.w1.dtype != dtype and not torch.compiler.is_compiling():
+    """An adapter's tensors in the products' dtype; on a GPU in one launch, unless autograd or a compiler records it."""
+    plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if weights.w1.is_cuda and weights.w1.dtype != dtype and not plain:
         low = [torch.empty_like(x, dtype=dtype) for x in weights]
         torch._foreach_copy_(low, list(weights))
         return AdapterWeights(*low)

@@ -144,7 +144,7 @@ def project(rows: Tensor, adapter: AdapterWeights | None, attention: AttentionWe
     if adapter is None:
         return F.linear(rows, out_weight, out_bias)
     low = cast(adapter, dtype)
-    hidden = gelu(F.linear(rows, *fold_projection(adapter, low, attention)))
+    hidden = gelu(F.linear(rows, *fold_projection(adapter, attention, low.w1)))
     out = F.linear(rows, out_weight, out_bias + low.b2)
     return out.addmm_(hidden, low.w2.t())  # addmm would copy it first
 
@@ -167,7 +167,7 @@ def project_backward(
     if adapter is None or not (needs_rows or any(needs)):
         return da, AdapterGradients()
     low = cast(adapter, dtype)
-    weight, bias = fold_projection(adapter, low, attention)
+    weight, bias = fold_projection(adapter, attention, low.w1)
     u = F.linear(rows, weight, bias)
     du = gelu_backward(branch @ low.w2, u)
     gradients = folded_gradients(adapter, attention, needs, rows, u, du, branch, db2)

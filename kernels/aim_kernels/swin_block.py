@@ -161,7 +161,8 @@ class AIMSwinBlock(nn.Module):
             a = group_attention(qkv.flatten(1, 2), self.time_table, attn.temporal_bias(), self.num_heads, backend)
             # The adapter has no skip, so it swallows the output projection.
             weights = self.T_Adapter.weights
-            swallowing = AdapterWeights(*fold_projection(weights, attn.weights, dtype), weights.w2, weights.b2)
+            folded = fold_projection(weights, attn.weights, weights.w1.to(dtype))
+            swallowing = AdapterWeights(*folded, weights.w2, weights.b2)
             x = adapter(a.view(x.shape), swallowing, residual=x, factor=temporal_drop)
         qkv = self._project(x, dtype)
         a = group_attention(qkv.flatten(0, 1), self.window_table, self._window_bias(), self.num_heads, backend)

@@ -86,7 +86,7 @@ class _TemporalAdaptation(torch.autograd.Function):
         u_in, qkv = _project(z, o)
         a, lse = torch.ops.aim.temporal_attention(qkv, o.num_heads)
         low = cast(o.adapter, o.dtype)
-        u = F.linear(_rows(a), *fold_projection(o.adapter, low, o.attention))
+        u = F.linear(_rows(a), *fold_projection(o.adapter, o.attention, low.w1))
         out = residual_add(o.x, F.linear(gelu(u), low.w2, low.b2), row_factor(o.drop, o.x))
         kept = (qkv, a, lse, u_in) if o.memory == "fast" else (None,) * 4
         _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *kept)
@@ -99,7 +99,7 @@ class _TemporalAdaptation(torch.autograd.Function):
         adapter, adapter_in, norm = (copied_for_backward(w, g) for w in (o.adapter, o.adapter_in, o.norm))
         o = o._replace(adapter=adapter, adapter_in=adapter_in, norm=norm)
         low = cast(o.adapter, o.dtype)
-        weight, bias = fold_projection(o.adapter, low, o.attention)
+        weight, bias = fold_projection(o.adapter, o.attention, low.w1)
         z = None
         if qkv is None:
             z, _, _ = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, o.dtype)

@@ -256,9 +256,9 @@ def test_a_folded_bias_is_the_same_under_autocast():
     adapter = AdapterWeights(*(torch.randn(*s, device="cuda") for s in ((192, 768), (192,), (768, 192), (768,))))
     sizes = ((2304, 768), (2304,), (768, 768), (768,))
     attention = AttentionWeights(*(torch.randn(*s, device="cuda").bfloat16() for s in sizes))
-    outside = fold_projection(adapter, adapter, attention)[1]
+    outside = fold_projection(adapter, attention, adapter.w1)[1]
     with torch.autocast("cuda", torch.bfloat16):
-        assert torch.equal(fold_projection(adapter, adapter, attention)[1], outside)
+        assert torch.equal(fold_projection(adapter, attention, adapter.w1)[1], outside)
 
 
 def test_no_launch_leaves_the_device_of_its_input():
