@@ -13,10 +13,12 @@ small, a norm's weights or an adapter; what grows with the batch is never copied
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from aim_kernels.choices import Memory
 from aim_kernels.registration import operator
@@ -26,6 +28,22 @@ def check_memory(memory: str) -> None:
     """Raises ValueError unless ``memory`` is one of the three words."""
     if memory not in get_args(Memory):
         raise ValueError(f"memory {memory!r} is none of {', '.join(get_args(Memory))}")
+
+
+def run_again(function: Callable[..., Tensor], x: Tensor, *others: Any, dtype: torch.dtype) -> Tensor:
+    """``function(x, *others)``, of which backward finds ``x`` alone and runs ``function`` on it again.
+
+    ``x`` [B, T, N, D] is kept in ``dtype``, that of the products, where it is the narrower one: what those read of it
+    is rounded to that anyway. Nothing random may be in ``function``: draw it outside, and hand it on.
+    """
+    kept = x.detach().to(dtype) if dtype.itemsize < x.dtype.itemsize else x.detach()
+    stream, wide, differentiable = [x], x.dtype, x.requires_grad
+
+    def run(kept: Tensor, *others: Any) -> Tensor:
+        first = stream.pop() if stream else kept.to(wide).requires_grad_(differentiable)
+        return function(first, *others)
+
+    return checkpoint(run, kept, *others, use_reentrant=False, preserve_rng_state=False)
 
 
 def copied_for_backward(record: Any, g: Tensor) -> Any:

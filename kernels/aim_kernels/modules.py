@@ -18,7 +18,6 @@ from typing import Any, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from aim_kernels.adaptation import (
     joint_adaptation_reference,
@@ -28,7 +27,8 @@ from aim_kernels.adaptation import (
 from aim_kernels.adapter import adapter
 from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory, MLPActivation
 from aim_kernels.joint_adaptation import joint_adaptation
-from aim_kernels.memory import check_memory
+from aim_kernels.memory import check_memory, run_again
+from aim_kernels.precision import compute_dtype
 from aim_kernels.spatial_adaptation import spatial_adaptation
 from aim_kernels.spatial_attention import Backend as AttentionBackend
 from aim_kernels.spatial_readout import spatial_readout
@@ -284,11 +284,10 @@ class AIMBlock(nn.Module):
         drops = (temporal_drop, joint_drop[:, :, :1] if cls_only and joint_drop is not None else joint_drop)
         lean = self.memory == "lean" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if lean and (x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())):
-            # The drops are drawn outside, so nothing random is run twice. A compiler forgets the checkpoint around an
-            # autograd function and would keep everything: there each sub-block keeps its own input.
-            out = checkpoint(
-                self._adapt, clips, *drops, "fast", cls_only, use_reentrant=False, preserve_rng_state=False
-            )
+            # A compiler forgets the checkpoint around an autograd function and would keep everything: there each
+            # sub-block keeps its own input.
+            dtype = compute_dtype(clips, self.attention_weights()[1].qkv_weight)
+            out = run_again(self._adapt, clips, *drops, "fast", cls_only, dtype=dtype)
         else:
             out = self._adapt(clips, *drops, self.memory, cls_only)
         return out.reshape(shape)

@@ -23,7 +23,6 @@ from typing import Any, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from aim_kernels.adaptation import adapter_reference, joint_adaptation_reference
 from aim_kernels.adapter import adapter
@@ -32,7 +31,7 @@ from aim_kernels.folded_projection import fold_projection
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
-from aim_kernels.memory import check_memory
+from aim_kernels.memory import check_memory, run_again
 from aim_kernels.modules import Adapter, DropPath
 from aim_kernels.precision import compute_dtype
 from aim_kernels.spatial_attention import Backend as AttentionBackend
@@ -149,8 +148,7 @@ class AIMSwinBlock(nn.Module):
         if self.backend == "reference":
             return self._adapt_reference(x, *drops)
         if self.memory == "lean" and torch.is_grad_enabled():
-            # The drops are drawn outside, so nothing random is run twice.
-            return checkpoint(self._adapt, x, *drops, "fast", use_reentrant=False, preserve_rng_state=False)
+            return run_again(self._adapt, x, *drops, "fast", dtype=compute_dtype(x, self.attn.qkv.weight))
         return self._adapt(x, *drops, self.memory)
 
     def _adapt(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory) -> Tensor:

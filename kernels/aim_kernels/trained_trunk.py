@@ -14,11 +14,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.layer_norm import layer_norm
+from aim_kernels.memory import run_again
 from aim_kernels.precision import compute_dtype
 from aim_kernels.rotation import Rotation, rotated
 from aim_kernels.spatial_attention import Backend, spatial_attention
@@ -109,6 +109,5 @@ def mlp_branch(
         return out + (added if drop is None else added * drop)
 
     if memory != "fast" and torch.is_grad_enabled():
-        # nothing random runs inside: the drop is drawn outside
-        return checkpoint(branch, x, drop, use_reentrant=False, preserve_rng_state=False)
+        return run_again(branch, x, drop, dtype=compute_dtype(x, mlp.fc_weight))
     return branch(x, drop)

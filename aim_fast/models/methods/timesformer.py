@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from aim_fast.models.block import dropped
 from aim_fast.models.choices import Tune
@@ -30,7 +30,9 @@ from aim_fast.models.method import Method
 from aim_fast.models.video_model import check_tune
 from aim_kernels.adaptation import attention_over_time
 from aim_kernels.choices import DropPathMode, Memory
+from aim_kernels.memory import run_again
 from aim_kernels.modules import DropPath, TemporalAttention
+from aim_kernels.precision import compute_dtype
 from aim_kernels.trained_trunk import attention_branch
 from aim_kernels.weights import NormWeights
 
@@ -97,8 +99,8 @@ class TimeSformer(Method):
     def run(self, block: Any, x: Tensor, cls_only: bool) -> Tensor:
         time, space, mlp = (block.drop_path(x) for _ in range(3))
         if block.memory == "lean" and torch.is_grad_enabled():
-            # the drops are drawn outside, so nothing random is run twice
-            out = checkpoint(_adapt, block, x, time, space, mlp, "fast", use_reentrant=False, preserve_rng_state=False)
+            dtype = compute_dtype(x, block.t_attn.in_proj_weight)
+            out = run_again(partial(_adapt, block), x, time, space, mlp, "fast", dtype=dtype)
         else:
             out = _adapt(block, x, time, space, mlp, block.memory)
         return out[:, :, :1] if cls_only else out
