@@ -7,6 +7,7 @@ adapter's scale; of a gated MLP see :mod:`aim_kernels.widened_mlp`. Shapes as in
 backward, in vectors of width D per token in the products' dtype: ``fast`` x and the slopes of the MLP's activation, a
 byte each (2); ``balanced`` and ``lean`` x alone. In float32 and float64, and of a gated MLP, ``fast`` keeps the hidden
 state before its activations instead of slopes (4 + 1/4; gated, with M = 8/3 D, 5 1/3 + 1/4).
+Where the hidden state is formed again it is, forward and backward, over chunks of rows (:mod:`aim_kernels.chunked_mlp`).
 The stacked weights are formed when they are needed and never kept. Derivation: kernels/README.md.
 """
 
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from aim_kernels.adaptation import joint_adaptation_reference
 from aim_kernels.choices import Memory, MLPActivation
+from aim_kernels.chunked_mlp import branch_in_chunks, gradients_in_chunks
 from aim_kernels.column_sum import branch_gradient
 from aim_kernels.layer_norm import layer_norm_to_keep
-from aim_kernels.memory import check_memory, copied_for_backward
+from aim_kernels.memory import check_memory, copied_for_backward, running_again
 from aim_kernels.precision import cast, compute_dtype
 from aim_kernels.residual import residual_add, row_factor
 from aim_kernels.trained_trunk import mlp_branch
@@ -79,10 +81,17 @@ class _JointAdaptation(torch.autograd.Function):
     def forward(ctx: Any, *row: Any) -> Tensor:
         o = _PACKING.unpack(row)
         y, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, o.dtype, o.dtype, o.recorded)
+        if o.memory == "lean" and running_again():  # the last of its block: nobody reads what comes out
+            _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *Hidden())
+            return o.x.new_empty(()).expand(o.x.shape)
         wide = _widened(o, o.adapter)
-        hidden, kept = activated(wide, expand(wide, y.view(-1, y.shape[-1])), o.memory == "fast")
-        branch, dropped_bias = contract(wide, hidden)
-        del y, hidden  # the largest tensors of a forward
+        rows, kept = y.view(-1, y.shape[-1]), Hidden()
+        if o.memory == "fast":
+            hidden, kept = activated(wide, expand(wide, rows), True)
+            branch, dropped_bias = contract(wide, hidden)
+            del y, rows, hidden  # the largest tensors of a forward
+        else:
+            branch, dropped_bias = branch_in_chunks(wide, rows)
         out = residual_add(o.x, branch, None if dropped_bias is None else wide.factor, dropped_bias)
         _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *kept)
         return out
@@ -97,8 +106,10 @@ class _JointAdaptation(torch.autograd.Function):
         if (u is None and (slope is None or o.adapter is not None)) or needs.adapter.w1:
             normal, _, _ = torch.ops.aim.layer_norm(o.x, *norm, o.eps, o.dtype)
             y = normal.view(branch.shape)
-            kept = kept if o.memory == "fast" else Hidden(expand(wide, y))
-        dy, gradients = wide_gradients(wide, branch, db2, y, kept, needs.x, needs.adapter)
+        if y is None or o.memory == "fast":
+            dy, gradients = wide_gradients(wide, branch, db2, y, kept, needs.x, needs.adapter)
+        else:
+            dy, gradients = gradients_in_chunks(wide, branch, db2, y, needs.x, needs.adapter)
         dx = None
         if dy is not None:
             dx = torch.ops.aim.layer_norm_backward(dy.view(o.x.shape), o.x, norm.weight, mean, rstd, g)

@@ -13,6 +13,7 @@ small, a norm's weights or an adapter; what grows with the batch is never copied
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -40,10 +41,28 @@ def run_again(function: Callable[..., Tensor], x: Tensor, *others: Any, dtype: t
     stream, wide, differentiable = [x], x.dtype, x.requires_grad
 
     def run(kept: Tensor, *others: Any) -> Tensor:
-        first = stream.pop() if stream else kept.to(wide).requires_grad_(differentiable)
-        return function(first, *others)
+        if stream:
+            return function(stream.pop(), *others)
+        _STATE.again = True
+        try:
+            # the leaf is what is kept, and not its wide copy, which then lives no longer than it is read
+            return function(kept.detach().requires_grad_(differentiable).to(wide), *others)
+        finally:
+            _STATE.again = False
 
     return checkpoint(run, kept, *others, use_reentrant=False, preserve_rng_state=False)
+
+
+def running_again() -> bool:
+    """Whether this thread is in the second run of :func:`run_again`, whose result nobody reads."""
+    return _STATE.again
+
+
+class _State(threading.local):
+    again = False
+
+
+_STATE = _State()
 
 
 def copied_for_backward(record: Any, g: Tensor) -> Any:

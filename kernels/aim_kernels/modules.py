@@ -304,7 +304,12 @@ class AIMBlock(nn.Module):
             x = spatial_readout(x, *frozen, adapter, self.eps)
         else:
             x = spatial_adaptation(x, *frozen, adapter, self.eps, memory, self.attention_backend)
-        return joint_adaptation(x, *self.mlp_weights(), **self._joint(joint_drop), memory=memory)
+        return self._adapt_mlp(x, joint_drop, memory)
+
+    def _adapt_mlp(self, x: Tensor, drop: Tensor | None, memory: Memory) -> Tensor:
+        """The joint sub-block, the last of the block: a lean one holds no hidden state even while it runs again."""
+        memory = "lean" if self.memory == "lean" else memory
+        return joint_adaptation(x, *self.mlp_weights(), **self._joint(drop), memory=memory)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
         frozen = (*self.attention_weights(), self.num_heads)

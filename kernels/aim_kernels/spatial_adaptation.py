@@ -100,6 +100,7 @@ class _SpatialAdaptation(torch.autograd.Function):
         o = _PACKING.unpack(row)
         z, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, o.dtype, o.dtype, o.recorded)
         qkv = _project(z, o)
+        del z
         a, lse = torch.ops.aim.spatial_attention(qkv, o.num_heads, o.backend, o.bias)
         branch = project(a.view(-1, a.shape[-1]), o.adapter, o.attention, o.dtype)
         kept: tuple[Tensor | None, ...] = (None,) * 3
@@ -126,8 +127,10 @@ class _SpatialAdaptation(torch.autograd.Function):
         if da is not None:
             how = (o.num_heads, o.backend, o.bias)
             dqkv = torch.ops.aim.spatial_attention_backward(da.view(a.shape), qkv, a, lse, *how)
+            del sides, da, qkv, a, lse  # what is formed again is held by nobody else
             dqkv = dqkv if o.rotation is None else rotated(dqkv, o.rotation, o.num_heads, inverse=True)
             dz = (dqkv.view(-1, dqkv.shape[-1]) @ o.attention.qkv_weight.to(o.dtype)).view(o.x.shape)
+            del dqkv
             dx = torch.ops.aim.layer_norm_backward(dz, o.x, norm.weight, mean, rstd, g)
         return _PACKING.gradients(x=dx, adapter=gradients)
 

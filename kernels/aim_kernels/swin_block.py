@@ -169,6 +169,7 @@ class AIMSwinBlock(nn.Module):
             x = x + o
         else:
             x = adapter(o, self.S_Adapter2.weights, skip=True, residual=x)
+        memory = "lean" if self.memory == "lean" else memory  # no hidden state even while the block runs again
         return joint_adaptation(x, *self.mlp_weights(), **self._joint(joint_drop), memory=memory)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:

@@ -84,6 +84,7 @@ class _TemporalAdaptation(torch.autograd.Function):
         o = _PACKING.unpack(row)
         z, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, o.dtype, o.dtype, o.recorded)
         u_in, qkv = _project(z, o)
+        del z
         a, lse = torch.ops.aim.temporal_attention(qkv, o.num_heads)
         low = cast(o.adapter, o.dtype)
         u = F.linear(_rows(a), *fold_projection(o.adapter, o.attention, low.w1))
@@ -115,7 +116,9 @@ class _TemporalAdaptation(torch.autograd.Function):
 
         da = (du @ weight).view(a.shape)
         dqkv = torch.ops.aim.temporal_attention_backward(da, qkv, a, lse, o.num_heads)
+        del branch, da, qkv, a, lse  # what is formed again is held by nobody else
         dz = _rows(dqkv) @ o.attention.qkv_weight.to(o.dtype)
+        del dqkv
         gradients_in = None
         if o.adapter_in is not None:
             if z is None:

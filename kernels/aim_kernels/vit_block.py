@@ -27,7 +27,6 @@ from aim_kernels.adaptation import (
     joint_adaptation_reference,
 )
 from aim_kernels.choices import Memory
-from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.modules import Adapter, AIMBlock
 from aim_kernels.precision import compute_dtype
@@ -98,7 +97,7 @@ class AIMViTBlock(AIMBlock):
             return super()._adapt(x, temporal_drop, joint_drop, memory, cls_only)
         x = self._attend_normalised(x, temporal_drop)
         x = x[:, :, :1] if cls_only else x
-        return joint_adaptation(x, *self.mlp_weights(), **self._joint(joint_drop), memory=memory)
+        return self._adapt_mlp(x, joint_drop, memory)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
         if self.attn.q_norm is None:

@@ -16,7 +16,7 @@ from bench.published import published
 
 pytestmark = pytest.mark.stack
 
-LIMIT = {"fast": 1 / 2, "balanced": 1 / 4, "lean": 1 / 12}
+LIMIT = {"fast": 1 / 2, "balanced": 1 / 4, "lean": 1 / 20}
 
 
 def blocks(depth=2, dim=64, **overrides):

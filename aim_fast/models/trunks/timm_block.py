@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from aim_fast.models.block import FrozenBlock, dropped
 from aim_kernels.adaptation import attention_over_space, attention_over_time, norm_reference
 from aim_kernels.choices import Memory, MLPActivation
-from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.precision import compute_dtype
 from aim_kernels.rotation import Rotation, rotated, rotation_reference
@@ -250,7 +249,7 @@ class TimmBlock(FrozenBlock):
         else:
             x = spatial_adaptation(x, *frozen, adapter, self.eps, memory, self.attention_backend, **self._scores())
         if self.plain_mlp:
-            return joint_adaptation(x, *self.mlp_weights(), **self._joint(joint_drop), memory=memory)
+            return self._adapt_mlp(x, joint_drop, memory)
         return self._beside_mlp(x, joint_drop)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
