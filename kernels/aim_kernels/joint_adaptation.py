@@ -7,7 +7,7 @@ adapter's scale; of a gated MLP see :mod:`aim_kernels.widened_mlp`. Shapes as in
 backward, in vectors of width D per token in the products' dtype: ``fast`` x and the slopes of the MLP's activation, a
 byte each (2); ``balanced`` and ``lean`` x alone. In float32 and float64, and of a gated MLP, ``fast`` keeps the hidden
 state before its activations instead of slopes (4 + 1/4; gated, with M = 8/3 D, 5 1/3 + 1/4).
-Where the hidden state is formed again it is, forward and backward, over chunks of rows (:mod:`aim_kernels.chunked_mlp`).
+Where the hidden state is formed again it is in chunks of rows, forward and backward: :mod:`aim_kernels.chunked_mlp`.
 The stacked weights are formed when they are needed and never kept. Derivation: kernels/README.md.
 """
 

@@ -1,4 +1,4 @@
-"""The MLP over chunks of rows gives what it gives over all at once, and holds no more than a chunk of its hidden state."""
+"""The MLP over chunks of rows gives what it gives over all at once, and holds no more hidden state than a chunk's."""
 
 import pytest
 import torch
