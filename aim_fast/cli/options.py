@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 
 from aim_fast.training.recipe import FIELDS, GROUPS, group_of
 from aim_fast.training.recipe_file import read_fields, shipped_recipes
-from aim_fast.training.recipe_groups import kind_of
+from aim_fast.training.recipe_groups import is_switch, kind_of
 
 RUN_FIELDS = ("device", "precision", "workers")
 
@@ -63,6 +63,22 @@ class _RecipeOption(click.Option):
         return extra
 
 
+class _SwitchOption(_RecipeOption):
+    """``--name`` or ``--name WORD``, and ``--no-name`` for the word ``off``."""
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.secondary_opts = [f"--no-{self.opts[0][2:]}"]
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        super().add_to_parser(parser, ctx)
+        parser.add_option(obj=self, opts=self.secondary_opts, dest=self.name, action="store_const", const="off")
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record and (f"{self.opts[0]} {self.metavar} / {self.secondary_opts[0]}", record[1])
+
+
 def _default_text(name: str, defaults: str) -> str:
     fixed = name in ("device", "precision", "output")  # never those of a recipe
     if defaults == "run" and not fixed:
@@ -95,6 +111,11 @@ def _option(name: str, defaults: str) -> Callable[[Callable], Callable]:
     fixed["help"] = FIELDS[name].description
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, **fixed)
+    if is_switch(FIELDS[name]):  # a word, or nothing for on
+        words = "|".join(get_args(FIELDS[name].annotation))
+        return click.option(
+            flag, name, is_flag=False, flag_value="on", metavar=f"[{words}]", **fixed | {"cls": _SwitchOption}
+        )
     metavar = "LIST" if listed else {str: "TEXT", int: "N", float: "X"}[kind]
     return click.option(flag, name, metavar=metavar, **fixed)
 

@@ -197,12 +197,13 @@ def _step_rate(model: VideoModel, recipe: Recipe, place: Place, num_classes: int
         torch.zeros(count, dtype=torch.int64),
     )
     steps = Steps(count * 100, count, 1, 1)
-    seconds = []
-    for number in range(_STEPS + 1):
+    seconds: list[float] = []
+    while len(seconds) <= _STEPS:
+        settled = optimization.settled
         start = time.perf_counter()
-        loss, _ = optimization.step(repeat(batch, 1), number, steps, recipe.optimisation.lr, Clock())
+        loss, _ = optimization.step(repeat(batch, 1), 0, steps, recipe.optimisation.lr, Clock())
         loss.item()  # waits for the device
-        seconds.append(time.perf_counter() - start)
+        seconds += [time.perf_counter() - start] if settled else []
     return count / statistics.median(seconds[1:])
 
 

@@ -67,8 +67,8 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
     """
     folder = check_output(recipe, resume)
     with join_processes(recipe.run.device, recipe.run.precision) as place:
-        if recipe.run.cuda_graph:
-            check_cuda_graph(place, Steps.of(recipe, 0, place.world).accumulate)
+        if recipe.run.cuda_graph == "on":
+            check_cuda_graph(place)
         progress = RunProgress(quiet or not place.first)
         # a scan of a large data set takes long: what can be known before it is found out before it
         classes = data_classes(recipe)
@@ -110,7 +110,7 @@ class Trainer:
         self.model, self.identity, self.classes = trained.model, trained.identity, trained.classes
         recipe = self.recipe
         self.steps = Steps.of(recipe, len(index.rows), place.world)
-        self.optimization = Optimization(self.model, recipe, place, len(self.classes))
+        self.optimization = Optimization(self.model, recipe, place, len(self.classes), progress.say)
         source, img_size = feature_source(trained), self.model.img_size
         self.loader = open_training(recipe, place, index, img_size, source, progress)
         self.validation = open_validation(recipe, place, validation, img_size, source, progress)

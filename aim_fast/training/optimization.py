@@ -6,12 +6,13 @@ computed before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -21,34 +22,51 @@ from aim_fast.errors import UsageError
 from aim_fast.models.video_model import VideoModel
 from aim_fast.training.checkpoint import copy_values
 from aim_fast.training.clock import Clock
-from aim_fast.training.cuda_graph import GraphedStep, set_capturable
+from aim_fast.training.cuda_graph import GraphedStep, captures, set_capturable
 from aim_fast.training.devices import Place
+from aim_fast.training.flat_step import FlatStep
 from aim_fast.training.optimizer import build_optimizer, set_learning_rate
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.steps import Steps, step_seed
+
+
+_AT_ONCE = 250 * 2**20  # bytes
 
 
 class Optimization:
     """One process's part in training a model: its replica, optimiser, gradient scaler and moving average.
 
     ``trainable`` are the tensors that train, by name; ``averaged`` their moving averages where the recipe keeps them,
-    else empty.
+    else empty. ``say`` is given a line on how steps run, where that is found out in the first of them.
     """
 
-    def __init__(self, model: VideoModel, recipe: Recipe, place: Place, num_classes: int) -> None:
+    def __init__(
+        self,
+        model: VideoModel,
+        recipe: Recipe,
+        place: Place,
+        num_classes: int,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.model, self.recipe, self.place = model, recipe, place
         self.mixup = _mixup(recipe, num_classes)
         self.trainable: dict[str, nn.Parameter] = dict(model.trainable_parameters())
         self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.optimisation.ema else {}
         self.optimizer = build_optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
-        self.replica = _replicate(model, recipe, place)
-        self.graphed: GraphedStep | None = None
-        if recipe.run.cuda_graph:
-            parameters = list(self.trainable.values())
-            self.graphed = GraphedStep(
-                lambda *x: self._losses(*x).sum(), self.optimizer, parameters, recipe.optimisation.clip_norm
-            )
+        self.flat: FlatStep | None = None
+        if captures(recipe.run.cuda_graph, place):
+            self.step_flat(GraphedStep, choose=recipe.run.cuda_graph == "auto", say=say)
+        self.replica = _replicate(model, recipe, place, alone=place.world == 1 or self.flat is not None)
+
+    def step_flat(self, kind: type[FlatStep] = FlatStep, **more: Any) -> None:
+        """Steps are to be taken by a :class:`FlatStep`, which DistributedDataParallel has no part in."""
+        parameters, clip_norm = list(self.trainable.values()), self.recipe.optimisation.clip_norm
+        settings = {"clip_norm": clip_norm, "scaler": self.scaler, "world": self.place.world, "then": self._average}
+        self.flat = kind(lambda *x: self._losses(*x).sum(), self.optimizer, parameters, **settings, **more)
+        if self.place.world > 1:
+            tensors = [tensor.detach() for tensor in (*self.model.parameters(), *self.model.buffers())]
+            dist._broadcast_coalesced(dist.group.WORLD, tensors, _AT_ONCE, 0)  # as DistributedDataParallel begins
 
     def step(
         self, batches: Iterator[Batch], number: int, steps: Steps, rate: float, clock: Clock
@@ -66,8 +84,8 @@ class Optimization:
             torch.manual_seed(seed)
             frames, labels, weights, *classes = self.inputs(batch, seed)
             rows += batch.indices.tolist()
-            if self.graphed:
-                total += self.graphed(frames, labels, weights / clips, *classes)
+            if self.flat:
+                total += self.flat.accumulate(frames, labels, weights / clips, *classes)
                 continue
             replica, more = self.replica, part < count - 1
             with replica.no_sync() if isinstance(replica, DistributedDataParallel) and more else nullcontext():
@@ -75,12 +93,16 @@ class Optimization:
                 loss = self._losses(frames, labels, weights, *classes).sum() / clips
                 self.scaler.scale(loss * self.place.world).backward()
             total += loss.detach()
-        if not self.graphed:
+        if self.flat:
+            self.flat.finish()
+        else:
             self._apply_gradients()
-        if self.averaged:
-            averaged, raw = list(self.averaged.values()), [p.detach() for p in self.trainable.values()]
-            torch._foreach_lerp_(averaged, raw, 1 - self.recipe.optimisation.ema)
         return total, rows
+
+    @property
+    def settled(self) -> bool:
+        """Whether all steps from here on run alike."""
+        return not isinstance(self.flat, GraphedStep) or self.flat.settled
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the tensors that a model is used with."""
@@ -92,7 +114,9 @@ class Optimization:
         copy_values(self.trainable, state["trainable"] or tensors)
         copy_values(self.averaged, tensors if self.averaged else {})
         self.optimizer.load_state_dict(state["optimizer"])
-        set_capturable(self.optimizer, self.recipe.run.cuda_graph)
+        set_capturable(self.optimizer, isinstance(self.flat, GraphedStep))
+        if isinstance(self.flat, GraphedStep):
+            self.flat.forget()
         self.scaler.load_state_dict(state["scaler"])
 
     @property
@@ -117,6 +141,12 @@ class Optimization:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self._average()
+
+    def _average(self) -> None:
+        if self.averaged:
+            averaged, raw = list(self.averaged.values()), [p.detach() for p in self.trainable.values()]
+            torch._foreach_lerp_(averaged, raw, 1 - self.recipe.optimisation.ema)
 
     def inputs(self, batch: Batch, seed: int) -> list[Tensor]:
         """Frames, labels and weights on the device, mixed where the recipe mixes clips.
@@ -143,10 +173,10 @@ class Optimization:
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing) * weights
 
 
-def _replicate(model: VideoModel, recipe: Recipe, place: Place) -> nn.Module:
-    """The model as a step calls it: compiled where asked for, its gradients averaged over the processes."""
+def _replicate(model: VideoModel, recipe: Recipe, place: Place, alone: bool) -> nn.Module:
+    """The model as a step calls it: compiled where asked for, its gradients averaged unless it is ``alone``."""
     replica = cast(nn.Module, torch.compile(model)) if recipe.run.compile else model  # its type says a function
-    if place.world > 1:
+    if not alone:
         devices = [place.device.index] if place.device.type == "cuda" else None
         replica = DistributedDataParallel(
             replica, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True

@@ -23,6 +23,7 @@ from aim_fast.models.choices import Head, Method, TemporalPlace, Tune
 from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+CudaGraph = Literal["auto", "on", "off"]
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
 _VIEWS = re.compile(r"\s*0*([1-9]\d*)[xX×]0*([13])\s*")
 _TIMM_POLICY = re.compile(r"default|published|timm:[a-z0-9]+(-[a-z0-9.]+)*")
@@ -73,6 +74,11 @@ def kind_of(field: FieldInfo) -> tuple[type, bool]:
     return (str if typing.get_origin(kind) is Literal else kind), listed
 
 
+def is_switch(field: FieldInfo) -> bool:
+    """Whether ``on`` and ``off`` are among its words: YAML reads them as yes and no."""
+    return {"on", "off"} <= set(typing.get_args(field.annotation))
+
+
 def _field(default: Any, help: str, **limits: float) -> Any:
     return Field(default, description=help, **limits)  # type: ignore[call-overload]
 
@@ -87,8 +93,11 @@ class Group(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_written(cls, value: Any, info: Any) -> Any:
-        """A list may be written ``a,b`` or ``none``, or be its only item; yes and no are no numbers."""
-        kind, listed = kind_of(cls.model_fields[info.field_name])
+        """A list may be written ``a,b`` or ``none``, or be its only item; yes and no are on and off, and no numbers."""
+        field = cls.model_fields[info.field_name]
+        kind, listed = kind_of(field)
+        if isinstance(value, bool) and is_switch(field):
+            return "on" if value else "off"
         if listed and isinstance(value, str):
             value = [] if value.strip() in ("", "none") else [word.strip() for word in value.split(",")]
         elif listed and not isinstance(value, (list, tuple)):
@@ -256,7 +265,9 @@ class Run(Group):
     backend: BlockBackend = _field("fused", "fused operators, or reference: plain PyTorch")
     memory: Memory = _field("fast", "what is kept for backward: fast, balanced or lean; slower, less")
     compile: bool = _field(False, "train the model through torch.compile")
-    cuda_graph: bool = _field(False, "capture the training step as a CUDA graph: one GPU, bf16 or fp32")
+    cuda_graph: CudaGraph = _field(
+        "auto", "capture the training step as CUDA graphs: on, off, or auto: on a GPU where it is measured to be faster"
+    )
     output: str | None = _field(None, "folder of the run; runs/DATASET-MODEL-FRAMESf when not given")
     eval_every: int = _field(1, "epochs between validations; 0 for none but the last", ge=0)
     checkpoint_every: int = _field(500, "steps between checkpoints within an epoch; 0 for none", ge=0)

@@ -21,7 +21,7 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
         storage = x.untyped_storage()
         if storage.data_ptr() not in owned and x.shape not in shapes:
             kept[storage.data_ptr()] = storage.nbytes()
-        return x
+        return x.detach()  # with its graph it would hold itself, for good
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         out = forward()
