@@ -14,7 +14,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,8 @@ class GraphedStep(FlatStep):
             self._timed("update", False, self._apply)
         else:
             self._timed("update", True, self._update)
-            torch.autograd.graph.increment_version(self.parameters)
+        # nothing on the host tells else that they have changed
+        torch.autograd.graph.increment_version(self.parameters)
         self._finished += 1
         if not self.settled:
             self._settle()
@@ -151,10 +152,10 @@ class _Captured:
     def __init__(self, run: Callable[..., Any], inputs: tuple[Tensor, ...], pool: Any) -> None:
         self.inputs = [x.clone() for x in inputs]
         self.graph = torch.cuda.CUDAGraph()
-        with _left_usable(self.graph, pool), _weights_cast_each_time():
-            # the loader's threads go on allocating meanwhile
-            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-                self.out = run(*self.inputs)
+        # the loader's threads go on allocating meanwhile
+        captured = torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local")
+        with _left_usable(self.graph, pool), _weights_cast_each_time(), captured:
+            self.out = run(*self.inputs)
 
     def __call__(self, *inputs: Tensor) -> Any:
         for held, given in zip(self.inputs, inputs, strict=True):

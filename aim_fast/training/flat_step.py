@@ -54,6 +54,7 @@ class FlatStep:
         """Exchanges, clips and applies the step's gradient."""
         self._exchange()
         self._apply()
+        torch.autograd.graph.increment_version(self.parameters)  # which a fused optimiser does not
 
     def _add_gradient(self, *inputs: Tensor) -> Tensor:
         loss = self.loss(*inputs)

@@ -24,11 +24,9 @@ from aim_fast.training.checkpoint import copy_values
 from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import GraphedStep, captures, set_capturable
 from aim_fast.training.devices import Place
-from aim_fast.training.flat_step import FlatStep
 from aim_fast.training.optimizer import build_optimizer, set_learning_rate
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.steps import Steps, step_seed
-
 
 _AT_ONCE = 250 * 2**20  # bytes
 
@@ -54,19 +52,26 @@ class Optimization:
         self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.optimisation.ema else {}
         self.optimizer = build_optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
-        self.flat: FlatStep | None = None
-        if captures(recipe.run.cuda_graph, place):
-            self.step_flat(GraphedStep, choose=recipe.run.cuda_graph == "auto", say=say)
+        self.flat = self._flat_step(say) if captures(recipe.run.cuda_graph, place) else None
         self.replica = _replicate(model, recipe, place, alone=place.world == 1 or self.flat is not None)
 
-    def step_flat(self, kind: type[FlatStep] = FlatStep, **more: Any) -> None:
-        """Steps are to be taken by a :class:`FlatStep`, which DistributedDataParallel has no part in."""
-        parameters, clip_norm = list(self.trainable.values()), self.recipe.optimisation.clip_norm
-        settings = {"clip_norm": clip_norm, "scaler": self.scaler, "world": self.place.world, "then": self._average}
-        self.flat = kind(lambda *x: self._losses(*x).sum(), self.optimizer, parameters, **settings, **more)
-        if self.place.world > 1:
+    def _flat_step(self, say: Callable[[str], None]) -> GraphedStep:
+        """Takes the steps where they may be captured, in place of DistributedDataParallel, which cannot be."""
+        world, clip_norm = self.place.world, self.recipe.optimisation.clip_norm
+        if world > 1:  # as DistributedDataParallel begins
             tensors = [tensor.detach() for tensor in (*self.model.parameters(), *self.model.buffers())]
-            dist._broadcast_coalesced(dist.group.WORLD, tensors, _AT_ONCE, 0)  # as DistributedDataParallel begins
+            dist._broadcast_coalesced(dist.group.WORLD, tensors, _AT_ONCE, 0)
+        return GraphedStep(
+            lambda *x: self._losses(*x).sum(),
+            self.optimizer,
+            list(self.trainable.values()),
+            clip_norm,
+            self.scaler,
+            world,
+            self._average,
+            choose=self.recipe.run.cuda_graph == "auto",
+            say=say,
+        )
 
     def step(
         self, batches: Iterator[Batch], number: int, steps: Steps, rate: float, clock: Clock
@@ -102,7 +107,7 @@ class Optimization:
     @property
     def settled(self) -> bool:
         """Whether all steps from here on run alike."""
-        return not isinstance(self.flat, GraphedStep) or self.flat.settled
+        return self.flat is None or self.flat.settled
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the tensors that a model is used with."""
@@ -114,9 +119,9 @@ class Optimization:
         copy_values(self.trainable, state["trainable"] or tensors)
         copy_values(self.averaged, tensors if self.averaged else {})
         self.optimizer.load_state_dict(state["optimizer"])
-        set_capturable(self.optimizer, isinstance(self.flat, GraphedStep))
-        if isinstance(self.flat, GraphedStep):
-            self.flat.forget()
+        set_capturable(self.optimizer, self.flat is not None)
+        if self.flat:
+            self.flat.forget()  # what it holds reads the tensors of before
         self.scaler.load_state_dict(state["scaler"])
 
     @property
@@ -141,6 +146,7 @@ class Optimization:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.graph.increment_version(self.trainable.values())  # which a fused optimiser does not
         self._average()
 
     def _average(self) -> None:

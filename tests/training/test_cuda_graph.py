@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from aim_fast.errors import UsageError
 from aim_fast.models.registry import create_model
-from aim_fast.training.cuda_graph import WARM_UP, GraphedStep, check_cuda_graph, set_capturable
+from aim_fast.training.cuda_graph import WARM_UP, captures, check_cuda_graph, set_capturable
 from aim_fast.training.devices import Place
+from aim_fast.training.flat_step import FlatStep
 from aim_fast.training.loop import train
 from aim_fast.training.optimizer import set_learning_rate
 from aim_fast.training.recipe import Recipe
@@ -21,24 +22,25 @@ from aim_fast.training.recipe import Recipe
 pytestmark = pytest.mark.stack
 
 
-@pytest.mark.parametrize(
-    ("device", "world", "accumulate", "dtype", "message"),
-    [
-        ("cpu", 1, 1, torch.bfloat16, "on a CUDA device, not on cpu"),
-        ("cuda", 2, 1, torch.bfloat16, "one process, not of 2"),
-        ("cuda", 1, 4, torch.bfloat16, "one batch, not of 4"),
-        ("cuda", 1, 1, torch.float16, "--precision bf16 or fp32"),
-    ],
-)
-def test_refused_in_one_line(device, world, accumulate, dtype, message):
-    with pytest.raises(UsageError, match=message) as caught:
-        check_cuda_graph(Place(0, world, torch.device(device), dtype), accumulate)
+def test_refused_on_a_cpu_in_one_line_and_nowhere_else():
+    with pytest.raises(UsageError, match="on a CUDA device, not on cpu") as caught:
+        check_cuda_graph(Place(0, 1, torch.device("cpu"), torch.bfloat16))
     assert "\n" not in str(caught.value)
+    for world, dtype in ((1, torch.bfloat16), (2, torch.float32), (1, torch.float16)):
+        check_cuda_graph(Place(0, world, torch.device("cuda"), dtype))
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "does"),
+    [("auto", "cuda", True), ("on", "cuda", True), ("off", "cuda", False), ("auto", "cpu", False)],
+)
+def test_a_step_is_captured_on_a_gpu_unless_that_is_off(asked, device, does):
+    assert captures(asked, Place(0, 1, torch.device(device), torch.bfloat16)) == does
 
 
 def test_training_on_a_cpu_refuses_before_any_work(tmp_path):
     recipe = Recipe().replace(
-        device="cpu", cuda_graph=True, dataset="ssv2", data_root=str(tmp_path), output=str(tmp_path / "run")
+        device="cpu", cuda_graph="on", dataset="ssv2", data_root=str(tmp_path), output=str(tmp_path / "run")
     )
     with pytest.raises(UsageError, match="not on cpu"):
         train(recipe, quiet=True)
@@ -68,12 +70,12 @@ def test_a_compiled_step_is_compiled_once_before_it_would_be_captured():
     trained = [parameter for _, parameter in model.trainable_parameters()]
     before = model.fc_cls.weight.detach().clone()
     optimizer = torch.optim.AdamW([{"params": trained, "lr_factor": 1.0}], lr=0.01, fused=True)
-    step = GraphedStep(lambda x, y: F.cross_entropy(replica(x), y), optimizer, trained, clip_norm=1.0)
+    step = FlatStep(lambda x, y: F.cross_entropy(replica(x), y), optimizer, trained, clip_norm=1.0)
     clips, losses = torch.randint(0, 256, (3, 2, 32, 32, 3), dtype=torch.uint8), []
     for number in range(WARM_UP + 1):
         set_learning_rate(optimizer, 0.01 / (1 + number))
         with torch.compiler.set_stance("fail_on_recompile" if number else "default"):
-            losses.append(step.eager(clips, torch.tensor([0, 1, 2])).item())
+            losses.append(step(clips, torch.tensor([0, 1, 2])).item())
     assert all(parameter.grad is None for parameter in trained)
     assert all(math.isfinite(loss) for loss in losses)
     assert (model.fc_cls.weight - before).abs().max() > 0.01

@@ -1,5 +1,7 @@
 """What a step exchanges between processes, and how it mixes clips."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -87,3 +89,16 @@ def test_mixing_is_the_same_for_all_frames_of_a_clip():
         frames, labels, _ = made.inputs(still, step_seed(0, step, 0, 0))  # [B, 3, T, H, W]
         assert torch.equal(frames, frames[:, :, :1].expand_as(frames))
         torch.testing.assert_close(labels.sum(1), torch.ones(4))
+
+
+def test_a_validation_scores_the_prompt_of_the_step_before_it():
+    """A fused optimiser changes values and tells nobody; text features are kept until the prompt's version changes."""
+    model = create_model("promptclip_demo", num_frames=4, class_names=["one", "two", "three"])
+    recipe = load_recipe("demo", RECIPE | {"model": "promptclip_demo"})
+    made = Optimization(model.train(), recipe, Place(0, 1, torch.device("cpu"), torch.float32), 3)
+    found = []
+    for number in range(2):
+        made.step(iter([dataclasses.replace(batch(), labels=torch.tensor([0, 1, 2, 0]))]), number, STEPS, 1e-2, Clock())
+        with torch.inference_mode():
+            found.append(model.class_features().clone())
+    assert (found[1] - found[0]).abs().max() > 1e-3

@@ -14,6 +14,8 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 FLAT = json.loads((GOLDEN / "flat_recipes.json").read_text())
 # fields that came later, at what a recipe without them means
 SINCE = {"accept_gaps": False, "weights_key": None, "method": None}
+# a field that had yes and no, which are read as on and off, and has a default since that chooses
+SINCE |= {"cuda_graph": "auto"}
 CHOICES = json.loads((GOLDEN / "recipe_choices.json").read_text())
 # Towers of a size that their names do not tell, or seem to tell otherwise: an H/14, and a ViT of medium width.
 MISLED = {"open_clip:nllb-clip-large": "l14", "open_clip:vit_medium_patch16_gap_256": "b16"}
@@ -63,7 +65,17 @@ def test_the_recipe_of_a_run_from_before_groups_goes_on_as_the_same(tmp_path):
     fields = FLAT["default"] | FLAT["recipes"]["ssv2_b16_8f"]["resolved"]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
     assert recipe_differences(load_recipe(tmp_path / "recipe.yaml", {}), load_recipe("ssv2_b16_8f", {})) == []
-    assert recipe_of(fields, "study.json") == recipe_of(load_recipe("ssv2_b16_8f", {}).model_dump(mode="json"), "")
+    now = load_recipe("ssv2_b16_8f", {"cuda_graph": "off"}).model_dump(mode="json")
+    assert recipe_of(fields, "study.json") == recipe_of(now, "")
+
+
+@pytest.mark.parametrize(("written", "meant"), [("true", "on"), ("false", "off"), ("on", "on"), ("'off'", "off")])
+def test_a_field_that_had_yes_and_no_is_read_as_on_and_off(tmp_path, written, meant):
+    (tmp_path / "recipe.yaml").write_text(f"run:\n  cuda_graph: {written}\n")
+    recipe = load_recipe(tmp_path / "recipe.yaml", {})
+    assert recipe.run.cuda_graph == meant
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "recipe.yaml", {}) == recipe
 
 
 def test_a_saved_recipe_is_in_groups_with_every_field_in_one():
