@@ -41,14 +41,17 @@ def _one(options: argparse.Namespace) -> int:
     program = importlib.import_module(f"bench.{options.what}")
     header = {**_machine(options.device), "bench": options.what}
 
-    def save(results: dict) -> None:
-        files = [options.json] if options.json else []
-        files += [options.out / f"{options.what}.json"] if options.out and not options.json else []
-        for file in files:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps({**header, **results}, indent=2) + "\n")
+    for batch in options.batch or [None]:
+        file = options.json or (options.out and options.out / f"{options.what}.json")
+        if file and len(options.batch or ()) > 1:
+            file = file.with_stem(f"{file.stem}-{batch}")
 
-    save(program.run(argparse.Namespace(**vars(options), save=save)))
+        def save(results: dict, file: Path | None = file) -> None:
+            if file:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(file, json.dumps({**header, **results}, indent=2) + "\n")
+
+        save(program.run(argparse.Namespace(**{**vars(options), "batch": batch, "save": save})))
     return 0
 
 
@@ -59,7 +62,8 @@ def _all(options: argparse.Namespace) -> int:
         for name, program, settings in runs(options):
             print(f"bench {name}", flush=True)
             file = (options.out or Path(folder)) / f"{name}.json"
-            file.unlink(missing_ok=True)
+            for old in (file, *file.parent.glob(f"{name}-*.json")):
+                old.unlink(missing_ok=True)
             command = [sys.executable, "-m", "bench", program, "--json", str(file)]
             for option, value in settings.items():
                 command += [] if value is None else [f"--{option}", str(value)]
@@ -67,8 +71,8 @@ def _all(options: argparse.Namespace) -> int:
             if fault:
                 print(f"bench {name} {fault}", file=sys.stderr, flush=True)
                 failed.append(name)
-            if file.exists():
-                measured.append(json.loads(file.read_text()))
+            for made in (file, *sorted(file.parent.glob(f"{name}-*.json"))):  # of several batches, one each
+                measured += [json.loads(made.read_text())] if made.exists() else []
     rows = goals.judge([*measured, *goals.read_results()])
     Console().print(goals.table(rows))
     if options.out:
@@ -89,12 +93,15 @@ def _fault(command: list[str], seconds: float | None) -> str | None:
 
 def runs(options: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(name, program, its options) of everything to run, on a GPU first what it alone can tell."""
-    settings = {key: getattr(options, key) for key in ("device", "model", "frames", "batch", "consumer", "out")}
+    settings = {key: getattr(options, key) for key in ("device", "model", "frames", "consumer", "out")}
+    settings["batch"] = ",".join(map(str, options.batch)) if options.batch else None
     first, last = PROGRAMS[:3], PROGRAMS[3:]
     for name in first:
         yield name, name, settings
     if _kind(options.device).startswith("cuda") and not (options.model or options.frames or options.batch):
         large = {**settings, "model": goals.L14, "out": options.out and options.out / "l14"}
+        for batch in (8, 64):
+            yield f"step_{batch}", "step", {**settings, "batch": batch, "out": options.out and options.out / str(batch)}
         yield "step_l14", "step", {**large, "frames": 8, "batch": 16}
         yield "memory_l14", "memory", {**large, "frames": 32, "batch": 4}
     for name in last:
@@ -113,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default=None, help="cpu or cuda; the GPU where there is one when not given")
     parser.add_argument("--model", default=None, help="model name; each program has its own default")
     parser.add_argument("--frames", type=int, default=None, help="frames a clip")
-    parser.add_argument("--batch", type=int, default=None, help="clips a batch")
+    parser.add_argument(
+        "--batch", type=lambda text: [int(one) for one in text.split(",")], default=None, metavar="N[,N...]",
+        help="clips a batch; of several each is measured, and its results are written to NAME-N.json",
+    )  # fmt: skip
     parser.add_argument(
         "--consumer", type=float, default=None, metavar="X",
         help="decode: clips/s that a training step takes; the measured step's when not given",

@@ -48,6 +48,16 @@ def of(*path: str) -> Figure:
     return find
 
 
+def better(key: str) -> Figure:
+    """Of two ways to run a step, as it is and captured in CUDA graphs, the greater figure: training takes it."""
+
+    def find(results: Mapping[str, Any]) -> float | None:
+        found = [value for value in (of(key)(results), of("captured", key)(results)) if value is not None]
+        return max(found, default=None)
+
+    return find
+
+
 def operator(name: str, figure: str) -> Figure:
     """A figure of one operator; 0 where it failed its error rule and so has no speed."""
 
@@ -91,7 +101,9 @@ def relative_gradient_error(results: Mapping[str, Any]) -> float:
 def _goals() -> list[Goal]:
     cpu, gpu = {"model": B16, "frames": 8, "batch": 1}, {"model": B16, "frames": 8, "batch": (32, 64)}
     large, long = {"model": L14, "frames": 8}, {"model": L14, "frames": 32, "batch": 4}
-    eager, compiled = of("ratio_vs_published_eager"), of("ratio_vs_published_compiled")
+    eager, compiled, best_eager, best_compiled = (
+        better(f"ratio_vs_published_{how}") for how in ("eager", "compiled", "best_eager", "best_compiled")
+    )
     return [
         Goal("B/16 step, times faster than published eager", "cpu", "step", cpu, eager, 1.3),
         Goal("B/16 step, stretch", "cpu", "step", cpu, eager, 1.5),
@@ -117,8 +129,10 @@ def _goals() -> list[Goal]:
         Goal("gradient error, of published", "cpu", "step", cpu, relative_gradient_error, 1.25, False),
         Goal("B/16 step over published eager", "cuda", "step", gpu, eager, 2.5),
         Goal("B/16 step over published compiled", "cuda", "step", gpu, compiled, 1.5),
-        Goal("B/16 share of the measured matrix rate", "cuda", "step", gpu, of("mfu"), 0.6),
-        Goal("B/16 clips/s", "cuda", "step", gpu, of("clips_per_s"), 550),
+        Goal("the same, with torch's fastest attention, eager", "cuda", "step", gpu, best_eager, 2.5),
+        Goal("the same, with torch's fastest attention, compiled", "cuda", "step", gpu, best_compiled, 1.5),
+        Goal("B/16 share of the measured matrix rate", "cuda", "step", gpu, better("mfu"), 0.6),
+        Goal("B/16 clips/s", "cuda", "step", gpu, better("clips_per_s"), 550),
         Goal("gradient error, of published", "cuda", "step", gpu, relative_gradient_error, 1.25, False),
         Goal("L/14 step over published eager", "cuda", "step", large, eager, 2.5),
         Goal("L/14 step over published compiled", "cuda", "step", large, compiled, 1.5),

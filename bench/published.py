@@ -10,23 +10,27 @@ Source: Yang et al., AIM, ICLR 2023, and its public implementation (ViT_CLIP).
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aim_kernels import Adapter, AIMBlock
 
 
 class PublishedBlock(nn.Module):
-    """``block`` run as published; input and output [B, T, N, D], no droppath."""
+    """``block`` run as published; input and output [B, T, N, D]."""
 
     backend = "reference"  # what a model asks its blocks for: its stem is plain too
 
     def __init__(self, block: AIMBlock) -> None:
         super().__init__()
         self.block = block
+        self.over_time: SDPBackend | None = None  # torch's own choice
+        self.over_space: SDPBackend | None = None
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:  # which published code knows nothing of
         b, t, _, _ = x.shape
@@ -38,27 +42,39 @@ class PublishedBlock(nn.Module):
             normal = _norm(xt, block.ln_1)
             if block.T_Adapter_in is not None:
                 normal = block.T_Adapter_in(normal)
-            xt = block.T_Adapter(self._attend(normal))
-            x = x + rearrange(xt, "t (b n) d -> n (b t) d", n=n)
-        attended = self._attend(_norm(x, block.ln_1))
+            xt = block.T_Adapter(self._attend(normal, self.over_time))
+            x = x + self._drop(rearrange(xt, "t (b n) d -> n (b t) d", n=n))
+        attended = self._attend(_norm(x, block.ln_1), self.over_space)
         x = x + (attended if block.S_Adapter is None else block.S_Adapter(attended))
         y = _norm(x, block.ln_2)
         hidden = block.mlp.c_fc(y)
         hidden = hidden * torch.sigmoid(1.702 * hidden) if block.activation == "quick_gelu" else F.gelu(hidden)
         x = x + block.mlp.c_proj(hidden)
         if block.MLP_Adapter is not None:
-            x = x + block.adapter_scale * block.MLP_Adapter(y)
+            x = x + self._drop(block.adapter_scale * block.MLP_Adapter(y))
         return rearrange(x, "n (b t) d -> b t n d", b=b)
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def _drop(self, x: Tensor) -> Tensor:
+        """Droppath as published code calls it, on the first axis: a token position in all clips and frames."""
+        keep = 1 - self.block.drop_path.rate
+        if keep == 1 or not self.training:
+            return x
+        return x * x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+
+    def _attend(self, x: Tensor, backend: SDPBackend | None) -> Tensor:
         """Self-attention along the first axis of [L, M, D]."""
-        length, many, dim = x.shape
-        attention, heads = self.block.attn, self.block.num_heads
-        qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-        q, k, v = (z.reshape(length, many * heads, dim // heads).transpose(0, 1) for z in qkv.chunk(3, -1))
-        q, k, v = (z.view(many, heads, length, dim // heads) for z in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return attention.out_proj(out.permute(2, 0, 1, 3).reshape(length, many, dim))
+        attention = self.block.attn
+        qkv = heads_first(F.linear(x, attention.in_proj_weight, attention.in_proj_bias), self.block.num_heads)
+        with sdpa_kernel(backend) if backend else nullcontext():
+            out = F.scaled_dot_product_attention(*qkv)
+        return attention.out_proj(out.permute(2, 0, 1, 3).reshape(x.shape))
+
+
+def heads_first(qkv: Tensor, heads: int) -> list[Tensor]:
+    """q, k and v [M, heads, L, d] of [L, M, 3D], as nn.MultiheadAttention hands them to torch's attention."""
+    length, many, width = qkv.shape
+    parts = (z.reshape(length, many * heads, -1).transpose(0, 1) for z in qkv.chunk(3, -1))
+    return [z.view(many, heads, length, width // 3 // heads) for z in parts]
 
 
 def published(model: nn.Module) -> nn.Module:

@@ -2,8 +2,12 @@
 
 All sides train the same tensors on the same clips: cross-entropy, backward, AdamW. Baselines run under bf16 autocast
 from float32 weights, as published code does; ours holds the frozen trunk in bf16 and runs under the same autocast. On a
-processor that multiplies bf16 by software alone all run in float32, as ``train`` does there. Before anything is timed
-the losses and gradients must agree; if they do not, no speed is printed.
+processor that multiplies bf16 by software alone all run in float32, as ``train`` does there. Droppath is the recipes'.
+Before anything is timed the losses and gradients, without droppath, must agree; if they do not, no speed is printed.
+
+On a GPU the published structure also runs with the attention backends that are the fastest there, which torch's choice
+need not be; each is compiled in its turn; and last, as a failed capture cannot harm what is measured by then, ours is
+captured in CUDA graphs, as ``train`` does where that is faster.
 """
 
 from __future__ import annotations
@@ -27,20 +31,28 @@ from aim_fast.models.registry import create_model
 from aim_fast.studies.timing import Timing, ratio, take_turns
 from aim_fast.training.cuda_graph import WARM_UP, GraphedStep
 from aim_fast.training.devices import choose_dtype
+from aim_fast.training.recipe_groups import Model
 from aim_kernels import AIMBlock, hold_trunk
 from aim_kernels.choices import Memory
+from bench.attention_backends import named, pin, torchs_and_fastest
 from bench.bars import draw_bars
 from bench.machine_rates import matrix_rate
 from bench.published import published
 
 MEMORY = get_args(Memory)
+DROP_PATH = Model.model_fields["drop_path"].default
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measures and prints. Keys: ``ratio_vs_published_eager``, ``ratio_vs_published_compiled``, ``clips_per_s``,
-    ``saved_mib_per_clip`` {published, fast, balanced, lean}, ``seconds`` of every side, on a GPU ``mfu``, ``peak_mib``
-    of every side and ``clips_per_s_captured`` (in a CUDA graph); ``failed``, a line on each side that does not run.
-    ``options.save`` is called with what there is before anything is captured or compiled."""
+    """Measures and prints. Keys, where both sides of a ratio ran:
+
+    ``seconds``, ``spread`` of every side and ``clips_per_s``; ``ratio_vs_published_eager``,
+    ``ratio_vs_reference_eager``, ``ratio_vs_published_compiled``; ``saved_mib_per_clip`` {published, fast, balanced,
+    lean}; ``speed_of_fast`` by memory word; ``drop_path``; ``failed``, a line on each side that does not run. On a GPU
+    ``mfu``, the share of the matrix rate; ``peak_mib`` of every side; ``attention`` {published, published_best: {time,
+    space}}, torch's backends that the published sides use; ``ratio_vs_published_best_eager`` and ``.._compiled``,
+    with the fastest ones; and ``captured``: our step in CUDA graphs, with ``clips_per_s``, ``mfu`` and the same ratios.
+    ``options.save`` is called with what there is before anything is compiled or captured."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.startswith("cuda")
     name = options.model or "aim_vit_b16_clip"
@@ -60,7 +72,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "no speed is printed"
         )
 
+    for model in sides.values():
+        model.train()
+    results["drop_path"] = DROP_PATH
     twin = sides.pop("published_twin")
+    if on_gpu:
+        chosen, fastest = torchs_and_fastest(sides["published"], clips, _dtype(device))
+        results["attention"] = {"published": named(chosen)}
+        if fastest != chosen:
+            results["attention"]["published_best"] = named(fastest)
+            sides["published_best"] = pin(copy.deepcopy(sides["published"]), fastest)
     steps: dict[str, Callable[[], object]] = {
         side: training_step(model, clips, labels, device) for side, model in sides.items()
     }
@@ -80,13 +101,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     results["spread"] = {side: timing.spread for side, timing in timings.items()}
     results["clips_per_s"] = batch / fast.median
     results["speed_of_fast"] = {word: ratio(fast, timings[word]) for word in MEMORY}
-    for side, key in (("published", "ratio_vs_published_eager"), ("reference", "ratio_vs_reference_eager")):
-        if side in timings:
-            results[key] = ratio(timings[side], fast)
+    baselines = [side for side in ("published", "published_best", "reference") if side in timings]
+    results |= {f"ratio_vs_{side}_eager": ratio(timings[side], fast) for side in baselines}
     if on_gpu:
         products = count_costs(name, {"num_frames": frames, "num_classes": 10})[2]
         # two FLOP a multiply-add, forward and the input gradients: a frozen weight has no gradient of its own
-        results["mfu"] = 2 * 2 * products * batch / fast.median / matrix_rate(device)
+        full = 2 * 2 * products * batch / matrix_rate(device)  # seconds at the matrix rate
+        results["mfu"] = full / fast.median
         results["peak_mib"] = {
             side: _peak_alone(steps[side], model) for side, model in sides.items() if side not in failed
         }
@@ -104,13 +125,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         results["seconds"][side], results["spread"][side] = found[side].median, found[side].spread
         return found
 
-    if on_gpu and beside_fast("fast_captured", _captured(sides["fast"], clips, labels, device), WARM_UP + 1):
-        results["clips_per_s_captured"] = batch / timings["fast_captured"].median
-    if getattr(options, "compiled", True) and "published" in timings:
+    if getattr(options, "compiled", True):
         results["compiled"] = how = "whole" if len(getattr(sides["published"], "row", ())) <= 12 else "block by block"
-        baseline = training_step(_compiled(sides["published"], how), clips, labels, device)
-        if found := beside_fast("published_compiled", baseline, warm):
-            results["ratio_vs_published_compiled"] = ratio(found["published_compiled"], found["fast"])
+        for side in (side for side in baselines if side != "reference"):
+            baseline = training_step(_compiled(sides[side], how), clips, labels, device)
+            if found := beside_fast(f"{side}_compiled", baseline, warm):
+                results[f"ratio_vs_{side}_compiled"] = ratio(found[f"{side}_compiled"], found["fast"])
+    if on_gpu and beside_fast("fast_captured", _captured(sides["fast"], clips, labels, device), WARM_UP + 1):
+        ours = timings["fast_captured"].median
+        results["captured"] = {"clips_per_s": batch / ours, "mfu": full / ours}
+        others = {"eager": baselines, "compiled": [side for side in baselines if f"{side}_compiled" in timings]}
+        for how, names in others.items():
+            for side in names:
+                theirs = results["seconds"][side if how == "eager" else f"{side}_compiled"]
+                results["captured"][f"ratio_vs_{side}_{how}"] = theirs / ours
     _print(results, timings)
     if getattr(options, "out", None):
         speeds = {side: batch / timing.median for side, timing in timings.items()}
@@ -149,7 +177,8 @@ def _compiled(model: FrameModel, how: str) -> nn.Module:
 def make_sides(name: str, frames: int, device: str) -> dict[str, Any]:
     """The model as published, twice, and by each memory word: the same weights in all."""
     torch.manual_seed(0)
-    model = create_model(name, num_frames=frames, num_classes=10, head_dropout=0.0, drop_path=0.0).to(device)
+    sizes = {"num_frames": frames, "num_classes": 10}
+    model = create_model(name, **sizes, head_dropout=0.0, drop_path=DROP_PATH).to(device)
     for parameter_name, parameter in model.named_parameters():
         if "Adapter" in parameter_name:
             nn.init.normal_(parameter, std=0.02)  # fresh adapters add zero, and would hide an error
@@ -193,12 +222,19 @@ def training_step(model: nn.Module, clips: Tensor, labels: Tensor, device: str) 
     return step
 
 
-def _captured(model: nn.Module, clips: Tensor, labels: Tensor, device: str) -> Callable[[], Tensor]:
-    """The step as ``--cuda-graph`` trains: launched at once, after steps that warm it up."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _captured(model: FrameModel, clips: Tensor, labels: Tensor, device: str) -> Callable[[], object]:
+    """The step of a copy as ``--cuda-graph on`` trains. Raises RuntimeError, with the reason, if it is not captured."""
+    twin, said = copy.deepcopy(model), []
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW([{"params": trained, "lr_factor": 1.0}], lr=1e-5, fused=True)
-    step = GraphedStep(lambda x, y: loss_of(model, x, y, device), optimizer, trained)
-    return lambda: step(clips, labels)
+    step = GraphedStep(lambda x, y: loss_of(twin, x, y, device), optimizer, trained, say=said.append)
+
+    def run() -> None:
+        step(clips, labels)
+        if said:
+            raise RuntimeError(said[-1])
+
+    return run
 
 
 def _gradient_errors(sides: dict[str, Any], clips: Tensor, labels: Tensor, device: str) -> dict[str, float]:
@@ -209,6 +245,7 @@ def _gradient_errors(sides: dict[str, Any], clips: Tensor, labels: Tensor, devic
 
 
 def _gradients(model: nn.Module, clips: Tensor, labels: Tensor, device: str, precise: bool = False) -> Tensor:
+    model.eval()  # without droppath
     model.zero_grad(set_to_none=True)
     loss = F.cross_entropy(model(clips), labels) if precise else loss_of(model, clips, labels, device)
     loss.backward()

@@ -60,7 +60,7 @@ class Optimization:
         world, clip_norm = self.place.world, self.recipe.optimisation.clip_norm
         if world > 1:  # as DistributedDataParallel begins
             tensors = [tensor.detach() for tensor in (*self.model.parameters(), *self.model.buffers())]
-            dist._broadcast_coalesced(dist.group.WORLD, tensors, _AT_ONCE, 0)
+            dist._broadcast_coalesced(dist.distributed_c10d._get_default_group(), tensors, _AT_ONCE, 0)
         return GraphedStep(
             lambda *x: self._losses(*x).sum(),
             self.optimizer,
