@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from aim_fast.data import Batch
 from aim_fast.errors import UsageError
 from aim_fast.models.video_model import VideoModel
 from aim_fast.training.checkpoint import copy_values
@@ -27,6 +26,9 @@ from aim_fast.training.devices import Place
 from aim_fast.training.optimizer import build_optimizer, set_learning_rate
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.steps import Steps, step_seed
+
+if TYPE_CHECKING:  # a step needs no video library
+    from aim_fast.data import Batch
 
 _AT_ONCE = 250 * 2**20  # bytes
 
