@@ -27,6 +27,7 @@ from aim_fast.training.recipe_groups import CudaGraph
 WARM_UP = 3  # steps before a capture
 TIMED = 3  # steps of each kind that are timed where the faster is to be found out
 _FULL = 0.85  # of a device's memory: a graph keeps what its step needs, so more is left to the eager step
+_EXCHANGED = 256 * 2**20  # bytes: more is exchanged while backward runs, as DistributedDataParallel does
 _Out = TypeVar("_Out")
 
 
@@ -174,8 +175,10 @@ def check_cuda_graph(place: Place) -> None:
         raise UsageError(f"--cuda-graph captures a step on a CUDA device, not on {place.device.type}: leave it out")
 
 
-def captures(asked: CudaGraph, place: Place) -> bool:
-    """Whether a step is captured where that can be."""
+def captures(asked: CudaGraph, place: Place, trained: Iterable[Tensor]) -> bool:
+    """Whether a step that trains these tensors is captured, where that can be."""
+    if asked == "auto" and place.world > 1 and sum(tensor.nbytes for tensor in trained) > _EXCHANGED:
+        return False
     return asked != "off" and place.device.type == "cuda"
 
 

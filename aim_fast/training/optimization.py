@@ -54,7 +54,8 @@ class Optimization:
         self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.optimisation.ema else {}
         self.optimizer = build_optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
-        self.flat = self._flat_step(say) if captures(recipe.run.cuda_graph, place) else None
+        graphs = captures(recipe.run.cuda_graph, place, self.trainable.values())
+        self.flat = self._flat_step(say) if graphs else None
         self.replica = _replicate(model, recipe, place, alone=place.world == 1 or self.flat is not None)
 
     def _flat_step(self, say: Callable[[str], None]) -> GraphedStep:

@@ -4,6 +4,7 @@ import argparse
 import json
 
 import pytest
+import torch
 
 from bench import __main__ as bench
 from bench import profile, step
@@ -40,6 +41,26 @@ def test_what_there_is_no_time_for_is_left_out(run_all):
     assert status == 1
     assert "no time is left" in printed
     assert (folder / "goals.json").exists()
+
+
+@pytest.mark.slow
+def test_of_several_batches_each_has_a_file(run_all):
+    status, _, folder = run_all([("some", "memory", {**SMALL, "batch": "1,2"})])
+    assert status == 0
+    for batch in (1, 2):
+        assert json.loads((folder / f"some-{batch}.json").read_text())["batch"] == batch
+
+
+def test_the_published_structure_drops_token_positions_in_training_alone():
+    side = step.make_sides("aim_vit_demo", 2, "cpu")["published"]
+    block = side.transformer.resblocks[-1]
+    assert block.block.drop_path.rate == pytest.approx(step.DROP_PATH)
+    torch.manual_seed(0)
+    dropped = block.train()._drop(torch.ones(400, 6, 3))
+    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
+    assert dropped.unique().tolist() == pytest.approx([0, 1.25])
+    assert 0.7 < (dropped > 0).float().mean() < 0.9
+    assert torch.equal(block.eval()._drop(dropped), dropped)
 
 
 def test_a_baseline_that_does_not_run_is_named_and_left_out():

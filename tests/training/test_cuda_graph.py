@@ -31,11 +31,19 @@ def test_refused_on_a_cpu_in_one_line_and_nowhere_else():
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "does"),
-    [("auto", "cuda", True), ("on", "cuda", True), ("off", "cuda", False), ("auto", "cpu", False)],
+    ("asked", "device", "world", "mib", "does"),
+    [
+        ("auto", "cuda", 1, 1000, True),
+        ("auto", "cuda", 8, 57, True),
+        ("auto", "cuda", 8, 1000, False),
+        ("on", "cuda", 8, 1000, True),
+        ("off", "cuda", 1, 57, False),
+        ("auto", "cpu", 1, 57, False),
+    ],
 )
-def test_a_step_is_captured_on_a_gpu_unless_that_is_off(asked, device, does):
-    assert captures(asked, Place(0, 1, torch.device(device), torch.bfloat16)) == does
+def test_a_step_is_captured_on_a_gpu_unless_that_is_off_or_too_much_is_exchanged(asked, device, world, mib, does):
+    trained = [torch.empty(mib * 2**20, dtype=torch.uint8, device="meta")]
+    assert captures(asked, Place(0, world, torch.device(device), torch.bfloat16), trained) == does
 
 
 def test_training_on_a_cpu_refuses_before_any_work(tmp_path):
