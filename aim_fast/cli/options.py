@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args
 
 import click
 
+from aim_fast.training.part_groups import UNTOLD
 from aim_fast.training.recipe import FIELDS, GROUPS, group_of
 from aim_fast.training.recipe_file import read_fields, shipped_recipes
-from aim_fast.training.recipe_groups import is_switch, kind_of
+from aim_fast.training.recipe_group import is_switch, kind_of
 
 RUN_FIELDS = ("device", "precision", "workers")
 
@@ -83,9 +84,9 @@ def _default_text(name: str, defaults: str) -> str:
     fixed = name in ("device", "precision", "output")  # never those of a recipe
     if defaults == "run" and not fixed:
         return "the run's"
-    if defaults == "source":
-        return "what RUN|CHECKPOINT says" + (", else 0.5" if name == "adapter_scale" else "")
     default = FIELDS[name].default
+    if defaults == "source":
+        return "what RUN|CHECKPOINT says" + (f", else {default}" if name in UNTOLD and default is not None else "")
     if defaults == "features":
         defaults, default = "recipe", "promptclip_b16" if name == "model" else default
     if defaults == "demo":

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-Method = Literal["aim", "probe", "full", "timesformer", "promptclip"]  # what is put on a trunk
-Head = Literal["linear", "text", "attentive"]  # a classifier, CLIP's own over class names, or one over all tokens
+Pool = Literal["token", "avg"]  # a frame's feature: the class token, or the mean over its patches
 TemporalPlace = Literal["lowest", "stem", "frozen"]  # where the temporal embedding is
 Tune = Literal["adapters", "all"]  # what trains: what adaptation added, or everything

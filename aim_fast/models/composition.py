@@ -9,7 +9,7 @@ from aim_fast.models.entry import Entry
 from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.heads import HEADS
 from aim_fast.models.methods import METHODS
-from aim_fast.models.record import Clips, Record
+from aim_fast.models.record import About, Clips, Record
 from aim_fast.models.video_model import VideoModel
 
 
@@ -25,6 +25,11 @@ def arguments_of(entry: Entry) -> dict[str, Any]:
     found = {name: value for record in records_of(entry) for name, value in record.defaults().items()}
     usual = getattr(entry.model, "method_defaults", {})
     return found | {name: value for name, value in (*usual.items(), *entry.arguments.items()) if name in found}
+
+
+def about_of(entry: Entry) -> dict[str, About]:
+    """What is known of every argument."""
+    return {name: about for record in records_of(entry) for name, about in record.about().items()}
 
 
 def compose(entry: Entry, arguments: Mapping[str, Any]) -> VideoModel:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError
-from aim_fast.models.head import Head, Headed
+from aim_fast.models.argument_checks import check_normalisation, check_sizes
+from aim_fast.models.head import Head
+from aim_fast.models.headed import Headed
 from aim_fast.models.method import Method
-from aim_fast.models.pixels import CLIP_MEAN, CLIP_STD
-from aim_fast.models.record import Clips, Record
-from aim_fast.models.video_model import check_normalisation, check_sizes
+from aim_fast.models.record import Clips
+from aim_fast.models.trunk import PlainTrunk, Trunk
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 from aim_kernels.choices import Activation, BlockBackend
@@ -31,30 +32,6 @@ from aim_kernels.modules import Adapter
 
 # The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
 _MIDDLE = 128.0
-
-
-@dataclass(frozen=True)
-class Trunk(Record):
-    """The sizes of an image Transformer, and the pixels that it was trained on: the arguments of every trunk.
-
-    ``mean``, ``std``: of the R, G and B channel, on the scale of 0 to 255.
-    """
-
-    img_size: int = 224
-    patch_size: int = 16
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    mean: Sequence[float] = CLIP_MEAN
-    std: Sequence[float] = CLIP_STD
-
-
-@dataclass(frozen=True)
-class PlainTrunk(Trunk):
-    """And those of a trunk of plain blocks: ``mlp_ratio`` hidden units per channel, and the MLPs' activation."""
-
-    mlp_ratio: float = 4.0
-    activation: Activation = "quick_gelu"
 
 
 class FrameModel(Headed):

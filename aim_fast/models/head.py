@@ -1,7 +1,8 @@
 """What is asked of a head: what it makes of a model, and logits out of features.
 
 A head is a record of its arguments with the behaviour beside them; its modules and parameters are the model's own, so
-that they are named as published (``fc_cls.weight``).
+that they are named as published (``fc_cls.weight``). Its file imports no torch, but where a model is made, for its
+record is what ``--help`` is made of.
 """
 
 from __future__ import annotations
@@ -9,33 +10,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from aim_fast.errors import UsageError
-from aim_fast.models.record import Record
-from aim_fast.models.video_model import VideoModel
-from aim_fast.models.weights.files import WeightsFile
-from aim_fast.models.weights.fit import Fit
+from aim_fast.models.record import Record, argument
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class Headed(VideoModel):
-    """A model that has a head: what heads read of it, and what they make."""
-
-    feature_dim: int  # D, of a frame's feature
-    num_heads: int  # of the trunk
-    head_dropout: float
-    dropout: torch.nn.Dropout
-    fc_cls: torch.nn.Linear
-    proj: Any  # a parameter, or None where features are in the joint space
-    projection_bias: torch.nn.Parameter | None
-    attentive_pool: torch.nn.Module
-    attentive_time: torch.nn.Parameter
-    text: Any
-    class_embeddings: Tensor
-    stale: bool  # whether class_embeddings are to be made again
+    from aim_fast.models.headed import Headed
+    from aim_fast.models.weights.files import WeightsFile
+    from aim_fast.models.weights.fit import Fit
 
 
 @dataclass(frozen=True)
@@ -48,6 +33,7 @@ class Head(Record, ABC):
     takes_class_names: ClassVar[bool] = False
     own: ClassVar[tuple[str, ...]] = ("fc_cls.",)  # what the names of its tensors begin with
     trained: ClassVar[bool] = True  # whether they train; what is not trained belongs to the image model
+    alike: ClassVar[bool] = True
 
     num_classes: int = 400
 
@@ -84,18 +70,14 @@ class Head(Record, ABC):
         )
 
 
-def classify(model: Headed, pooled: Tensor) -> Tensor:
-    """Dropout and classifier on ``pooled`` [B, D]."""
-    return model.fc_cls(model.dropout(pooled))
+@dataclass(frozen=True)
+class Classifier(Head):
+    """A head that ends in dropout and a classifier of ``num_classes``, ``model.classify``."""
 
+    head_dropout: float = argument(0.5, "dropout before the classifier", shared=True, structure=False, ge=0, lt=1)
 
-def make_classifier(model: Headed, width: int, classes: int, dropout: float) -> None:
-    """Gives the model ``dropout`` and ``fc_cls``."""
-    model.dropout = torch.nn.Dropout(dropout)
-    model.fc_cls = torch.nn.Linear(width, classes)
+    def make(self, model: Headed) -> None:
+        model.make_classifier(model.feature_dim, self.num_classes, self.head_dropout)
 
-
-def reset_classifier(model: Headed) -> None:
-    """Initialises ``fc_cls`` as AIM does."""
-    torch.nn.init.normal_(model.fc_cls.weight, std=0.01)
-    torch.nn.init.zeros_(model.fc_cls.bias)
+    def reset(self, model: Headed) -> None:
+        model.reset_classifier()

@@ -1,7 +1,8 @@
 """What is asked of a method: what it puts on a frozen trunk's blocks, how a block then runs, and what trains.
 
 A method is a record of its arguments with the behaviour beside them. It keeps nothing: what it adds are modules of the
-blocks, so that parameters are named as published, ``…blocks.N.S_Adapter.D_fc1.weight``. Shapes: x [B, T, N, D].
+blocks, so that parameters are named as published, ``…blocks.N.S_Adapter.D_fc1.weight``. Its file imports no torch, for
+its record is what ``--help`` is made of. Shapes: x [B, T, N, D].
 
     block_arguments   adapters that the operators' own block makes: before, after and beside its sub-blocks
     extend            modules of the method's own, added to a block
@@ -12,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from torch import Tensor
-
+import aim_kernels
 from aim_fast.models.record import Record
-from aim_kernels.modules import AIMBlock
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Method(Record):
 
     def run(self, block: Any, x: Tensor, cls_only: bool) -> Tensor:
         """``block`` on x, or with ``cls_only`` what it makes of the first token of each frame, [B, T, 1, D]."""
-        return AIMBlock.forward(block, x, cls_only)
+        return aim_kernels.AIMBlock.forward(block, x, cls_only)
 
     def trains(self, name: str, last_norm: str) -> bool:
         """Whether a parameter of the trunk, or of what the method added, trains; the head says so of its own.

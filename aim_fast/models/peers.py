@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError, WeightsError, nearest
+from aim_fast.models.argument_checks import check_sizes
 from aim_fast.models.pixels import IMAGENET_MEAN, IMAGENET_STD
-from aim_fast.models.video_model import VideoModel, check_sizes
+from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 

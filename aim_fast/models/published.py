@@ -15,18 +15,11 @@ from typing import Any
 import yaml
 
 from aim_fast.errors import UsageError, nearest
-from aim_fast.models.composition import arguments_of
+from aim_fast.models.composition import about_of, arguments_of
 from aim_fast.models.methods.adapter_layers import resolve_layers
 from aim_fast.models.registry import argument_names, find_entry, full_name
 
 _FILE = Path(__file__).parent / "published_results.yaml"
-# What has no part in what a model is and trains, or differs between recipes without making another model.
-_NO_STRUCTURE = frozenset(
-    {
-        *("drop_path", "drop_path_mode", "head_dropout", "activation", "mean", "std", "adapter_scale"),
-        *("backend", "memory", "temporal_place"),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,8 @@ def _structure(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         values["adapter_layers"] = (
             resolve_layers(values["adapter_layers"], values["depth"]) if values["adapters"] else ()
         )
-    return {name: _plain(value) for name, value in values.items() if name not in _NO_STRUCTURE}
+    passed = {name for name, about in about_of(entry).items() if about.running or not about.structure}
+    return {name: _plain(value) for name, value in values.items() if name not in passed}
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from aim_fast.models.composition import arguments_of, compose
 from aim_fast.models.entry import Entry
 from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.heads import HEADS
-from aim_fast.models.methods import METHODS
+from aim_fast.models.methods import method_lines
 from aim_fast.models.methods.promptclip import PromptCLIP
 from aim_fast.models.pixels import IMAGENET_MEAN, IMAGENET_STD
 from aim_fast.models.text_models import prompt_entry, text_entry
@@ -93,7 +93,7 @@ def list_trunks() -> list[str]:
 
 def list_methods() -> list[str]:
     """The words that ``method`` takes."""
-    return [*METHODS, "promptclip"]
+    return list(method_lines())
 
 
 def list_models() -> list[str]:
@@ -159,11 +159,9 @@ def create_model(name: str, **overrides: Any) -> VideoModel:
     ("linear"; "text" scores class names by the text tower that the trunk was trained with; "attentive").
     ``open_clip:NAME`` is AIM on the image tower that open_clip knows by that name, such as ``open_clip:ViT-H-14``, and
     ``timm:NAME`` AIM on a ViT of timm's, such as ``timm:vit_small_patch14_reg4_dinov2``.
-    Any argument of the trunk, the method and the head can be overridden on any name: ``img_size, patch_size, embed_dim,
-    depth, num_heads, mlp_ratio, num_frames, num_tadapter, adapter_scale, adapter_ratio, drop_path, num_classes,
-    drop_path_mode, adapters, adapter_layers, temporal_place, tune, activation, head_dropout, mean, std``; the published
-    configurations' ``input_resolution, width, layers, heads`` are taken as well. Raises UsageError for an unknown name
-    or argument (with the nearest right one), and for values that make no model.
+    Any argument of the trunk, the method and the head can be overridden on any name (``argument_names(name)`` lists
+    them); the published configurations' ``input_resolution, width, layers, heads`` are taken as well. Raises UsageError
+    for an unknown name or argument (with the nearest right one), and for values that make no model.
     """
     head, method = overrides.pop("head", None), overrides.pop("method", None)
     entry = find_entry(name, head, method)

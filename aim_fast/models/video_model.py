@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError
-from aim_fast.models.choices import Tune
 from aim_fast.models.record import Record
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
@@ -171,29 +170,3 @@ def _is_norm(module: nn.Module) -> bool:
     """Of any library: what has one factor a channel and nothing else has."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.ndim == 1
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raises ValueError where a size is no whole number of at least 1."""
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-
-
-def check_drop_path(rate: float) -> None:
-    """Raises ValueError for a droppath rate that is none."""
-    if not 0.0 <= rate < 1.0:
-        raise ValueError(f"drop_path {rate} is not in [0, 1)")
-
-
-def check_tune(tune: str) -> None:
-    """Raises ValueError unless ``tune`` is one of its two words."""
-    if tune not in get_args(Tune):
-        raise ValueError(f"tune {tune!r} is none of {', '.join(get_args(Tune))}")
-
-
-def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """``mean`` and ``std`` as tuples of plain numbers; raises ValueError where they normalise no RGB pixel."""
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean and std take three numbers each, std above 0, not {mean!r} and {std!r}")
-    return tuple(float(value) for value in mean), tuple(float(value) for value in std)

@@ -10,7 +10,7 @@ from aim_fast.models.combinations import Parts, combinations, parts_of, written
 from aim_fast.models.composition import arguments_of
 from aim_fast.models.counting.flops import count_costs
 from aim_fast.models.heads import HEADS
-from aim_fast.models.methods import METHODS
+from aim_fast.models.methods import method_lines
 from aim_fast.models.published import PublishedResult, dataset_arguments, find_published, published_results
 from aim_fast.models.registry import MODELS, argument_names, find_entry, list_models, list_trunks
 
@@ -107,11 +107,7 @@ def part_table(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
 
     ``names`` are all trunks when not given. ``combinations`` are, of each trunk, the methods and heads that there are.
     """
-    parts: dict[str, Mapping[str, Any]] = {"methods": METHODS, "heads": HEADS}
-    found = {kind: {name: part.line for name, part in known.items()} for kind, known in parts.items()}
-    found["methods"]["promptclip"] = (
-        "a learned prompt around class names with a head of its own, on a CLIP of both towers (ECCV 2022)"
-    )
+    found = {"methods": method_lines(), "heads": {name: head.line for name, head in HEADS.items()}}
     trunks = dict.fromkeys(names or list_trunks(), "")
     there = {name: parts_of(name) for name in trunks}
     if not names:

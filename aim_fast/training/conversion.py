@@ -16,11 +16,10 @@ from aim_fast.errors import UsageError
 from aim_fast.files import replacing, write_whole
 from aim_fast.models.loading import save_trunk
 from aim_fast.training.checkpoint import ADAPTERS, save_checkpoint
-from aim_fast.training.recipe import FIELDS
 from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.run import restore_run
 from aim_fast.training.run_folder import RECIPE
-from aim_fast.training.trained_file import is_numbered, read_trained, write_trained
+from aim_fast.training.trained_file import fields_told, is_numbered, read_trained, write_trained
 from aim_fast.training.trained_model import TrainedModel
 
 TRUNK = "trunk.safetensors"
@@ -89,9 +88,7 @@ def read_class_names(path: Path) -> list[str]:
 
 def _write_run(trained: TrainedModel, folder: Path) -> None:
     model, identity = trained.model, trained.identity
-    told = {**identity.options, "frames": model.num_frames, "model": identity.model, "templates": None}
-    known = {name: value for name, value in told.items() if name in FIELDS and value is not None}
-    recipe = load_recipe(None, {"model": identity.model}).replace(**known)
+    recipe = load_recipe(None, {"model": identity.model}).replace(**fields_told(identity))
     trunk = folder.absolute() / TRUNK
     tensors = {name: parameter.detach() for name, parameter in model.trainable_parameters()}
     written = replace(identity, weights=str(trunk))

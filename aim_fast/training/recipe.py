@@ -13,37 +13,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from aim_fast.errors import UsageError, nearest
-from aim_fast.training.recipe_groups import (
-    AIM,
-    Augmentation,
-    Data,
-    Evaluation,
-    Group,
-    Model,
-    Optimisation,
-    PromptCLIP,
-    Run,
-    Swin,
-    TextHead,
-    kind_of,
-    refused,
-)
+from aim_fast.training.part_groups import Parts
+from aim_fast.training.recipe_group import Group, kind_of, refused
+from aim_fast.training.recipe_groups import Augmentation, Data, Evaluation, Optimisation, Run
 
 
-class Recipe(BaseModel):
+class Recipe(Parts):
     """One training run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    model: Model = Field(default_factory=Model)
-    aim: AIM = Field(default_factory=AIM)
-    swin: Swin = Field(default_factory=Swin)
-    promptclip: PromptCLIP = Field(default_factory=PromptCLIP)
-    text_head: TextHead = Field(default_factory=TextHead)
     data: Data = Field(default_factory=Data)
     augmentation: Augmentation = Field(default_factory=Augmentation)
     optimisation: Optimisation = Field(default_factory=Optimisation)

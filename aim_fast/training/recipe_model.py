@@ -8,19 +8,18 @@ from typing import Any
 import torch
 
 from aim_fast.errors import UsageError
-from aim_fast.models.heads.class_embeddings import read_templates
+from aim_fast.models.heads.class_texts import read_templates
 from aim_fast.models.identity import Identity
 from aim_fast.models.loading import load_weights
+from aim_fast.models.record import Clips
 from aim_fast.models.registry import argument_names, create_model
 from aim_fast.training.devices import Place
+from aim_fast.training.part_groups import PART_FIELDS
 from aim_fast.training.recipe import Recipe
-from aim_fast.training.recipe_groups import AIM, Model, PromptCLIP, Swin, TextHead
 from aim_fast.training.trained_model import TrainedModel, move_to_place
 
 # Recipe fields that a model may have an argument for.
-MODEL_FIELDS = {"backend", "memory"}.union(
-    *(group.model_fields for group in (Model, AIM, Swin, PromptCLIP, TextHead))
-) - {"model", "weights", "weights_key", "head", "method"}
+MODEL_FIELDS = (PART_FIELDS | Clips.options().keys()) - {"model", "weights", "weights_key", "head", "method"}
 
 
 def model_options(recipe: Recipe, num_classes: int, class_names: Sequence[str] = ()) -> dict[str, Any]:

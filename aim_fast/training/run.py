@@ -14,10 +14,11 @@ from aim_fast.models.loading import load_weights, trunk_names
 from aim_fast.models.registry import create_model
 from aim_fast.training.checkpoint import ADAPTERS, Checkpoint, copy_values, find_checkpoint, read_checkpoint
 from aim_fast.training.devices import Place, single_place
+from aim_fast.training.part_groups import UNTOLD
 from aim_fast.training.recipe import coerce
 from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.run_folder import saved_recipe
-from aim_fast.training.trained_file import UNTOLD, is_numbered, name_classes, read_trained
+from aim_fast.training.trained_file import is_numbered, name_classes, read_trained
 from aim_fast.training.trained_model import TrainedModel, move_to_place
 from aim_fast.training.wise_ft import check_wise_ft, interpolate_weights
 

@@ -27,11 +27,10 @@ from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import create_model
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights.files import DESCRIPTION, read_weights
-from aim_fast.training.recipe import Recipe, coerce
+from aim_fast.training.part_groups import UNTOLD
+from aim_fast.training.recipe import FIELDS, Recipe, coerce
 from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.trained_model import TrainedModel
-
-UNTOLD = ("adapter_scale", "activation", "prompt_prefix", "prompt_postfix")  # arguments that leave no trace in tensors
 
 
 def read_trained(path: Path, fields: dict[str, Any], classes: list[str] | None = None) -> TrainedModel:
@@ -63,14 +62,19 @@ def read_trained(path: Path, fields: dict[str, Any], classes: list[str] | None =
 def _recipe_of(identity: Identity, path: Path, fields: dict[str, Any]) -> Recipe:
     """The defaults of the model's recipes, with what the file and the typed fields say."""
     recipe = load_recipe(None, {"weights": str(path), **fields, "model": identity.model})
-    told = {name: identity.options[name] for name in ("num_tadapter", "adapter_scale") if name in identity.options}
-    return recipe.replace(frames=identity.options["num_frames"], **told)
+    return recipe.replace(**fields_told(identity))
+
+
+def fields_told(identity: Identity) -> dict[str, Any]:
+    """The recipe fields that a model's name and arguments are."""
+    told = {**identity.options, "frames": identity.options["num_frames"], "model": identity.model, "templates": None}
+    return {name: value for name, value in told.items() if name in FIELDS and value is not None}
 
 
 def _untold(model: VideoModel, path: Path, fields: dict[str, Any]) -> list[str]:
     """What is taken for granted of a file, but the activation, of which loading has its own line."""
     names = [name for name in UNTOLD if name != "activation" and name in model.config and fields.get(name) is None]
-    said = ", ".join(f"--{name.replace('_', '-')} ({model.config[name]:g})" for name in names)
+    said = ", ".join(f"--{name.replace('_', '-')} ({model.config[name]})" for name in names)
     return [f"{path} does not tell what is published: say {said} if not so"] if names else []
 
 

@@ -16,7 +16,7 @@ Source of the recurrence: Dao, FlashAttention-2, 2023.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,11 @@ from torch import Tensor
 
 from aim_kernels import spatial_attention_triton
 from aim_kernels.adaptation import attention_over_space
+from aim_kernels.choices import AttentionBackend
 from aim_kernels.registration import OPERATORS, operator
 from aim_kernels.temporal_attention import check_qkv
 
-Backend = Literal["auto", "cpu", "reference", "triton", "sdpa", "xformers"]
+Backend = AttentionBackend
 
 
 def spatial_attention(qkv: Tensor, num_heads: int, backend: Backend = "auto", bias: Tensor | None = None) -> Tensor:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.heads.class_embeddings import embed_classes, read_templates
+from aim_fast.models.heads.class_embeddings import embed_classes
+from aim_fast.models.heads.class_texts import read_templates
 from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.registry import create_model, find_entry
 from aim_fast.models.text_models import text_entry

@@ -20,6 +20,7 @@ import aim_kernels.group_attention
 import aim_kernels.spatial_attention
 import aim_kernels.temporal_attention  # noqa: F401 - these define the operators that are counted below
 from aim_fast.errors import UsageError
+from aim_fast.models.composition import about_of
 from aim_fast.models.registry import create_model, find_entry
 from aim_fast.models.video_model import VideoModel
 
@@ -63,8 +64,10 @@ def count_costs(name: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]
     Nothing is computed and no memory taken. Where ``depth`` blocks are alike, two shallow models tell every deeper
     one: that is fast enough for a table of all models.
     """
-    depth = overrides.get("depth", find_entry(name).arguments.get("depth"))
-    if not isinstance(depth, int) or depth <= 2 or not overrides.keys() <= _SAME_IN_EVERY_BLOCK:
+    entry = find_entry(name, overrides.get("head"), overrides.get("method"))
+    depth = overrides.get("depth", entry.arguments.get("depth"))
+    alike = {"method", "head", *(key for key, about in about_of(entry).items() if about.alike)}
+    if not isinstance(depth, int) or depth <= 2 or not overrides.keys() <= alike:
         return _count(name, overrides)
     try:
         counts = [_count(name, {**overrides, "depth": blocks}) for blocks in (1, 2)]
@@ -78,13 +81,6 @@ def _count(name: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]:
     with torch.device("meta"):
         model = create_model(name, **overrides).eval()
     return (*count_parameters(model), multiply_adds(model))
-
-
-# Arguments with which the blocks of a model stay alike; any other may choose blocks by number.
-_SAME_IN_EVERY_BLOCK = {
-    *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_frames", "num_classes", "num_tadapter"),
-    *("adapter_scale", "adapter_ratio", "adapters", "method", "head", "drop_path", "activation", "backend", "memory"),
-}
 
 
 def _group_products(qkv: Sequence[int], table: Sequence[int], *_: Any, out_shape: Any = None, **__: Any) -> int:

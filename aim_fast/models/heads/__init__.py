@@ -1,4 +1,4 @@
-"""Heads: a trunk's features to logits. Each is one file and one line here."""
+"""Heads: a trunk's features to logits. Each is one file, without torch, and one line here."""
 
 from aim_fast.models.head import Head
 from aim_fast.models.heads.attentive import Attentive

@@ -15,16 +15,18 @@ of a trunk that sees each alone apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from aim_fast.models.head import Classifier
 
-from aim_fast.models.head import Head, Headed, classify, make_classifier, reset_classifier
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aim_fast.models.headed import Headed
 
 
 @dataclass(frozen=True)
-class Attentive(Head):
+class Attentive(Classifier):
     """Cross attention over all tokens of a clip; ``head_dropout`` before the classifier of ``num_classes``."""
 
     name: ClassVar[str] = "attentive"
@@ -32,24 +34,24 @@ class Attentive(Head):
     reads_tokens: ClassVar[bool] = True
     own: ClassVar[tuple[str, ...]] = ("attentive_", "fc_cls.")
 
-    head: Literal["attentive"] = "attentive"
-    head_dropout: float = 0.5
-
     def make(self, model: Headed) -> None:
-        from timm.layers import AttentionPoolLatent  # imports torchvision: seconds
+        import torch
+        from timm.layers import AttentionPoolLatent
 
         model.attentive_pool = AttentionPoolLatent(model.feature_dim, num_heads=model.num_heads)
-        model.attentive_time = nn.Parameter(torch.empty(1, model.num_frames, 1, model.feature_dim))
-        make_classifier(model, model.feature_dim, self.num_classes, self.head_dropout)
+        model.attentive_time = torch.nn.Parameter(torch.empty(1, model.num_frames, 1, model.feature_dim))
+        super().make(model)
 
     def reset(self, model: Headed) -> None:
+        from torch import nn
+
         pool: Any = model.attentive_pool
         for linear in (pool.q, pool.kv, pool.proj, pool.mlp.fc1, pool.mlp.fc2):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
         nn.init.trunc_normal_(pool.latent, std=model.feature_dim**-0.5)
         nn.init.zeros_(model.attentive_time)
-        reset_classifier(model)
+        super().reset(model)
 
     def logits(self, model: Headed, features: Tensor) -> Tensor:
-        return classify(model, model.attentive_pool((features + model.attentive_time).flatten(1, 2)))
+        return model.classify(model.attentive_pool((features + model.attentive_time).flatten(1, 2)))

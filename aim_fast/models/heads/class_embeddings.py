@@ -10,50 +10,17 @@ Source: Radford et al., Learning Transferable Visual Models From Natural Languag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_fast.errors import UsageError
+from aim_fast.models.headed import Headed
 from aim_fast.models.heads.open_clip_text import OpenClipText
 from aim_fast.models.heads.text_tower import TextTower
 from aim_fast.models.heads.tokens import spoken
 
-DEFAULT_TEMPLATES = Path(__file__).parent / "action_templates.txt"
 _TEXTS_AT_ONCE = 256
-
-
-def read_templates(path: str | Path | None = None) -> tuple[str, ...]:
-    """The prompts of a file, one a line, with ``{}`` for the class; lines that begin with # are passed over.
-
-    Without a path, the shipped ones for actions. Raises UsageError, naming the line, for one without its place.
-    """
-    path = Path(path or DEFAULT_TEMPLATES)
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"templates {path}: cannot be read ({error}); give a text file, one prompt a line") from None
-    found = [(number, line.strip()) for number, line in enumerate(lines, 1)]
-    found = [(number, line) for number, line in found if line and not line.startswith("#")]
-    for number, line in found:
-        if line.count("{}") != 1:
-            raise UsageError(f"templates {path}, line {number}: {line!r} must hold {{}} once, where the class goes")
-    if not found:
-        raise UsageError(f"templates {path}: holds no prompt; write one a line, such as: a video of a person {{}}.")
-    return tuple(line for _, line in found)
-
-
-def check_class_names(names: Sequence[str]) -> None:
-    """Raises UsageError where classes have numbers for names, of which a text tower knows nothing."""
-    numbers = [name for name in names if not any(letter.isalpha() for letter in name)]
-    placeholders = [name for name in names if name.startswith("class ") and name[6:].isdecimal()]
-    if odd := numbers or placeholders:
-        raise UsageError(
-            f"a text head reads the names of classes, and {len(odd)} of {len(names)} have none: {', '.join(odd[:5])}; "
-            "give the data set's class names, or train with --head linear"
-        )
 
 
 @torch.no_grad()
@@ -67,3 +34,13 @@ def embed_classes(tower: TextTower | OpenClipText, names: Sequence[str], templat
     parts = [tower.encode_tokens(chunk) for chunk in chunks]  # type: ignore[arg-type]
     features = F.normalize(torch.cat(parts).float(), dim=-1)
     return F.normalize(features.unflatten(0, (len(names), len(templates))).mean(1), dim=-1)
+
+
+@torch.compiler.disable
+def give_embeddings(model: Headed, templates: Sequence[str]) -> None:
+    """Makes the model's ``class_embeddings`` of its class names, where it has some."""
+    if model.class_names:
+        model.text.tokenizer = model.tokenizer
+        with torch.inference_mode(False):  # training goes on with what a validation made
+            model.class_embeddings = embed_classes(model.text, model.class_names, templates)
+    model.stale = False

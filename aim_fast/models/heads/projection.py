@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from aim_fast.models.head import Head, Headed
+from aim_fast.models.head import Head
+from aim_fast.models.headed import Headed
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar
 
 from aim_fast.errors import WeightsError
-from aim_fast.models.head import Head, Headed
-from aim_fast.models.heads.class_embeddings import check_class_names, embed_classes, read_templates
-from aim_fast.models.heads.open_clip_text import OpenClipText, projection, tokenizer_of
-from aim_fast.models.heads.text_tower import TextTower
-from aim_fast.models.weights.files import WeightsFile
-from aim_fast.models.weights.fit import Fit
-from aim_fast.models.weights.state_dict import strip_prefixes
+from aim_fast.models.head import Head
+from aim_fast.models.heads.class_texts import check_class_names, read_templates
+from aim_fast.models.record import argument
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aim_fast.models.headed import Headed
+    from aim_fast.models.weights.files import WeightsFile
+    from aim_fast.models.weights.fit import Fit
 
 _OWN = ("proj", "projection_bias")  # the projection's names, where it has both
 
@@ -54,9 +53,15 @@ class Text(Head):
     own: ClassVar[tuple[str, ...]] = ("proj", "text.")
     trained: ClassVar[bool] = False
 
-    head: Literal["text"] = "text"
+    heading: ClassVar[str] = "Text head"
+
     class_names: Sequence[str] = ()
-    templates: Sequence[str] = ()
+    templates: Sequence[str] = argument(
+        (),
+        "text head: file of prompts, one a line, {} for the class; ours if not given",
+        unset=True,
+        written=str,
+    )
     output_dim: int = 512
     context_length: int = 77
     vocab_size: int = 49408
@@ -74,6 +79,12 @@ class Text(Head):
             object.__setattr__(self, "num_classes", len(self.class_names))
 
     def make(self, model: Headed) -> None:
+        import torch
+        from torch import nn
+
+        from aim_fast.models.heads.open_clip_text import OpenClipText
+        from aim_fast.models.heads.text_tower import TextTower
+
         sizes = (self.context_length, self.vocab_size, self.text_width, self.text_depth)
         if self.text_model:
             model.text = OpenClipText(self.text_model, *sizes, self.output_dim)
@@ -92,9 +103,13 @@ class Text(Head):
 
     def _projection(self) -> tuple[str, ...]:
         """Names in a file of what stands in ``_OWN``."""
+        from aim_fast.models.heads.open_clip_text import projection
+
         return projection(self.text_model) if self.text_model else ("visual.proj",)
 
     def reset(self, model: Headed) -> None:
+        from torch import nn
+
         if model.proj is not None:
             nn.init.normal_(model.proj, std=model.feature_dim**-0.5)
         if model.projection_bias is not None:
@@ -112,7 +127,7 @@ class Text(Head):
         check_class_names(names)
         model.class_names = tuple(names)
         model.num_classes = len(names)
-        _embed(model, self.templates)
+        self._embed(model)
 
     def of_trunk(self, file: WeightsFile) -> WeightsFile:
         return file._replace(
@@ -124,6 +139,9 @@ class Text(Head):
 
         Raises WeightsError for an image tower alone.
         """
+        from aim_fast.models.heads.open_clip_text import tokenizer_of
+        from aim_fast.models.weights.state_dict import strip_prefixes
+
         tensors = strip_prefixes(file.tensors, source)
         text = model.text.fit(tensors, source)
         own = {f"text.{name}": tensor for name, tensor in text.items()}
@@ -135,8 +153,11 @@ class Text(Head):
         return replace(fit, tensors=fit.tensors | own, tokenizer=tokenizer_of(source))
 
     def logits(self, model: Headed, features: Tensor) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
         if model.stale and not model.text.logit_scale.is_meta:
-            _embed(model, self.templates)
+            self._embed(model)
         # in fp32 at least: a cosine times 100 has no room for the rounding of lower precisions
         with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
             dtype = torch.promote_types(features.dtype, torch.float32)
@@ -149,11 +170,7 @@ class Text(Head):
             logits = scale.exp().to(dtype) * F.normalize(video, dim=-1) @ model.class_embeddings.to(dtype).T
             return logits if bias is None else logits + bias.to(dtype)
 
+    def _embed(self, model: Headed) -> None:
+        from aim_fast.models.heads.class_embeddings import give_embeddings
 
-@torch.compiler.disable
-def _embed(model: Headed, templates: Sequence[str]) -> None:
-    if model.class_names:
-        model.text.tokenizer = model.tokenizer
-        with torch.inference_mode(False):  # training goes on with what a validation made
-            model.class_embeddings = embed_classes(model.text, model.class_names, templates)
-    model.stale = False
+        give_embeddings(model, self.templates)

@@ -1,8 +1,14 @@
-"""Methods: what is put on a frozen trunk, and what of it trains. Each is one file and one line here."""
+"""Methods: what is put on a frozen trunk, and what of it trains. Each is one file, without torch, and one line here."""
 
 from aim_fast.models.method import Method
 from aim_fast.models.methods.aim import AIM
 from aim_fast.models.methods.frozen import Full, Probe
+from aim_fast.models.methods.prompting import Prompting
 from aim_fast.models.methods.timesformer import TimeSformer
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (AIM, Probe, Full, TimeSformer)}
+
+
+def method_lines() -> dict[str, str]:
+    """Of every method, and of the one that is a model of its own, what it is."""
+    return {name: method.line for name, method in METHODS.items()} | {Prompting.name: Prompting.line}

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,21 +24,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError, WeightsError
-from aim_fast.models.frame_model import PlainTrunk
 from aim_fast.models.heads.projection import Projection
 from aim_fast.models.heads.text_tower import TextTower, infer_text_architecture, text_tensors
 from aim_fast.models.heads.tokens import TextTokens, spoken, tokenize
 from aim_fast.models.methods.frozen import Probe
-from aim_fast.models.pixels import CLIP_MEAN, CLIP_STD
-from aim_fast.models.record import RUNNING, Clips, Record
+from aim_fast.models.methods.prompting import Prompting
+from aim_fast.models.record import Clips
+from aim_fast.models.trunk import PlainTrunk
 from aim_fast.models.trunks.clip import CLIPViT, Transformer
-from aim_fast.models.video_model import VideoModel, check_normalisation, check_sizes
+from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights.architecture import describe, infer_architecture, usual_heads, visual_tower
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 from aim_fast.models.weights.interpolation import interpolate_frames, interpolate_positions
 from aim_fast.models.weights.state_dict import strip_prefixes
-from aim_kernels.choices import Activation, BlockBackend, Memory
+from aim_kernels.choices import Activation
 from aim_kernels.modules import AIMBlock
 
 _LEARNED = ("embedding.", "temporalEmbedding.", "temporalModelling.")
@@ -50,63 +49,6 @@ class CLIP(TextTower):
     """CLIP: the text tower's names at the top, the image tower's below ``visual``."""
 
     visual: CLIPViT
-
-
-@dataclass(frozen=True)
-class Prompting(Record):
-    """Arguments of PromptCLIP.
-
-    Args:
-        img_size, patch_size, embed_dim, depth, num_heads: the image tower.
-        output_dim: De. context_length, vocab_size, text_width, text_depth: the text tower; heads have 64 channels.
-        num_frames: T.
-        class_names: of the classes; underscores and capitals within a word are read as spaces.
-        prompt_prefix, prompt_postfix: learned positions before and after a name.
-        temporal_layers, temporal_heads: of the Transformer over frames; 0 layers for the mean.
-        temperature: τ.
-        max_names: classes that a training step scores at most, those of its batch among them.
-        activation: of all MLPs of the towers. mean, std: of the R, G and B channel, on the scale of 0 to 255.
-        backend, memory: of the image tower's blocks.
-
-    """
-
-    img_size: int = 224
-    patch_size: int = 16
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    num_frames: int = 16
-    num_classes: int = 400
-    class_names: Sequence[str] = ()
-    output_dim: int = 512
-    context_length: int = 77
-    vocab_size: int = 49408
-    text_width: int = 512
-    text_depth: int = 12
-    prompt_prefix: int = 16
-    prompt_postfix: int = 16
-    temporal_layers: int = 2
-    temporal_heads: int = 8
-    temperature: float = 0.07
-    max_names: int = 400
-    activation: Activation = "quick_gelu"
-    mean: Sequence[float] = CLIP_MEAN
-    std: Sequence[float] = CLIP_STD
-    backend: BlockBackend = field(default="fused", metadata=RUNNING)
-    memory: Memory = field(default="fast", metadata=RUNNING)
-
-    def __post_init__(self) -> None:
-        check_sizes(num_frames=self.num_frames, num_classes=self.num_classes, output_dim=self.output_dim)
-        check_sizes(text_depth=self.text_depth, context_length=self.context_length, vocab_size=self.vocab_size)
-        check_sizes(max_names=self.max_names)
-        for name, count in (("prompt_prefix", self.prompt_prefix), ("prompt_postfix", self.prompt_postfix)):
-            if count < 0:
-                raise ValueError(f"{name} must be 0 or more, not {count}")
-        if self.temporal_layers < 0 or self.temperature <= 0 or self.text_width % 64:
-            raise ValueError("temporal_layers must be 0 or more, temperature above 0, text_width a multiple of 64")
-        mean, std = check_normalisation(self.mean, self.std)
-        for name, value in (("mean", mean), ("std", std), ("class_names", tuple(self.class_names))):
-            object.__setattr__(self, name, value)
 
 
 class PromptCLIP(VideoModel):

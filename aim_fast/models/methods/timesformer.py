@@ -17,24 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from aim_fast.models.block import dropped
+from aim_fast.models.adapting import Adapting
 from aim_fast.models.choices import Tune
 from aim_fast.models.method import Method
-from aim_fast.models.video_model import check_tune
-from aim_kernels.adaptation import attention_over_time
-from aim_kernels.choices import DropPathMode, Memory
-from aim_kernels.memory import run_again
-from aim_kernels.modules import DropPath, TemporalAttention
-from aim_kernels.precision import compute_dtype
-from aim_kernels.trained_trunk import attention_branch
-from aim_kernels.weights import NormWeights
+from aim_fast.models.record import like
+from aim_kernels.choices import DropPathMode
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _OWN = ("t_attn", "t_norm", "T_Adapter")
 
@@ -54,27 +46,19 @@ class TimeSformer(Method):
     line: ClassVar[str] = "attention over time of its own before the one over space, all trained (ICML 2021)"
     over_time: ClassVar[bool] = True
 
-    drop_path: float = 0.2
-    drop_path_mode: DropPathMode = "position"
-    tune: Tune = "all"
-
-    def fitted(self, depth: int) -> Self:
-        check_tune(self.tune)
-        return self
+    drop_path: float = like(Adapting, "drop_path")
+    drop_path_mode: DropPathMode = like(Adapting, "drop_path_mode")
+    tune: Tune = like(Adapting, "tune", default="all")
 
     def extend(self, block: Any, number: int, depth: int) -> None:
-        before = list(block._modules)
-        block.t_norm = nn.LayerNorm(block.dim, eps=block.eps)
-        block.t_attn = TemporalAttention(block.dim, block.num_heads)
-        block.T_Adapter = nn.Linear(block.dim, block.dim)
-        block.drop_path = DropPath(self.drop_path * number / max(depth - 1, 1), self.drop_path_mode)
-        for name in before:  # the order of a checkpoint's optimiser
-            block._modules[name] = block._modules.pop(name)
+        from aim_fast.models.methods.divided_attention import divide
+
+        divide(block, self.drop_path * number / max(depth - 1, 1), self.drop_path_mode)
 
     def reset(self, block: Any) -> None:
-        self._copy(block)
-        nn.init.zeros_(block.T_Adapter.weight)
-        nn.init.zeros_(block.T_Adapter.bias)
+        from aim_fast.models.methods.divided_attention import reset_divided
+
+        reset_divided(block)
 
     def trains(self, name: str, last_norm: str) -> bool:
         return self.tune == "all" or "T_Adapter" in name or name.startswith(("temporal_embedding", last_norm))
@@ -86,37 +70,14 @@ class TimeSformer(Method):
         return name == "temporal_embedding" or any(f".{part}." in name for part in _OWN)
 
     def trunk_loaded(self, blocks: Iterable[Any]) -> list[str]:
+        from aim_fast.models.methods.divided_attention import copy_attention
+
         for block in blocks:
-            self._copy(block)
+            copy_attention(block)
         return ["temporal attention and its norm start as copies of the spatial ones, T_Adapter at zero"]
 
-    @torch.no_grad()
-    def _copy(self, block: Any) -> None:
-        norm, attention = block.attention_weights()
-        for own, theirs in zip((block.t_norm.weight, block.t_norm.bias, *block.t_attn.weights), (*norm, *attention)):
-            own.zero_() if theirs is None else own.copy_(theirs)  # an RMS norm has no bias
-
     def run(self, block: Any, x: Tensor, cls_only: bool) -> Tensor:
-        time, space, mlp = (block.drop_path(x) for _ in range(3))
-        if block.memory == "lean" and torch.is_grad_enabled():
-            dtype = compute_dtype(x, block.t_attn.in_proj_weight)
-            out = run_again(partial(_adapt, block), x, time, space, mlp, "fast", dtype=dtype)
-        else:
-            out = _adapt(block, x, time, space, mlp, block.memory)
+        from aim_fast.models.methods.divided_attention import run_divided
+
+        out = run_divided(block, x)
         return out[:, :, :1] if cls_only else out
-
-
-def _adapt(
-    block: Any, x: Tensor, time: Tensor | None, space: Tensor | None, mlp: Tensor | None, memory: Memory
-) -> Tensor:
-    x = x + F.linear(dropped(_attend_time(block, x), time), block.T_Adapter.weight, block.T_Adapter.bias)
-    x = x + dropped(block.attend(x), space)
-    return x + dropped(block.expand(x, memory), mlp)
-
-
-def _attend_time(block: Any, x: Tensor) -> Tensor:
-    norm, weights = block.t_norm, block.t_attn.weights
-    if block.backend == "reference":
-        qkv = F.linear(norm(x), weights.qkv_weight, weights.qkv_bias)
-        return block.t_attn.out_proj(attention_over_time(qkv, block.num_heads))
-    return attention_branch(x, NormWeights(norm.weight, norm.bias), weights, block.num_heads, "time", eps=norm.eps)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -22,25 +21,14 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from aim_fast.models.frame_model import FrameModel, Trunk
+from aim_fast.models.frame_model import FrameModel
+from aim_fast.models.trunk import TimmTrunk
 from aim_fast.models.trunks.timm_block import Place, RotationTable, TimmBlock, activation_of, why_not
 from aim_fast.models.weights import timm as timm_weights
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 
 _SIZES = ("img_size", "embed_dim", "depth", "num_heads", "patch_size")
-
-
-@dataclass(frozen=True)
-class TimmTrunk(Trunk):
-    """Arguments about the trunk: ``architecture`` is timm's name, ``timm_pool`` its ``global_pool`` where it is not as
-    usual.
-
-    Sizes that are not timm's own make a trunk of that structure in other sizes.
-    """
-
-    architecture: str = "vit_base_patch16_224"
-    timm_pool: str = ""
 
 
 class TimmViT(FrameModel):

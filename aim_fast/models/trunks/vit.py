@@ -15,61 +15,20 @@ timm's ``vision_transformer`` for what its plain ViTs have beyond that.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aim_fast.models.block import FrozenBlock
-from aim_fast.models.frame_model import FrameModel, PlainTrunk
+from aim_fast.models.choices import Pool
+from aim_fast.models.frame_model import FrameModel
+from aim_fast.models.trunk import PlainViT
 from aim_fast.models.weights import vit as vit_weights
 from aim_fast.models.weights.adaptation import adapted_by
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
-from aim_kernels.choices import Activation
 from aim_kernels.vit_block import AIMViTBlock
-
-Pool = Literal["token", "avg"]
-
-
-@dataclass(frozen=True)
-class PlainViT(PlainTrunk):
-    """Arguments about the trunk, named as in timm.
-
-    Args:
-        class_token, reg_tokens: whether there is a class token, and how many registers follow it.
-        no_embed_class: whether ``pos_embed`` is for patches alone.
-        pre_norm: whether a norm ends the stem, whose patch embedding then has no bias.
-        global_pool: a frame's feature: "token", the class token, or "avg", the mean over its patches.
-        fc_norm: whether the last norm stands after the mean over patches; None for where timm puts it: after a mean.
-        init_values: what LayerScale starts at, None for no LayerScale.
-        qk_norm, qkv_bias, proj_bias: see :class:`aim_kernels.AIMViTBlock`.
-        eps: of all norms.
-    """
-
-    activation: Activation = "gelu"
-    class_token: bool = True
-    reg_tokens: int = 0
-    no_embed_class: bool = False
-    pre_norm: bool = False
-    global_pool: Pool = "token"
-    fc_norm: bool | None = None
-    init_values: float | None = None
-    qk_norm: bool = False
-    qkv_bias: bool = True
-    proj_bias: bool = True
-    eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        if self.global_pool not in get_args(Pool):
-            raise ValueError(f"global_pool {self.global_pool!r} is none of {', '.join(get_args(Pool))}")
-        if self.global_pool == "token" and not self.class_token:
-            raise ValueError("global_pool 'token' needs the class token: take global_pool 'avg'")
-        if not isinstance(self.reg_tokens, int) or self.reg_tokens < 0:
-            raise ValueError(f"reg_tokens must be a whole number of at least 0, not {self.reg_tokens!r}")
-        if self.fc_norm is None:
-            object.__setattr__(self, "fc_norm", self.global_pool == "avg")
 
 
 class ImageNetViT(FrameModel):

@@ -6,7 +6,8 @@ nothing while it is at its initialisation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,8 @@ from torch import Tensor
 from aim_fast.errors import WeightsError
 from aim_fast.models.weights.interpolation import interpolate_frames
 
-_KINDS = ("S_Adapter", "T_Adapter", "T_Adapter_in", "MLP_Adapter")
+_KINDS = ("S_Adapter", "T_Adapter", "T_Adapter_in", "MLP_Adapter")  # AIM's
+_ADDED = re.compile(r"\.(\w*_Adapter\w*|t_attn|t_norm)\.")  # what a method added, by its usual names
 
 
 def fit_adaptation(
@@ -27,7 +29,8 @@ def fit_adaptation(
     model lacks.
     """
     own = {name for name in model.state_dict() if model.is_adaptation(name)}
-    lines, left = _fit_adapters(model, tensors, theirs, blocks, source) if "adapters" in theirs else ([], set())
+    aims = "adapters" in theirs and model.method.name == "aim"
+    lines, left = _fit_adapters(model, tensors, theirs, blocks, source) if aims else ([], set())
     frames = theirs.get("num_frames", model.num_frames)
     if frames != model.num_frames:
         tensors["temporal_embedding"] = interpolate_frames(tensors["temporal_embedding"], model.num_frames)
@@ -72,11 +75,19 @@ def _fit_adapters(
 
 def check_method(model: Any, names: Mapping[str, Tensor], source: str) -> None:
     """Raises WeightsError for a checkpoint of another method than the model's."""
-    divided, adapted = (any(mark in name for name in names) for mark in (".t_attn.", "_Adapter.D_fc1."))
-    if adapted and model.method.name != "aim":
-        raise WeightsError(f"{source} is an AIM checkpoint, with adapters: use an aim_vit model, or plain CLIP weights")
-    if divided and model.method.name != "timesformer":
+    own = model.state_dict().keys()
+    added = {name: match[1] for name in names if (match := _ADDED.search(name))}
+    if model.method.name == "aim":  # of which a model may have less, or more
+        odd = [name for name, kind in added.items() if kind not in _KINDS]
+    else:
+        odd = [name for name in added if name not in own]
+    if not odd:
+        return
+    if adapted_by(odd) == "timesformer":
         raise WeightsError(f"{source} is a TimeSformer: use --model timesformer_b16_clip or its L/14, or plain CLIP")
+    if any(added[name] in _KINDS for name in odd):
+        raise WeightsError(f"{source} is an AIM checkpoint, with adapters: use an aim_vit model, or plain CLIP weights")
+    raise WeightsError(f"{source} holds {odd[0]}, which the method {model.method.name} has not: give its own --method")
 
 
 def is_adapted(model: Any, names: Mapping[str, Tensor]) -> bool:
@@ -88,7 +99,7 @@ def is_adapted(model: Any, names: Mapping[str, Tensor]) -> bool:
     return adapted_by(names) is not None or (bool(own) and own <= names.keys())
 
 
-def adapted_by(names: Mapping[str, Tensor]) -> str | None:
+def adapted_by(names: Iterable[str]) -> str | None:
     """The method of a checkpoint that holds more than a trunk, by its names; None for a trunk alone."""
     if any(".t_attn." in name for name in names):
         return "timesformer"

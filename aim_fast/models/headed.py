@@ -1,0 +1,41 @@
+"""A model that has a head: what heads read of it, and what they make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aim_fast.models.video_model import VideoModel
+
+
+class Headed(VideoModel):
+    """What a head makes becomes the model's own, under the names of published checkpoints."""
+
+    feature_dim: int  # D, of a frame's feature
+    num_heads: int  # of the trunk
+    head_dropout: float
+    dropout: torch.nn.Dropout
+    fc_cls: torch.nn.Linear
+    proj: Any  # a parameter, or None where features are in the joint space
+    projection_bias: torch.nn.Parameter | None
+    attentive_pool: torch.nn.Module
+    attentive_time: torch.nn.Parameter
+    text: Any
+    class_embeddings: Tensor
+    stale: bool  # whether class_embeddings are to be made again
+
+    def make_classifier(self, width: int, classes: int, dropout: float) -> None:
+        """Gives the model ``dropout`` and ``fc_cls``."""
+        self.dropout = torch.nn.Dropout(dropout)
+        self.fc_cls = torch.nn.Linear(width, classes)
+
+    def reset_classifier(self) -> None:
+        """Initialises ``fc_cls`` as AIM does."""
+        torch.nn.init.normal_(self.fc_cls.weight, std=0.01)
+        torch.nn.init.zeros_(self.fc_cls.bias)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Dropout and classifier on ``pooled`` [B, D]."""
+        return self.fc_cls(self.dropout(pooled))
