@@ -17,6 +17,9 @@ COMMANDS = (
 )
 
 
+_OPEN = ("eval", "predict", "convert")  # what opens a trained model
+
+
 class _Commands(click.Group):
     """Finds each command in the module of its name."""
 
@@ -76,4 +79,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _hint(message: str, error: Exception) -> str:
     """Says where the options are listed when an option or command was not understood."""
     context = error.ctx if isinstance(error, click.UsageError) else None
+    unknown = error.option_name if isinstance(error, click.NoSuchOption) else ""
+    if context and context.info_name in _OPEN and unknown in ("--trunk", "--method", "--head"):
+        return f"no option {unknown}: a run or a checkpoint says itself what its model is; leave it out"
     return f"{message} (see `{context.command_path} --help`)" if context else message

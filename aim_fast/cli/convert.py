@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from aim_fast.cli.options import RecipeCommand, recipe_options, typed
+from aim_fast.training.part_groups import UNTOLD
 
 
 @click.command("convert", cls=RecipeCommand, short_help="Turn a trained model into another form.")
@@ -14,7 +15,7 @@ from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 @click.argument("destination", metavar="FOLDER|FILE")
 @click.option("--classes", metavar="FILE", help="class names of a checkpoint without: one a line, or JSON")
 @recipe_options(
-    ("model", "adapter_scale", "activation", "prompt_prefix", "prompt_postfix", "weights", "weights_key"),
+    ("model", *UNTOLD, "weights", "weights_key"),
     defaults="source",
 )
 def command(source: str, destination: str, classes: str | None, **options: Any) -> None:

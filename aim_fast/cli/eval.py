@@ -9,23 +9,11 @@ from typing import Any
 import click
 
 from aim_fast.cli.options import RUN_FIELDS, RecipeCommand, recipe_options, typed
+from aim_fast.training.part_groups import UNTOLD
 
 FIELDS = (
-    "dataset",
-    "data_root",
-    "accept_gaps",
-    "views",
-    "weights",
-    "weights_key",
-    "model",
-    "frames",
-    "interval",
-    "adapter_scale",
-    "prompt_prefix",
-    "prompt_postfix",
-    "batch_size",
-    "random_views",
-    "features",
+    *("dataset", "data_root", "accept_gaps", "views", "weights", "weights_key", "model", *UNTOLD),
+    *("frames", "interval", "batch_size", "random_views", "features"),
 )
 
 

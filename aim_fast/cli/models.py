@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from aim_fast.cli.options import words_of
 
@@ -61,13 +62,17 @@ def command(
     from aim_fast.studies.model_table import TABLE_DATASETS, model_table, part_table
 
     if parts:
+        typed_views = click.get_current_context().get_parameter_source("views") is not ParameterSource.DEFAULT
         asked = {"frames": frames, "dataset": datasets, "method": methods, "head": heads, **overrides}
+        asked["views"] = typed_views
         if odd := [f"--{name.replace('_', '-')}" for name, value in asked.items() if value]:
             raise UsageError(f"--parts lists what can be combined, whatever {', '.join(odd)}: leave one of the two out")
         table = part_table(names)
         click.echo(json.dumps(table, indent=2) if as_json else _parts(table))
         return
 
+    if not names:
+        click.echo("counting every model takes half a minute; with names, those alone", err=True)
     chosen = {name: value for name, value in overrides.items() if value is not None}
     rows = model_table(
         frames,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 import click
 
+from aim_fast.errors import UsageError
+from aim_fast.models.words import split_words
 from aim_fast.training.part_groups import UNTOLD
 from aim_fast.training.recipe import FIELDS, GROUPS, group_of
 from aim_fast.training.recipe_file import read_fields, shipped_recipes
@@ -121,6 +122,18 @@ def _option(name: str, defaults: str) -> Callable[[Callable], Callable]:
     return click.option(flag, name, metavar=metavar, **fixed)
 
 
+trunk_option = click.option(
+    "--trunk", metavar="NAME", help="a trunk, in place of --model: vit_b16_clip, timm:NAME, open_clip:NAME …"
+)
+
+
+def with_trunk(fields: dict[str, Any], trunk: str | None) -> dict[str, Any]:
+    """The fields, with what ``--trunk`` names as the model. Raises UsageError where both are named."""
+    if trunk and "model" in fields:
+        raise UsageError("--trunk and --model both name what is trained: keep one")
+    return fields | ({"model": trunk} if trunk else {})
+
+
 def typed(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were typed."""
     return {name: value for name, value in options.items() if value is not None}
@@ -129,7 +142,7 @@ def typed(options: dict[str, Any]) -> dict[str, Any]:
 def words_of(values: Iterable[str]) -> list[str]:
     """The words of an option that is repeated or takes a list, each once; ``NAME,key=value`` is one word."""
     words: list[str] = []
-    for piece in (piece.strip() for value in values for piece in re.split(r",(?![^\[]*\])", value)):
+    for piece in (piece.strip() for value in values for piece in split_words(value)):
         if "=" in piece and words:
             words[-1] += f",{piece}"
         elif piece:

@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from aim_fast.cli.options import RecipeCommand, recipe_options, typed
-
-PROMPT = ("prompt_prefix", "prompt_postfix")
+from aim_fast.training.part_groups import UNTOLD
 
 
 @click.command("predict", cls=RecipeCommand, short_help="Name the most probable classes of video files.")
@@ -29,9 +28,7 @@ PROMPT = ("prompt_prefix", "prompt_postfix")
 @click.option("--class-names", metavar="FILE", help="classes to tell apart, one a line, by a model that reads names")
 @click.option("--repeat-frames", is_flag=True, help="take videos with fewer frames than the model, repeating frames")
 @click.option("--wise-ft", metavar="X", type=float, help="text head: X of the trained weights + 1 - X of the frozen")
-@recipe_options(
-    ("views", "weights", "weights_key", "model", "adapter_scale", *PROMPT, "device", "precision"), defaults="run"
-)
+@recipe_options(("views", "weights", "weights_key", "model", *UNTOLD, "device", "precision"), defaults="run")
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from aim_fast.cli.options import RecipeCommand, recipe_options, typed
-from aim_fast.errors import UsageError
+from aim_fast.cli.options import RecipeCommand, recipe_options, trunk_option, typed, with_trunk
 
 
 @click.command("train", cls=RecipeCommand)
@@ -23,7 +22,7 @@ from aim_fast.errors import UsageError
     metavar="[auto]",
     help="go on with the run in --output from its last checkpoint; with auto begin it where there is none",
 )
-@click.option("--trunk", metavar="NAME", help="a trunk, in place of --model: vit_b16_clip, timm:NAME, open_clip:NAME …")
+@trunk_option
 @click.option("--quiet", is_flag=True, help="no progress on stderr")
 @recipe_options()
 def command(recipe: str | None, resume: str | None, trunk: str | None, quiet: bool, **options: Any) -> None:
@@ -40,11 +39,7 @@ def command(recipe: str | None, resume: str | None, trunk: str | None, quiet: bo
     from aim_fast.training.recipe_model import check_model_fields
     from aim_fast.training.run_folder import RECIPE, absolute_paths
 
-    fields = typed(options)
-    if trunk:
-        if "model" in fields:
-            raise UsageError("--trunk and --model both name what is trained: keep one")
-        fields["model"] = trunk
+    fields = with_trunk(typed(options), trunk)
     output = fields.get("output")
     if resume and recipe is None and output and (Path(output) / RECIPE).is_file():
         resolved = load_recipe(Path(output) / RECIPE, fields)
@@ -52,7 +47,8 @@ def command(recipe: str | None, resume: str | None, trunk: str | None, quiet: bo
         resolved = load_recipe(recipe, fields)
     if resolved.run.output is None:
         data = resolved.data
-        words = [data.dataset, resolved.model.model.replace("/", "_"), resolved.model.method]
+        head = resolved.model.head if resolved.model.head != "linear" else None
+        words = [data.dataset, resolved.model.model.replace("/", "_"), resolved.model.method, head]
         resolved = resolved.replace(output=f"runs/{'-'.join(filter(None, words))}-{data.frames}f")
 
     from aim_fast.training.loop import train

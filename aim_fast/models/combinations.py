@@ -50,11 +50,6 @@ def combinations(
     return found, refused
 
 
-def written(name: str, parts: Parts) -> str:
-    """A combination as the command line takes it: ``NAME,method=probe,head=attentive``."""
-    return ",".join([name, *(f"{key}={word}" for key, word in parts.items())])
-
-
 def parts_of(name: str) -> dict[str, list[str]]:
     """The ``methods`` that a model's trunk can be put under, and the ``heads`` that those methods can have on it."""
     methods = [parts["method"] for parts in combinations(name, list_methods())[0]]

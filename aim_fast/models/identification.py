@@ -16,7 +16,7 @@ from aim_fast.errors import WeightsError
 from aim_fast.models.composition import arguments_of
 from aim_fast.models.heads import HEADS
 from aim_fast.models.identity import Identity
-from aim_fast.models.registry import MODELS, find_entry
+from aim_fast.models.registry import MODELS, find_entry, full_name
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights.architecture import what_else
 from aim_fast.models.weights.files import WeightsFile
@@ -35,7 +35,9 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     tensors = strip_prefixes(file.tensors, where)
     tensors.pop("proj", None)
     told = file.description or {}
-    if asked is None and told:  # of a probe or a fine-tuned trunk nothing else tells
+    if told and full_name(asked or told["model"]) == full_name(
+        told["model"]
+    ):  # of a probe or a fine-tuned trunk nothing else tells
         entry = find_entry(told["model"], *(told["options"].get(part) for part in ("head", "method")))
         _check_classifier(entry.model, entry.head, tensors, where)
         return Identity(told["model"], dict(told["options"]), told.get("classes") or [])

@@ -119,7 +119,10 @@ def find_entry(name: str, head: str | None = None, method: str | None = None) ->
     elif (full := full_name(name)) in MODELS:
         entry = MODELS[full]
     else:
-        raise UsageError(f"unknown model {name!r}: {nearest(name, MODELS)}")
+        known = (
+            MODELS if name.startswith("aim_") else [*list_trunks(), *(one for one in MODELS if full_name(one) == one)]
+        )
+        raise UsageError(f"unknown model {name!r}: {nearest(name, known)}")
     check_part("method", method)
     check_part("head", head)
     if not issubclass(entry.model, FrameModel):

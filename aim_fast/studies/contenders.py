@@ -24,12 +24,13 @@ import torch
 import yaml
 
 from aim_fast.errors import UsageError, nearest
-from aim_fast.models.combinations import Refusal, combinations, written
+from aim_fast.models.combinations import Refusal, combinations
 from aim_fast.models.identity import Identity
 from aim_fast.models.peers import create_peer, default_frames, list_peers, published_by_library, takes_frames
 from aim_fast.models.published import dataset_arguments, datasets, find_published
 from aim_fast.models.registry import ALIASES, MODELS, argument_names, create_model, list_trunks
 from aim_fast.models.video_model import VideoModel
+from aim_fast.models.words import split_words, written
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from aim_fast.training.metrics import METRICS, read_metrics
 from aim_fast.training.recipe_file import load_recipe, shipped_recipes
@@ -127,7 +128,7 @@ def _less(parts: dict[str, str], overrides: dict[str, Any]) -> dict[str, str]:
 
 def _split(text: str) -> tuple[str, list[str]]:
     """Of ``NAME,key=value,key=[a,b]`` the name and the settings."""
-    name, *settings = re.split(r",(?![^\[]*\])", text)
+    name, *settings = split_words(text)
     return name, settings
 
 

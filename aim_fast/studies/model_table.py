@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aim_fast.errors import UsageError
-from aim_fast.models.combinations import Parts, combinations, parts_of, written
+from aim_fast.models.combinations import Parts, combinations, parts_of
 from aim_fast.models.composition import arguments_of
 from aim_fast.models.counting.flops import count_costs
 from aim_fast.models.heads import HEADS
 from aim_fast.models.methods import method_lines
 from aim_fast.models.published import PublishedResult, dataset_arguments, find_published, published_results
 from aim_fast.models.registry import MODELS, argument_names, find_entry, list_models, list_trunks
+from aim_fast.models.words import written
 
 # Data sets whose models the table is made for when nothing else is asked.
 TABLE_DATASETS = ("kinetics400", "ssv2")
@@ -58,9 +59,11 @@ def model_table(
                 published = find_published(name, dataset, arguments)
                 try:
                     rows.append(_row(name, dataset, arguments, views, chosen, published))
-                except UsageError:
-                    if not frames:
+                except UsageError as error:
+                    if not frames or (names and not rows and (name, parts) == chosen_models[-1]):
                         raise
+                    if names and dataset == datasets[0]:
+                        refuse(f"{written(name, parts)}, {num_frames} frames: {error}")
     for result in published_results():
         wanted = (
             result.model in (names or MODELS) and result.dataset in datasets and not (overrides or methods or heads)

@@ -14,6 +14,7 @@ from typing import Any
 from aim_fast.data.formats.annotation import class_name, decoded
 from aim_fast.errors import UsageError
 from aim_fast.files import replacing, write_whole
+from aim_fast.models.heads.open_clip_text import tokenizer_files
 from aim_fast.models.loading import save_trunk
 from aim_fast.training.checkpoint import ADAPTERS, save_checkpoint
 from aim_fast.training.recipe_file import load_recipe
@@ -51,7 +52,11 @@ def convert(source: str, destination: str, fields: dict[str, Any], classes: str 
         trained = restore_run(path, fields)
         lines = list(trained.lines)
     if target.suffix in (".pth", ".pt", ".safetensors"):
+        tokenizer = _missing_files(tokenizer_files(trained.model), target)
         write_trained(trained, target)
+        _copy(tokenizer, target.parent)
+        if tokenizer:
+            lines.append(f"{target.parent}: the tokenizer too, by which it reads class names: keep it beside the file")
         what = f"{'bare' if target.suffix == '.safetensors' else 'published'} names"
     else:
         _write_run(trained, target)
@@ -86,6 +91,19 @@ def read_class_names(path: Path) -> list[str]:
     return names
 
 
+def _missing_files(files: list[Path], target: Path) -> list[Path]:
+    """Those that do not lie beside ``target``. Raises UsageError where another of the name does."""
+    found = [target.parent / file.name for file in files]
+    if other := [to for file, to in zip(files, found) if to.exists() and to.read_bytes() != file.read_bytes()]:
+        raise UsageError(f"{target}: needs its tokenizer beside it, and {other[0]} is another: name another folder")
+    return [file for file, to in zip(files, found) if not to.exists()]
+
+
+def _copy(files: list[Path], folder: Path) -> None:
+    for file in files:
+        write_whole(folder / file.name, file.read_bytes())
+
+
 def _write_run(trained: TrainedModel, folder: Path) -> None:
     model, identity = trained.model, trained.identity
     recipe = load_recipe(None, {"model": identity.model}).replace(**fields_told(identity))
@@ -96,6 +114,7 @@ def _write_run(trained: TrainedModel, folder: Path) -> None:
         with replacing(folder) as made:
             made.mkdir()
             save_trunk(model, made / TRUNK)
+            _copy(tokenizer_files(model), made)
             write_whole(made / RECIPE, recipe.replace(weights=str(trunk), weights_key=None).to_yaml())
             save_checkpoint(made / "checkpoints", ("last", "best"), tensors, {"step": 0}, written)
     except OSError as error:

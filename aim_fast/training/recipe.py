@@ -115,11 +115,27 @@ def coerce(name: str, value: Any, where: str) -> Any:
 def recipe_differences(saved: Recipe, asked: Recipe) -> list[str]:
     """What ``asked`` would compute differently from ``saved``, one ``name: saved -> asked`` a field."""
     theirs = asked.fields()
-    return [
-        f"{name}: {value!r} -> {theirs[name]!r}"
+    found = {
+        name: f"{name}: {value!r} -> {theirs[name]!r}"
         for name, value in saved.fields().items()
         if name not in _SAME_RESULT and value != theirs[name]
-    ]
+    }
+    if found.keys() & _NAMING and _same_model(saved.model, asked.model):
+        found = {name: line for name, line in found.items() if name not in _NAMING}
+    return list(found.values())
+
+
+_NAMING = {"model", "method", "head"}  # one combination can be named in several ways
+
+
+def _same_model(*recipes: Any) -> bool:
+    from aim_fast.models.registry import find_entry  # imports torch
+
+    try:
+        first, second = (find_entry(one.model, one.head, one.method)._replace(recipes="") for one in recipes)
+    except UsageError:  # which of the two cannot be is said where it is made
+        return False
+    return first == second
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "yes or no (true, false)", str: "a word"}

@@ -197,16 +197,22 @@ def test_a_sigmoid_model_with_a_trunk_of_timms_is_trained_evaluated_and_predicte
     status, out, err = aim_fast("predict", tmp_path / "run", video, "--class-names", names, "--json")
     assert status == 0, err
     assert {row["label"] for row in json.loads(out)[0]["predictions"]} == {"swimming", "RidingABike"}
-    if "hubs" in trunk:
-        shutil.copy(weights.parent / "tokenizer.json", tmp_path)  # as its lines ask for, beside the file
-        shutil.copy(weights.parent / "tokenizer_config.json", tmp_path)
-    status, _, err = aim_fast("convert", tmp_path / "run", tmp_path / "whole.safetensors")
-    assert status == 0, err
-    first, second = (
+    for source, target in (("run", "whole.safetensors"), ("whole.safetensors", "again")):
+        status, out, err = aim_fast("convert", tmp_path / source, tmp_path / target)
+        assert status == 0, err
+    assert ("hubs" in trunk) == (tmp_path / "again" / "tokenizer.json").is_file()
+    first, *others = (
         json.loads(aim_fast("predict", source, video, "--class-names", names, "--json")[1])
-        for source in (tmp_path / "run", tmp_path / "whole.safetensors")
+        for source in (tmp_path / "run", tmp_path / "whole.safetensors", tmp_path / "again")
     )
-    assert first == second
+    assert others == [first, first]
+    if "hubs" in trunk:
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "tokenizer.json").write_text("{}")
+        status, _, err = aim_fast("convert", tmp_path / "run", tmp_path / "other" / "whole.safetensors")
+        assert status == 2
+        assert "tokenizer.json is another" in err
+        assert not (tmp_path / "other" / "whole.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16-SigLIP2", "EVA02-B-16", "ViT-L-14-CLIPA"])

@@ -43,6 +43,18 @@ def test_names_of_open_clip_that_are_taken():
     assert len(taken) >= 141, f"{len(taken)} tags; refused: {collections.Counter(refused.values())}"
 
 
+@pytest.mark.slow
+def test_names_of_open_clip_that_have_a_text_head():
+    page = (Path(__file__).parents[2] / "docs" / "zero_shot.md").read_text()
+    taken = 0
+    for name in open_clip.list_models():
+        try:
+            taken += find_entry(f"open_clip:{name}", head="text").head == "text"
+        except UsageError:
+            continue
+    assert f" {taken} names of open_clip" in " ".join(page.split())
+
+
 def test_the_page_has_a_row_for_each_structure_that_is_refused():
     for words in ("windows and stages", "norms after attention and MLP", "attention and MLP in parallel", "NaFlex"):
         assert words in PAGE

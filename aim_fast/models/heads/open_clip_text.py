@@ -28,6 +28,7 @@ from aim_kernels.choices import Activation
 
 HUB = "hub"  # where a tokenizer is that comes with weights by tag
 # What a folder with a tokenizer holds, the one or the other.
+_BESIDE = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")  # and may hold beside it
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.")
 _PARTS = ("token_embedding.", "positional_embedding", "cls_emb", "transformer.", "ln_final.", "text_projection")
@@ -191,6 +192,14 @@ def tokenizer_of(source: str) -> str:
         return HUB
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
     return str(folder) if any((folder / name).is_file() for name in _TOKENIZERS) else ""
+
+
+def tokenizer_files(model: Any) -> list[Path]:
+    """The files by which a model's text head reads texts, where they came with its weights."""
+    text, place = getattr(model, "text", None), Path(model.tokenizer)
+    if not isinstance(text, OpenClipText) or text.config.hf_tokenizer_name is None or model.tokenizer in ("", HUB):
+        return []
+    return [place / name for name in (*_TOKENIZERS, *_BESIDE) if (place / name).is_file()]
 
 
 @functools.cache

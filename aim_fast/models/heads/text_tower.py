@@ -223,6 +223,7 @@ def what_instead(names: Mapping[str, Any]) -> str:
         return "its names are those of Hugging Face transformers: take the OpenAI or open_clip file"
     if "conv1.weight" in names:
         return "it is an image tower alone: take the whole CLIP file"
-    if any(".attn.qkv." in name for name in names):
-        return "it is an ImageNet trunk: take a whole CLIP file"
+    if any("blocks." in name and ".attn." in name for name in names):
+        towers = "an ImageNet trunk, or SigLIP's, EVA-CLIP's or PE's without the text tower"
+        return f"it is an image tower alone ({towers}): take the whole file of both towers"
     return f"its first names are {', '.join(sorted(names)[:3])}"

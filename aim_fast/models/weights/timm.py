@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from aim_fast.errors import WeightsError
+from aim_fast.errors import WeightsError, abridged
 from aim_fast.models.weights.adaptation import check_method, fit_adaptation, is_adapted
 from aim_fast.models.weights.architecture import adaptation_arguments
 from aim_fast.models.weights.files import WeightsFile
@@ -74,20 +74,22 @@ def _filtered(
         try:
             found = change(dict(tower), twin)
         except (KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
-            what = str(error).partition("\n")[0]
-            raise WeightsError(f"{source} is no file of {architecture}: timm cannot read its names ({what})") from error
+            raise WeightsError(
+                f"{source} is no file of {architecture}: timm cannot read its names, such as "
+                f"{abridged(sorted(tower), 2)}"
+            ) from error
     found = {name: t for name, t in found.items() if name in state or not _is_zero_bias(name, t)}
     taken = {name: found[name] for name in found if name in state}
     odd = sorted(name for name in found if name not in state and not name.startswith(_BESIDE))
     missing = sorted(state.keys() - taken.keys())
     shapes = [name for name in sorted(taken) if taken[name].shape != state[name].shape]
     if missing or odd or shapes:
-        said = [f"missing {_few(missing)}"] if missing else []
-        said += [f"unexpected {_few(odd)}"] if odd else []
-        said += [
-            f"of another shape {name} (file {list(taken[name].shape)}, model {list(state[name].shape)})"
-            for name in shapes[:2]
-        ]
+        said = [f"missing {abridged(missing, 2)}"] if missing else []
+        said += [f"unexpected {abridged(odd, 2)}"] if odd else []
+        if shapes:
+            theirs, ours = (list(tensors[shapes[0]].shape) for tensors in (taken, state))
+            more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
+            said += [f"of another shape {shapes[0]} (file {theirs}, model {ours}){more}"]
         raise WeightsError(f"{source} is of another trunk than timm's {architecture}: {'; '.join(said)}")
     resized = [
         f"{name} resampled from {list(tower[name].shape)} to {list(taken[name].shape)}, as timm does"
@@ -106,8 +108,3 @@ def _is_zero_bias(name: str, tensor: Tensor) -> bool:
 
 def _same_shapes(tower: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
     return all(tower[name].shape == tensor.shape for name, tensor in state.items())
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
