@@ -28,7 +28,7 @@ def check_wise_ft(model: VideoModel, share: float, where: Path) -> None:
     """Raises UsageError for a share that is none, and for a model without frozen weights to go back to."""
     if not 0.0 <= share <= 1.0:
         raise UsageError(f"--wise-ft {share:g} must be from 0 (frozen weights) to 1 (trained weights)")
-    if getattr(model, "head", "linear") != "text":
+    if model.config.get("head") != "text":
         raise UsageError(
             f"{where}: --wise-ft needs a text head (train --head text): what else was learned has no frozen value"
         )
