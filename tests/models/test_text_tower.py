@@ -122,6 +122,7 @@ def test_a_class_without_a_name_and_another_vocabulary_are_refused():
         (["conv1.weight"], "image tower alone"),
         (["text_model.embeddings.token_embedding.weight"], "Hugging Face"),
         (["blocks.0.attn.qkv.weight"], "ImageNet trunk"),
+        (["blocks.0.attn.q_proj.weight", "attn_pool.latent"], "image tower alone .*SigLIP's.*both towers"),
     ],
 )
 def test_a_file_without_a_text_tower_says_what_it_is(names, said):

@@ -202,3 +202,18 @@ def test_a_block_is_frozen_and_its_names_are_timms():
         theirs = timm.create_model("vit_small_patch16_dinov3", num_classes=0)
     assert {f"trunk.{key}" for key in theirs.state_dict()} == {k for k in model.state_dict() if k.startswith("trunk.")}
     assert not [key for key, parameter in model.trunk.named_parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize("of", ["vit_small_plus_patch16_dinov3", "vit_tiny_patch16_224", "vit_base_patch16_siglip_224"])
+@pytest.mark.parametrize("trunk", ["vit_small_patch16_dinov3", "eva02_tiny_patch14_224", "beit_base_patch16_224"])
+def test_a_file_of_another_structure_and_width_is_refused_in_a_short_line(trunk, of, tmp_path):
+    file = tmp_path / "t.safetensors"
+    other = build(of, **{**SIZES, "embed_dim": 2 * SIZES["embed_dim"], "img_size": side(of)})
+    save_file({name: tensor.contiguous() for name, tensor in other.state_dict().items()}, file)
+    model = create_model(f"timm:{trunk}", **SIZES, img_size=side(trunk), num_frames=2)
+    with pytest.raises(WeightsError) as caught:
+        load_weights(model, file)
+    line = str(caught.value).replace(str(file), "")
+    assert len(line) < 320, line
+    assert trunk in line
+    assert "NoneType" not in line
