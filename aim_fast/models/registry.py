@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -162,9 +163,12 @@ def create_model(name: str, **overrides: Any) -> VideoModel:
     ("linear"; "text" scores class names by the text tower that the trunk was trained with; "attentive").
     ``open_clip:NAME`` is AIM on the image tower that open_clip knows by that name, such as ``open_clip:ViT-H-14``, and
     ``timm:NAME`` AIM on a ViT of timm's, such as ``timm:vit_small_patch14_reg4_dinov2``.
-    Any argument of the trunk, the method and the head can be overridden on any name (``argument_names(name)`` lists
-    them); the published configurations' ``input_resolution, width, layers, heads`` are taken as well. Raises UsageError
-    for an unknown name or argument (with the nearest right one), and for values that make no model.
+    Any argument of the trunk, the method and the head can be overridden on any name; ``argument_names(name)`` lists
+    them. Of AIM on CLIP they are
+    ARGUMENTS.
+    The published configurations' names are taken as well,
+    ALIASES.
+    Raises UsageError for an unknown name or argument (with the nearest right one), and for values that make no model.
     """
     head, method = overrides.pop("head", None), overrides.pop("method", None)
     entry = find_entry(name, head, method)
@@ -181,3 +185,10 @@ def create_model(name: str, **overrides: Any) -> VideoModel:
         return compose(entry, arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(f"model {name}: {error}") from error
+
+
+if create_model.__doc__:  # not under python -OO
+    _named = {"ARGUMENTS": argument_names("aim_vit_b16_clip"), "ALIASES": ALIASES}
+    for _word, _names in _named.items():
+        _list = textwrap.fill(f"``{', '.join(_names)}``", 112, subsequent_indent="    ")
+        create_model.__doc__ = create_model.__doc__.replace(_word, _list)

@@ -111,6 +111,7 @@ def test_options_of_added_parts_are_checked(run, motion_set, parts, message):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "parts", "group"),
     [

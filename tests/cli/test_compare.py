@@ -95,7 +95,7 @@ def test_published_accuracies_stand_beside_what_is_counted(aim_fast):
         (("runs/none",), "runs/none does not exist"),
         (("xyzzy",), "`aim-fast models` lists models"),
         ((), "Missing argument 'MODEL|RUN...' or --trunk"),
-        (("--trunk", "vit_dem"), "did you mean 'aim_vit_demo'"),
+        (("--trunk", "vit_dem"), "did you mean 'vit_demo'"),
         (("--trunk", "torchvision:mvit_v2_s"), "unknown model 'torchvision:mvit_v2_s'"),
         (("--trunk", "vit_demo,tun=all", "--method", "aim,full"), "did you mean 'tune'"),
         (("vit_demo", "--method", "aim,prob"), "did you mean 'probe'"),

@@ -12,6 +12,8 @@ from aim_fast.cli import COMMANDS, cli
 from aim_fast.data.formats import DATASETS
 from aim_fast.models import registry
 from aim_fast.models.entry import Entry
+from aim_fast.models.heads import HEADS
+from aim_fast.models.methods import method_lines
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "bench", "kernels", "aim_fast", "csrc", "tests")
@@ -128,6 +130,12 @@ def test_every_recipe_and_target_that_is_named_exists(page):
 def test_the_page_on_data_names_every_data_set():
     named = set(re.findall(r"`([\w-]+)`", (ROOT / "docs/data.md").read_text()))
     assert set(DATASETS) <= named
+
+
+def test_the_tables_of_methods_and_heads_have_a_row_for_each():
+    for page, names in (("methods", method_lines()), ("heads", HEADS)):
+        rows = re.findall(r"^\| `(\w+)` \|", (ROOT / f"docs/{page}.md").read_text(), re.MULTILINE)
+        assert sorted(rows) == sorted(names)
 
 
 def test_the_index_names_every_page_of_the_folder():

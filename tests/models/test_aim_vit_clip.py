@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from aim_fast.errors import UsageError
-from aim_fast.models.registry import create_model, list_models
+from aim_fast.models.registry import argument_names, create_model, list_models
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_frames": 4, "num_classes": 5}
@@ -334,6 +335,11 @@ def test_wrong_names_and_values_are_usage_errors(name, overrides, message):
     with pytest.raises(UsageError, match=message) as caught:
         create_model(name, **overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_the_arguments_are_listed_in_the_docstring():
+    names = [*argument_names("aim_vit_b16_clip"), "input_resolution", "layers"]
+    assert [name for name in names if not re.search(rf"\b{name}\b", create_model.__doc__)] == []
 
 
 def test_every_listed_model_can_be_made():
