@@ -9,6 +9,9 @@ import click
 from click.core import ParameterSource
 
 from aim_fast.cli.options import words_of
+from aim_fast.models.heads import HEADS
+from aim_fast.models.methods import method_lines
+from aim_fast.training.part_groups import or_list
 
 
 @click.command("models", short_help="List models with parameters and GFLOPs.")
@@ -34,9 +37,9 @@ from aim_fast.cli.options import words_of
     "methods",
     metavar="LIST",
     multiple=True,
-    help="put the trunks under these methods: aim, probe, full, timesformer or promptclip",
+    help=f"put the trunks under these methods: {or_list(method_lines())}",
 )
-@click.option("--head", "heads", metavar="LIST", multiple=True, help="and under these heads: linear, attentive or text")
+@click.option("--head", "heads", metavar="LIST", multiple=True, help=f"and under these heads: {or_list(HEADS)}")
 @click.option("--parts", is_flag=True, help="list trunks, methods and heads instead, and which combinations there are")
 def command(
     names: tuple[str, ...],

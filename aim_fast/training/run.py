@@ -111,7 +111,8 @@ def _refuse_other_structure(path: str | Path, checkpoint: Checkpoint, overrides:
     saved["model"] = checkpoint.identity.model
     for name in ("model", "frames", *UNTOLD):
         if name in overrides and coerce(name, overrides[name], "command line") != saved.get(name):
+            trained = f"with {saved[name]}" if name in saved else "without"
             raise UsageError(
-                f"--{name.replace('_', '-')} {overrides[name]}: {path} was trained with {saved.get(name)}; "
+                f"--{name.replace('_', '-')} {overrides[name]}: {path} was trained {trained}; "
                 "leave it out (it is for published checkpoints, which do not say theirs)"
             )
