@@ -62,6 +62,7 @@ class Record:
         return {one.name: one.default for one in fields(cls)}
 
     @classmethod
+    @functools.cache
     def about(cls) -> dict[str, About]:
         """What is known of each field."""
         found = {one.name: one.metadata.get("about", About()) for one in fields(cls)}
