@@ -1,7 +1,7 @@
 """Every operator beside its plain expression in torch, eager and compiled: time, bytes moved, share of the copy rate.
 
 Forward and backward are timed together at the sizes of the model's block. Each operator is first held to the error rule
-of the tests (bench/error_rule.py) on a part of the batch; where it fails, no speed.
+of the tests (kernels/aim_kernels/error_rule.py) on a part of the batch; where it fails, no speed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.registry import create_model
 from aim_fast.studies.timing import ratio, take_turns
+from aim_kernels import error_rule
 from aim_kernels.adaptation import activate, adapter_reference
 from aim_kernels.adapter import adapter
 from aim_kernels.choices import Activation, MLPActivation
@@ -33,7 +34,6 @@ from aim_kernels.weights import AdapterWeights, MLPWeights
 from aim_kernels.wide_activation import wide_activation
 from aim_kernels.wide_swiglu import wide_swiglu
 from aim_kernels.widened_mlp import wide_mlp, wide_mlp_reference
-from bench import error_rule
 from bench.bars import draw_bars
 from bench.machine_rates import copy_bandwidth
 

@@ -6,7 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aim_kernels import wide_slope  # noqa: F401  (registers the operator)
+from aim_kernels import (
+    error_rule,
+    wide_slope,  # noqa: F401  (registers the operator)
+)
 from aim_kernels.adaptation import activate, adapter_reference
 from aim_kernels.adapter import adapter
 from aim_kernels.choices import Activation
@@ -26,7 +29,6 @@ from aim_kernels.wide_activation import (
     wide_activation_reference,
 )
 from aim_kernels.wide_swiglu import wide_swiglu
-from bench import error_rule
 
 
 def check(fused, plain, x):

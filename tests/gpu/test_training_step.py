@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from aim_fast.models.registry import create_model
-from aim_kernels import AIMBlock, hold_trunk
-from bench import error_rule
+from aim_kernels import AIMBlock, error_rule, hold_trunk
 from bench.published import published
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aim_kernels import extension
-from bench import error_rule
+from aim_kernels import error_rule, extension
 
 TIERS = ("generic", "avx2", "avx512", "avx512_bf16", "amx", "reference")
 

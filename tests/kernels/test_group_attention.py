@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from aim_kernels import error_rule
 from aim_kernels.group_attention import backend_missing, group_attention, group_attention_reference
-from bench import error_rule
 
 # frames, groups, length, own bias a group, heads, head dimension
 SHAPES = [(2, 4, 49, True, 2, 16), (3, 10, 4, False, 1, 24), (1, 1, 80, False, 2, 8)]

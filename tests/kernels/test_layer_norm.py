@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from aim_kernels import error_rule
 from aim_kernels.layer_norm import layer_norm, layer_norm_backward_reference, layer_norm_reference
-from bench import error_rule
 
 
 @pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])

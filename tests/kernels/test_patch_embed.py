@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from aim_kernels import error_rule
 from aim_kernels.patch_embed import fold_normalisation, patch_embed, patch_embed_reference
-from bench import error_rule
 
 MEAN, STD = (122.769, 116.74, 104.04), (68.493, 66.63, 70.321)
 

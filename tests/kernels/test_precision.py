@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from aim_kernels import AIMBlock, hold_trunk
-from bench import error_rule
+from aim_kernels import AIMBlock, error_rule, hold_trunk
 from bench.published import published
 
 

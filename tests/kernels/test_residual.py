@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from aim_kernels import error_rule
 from aim_kernels.residual import residual_add
-from bench import error_rule
 
 
 @pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])

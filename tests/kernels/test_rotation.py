@@ -4,8 +4,8 @@ import pytest
 import torch
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 
+from aim_kernels import error_rule
 from aim_kernels.rotation import Rotation, rotated, rotation_reference
-from bench import error_rule
 
 B, T, N, HEADS, PREFIX = 2, 3, 9, 3, 2
 

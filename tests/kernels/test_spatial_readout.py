@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from aim_kernels import AIMBlock, AIMViTBlock, hold_trunk
+from aim_kernels import AIMBlock, AIMViTBlock, error_rule, hold_trunk
 from aim_kernels.spatial_readout import spatial_readout
-from bench import error_rule
 from bench.published import published
 
 B, T, N, D = 2, 3, 5, 32

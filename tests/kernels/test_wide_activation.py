@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from aim_kernels import error_rule
 from aim_kernels.adaptation import activate
 from aim_kernels.wide_activation import wide_activation
-from bench import error_rule
 
 
 def plainly(u, split, activation, factor):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from aim_kernels import error_rule
 from aim_kernels import wide_slope as op
 from aim_kernels.wide_activation import wide_activation_backward_reference
-from bench import error_rule
 
 ROWS, WIDTH = 37, 83
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from aim_kernels import error_rule
 from aim_kernels.wide_swiglu import wide_swiglu
-from bench import error_rule
 
 
 def plainly(u, split, factor):

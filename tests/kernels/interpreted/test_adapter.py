@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from aim_kernels import adapter  # noqa: F401  (registers the operators)
+from aim_kernels import (
+    adapter,  # noqa: F401  (registers the operators)
+    error_rule,
+)
 from aim_kernels.registration import OPERATORS
-from bench import error_rule
 
 FORWARD, BACKWARD = OPERATORS["adapter"], OPERATORS["adapter_backward"]
 M, D = 70, 80

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from aim_kernels import error_rule
 from aim_kernels import group_attention_triton as op
 from aim_kernels.group_attention import group_attention_backward_reference, group_attention_reference
-from bench import error_rule
 
 # frames, groups, length, own bias a group, heads, head dimension
 SHAPES = [(2, 4, 49, True, 2, 32), (3, 5, 16, False, 1, 32), (2, 3, 9, False, 2, 24), (70, 1, 4, False, 1, 16)]

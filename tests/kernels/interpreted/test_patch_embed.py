@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from aim_kernels import error_rule
 from aim_kernels import patch_embed as op
 from aim_kernels.registration import OPERATORS
-from bench import error_rule
 
 MEAN, STD = (122.769, 116.74, 104.04), (68.493, 66.63, 70.321)
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from aim_kernels import error_rule
 from aim_kernels.registration import OPERATORS
 from aim_kernels.residual import residual_add_reference
-from bench import error_rule
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

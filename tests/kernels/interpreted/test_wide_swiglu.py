@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from aim_kernels import wide_swiglu  # noqa: F401  (registers the operators)
+from aim_kernels import (
+    error_rule,
+    wide_swiglu,  # noqa: F401  (registers the operators)
+)
 from aim_kernels.registration import OPERATORS
-from bench import error_rule
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
