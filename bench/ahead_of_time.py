@@ -34,6 +34,7 @@ from aim_kernels import (
     wide_slope,
     wide_swiglu,
 )
+from aim_kernels.block_shapes import candidates, trying
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
 # an access to a spilled register hits L1: below one instruction in fifty it is lost in what a tile's shape decides
@@ -101,6 +102,24 @@ def kernels(architecture: int) -> Iterator[Kernel]:
         yield from _activations(model, hidden, architecture)
         yield from _stem(model, width, architecture)
     yield from _swin(architecture)
+
+
+def candidate_kernels(architecture: int) -> Iterator[Kernel]:
+    """The kernels of B/16 and Swin, each at every other shape that a tuning measures; one variant of each."""
+
+    def chosen() -> list[Kernel]:
+        apart = ("bias", "gelu_tanh", "rms_norm", "interleaved")
+        return [k for k in kernels(architecture) if k.model != "L/14" and not any(word in k.name for word in apart)]
+
+    with trying({}) as trial:
+        committed = chosen()
+    for launch in trial.asked:
+        for shape in candidates(launch)[1:]:
+            with trying({launch: shape}):
+                tried = chosen()
+            for kernel, before in zip(tried, committed, strict=True):
+                if (kernel.constants, kernel.options) != (before.constants, before.options):
+                    yield kernel._replace(name=f"{kernel.name} {tuple(shape)}")
 
 
 def _swin(architecture: int) -> Iterator[Kernel]:

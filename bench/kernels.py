@@ -20,7 +20,7 @@ from torch import Tensor
 
 from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.registry import create_model
-from aim_fast.studies.timing import ratio, take_turns
+from aim_fast.timing import ratio, take_turns
 from aim_kernels import error_rule
 from aim_kernels.adaptation import activate, adapter_reference
 from aim_kernels.adapter import adapter

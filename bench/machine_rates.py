@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from aim_fast.studies.timing import take_turns
+from aim_fast.timing import take_turns
 
 
 def copy_bandwidth(device: str) -> float:

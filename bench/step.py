@@ -28,7 +28,7 @@ from aim_fast.models.counting.flops import count_costs
 from aim_fast.models.counting.saved_bytes import saved_bytes
 from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.registry import create_model
-from aim_fast.studies.timing import Timing, ratio, take_turns
+from aim_fast.timing import Timing, ratio, take_turns
 from aim_fast.training.cuda_graph import WARM_UP, GraphedStep
 from aim_fast.training.devices import choose_dtype
 from aim_fast.training.recipe_groups import Model

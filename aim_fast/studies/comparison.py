@@ -26,7 +26,7 @@ from aim_fast.models.counting.flops import count_parameters, multiply_adds
 from aim_fast.models.counting.saved_bytes import saved_bytes
 from aim_fast.models.video_model import VideoModel
 from aim_fast.studies.contenders import Contender
-from aim_fast.studies.timing import Timing, take_turns
+from aim_fast.timing import Timing, take_turns
 from aim_fast.training.devices import Place
 from aim_fast.training.trained_model import move_to_place
 

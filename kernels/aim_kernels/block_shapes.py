@@ -1,10 +1,10 @@
-"""Block shapes of every Triton kernel: one committed table, so that no user's first step is spent on autotuning.
+"""Block shapes of every Triton kernel: what was measured here, else one committed table; and what may be measured.
 
-``block_shape(kernel, size, architecture, itemsize)`` gives the launch parameters of ``kernel`` for a size class (the
-head dimension for attention, the length of a group for attention within groups, the row width for norms, activations
-and adapters). Entries were chosen so that no kernel spills registers to speak of and every one fits the shared memory
-of sm_80, 86, 89, 90 and 100 (tests/kernels/test_ahead_of_time.py compiles them); `python -m bench kernels` on a GPU is
-what should replace them by measured ones.
+:func:`block_shape` gives the launch parameters of a kernel for a size class (the head dimension for attention, the
+length of a group for attention within groups, the row width for norms, activations and adapters). Entries of the table
+were chosen so that no kernel spills registers to speak of and every one fits the shared memory of sm_80, 86, 89, 90 and
+100 (tests/kernels/test_ahead_of_time.py compiles them). ``CHOSEN`` goes before the table: what a tuning found fastest
+on the card at hand, of :func:`candidates`. Nothing is measured here, see ``aim_fast.tuning``.
 
 The attentions have smaller tiles for float32. Its products run as three tf32 products of the operands' high and low
 parts, which is single precision on tensor cores; without them whole operands lie in registers and spill kilobytes.
@@ -12,7 +12,11 @@ parts, which is single precision on tensor cores; without them whole operands li
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +29,10 @@ class BlockShape(NamedTuple):
     columns: int
     warps: int
     stages: int
+
+
+def _shapes(*shapes: tuple[int, int, int, int]) -> list[BlockShape]:
+    return [BlockShape(*shape) for shape in shapes]
 
 
 _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
@@ -87,17 +95,232 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
     "wide_activation": [(1 << 31, BlockShape(16, 64, 4, 1))],
 }
 
+# What a tuning measures beside the table's entry, on all architectures or from sm_90 up; each compiles for those of
+# sm_80, 90 and 100 without spilling to speak of.
+_CANDIDATES: dict[str, list[tuple[int, list[BlockShape]]]] = {
+    "temporal_attention_forward": [
+        (64, _shapes((32, 64, 2, 1), (32, 64, 4, 1), (64, 64, 8, 1), (128, 64, 8, 1))),
+        (128, _shapes((32, 128, 4, 1), (64, 128, 4, 1))),
+    ],
+    "temporal_attention_backward": [
+        (64, _shapes((32, 64, 2, 1), (32, 64, 4, 1), (64, 64, 8, 1), (128, 64, 8, 1))),
+        (128, _shapes((32, 128, 4, 1), (32, 128, 8, 1))),
+    ],
+    "spatial_attention_forward": [
+        (
+            64,
+            _shapes((128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 4, 3), (64, 64, 4, 2), (64, 64, 4, 3))
+            + _shapes((128, 128, 8, 2), (64, 32, 4, 3), (128, 32, 4, 3)),
+        ),
+        (128, _shapes((128, 64, 8, 2), (64, 32, 4, 2), (128, 32, 8, 3), (64, 64, 8, 2))),
+    ],
+    "spatial_attention_backward_queries": [
+        (
+            64,
+            _shapes((64, 32, 4, 2), (64, 32, 4, 3), (64, 64, 4, 3), (128, 64, 8, 2), (32, 64, 4, 2))
+            + _shapes(
+                (128, 32, 8, 2),
+            ),
+        ),
+        (128, _shapes((64, 64, 8, 2), (128, 32, 8, 2), (32, 32, 4, 2))),
+    ],
+    "spatial_attention_backward_keys": [
+        (64, _shapes((32, 128, 8, 2), (32, 64, 4, 3), (32, 64, 8, 2), (16, 64, 4, 2))),
+        (128, _shapes((32, 64, 8, 2), (64, 64, 8, 2), (16, 64, 4, 2), (32, 128, 8, 2))),
+    ],
+    "spatial_attention_backward_keys_sm90": [(64, _shapes((64, 64, 4, 2), (64, 64, 8, 2), (64, 128, 8, 2)))],
+    "temporal_attention_forward_float32": [
+        (
+            64,
+            _shapes(
+                (32, 64, 8, 1),
+            ),
+        ),
+        (
+            128,
+            _shapes(
+                (16, 128, 8, 1),
+            ),
+        ),
+    ],
+    "temporal_attention_backward_float32": [
+        (
+            64,
+            _shapes(
+                (32, 64, 4, 1),
+            ),
+        ),
+        (
+            128,
+            _shapes(
+                (16, 128, 4, 1),
+            ),
+        ),
+    ],
+    "spatial_attention_forward_float32": [
+        (64, _shapes((64, 32, 8, 1), (32, 64, 8, 1))),
+        (
+            128,
+            _shapes(
+                (32, 32, 8, 1),
+            ),
+        ),
+    ],
+    "spatial_attention_backward_queries_float32": [
+        (64, _shapes((64, 32, 8, 1), (32, 32, 8, 1))),
+        (
+            128,
+            _shapes(
+                (32, 32, 8, 1),
+            ),
+        ),
+    ],
+    "spatial_attention_backward_keys_float32": [
+        (64, _shapes((32, 64, 8, 1), (16, 32, 4, 1))),
+        (
+            128,
+            _shapes(
+                (16, 16, 4, 1),
+            ),
+        ),
+    ],
+    "group_attention_forward": [
+        (
+            16,
+            _shapes(
+                (16, 16, 2, 1),
+            ),
+        ),
+        (32, _shapes((32, 32, 1, 1), (32, 32, 4, 1))),
+        (
+            64,
+            _shapes(
+                (64, 64, 8, 1),
+            ),
+        ),
+    ],
+    "group_attention_backward": [
+        (
+            16,
+            _shapes(
+                (16, 16, 2, 1),
+            ),
+        ),
+        (32, _shapes((32, 32, 1, 1), (32, 32, 4, 1))),
+        (
+            64,
+            _shapes(
+                (64, 64, 4, 1),
+            ),
+        ),
+    ],
+    "layer_norm": [
+        (1024, _shapes((1, 1024, 2, 1), (2, 1024, 2, 1), (2, 1024, 4, 1), (4, 1024, 8, 1), (8, 1024, 8, 1))),
+        (2048, _shapes((1, 2048, 4, 1), (2, 2048, 8, 1), (4, 2048, 8, 1))),
+        (8192, _shapes((1, 8192, 4, 1), (1, 8192, 16, 1))),
+    ],
+    "rotation": [
+        (64, _shapes((16, 64, 2, 1), (64, 64, 4, 1), (64, 64, 8, 1), (128, 64, 8, 1))),
+        (128, _shapes((32, 128, 4, 1), (32, 128, 8, 1))),
+        (256, _shapes((16, 256, 4, 1), (16, 256, 8, 1))),
+    ],
+    "adapter_forward": [
+        (128, _shapes((64, 64, 4, 3), (64, 64, 4, 2), (128, 32, 8, 3), (64, 128, 8, 2))),
+        (256, _shapes((64, 64, 8, 2), (64, 32, 8, 2), (128, 32, 8, 2), (32, 64, 4, 3))),
+    ],
+    "adapter_backward": [
+        (128, _shapes((64, 64, 8, 3), (32, 64, 4, 2), (32, 64, 4, 3), (64, 128, 8, 2))),
+        (256, _shapes((32, 64, 8, 3), (32, 128, 8, 2), (16, 64, 4, 2), (64, 64, 16, 2))),
+    ],
+    "wide_activation": [
+        (256, _shapes((8, 256, 4, 1), (16, 256, 4, 1), (32, 64, 4, 1), (64, 64, 8, 1))),
+        (512, _shapes((8, 512, 4, 1), (4, 512, 4, 1), (16, 256, 8, 1))),
+        (1 << 31, _shapes((16, 256, 8, 1), (8, 512, 8, 1), (16, 64, 4, 1), (8, 256, 4, 1), (2, 1024, 4, 1))),
+    ],
+}
 
-def block_shape(kernel: str, size: int, architecture: int, itemsize: int = 2) -> BlockShape:
+
+class Launch(NamedTuple):
+    """What a block shape is chosen for: a kernel, the table's entry that serves it, and what its speed depends on."""
+
+    kernel: str
+    size: int
+    architecture: int
+    itemsize: int
+    tokens: int  # of an attention's sequences, else 0
+    entry: str  # kernels of one kind share an entry of the table
+
+
+CHOSEN: dict[Launch, BlockShape] = {}
+
+
+class Trial:
+    """A block of one thread in which ``shapes`` go before all others; ``asked`` are the launches that were made."""
+
+    def __init__(self, shapes: Mapping[Launch, BlockShape]) -> None:
+        self.shapes = shapes
+        self.asked: dict[Launch, BlockShape] = {}
+
+
+_trial: ContextVar[Trial | None] = ContextVar("trial", default=None)
+
+
+@contextmanager
+def trying(shapes: Mapping[Launch, BlockShape]) -> Iterator[Trial]:
+    """A :class:`Trial` of ``shapes``."""
+    token = _trial.set(trial := Trial(shapes))
+    try:
+        yield trial
+    finally:
+        _trial.reset(token)
+
+
+def block_shape(
+    kernel: str, size: int, architecture: int, itemsize: int = 2, tokens: int = 0, entry: str = ""
+) -> BlockShape:
     """The launch parameters of ``kernel`` for ``size`` and elements of ``itemsize`` bytes.
 
-    Raises ValueError beyond the largest size the table serves.
+    ``entry`` is the table's, where it is not the kernel's name. Raises ValueError beyond the largest size that serves.
     """
-    entries = _TABLE.get(f"{kernel}_float32" if itemsize == 4 else kernel) or _TABLE[kernel]
-    for largest, shape in entries:
-        if size <= largest:
-            return shape
-    raise ValueError(f"{kernel}: size {size} is beyond {entries[-1][0]}, the largest its kernel serves")
+    launch = Launch(kernel, size, architecture, itemsize, tokens, entry or kernel)
+    trial = _trial.get()
+    shape = (trial.shapes.get(launch) if trial else None) or CHOSEN.get(launch) or committed(launch)
+    if trial:
+        trial.asked[launch] = shape
+    return shape
+
+
+@functools.cache  # asked at every launch
+def committed(launch: Launch) -> BlockShape:
+    """The table's."""
+    return _serving(_TABLE, launch)
+
+
+def candidates(launch: Launch) -> list[BlockShape]:
+    """What may be the fastest, the table's first."""
+    found = [committed(launch)]
+    newer = [f"{launch.entry}_sm90"] if launch.architecture >= 90 and launch.itemsize < 4 else []
+    for entry in (launch.entry, *newer):
+        if entry in _CANDIDATES:
+            with suppress(ValueError):  # none for so large a size
+                found += _serving(_CANDIDATES, launch._replace(entry=entry))
+    return list(dict.fromkeys(found))
+
+
+_T = TypeVar("_T")
+
+
+def _serving(table: Mapping[str, list[tuple[int, _T]]], launch: Launch) -> _T:
+    entries = table.get(f"{launch.entry}_float32" if launch.itemsize == 4 else launch.entry) or table[launch.entry]
+    for largest, found in entries:
+        if launch.size <= largest:
+            return found
+    raise ValueError(f"{launch.entry}: size {launch.size} is beyond {entries[-1][0]}, the largest its kernel serves")
+
+
+def kernel_name(kernel: Any, backward: bool = False) -> str:
+    """The name of a kernel's shapes: its operator's, and the direction where one kernel has both."""
+    return str(kernel.__name__).removesuffix("_kernel") + ("_backward" if backward else "")
 
 
 def dot_precision(x: Tensor) -> str:

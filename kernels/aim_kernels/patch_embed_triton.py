@@ -195,7 +195,7 @@ def backward(
 ) -> Tensor:
     """The gradient of ``temporal`` [T, D]."""
     b, t, n, d = dtokens.shape
-    constants, options = launch_shape(d, architecture(product))
+    constants, options = launch_shape(d, architecture(product), "patch_embed_temporal", product.dtype.itemsize)
     chunks = triton.cdiv(b * n, constants["ROWS"] * SPAN)
     partial = product.new_empty((t, chunks, d), dtype=torch.float32)
     patch_embed_temporal_kernel[(t * chunks,)](
@@ -220,7 +220,7 @@ def product(frames: Tensor, folded: Tensor) -> Tensor:
     padded = -(-depth // 8) * 8
     side = round((depth // 3) ** 0.5)
     patches = folded.new_empty((b * t * (h // side) * (w // side), padded))
-    constants, options = launch_shape(padded, architecture(frames))
+    constants, options = launch_shape(padded, architecture(frames), "patch_embed_patches", folded.dtype.itemsize)
     patch_embed_patches_kernel[(triton.cdiv(patches.shape[0], constants["ROWS"]),)](
         frames_ptr=frames.contiguous(),
         out_ptr=patches,

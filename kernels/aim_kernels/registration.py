@@ -8,6 +8,7 @@ always fresh contiguous tensors, as the fake promises; inputs are never written.
     cpp        where they are float32 or bfloat16 on a CPU and the C++ part is built
     reference  plain torch, everywhere else, and where the first operand is empty
 
+What a tuning found (``Operator.chosen``) goes before these rules: another implementation for operands of a class.
 An operand that is a dtype, that of the result, counts like a tensor of it.
 """
 
@@ -16,8 +17,9 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,24 +33,44 @@ _TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 @dataclass(eq=False)
 class Operator:
-    """One of :data:`OPERATORS`: its implementations take the operands of its schema, in order."""
+    """One of :data:`OPERATORS`: its implementations take the operands of its schema, in order.
+
+    ``libraries`` are further ones by name, which run only where ``chosen`` names them for :meth:`shape_class`.
+    """
 
     name: str
     reference: Implementation
     triton: Implementation | None = None
     cpp: Implementation | None = None
     fits: Callable[..., bool] | None = None
+    libraries: Mapping[str, Implementation] = field(default_factory=dict)
+    chosen: dict[Hashable, str] = field(default_factory=dict)
 
     def __call__(self, *operands: Any) -> Any:
         """Runs the implementation that serves these operands."""
+        if _plain:
+            return self.run("reference", *operands)
+        if self.chosen and (name := self.chosen.get(self.shape_class(*operands))):
+            return self.run(name, *operands)
         if operands[0].numel():
             typed = [x for x in operands if isinstance(x, torch.dtype) or _floating(x)]
             if self.triton and runs_triton(*typed) and (self.fits is None or self.fits(*operands)):
                 return self.triton(*operands)
             if self.cpp and extension.supports(*typed):
                 return self.cpp(*operands)
-        result = self.reference(*operands)
+        return self.run("reference", *operands)
+
+    def run(self, name: str, *operands: Any) -> Any:
+        """Runs the implementation of a name: "triton", "reference" or one of ``libraries``."""
+        if name == "triton" and self.triton:
+            return self.triton(*operands)
+        result = (self.libraries.get(name) or self.reference)(*operands)
         return tuple(x.contiguous() for x in result) if isinstance(result, tuple) else result.contiguous()
+
+    def shape_class(self, *operands: Any) -> tuple[Hashable, ...]:
+        """What of the operands decides which implementation is fastest: all but how many rows or clips there are."""
+        sizes = ((x.dtype, x.shape[1:]) if isinstance(x, Tensor) else x for x in operands)
+        return (architecture(operands[0]), *sizes)
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -63,6 +85,7 @@ def operator(
     triton: Implementation | None = None,
     cpp: Implementation | None = None,
     fits: Callable[..., bool] | None = None,
+    libraries: Mapping[str, Implementation] | None = None,
     setup_context: Implementation | None = None,
     backward: Implementation | None = None,
     autocast: bool = False,
@@ -73,7 +96,7 @@ def operator(
     :func:`torch.library.register_autograd`. With ``autocast`` its first operand is cast to the autocast dtype.
     """
     qualified = f"aim::{name}"
-    chosen = OPERATORS[name] = Operator(name, reference, triton, cpp, fits)
+    chosen = OPERATORS[name] = Operator(name, reference, triton, cpp, fits, libraries or {})
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
     torch.library.impl(qualified, "CPU")(chosen)
     torch.library.impl(qualified, "CUDA")(_on_device_of_first(chosen))
@@ -83,6 +106,17 @@ def operator(
         torch.library.register_autograd(qualified, backward, setup_context=setup_context)
     if autocast:
         _register_autocast(overload)
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """A block in which every operator runs its reference."""
+    global _plain
+    _plain = True
+    try:
+        yield
+    finally:
+        _plain = False
 
 
 def runs_triton(*typed: Tensor | torch.dtype) -> bool:
@@ -104,6 +138,11 @@ def runs_triton(*typed: Tensor | torch.dtype) -> bool:
 def architecture(x: Tensor) -> int:
     """10 · major + minor of the GPU that holds ``x``; 0 on a CPU, where kernels run in Triton's interpreter."""
     return _architecture(x.device.index or 0) if x.is_cuda else 0
+
+
+def architecture_of(device: torch.device) -> int:
+    """The same of a device."""
+    return _architecture(device.index or 0) if device.type == "cuda" else 0
 
 
 @functools.cache  # asked at every launch
@@ -170,5 +209,6 @@ def _floating(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
 
 
+_plain = False
 _LIBRARIES: list[torch.library.Library] = []  # what is registered through one lives as long as it
 _AUTOCAST_KEYS = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}

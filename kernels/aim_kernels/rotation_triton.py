@@ -58,9 +58,9 @@ def rotation_kernel(
     tl.store(out_ptr + i_base + o_column[None, :], tl.where(m_turned, b_y, b_x), mask=m_tile)
 
 
-def launch_shape(head_dim: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
+def launch_shape(head_dim: int, target: int, itemsize: int = 2) -> tuple[dict[str, int], dict[str, int]]:
     """Constants and launch options."""
-    shape = block_shape("rotation", head_dim, target)
+    shape = block_shape("rotation", head_dim, target, itemsize)
     constants = {"HEAD": head_dim, "ROWS": shape.rows, "COLUMNS": triton.next_power_of_2(head_dim)}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
@@ -69,7 +69,8 @@ def rotate(qkv: Tensor, table: Tensor, num_heads: int, interleaved: bool, invers
     """``qkv`` [B, T, N, 3D] rotated, contiguous."""
     qkv, table = qkv.contiguous(), table.to(torch.float32).contiguous()
     out = qkv.new_empty(qkv.shape)
-    rows, (constants, options) = qkv.numel() // qkv.shape[-1], launch_shape(table.shape[-1], architecture(qkv))
+    rows = qkv.numel() // qkv.shape[-1]
+    constants, options = launch_shape(table.shape[-1], architecture(qkv), qkv.dtype.itemsize)
     rotation_kernel[(triton.cdiv(rows, constants["ROWS"]) * 3 * num_heads,)](
         qkv_ptr=qkv,
         table_ptr=table,

@@ -10,16 +10,18 @@ from typing import Any
 
 from torch import Tensor
 
-from aim_kernels.block_shapes import block_shape
+from aim_kernels.block_shapes import block_shape, kernel_name
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture
 
 MAX_WIDTH = 8192
 
 
-def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
-    """ROWS and COLUMNS of a tile that holds rows of ``width``, and the launch options."""
-    shape = block_shape("layer_norm", width, target)
+def launch_shape(
+    width: int, target: int, kernel: str = "layer_norm", itemsize: int = 2
+) -> tuple[dict[str, int], dict[str, int]]:
+    """ROWS and COLUMNS of a tile that holds rows of ``width``, and the launch options, of the ``kernel`` of a name."""
+    shape = block_shape(kernel, width, target, itemsize, entry="layer_norm")
     constants = {"ROWS": shape.rows, "COLUMNS": triton.next_power_of_2(width)}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
@@ -27,7 +29,8 @@ def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int
 def launch(kernel: Any, x: Tensor, **arguments: Any) -> None:
     """Runs ``kernel`` over the rows of ``x`` [..., D], which are its M, D, ROWS and COLUMNS."""
     width = x.shape[-1]
-    rows, (constants, options) = x.numel() // width, launch_shape(width, architecture(x))
+    rows = x.numel() // width
+    constants, options = launch_shape(width, architecture(x), kernel_name(kernel), x.dtype.itemsize)
     kernel[(triton.cdiv(rows, constants["ROWS"]),)](M=rows, D=width, **arguments, **constants, **options)
 
 

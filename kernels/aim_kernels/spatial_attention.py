@@ -9,13 +9,19 @@ and one backward that takes them, so that a caller decides what it keeps. Backen
     cpu        C++ (csrc/attention.h), or the plain-torch reference where it is not built
     triton     own kernels (spatial_attention_triton.py), reading and writing the packed layout in place
     sdpa       PyTorch's flash attention, whose three gradients are packed by a copy
-    xformers   memory-efficient attention with its flash operators, likewise; neither takes a bias: triton then
+    cudnn      PyTorch's cuDNN attention, likewise
+    xformers   memory-efficient attention with its flash operators, which pack their gradients
+
+The libraries take no bias: triton then. All give and take the same statistics, so that where a tuning chose for
+``auto``, a backward of one may follow a forward of another.
 
 Source of the recurrence: Dao, FlashAttention-2, 2023.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
@@ -25,10 +31,13 @@ from torch import Tensor
 from aim_kernels import spatial_attention_triton
 from aim_kernels.adaptation import attention_over_space
 from aim_kernels.choices import AttentionBackend
-from aim_kernels.registration import OPERATORS, operator
+from aim_kernels.registration import OPERATORS, architecture_of, operator
 from aim_kernels.temporal_attention import check_qkv
 
 Backend = AttentionBackend
+LIBRARIES: tuple[Backend, ...] = ("sdpa", "cudnn", "xformers")
+# (compute capability times ten, backend): how it failed its check on the card at hand
+FAILED: dict[tuple[int, str], str] = {}
 
 
 def spatial_attention(qkv: Tensor, num_heads: int, backend: Backend = "auto", bias: Tensor | None = None) -> Tensor:
@@ -64,9 +73,9 @@ def backend_missing(backend: str, device: torch.device) -> str | None:
         return None if device.type == "cpu" else f"backend cpu does not serve a {device.type} tensor: use auto"
     if device.type != "cuda":
         return f"backend {backend} needs a CUDA tensor, this one is on {device.type}: use auto"
-    if backend == "xformers":
-        return xformers_missing(device, "flash")
-    return None
+    if fault := FAILED and FAILED.get((architecture_of(device), backend)):
+        return f"backend {backend} failed its check on {torch.cuda.get_device_name(device)}: {fault}; use auto"
+    return xformers_missing(device, "flash") if backend == "xformers" else None
 
 
 def spatial_attention_reference(qkv: Tensor, num_heads: int, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -119,7 +128,7 @@ def _frames(x: Tensor, num_heads: int, packed: int = 3) -> Tensor:
 
 
 def _fits(qkv: Tensor, num_heads: int, backend: str, bias: Tensor | None = None) -> bool:
-    served = backend in ("auto", "triton") or (bias is not None and backend in ("sdpa", "xformers"))
+    served = backend in ("auto", "triton") or (bias is not None and backend in LIBRARIES)
     return served and qkv.shape[-1] // 3 // num_heads <= spatial_attention_triton.MAX_HEAD_DIM
 
 
@@ -160,13 +169,16 @@ def _padded(bias: Tensor, frames: Tensor) -> Tensor:
 
 
 def _forward_library(qkv: Tensor, num_heads: int, backend: str, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The backends ``sdpa`` and ``xformers`` where they serve ``qkv``, else plain torch."""
+    """The backends of libraries where they serve ``qkv``, else plain torch."""
     if bias is not None or not _library_serves(qkv, num_heads, backend):
         return spatial_attention_reference(qkv, num_heads, bias)
     q, k, v = _frames(qkv, num_heads).unbind(2)
-    if backend == "sdpa":
+    if backend != "xformers":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)
+        if backend == "cudnn":
+            out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)
+        else:
+            out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)
         return _as_clips(qkv, out.transpose(1, 2), lse)
     from xformers.ops import fmha
 
@@ -181,22 +193,60 @@ def _backward_library(
     q, k, v = _frames(qkv, num_heads).unbind(2)
     do, o = (_frames(x.contiguous(), num_heads, 1).squeeze(2) for x in (dout, out))
     n, lse = qkv.shape[2], lse.flatten(0, 1)
-    if backend == "sdpa":
+    if backend != "xformers":
         q, k, v, do, o = (x.transpose(1, 2) for x in (q, k, v, do, o))
         no_dropout = torch.zeros(2, dtype=torch.uint64, device=qkv.device)
-        gradients = torch.ops.aten._scaled_dot_product_flash_attention_backward(
-            *(do, q, k, v, o, lse, None, None, n, n), *(0.0, False, no_dropout, no_dropout)
-        )
-        return torch.stack([x.transpose(1, 2) for x in gradients], 2).view(qkv.shape)
+        if backend == "cudnn":
+            seed = no_dropout[0].view(torch.int64)
+            gradients = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
+                *(do, q, k, v, o, lse[..., None], seed, seed, None, None, None, n, n), *(0.0, False)
+            )
+        else:
+            gradients = torch.ops.aten._scaled_dot_product_flash_attention_backward(
+                *(do, q, k, v, o, lse, None, None, n, n), *(0.0, False, no_dropout, no_dropout)
+            )
+        return _side_by_side([x.transpose(1, 2) for x in gradients]).view(qkv.shape)
     from xformers.ops import fmha
 
-    gradients = fmha.memory_efficient_attention_backward(do, o, lse, q, k, v, op=fmha.flash.BwOp)
-    return torch.stack(gradients, 2).view(qkv.shape)
+    return _side_by_side(fmha.memory_efficient_attention_backward(do, o, lse, q, k, v, op=fmha.flash.BwOp)).view(
+        qkv.shape
+    )
+
+
+def _side_by_side(gradients: Sequence[Tensor]) -> Tensor:
+    """dq, dk, dv [F, N, h, d] as [F, N, 3, h, d]: where they lie so already, as they are."""
+    first = gradients[0]
+    frames, n, heads, head_dim = first.shape
+    width = heads * head_dim
+    strides = (3 * n * width, 3 * width, width, head_dim, 1)
+    for place, x in enumerate(gradients):
+        here = x.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        offset = first.storage_offset() + place * width
+        if not here or x.storage_offset() != offset or x.stride() != (*strides[:2], *strides[3:]):
+            return torch.stack(list(gradients), 2)
+    return first.as_strided((frames, n, 3, heads, head_dim), strides)
 
 
 def _library_serves(qkv: Tensor, num_heads: int, backend: str) -> bool:
     half = qkv.dtype in (torch.float16, torch.bfloat16)
-    return backend in ("sdpa", "xformers") and half and not (qkv.shape[-1] // 3 // num_heads) % 8 and qkv.numel() > 0
+    return backend in LIBRARIES and half and not (qkv.shape[-1] // 3 // num_heads) % 8 and qkv.numel() > 0
+
+
+def _forward_by(library: str, qkv: Tensor, num_heads: int, _: str, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return _forward_library(qkv, num_heads, library, bias)
+
+
+def _backward_by(
+    library: str,
+    dout: Tensor,
+    qkv: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    num_heads: int,
+    _: str,
+    bias: Tensor | None = None,
+) -> Tensor:
+    return _backward_library(dout, qkv, out, lse, num_heads, library, bias)
 
 
 def _as_clips(qkv: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,6 +286,7 @@ operator(
     triton=_forward_triton,
     cpp=_forward_cpp,
     fits=_fits,
+    libraries={name: functools.partial(_forward_by, name) for name in LIBRARIES},
     fake=_forward_fake,
     setup_context=_setup_context,
     backward=_gradient,
@@ -254,5 +305,6 @@ operator(
     triton=_backward_triton,
     cpp=_backward_cpp,
     fits=lambda dout, qkv, out, lse, *others: _fits(qkv, *others),
+    libraries={name: functools.partial(_backward_by, name) for name in LIBRARIES},
     fake=_backward_fake,
 )

@@ -199,9 +199,11 @@ def spatial_attention_backward_keys_kernel(
     tl.store(p_dk + 2 * D, b_dv.to(dqkv_ptr.dtype.element_ty), mask=m_key)
 
 
-def launch_shape(kernel: str, head_dim: int, target: int, itemsize: int = 2) -> tuple[dict[str, Any], dict[str, int]]:
+def launch_shape(
+    kernel: str, head_dim: int, target: int, itemsize: int = 2, tokens: int = 0
+) -> tuple[dict[str, Any], dict[str, int]]:
     """Constants and launch options of "forward", "backward_queries" or "backward_keys"."""
-    shape = block_shape(f"spatial_attention_{kernel}", head_dim, target, itemsize)
+    shape = block_shape(f"spatial_attention_{kernel}", head_dim, target, itemsize, tokens)
     constants = {
         "HEAD": head_dim,
         "ROWS": shape.rows,
@@ -217,7 +219,7 @@ def forward(frames: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]
     f, n, _, heads, head_dim = frames.shape
     out = frames.new_empty((f, n, heads, head_dim))
     lse = frames.new_empty((f, heads, n), dtype=torch.float32)
-    constants, options = launch_shape("forward", head_dim, architecture(frames), frames.dtype.itemsize)
+    constants, options = launch_shape("forward", head_dim, *_kind(frames))
     blocks = triton.cdiv(n, constants["ROWS"])
     spatial_attention_forward_kernel[(f * heads * blocks,)](
         qkv_ptr=frames,
@@ -237,7 +239,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tenso
     f, n, _, heads, head_dim = frames.shape
     dqkv = frames.new_empty(frames.shape)
     delta = lse.new_empty(lse.shape)
-    constants, options = launch_shape("backward_queries", head_dim, architecture(frames), frames.dtype.itemsize)
+    constants, options = launch_shape("backward_queries", head_dim, *_kind(frames))
     blocks = triton.cdiv(n, constants["ROWS"])
     spatial_attention_backward_queries_kernel[(f * heads * blocks,)](
         dout_ptr=dout,
@@ -251,7 +253,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tenso
         **constants,
         **options,
     )
-    constants, options = launch_shape("backward_keys", head_dim, architecture(frames), frames.dtype.itemsize)
+    constants, options = launch_shape("backward_keys", head_dim, *_kind(frames))
     blocks = triton.cdiv(n, constants["KEYS"])
     spatial_attention_backward_keys_kernel[(f * heads * blocks,)](
         dout_ptr=dout,
@@ -265,6 +267,10 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tenso
         **options,
     )
     return dqkv
+
+
+def _kind(frames: Tensor) -> tuple[int, int, int]:
+    return architecture(frames), frames.dtype.itemsize, frames.shape[1]
 
 
 def _packed(frames: Tensor) -> Tensor:

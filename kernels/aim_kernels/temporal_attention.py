@@ -194,7 +194,7 @@ def launch_shape(
     kernel: str, frames: int, head_dim: int, target: int, itemsize: int = 2
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Constants and launch options of a kernel at T = ``frames``: what a launch and an ahead-of-time compile share."""
-    shape = block_shape(f"temporal_attention_{kernel}", head_dim, target, itemsize)
+    shape = block_shape(f"temporal_attention_{kernel}", head_dim, target, itemsize, frames)
     rows = max(shape.rows, triton.next_power_of_2(frames))
     constants = {"T": frames, "HEAD": head_dim, "ROWS": rows, "COLUMNS": max(16, triton.next_power_of_2(head_dim))}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}

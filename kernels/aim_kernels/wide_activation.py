@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aim_kernels.activations_triton import activation_slope, activation_value, gelu_slope, gelu_value
 from aim_kernels.adaptation import activate
-from aim_kernels.block_shapes import block_shape
+from aim_kernels.block_shapes import block_shape, kernel_name
 from aim_kernels.choices import Activation
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import architecture, operator
@@ -134,19 +134,22 @@ def wide_activation_kernel(
     tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
 
 
-def launch_shape(width: int, target: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Constants and launch options at H = ``width``."""
-    shape = block_shape("wide_activation", width, target)
-    blocks = triton.cdiv(
-        width, shape.columns
-    )  # known when compiled: a division by it is most of a small tile's indices
+def launch_shape(
+    width: int, target: int, kernel: str = "wide_activation", itemsize: int = 2
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Constants and launch options at H = ``width``, of the ``kernel`` of a name."""
+    shape = block_shape(kernel, width, target, itemsize, entry="wide_activation")
+    # known when compiled: a division by it is most of a small tile's indices
+    blocks = triton.cdiv(width, shape.columns)
     constants = {"BLOCKS": blocks, "ROWS": shape.rows, "COLUMNS": shape.columns}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
 def launch(kernel: Any, x: Tensor, **arguments: Any) -> None:
     """Runs ``kernel`` over the tiles of ``x`` [M, H], which are its M, H, BLOCKS, ROWS and COLUMNS."""
-    (rows, width), (constants, options) = x.shape, launch_shape(x.shape[1], architecture(x))
+    rows, width = x.shape
+    name = kernel_name(kernel, arguments.get("BACKWARD", False))
+    constants, options = launch_shape(width, architecture(x), name, x.dtype.itemsize)
     grid = (triton.cdiv(rows, constants["ROWS"]) * constants["BLOCKS"],)
     kernel[grid](M=rows, H=width, **arguments, **constants, **options)
 
