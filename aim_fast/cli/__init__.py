@@ -13,7 +13,7 @@ from aim_fast.errors import AimFastError, nearest
 
 COMMANDS = (
     *("train", "eval", "predict", "index", "datasets", "transcode", "shard", "features"),
-    *("demo", "ablate", "models", "compare", "convert", "doctor"),
+    *("demo", "ablate", "models", "compare", "convert", "doctor", "tune"),
 )
 
 

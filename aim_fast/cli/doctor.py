@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -54,6 +55,7 @@ def command(as_json: bool, gpus: int | None, clips_per_s: float | None, **option
         "machine": _machine(),
         "packages": {name: _version(name) for name in PACKAGES},
         "paths": {name: _guarded(find) for name, find in PATHS.items()},
+        "tuned kernels": _tuned(),
     }
     if "dataset" in fields:
         title = f"data set {fields['dataset']}"
@@ -143,8 +145,40 @@ def _xformers() -> str:
     try:
         _cpp_lib._register_extensions()
     except Exception:
-        return "loads without its compiled extension: PyTorch's attention"
+        return f"loads without its compiled extension{_built_for(_cpp_lib)}: PyTorch's attention"
     return "compiled extension loads"
+
+
+def _built_for(library: Any) -> str:
+    """Which torch xformers' compiled part loads with, as far as its wheel says so."""
+    import torch
+
+    try:
+        built = json.loads((Path(library.__file__).parent / "cpp_lib.json").read_text())["version"]["torch"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f", which is for torch {built} and not {torch.__version__}"
+
+
+def _tuned() -> dict[str, str]:
+    """Of every card of this machine, what its record holds."""
+    import torch
+
+    from aim_fast.tuning.record import card_of, read_record
+
+    facts = {}
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        card = card_of(torch.device("cuda", number))
+        choices, reason = read_record(card)
+        if reason or not choices:
+            facts[card.name] = f"made at the next start: {reason or 'nothing was measured yet'}"
+            continue
+        other = [f"{choice.call.operator} {choice.name}" for choice in choices.values() if choice.name != "committed"]
+        facts[card.name] = f"{len(choices)} calls in {card.file}: {len(other)} changed"
+        facts |= {f"{card.name}, {place}": what for place, what in enumerate(dict.fromkeys(other), 1)}
+        faults = dict.fromkeys(line for choice in choices.values() for line in choice.lines)
+        facts |= {f"{card.name}, left out {place}": what for place, what in enumerate(faults, 1)}
+    return facts or {"gpu": "none to tune for"}
 
 
 PATHS: dict[str, Callable[[], str]] = {

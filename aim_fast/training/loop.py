@@ -7,7 +7,9 @@ that was never stopped, and no generator state is kept.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import torch.distributed as dist
 from filelock import FileLock
 from torch import Tensor
 
-from aim_fast.data import Index
+from aim_fast.data import Batch, Index
 from aim_fast.errors import CheckpointError, TrainingError
 from aim_fast.files import lock_run, write_whole
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint, save_checkpoint
@@ -28,6 +30,7 @@ from aim_fast.training.devices import Place, join_processes
 from aim_fast.training.drawing import drawing
 from aim_fast.training.evaluation import evaluate
 from aim_fast.training.features import cache_features
+from aim_fast.training.first_start import tune_for_step
 from aim_fast.training.metrics import CURVES, MetricsLog, draw_curves
 from aim_fast.training.optimization import Optimization
 from aim_fast.training.optimizer import learning_rate
@@ -121,6 +124,7 @@ class Trainer:
         self.validated = True  # whether the epoch that ends at this step has been validated
         self.stop = StopRequest(place)
         self.named: set[str] = set()  # files that broke under way and were said
+        self.tuned = place.device.type != "cuda" or recipe.run.kernels != "tuned" or recipe.run.backend != "fused"
         self.log: MetricsLog | None = None
         self.lock: FileLock | None = None
         trains, total = (
@@ -207,6 +211,8 @@ class Trainer:
         recipe, steps = self.recipe, self.steps
         first = self.step % steps.per_epoch
         batches = iter(self.loader.batches(epoch, start=steps.first_batch(self.step)))
+        if not self.tuned:
+            batches = self._tune(batches)
         self.progress.start(
             f"epoch {epoch + 1}/{recipe.optimisation.epochs}", steps.clips, first * steps.clips_per_step
         )
@@ -241,6 +247,14 @@ class Trainer:
                 return False
         self.progress.close()
         return self._finish_epoch(epoch)
+
+    def _tune(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """``batches``, of which the first was looked at for the shapes of a step."""
+        self.tuned = True
+        first = next(batches)
+        frames, _, _, *classes = self.optimization.inputs(first, 0)
+        tune_for_step(self.model, (frames, *classes), self.place, self.progress)
+        return itertools.chain([first], batches)
 
     def _log_step(self, epoch: int, loss: float, rate: float, clock: Clock) -> None:
         """Writes the step's loss over all processes."""

@@ -91,7 +91,17 @@ _SAME_RESULT = frozenset(
             "decoder",
             "workers",
         ),
-        *("device", "memory", "compile", "cuda_graph", "output", "eval_every", "checkpoint_every", "log_every"),
+        *(
+            "device",
+            "memory",
+            "compile",
+            "cuda_graph",
+            "kernels",
+            "output",
+            "eval_every",
+            "checkpoint_every",
+            "log_every",
+        ),
     }
 )
 

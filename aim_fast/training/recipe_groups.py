@@ -133,6 +133,10 @@ class Run(Group):
     cuda_graph: CudaGraph = field(
         "auto", "capture the training step as CUDA graphs: on, off, or auto: on a GPU where it is measured to be faster"
     )
+    kernels: Literal["tuned", "committed"] = field(
+        "tuned",
+        "on a GPU the fastest right kernels, measured at the first start there; or committed: the same anywhere",
+    )
     output: str | None = field(None, "folder of the run; runs/DATASET-MODEL-FRAMESf when not given")
     eval_every: int = field(1, "epochs between validations; 0 for none but the last", ge=0)
     checkpoint_every: int = field(500, "steps between checkpoints within an epoch; 0 for none", ge=0)

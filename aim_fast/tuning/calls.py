@@ -6,6 +6,8 @@ allocated, and neither gradients nor random numbers of the model change.
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +17,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import aim_kernels
 from aim_kernels.registration import OPERATORS
+
+for _module in pkgutil.iter_modules(aim_kernels.__path__):  # a process that reads calls may have run no model
+    if not _module.name.startswith("_"):
+        importlib.import_module(f"aim_kernels.{_module.name}")
 
 Plain = int | float | bool | str | None
 

@@ -14,20 +14,16 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
 
-from aim_fast.cores import default_workers
 from aim_fast.timing import take_turns
 from aim_fast.tuning.calls import Call, decoded, encoded
-from aim_fast.tuning.operands import checked_rows, make_operands
+from aim_fast.tuning.compiling import compile_candidates
 from aim_fast.tuning.record import choice_of, content_of, content_of_shapes, shapes_of
 from aim_fast.tuning.selection import Choice, Clock, Selection, Shapes
-from aim_kernels.block_shapes import candidates, trying
-from aim_kernels.registration import OPERATORS
 
 _COMMAND = (sys.executable, "-m", "aim_fast.tuning")
 _SILENCE = 180.0  # seconds, in which some hundred kernels are compiled
@@ -94,57 +90,14 @@ def run() -> None:
 
 
 def card_clock(device: torch.device) -> Clock:
-    """Medians over rounds in which all take turns, of the kernels alone, with a cold cache."""
+    """Medians over rounds in which all take turns, of the kernels alone, with a cold cache; elsewhere one round."""
+    rounds, warm = (_ROUNDS, 2) if device.type == "cuda" else (1, 0)
 
     def clock(functions: Any) -> dict[str, float]:
-        timings = take_turns(functions, _ROUNDS, str(device), warm=2, ahead=True)
+        timings = take_turns(functions, rounds, str(device), warm=warm, ahead=True)
         return {name: timing.median for name, timing in timings.items()}
 
     return clock
-
-
-def compile_candidates(calls: Sequence[Call], device: torch.device, settled: Shapes) -> None:
-    """Compiles all that will be tried, on as many threads as there are cores; what fails will be tried again."""
-    if device.type != "cuda":
-        return
-    parts = {call: make_operands(call, device, checked_rows(call)) for call in calls}
-
-    def compiled(call: Call, shapes: Shapes) -> Shapes:
-        triton = OPERATORS[call.operator].triton
-        with torch.cuda.device(device), trying(shapes) as trial, suppress(Exception):
-            if triton:
-                triton(*parts[call])
-        return trial.asked
-
-    with _compiling_alone(), ThreadPoolExecutor(max(2, min(default_workers(), 32))) as pool:
-        asked = list(pool.map(compiled, calls, [{}] * len(calls)))
-        seen = set(settled)
-        jobs = []
-        for call, launches in zip(calls, asked, strict=True):
-            for launch in launches:
-                if launch not in seen:
-                    seen.add(launch)
-                    jobs += [(call, {launch: shape}) for shape in candidates(launch)[1:]]
-                elif launch in settled:
-                    jobs.append((call, {launch: settled[launch]}))
-        list(pool.map(compiled, *zip(*jobs, strict=True))) if jobs else None
-
-
-@contextmanager
-def _compiling_alone() -> Iterator[None]:
-    """A block in which Triton's kernels are compiled where they would be launched."""
-    from triton.runtime.jit import JITFunction
-
-    launch = JITFunction.run
-
-    def compiled(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-        return launch(self, *args, grid=grid, warmup=True, **kwargs)
-
-    JITFunction.run = compiled
-    try:
-        yield
-    finally:
-        JITFunction.run = launch
 
 
 def _say(message: dict[str, Any]) -> None:

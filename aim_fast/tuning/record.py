@@ -65,7 +65,7 @@ def read_record(card: Card) -> tuple[dict[Call, Choice], str | None]:
         if changed:
             return {}, " and ".join(f"{name} {getattr(made, name) or 'none'}" for name in changed) + " made it"
         found = [choice_of(entry) for entry in content["choices"]]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}, None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return {}, f"it is damaged ({type(error).__name__}: {str(error)[:80]})"

@@ -18,6 +18,7 @@ from aim_fast.tuning.calls import Call
 from aim_fast.tuning.operands import Standard, Verdict, checked_rows, make_operands
 from aim_kernels.block_shapes import BlockShape, Launch, candidates, committed, trying
 from aim_kernels.registration import OPERATORS
+from aim_kernels.spatial_attention import xformers_missing
 
 WORTH = 0.02
 Shapes = dict[Launch, BlockShape]
@@ -135,7 +136,9 @@ class _Attempt:
         self.choice.implementation = "triton" if self.right else "reference"
 
     def try_libraries(self) -> None:
-        names = self.operator.libraries if "auto" in self.call.operands else {}
+        names = list(self.operator.libraries) if "auto" in self.call.operands else []
+        if "xformers" in names and xformers_missing(self.selection.device, "flash"):
+            names.remove("xformers")  # which doctor says
         own = {named(self.choice.shapes): ("triton", self.choice.shapes)} if self.right else {}
         for name in names:
             self.check(name, {}, {})
@@ -185,11 +188,9 @@ class _Attempt:
         return right[best if seconds[best] < (1 - WORTH) * seconds[first] else first]
 
     def timed(self, implementation: str, shapes: Shapes) -> Callable[[], object]:
-        whole = self.whole or []
-
         def run() -> object:
             with trying(shapes):
-                return self.run(implementation, whole)
+                return self.run(implementation, self.whole or self.part)
 
         return run
 

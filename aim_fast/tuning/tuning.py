@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from aim_fast.errors import UsageError
 from aim_fast.files import one_builder
@@ -70,7 +71,10 @@ def tune(counts: Counter[Call], device: torch.device, anew: bool = False, choose
     else:
         tuning.choices = {call: known[call] for call in calls}
     enter(tuning.choices.values(), device)
-    tuning.lines += [line for choice in tuning.choices.values() for line in choice.lines]
+    for choice in tuning.choices.values():  # what is slower than it could be is said at every start
+        tuning.lines += (
+            choice.lines if tuning.new else choice.lines[-1:] if choice.implementation == "reference" else []
+        )
     return tuning
 
 
@@ -95,10 +99,13 @@ def enter(choices: Iterable[Choice], device: torch.device) -> None:
                     spatial_attention.FAILED[architecture, backend] = tried.fault
 
 
-def check_backend(backend: str, device: torch.device) -> None:
-    """Raises UsageError where ``backend`` is of the spatial attention and cannot serve ``device``, or failed there."""
-    if missing := spatial_attention.backend_missing(backend, device):
-        raise UsageError(f"attention_backend: {missing}")
+def check_backends(model: nn.Module, device: torch.device) -> None:
+    """Raises UsageError where a part of ``model`` is to run an attention that failed its check on ``device``."""
+    architecture = architecture_of(device)
+    for part in model.modules():
+        backend = getattr(part, "attention_backend", "auto")
+        if (architecture, backend) in spatial_attention.FAILED:
+            raise UsageError(f"attention_backend: {spatial_attention.backend_missing(backend, device)}")
 
 
 def _make(tuning: Tuning, calls: list[Call], device: torch.device, anew: bool, choose: Chooser) -> None:

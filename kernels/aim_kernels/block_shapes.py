@@ -230,7 +230,7 @@ _CANDIDATES: dict[str, list[tuple[int, list[BlockShape]]]] = {
     ],
     "adapter_backward": [
         (128, _shapes((64, 64, 8, 3), (32, 64, 4, 2), (32, 64, 4, 3), (64, 128, 8, 2))),
-        (256, _shapes((32, 64, 8, 3), (32, 128, 8, 2), (16, 64, 4, 2), (64, 64, 16, 2))),
+        (256, _shapes((32, 64, 8, 3), (32, 128, 8, 2), (16, 64, 4, 2))),
     ],
     "wide_activation": [
         (256, _shapes((8, 256, 4, 1), (16, 256, 4, 1), (32, 64, 4, 1), (64, 64, 8, 1))),
@@ -303,7 +303,8 @@ def candidates(launch: Launch) -> list[BlockShape]:
     for entry in (launch.entry, *newer):
         if entry in _CANDIDATES:
             with suppress(ValueError):  # none for so large a size
-                found += _serving(_CANDIDATES, launch._replace(entry=entry))
+                listed: list[BlockShape] = _serving(_CANDIDATES, launch._replace(entry=entry))
+                found += listed
     return list(dict.fromkeys(found))
 
 

@@ -108,8 +108,23 @@ def test_doctor_says_what_there_is(aim_fast):
     facts = json.loads(out)
     assert facts["packages"]["torch"]
     assert set(facts["paths"]) == {"precision", "decoding", "CPU operators", "xformers"}
+    assert facts["tuned kernels"]
     assert "XFORMERS" not in err
     assert "decoding" in aim_fast("doctor")[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--device", "cpu"), "tune: measures a GPU's kernels and the device is cpu"),
+        (("--trunk", "vit_b16_clip", "--model", "aim_vit_demo"), "keep one"),
+        (("--precision", "fp64"), "fp64"),
+    ],
+)
+def test_tune_refuses_in_a_line(aim_fast, options, line):
+    status, _, err = aim_fast("tune", *options)
+    assert (status, err.count("\n")) == (2, 1)
+    assert line in err
 
 
 def test_doctor_measures_what_limits_a_data_set(aim_fast, motion_set):

@@ -1,5 +1,7 @@
 """Every Triton kernel compiles for every architecture at the sizes of B/16 and L/14, as the block table launches it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 pytest.importorskip("triton")
@@ -37,3 +39,19 @@ def test_what_spills_for_lack_of_warps_is_found():
     used = ahead_of_time.compile_kernel(starved, 90)
     assert used.spilled > 128
     assert used.spill_share > ahead_of_time.HARMLESS_SPILLS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+def test_what_a_tuning_tries_fits_the_card(architecture):
+    def fault(kernel):
+        used = ahead_of_time.compile_kernel(kernel, architecture)
+        fits = used.shared <= ahead_of_time.SHARED_LIMIT[architecture]
+        fits = fits and used.spill_share <= ahead_of_time.HARMLESS_SPILLS
+        return None if fits and (used.matrix_instructions or not kernel.tensor_cores) else f"{kernel.name}: {used}"
+
+    kernels = list(ahead_of_time.candidate_kernels(architecture))
+    assert len(kernels) > 100
+    with ThreadPoolExecutor(2) as pool:
+        faults = [found for found in pool.map(fault, kernels) if found]
+    assert not faults, "; ".join(faults)

@@ -13,7 +13,7 @@ from aim_fast.training.recipe_file import default_recipe, load_recipe, recipe_of
 GOLDEN = Path(__file__).parent.parent / "golden"
 FLAT = json.loads((GOLDEN / "flat_recipes.json").read_text())
 # fields that came later, at what a recipe without them means
-SINCE = {"accept_gaps": False, "weights_key": None, "method": None}
+SINCE = {"accept_gaps": False, "weights_key": None, "method": None, "kernels": "tuned"}
 # a field that had yes and no, which are read as on and off, and has a default since that chooses
 SINCE |= {"cuda_graph": "auto"}
 CHOICES = json.loads((GOLDEN / "recipe_choices.json").read_text())

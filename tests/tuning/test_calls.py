@@ -1,0 +1,79 @@
+"""The calls of a step, found without running it, are those that running it makes."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from aim_fast.models.registry import create_model
+from aim_fast.tuning.calls import Call, Layout, calls_of_step, decoded, encoded
+from aim_fast.tuning.operands import Standard, checked_rows, make_operands
+from aim_kernels.registration import OPERATORS
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.shapes = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "aim":
+            self.shapes[func._opname, tuple(tuple(x.shape) for x in args if isinstance(x, torch.Tensor))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def step():
+    """A model, the losses of a step, and its clips."""
+    torch.manual_seed(0)
+    model = create_model("aim_vit_b16_clip", depth=2, img_size=32, num_frames=2, num_classes=3, drop_path=0.2).train()
+
+    def losses(frames):
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(frames).float().square()
+
+    return model, losses, torch.zeros(2, 2, 32, 32, 3, dtype=torch.uint8)
+
+
+def test_a_step_without_data_makes_the_calls_of_a_step_with_data(step):
+    model, losses, frames = step
+    state = torch.get_rng_state()
+    found = calls_of_step(model, losses, [frames])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with Seen() as seen:
+        losses(frames).sum().backward()
+    model.zero_grad()
+    shapes = Counter()
+    for call, count in found.items():
+        shapes[call.operator, tuple(x.shape for x in call.operands if isinstance(x, Layout))] += count
+    assert shapes == seen.shapes
+    assert {"temporal_attention_backward", "spatial_attention", "layer_norm"} <= {call.operator for call in found}
+
+
+def test_calls_are_kept_as_json(step):
+    for call in calls_of_step(step[0], step[1], [step[2]]):
+        assert decoded(json.loads(json.dumps(encoded(call)))) == call
+
+
+def test_every_operator_with_a_kernel_can_be_called_on_made_operands_and_is_right(step):
+    """The operators' own CPU implementations are held to what a tuning holds kernels to."""
+    for call in calls_of_step(step[0], step[1], [step[2]]):
+        operands = make_operands(call, torch.device("cpu"), checked_rows(call))
+        verdict = Standard(call, operands).judge(OPERATORS[call.operator](*operands))
+        assert verdict.fault is None, (call, verdict)
+
+
+def test_a_step_that_looks_at_values_says_so(step):
+    with pytest.raises(Exception, match="_local_scalar_dense"):
+        calls_of_step(step[0], lambda frames: step[1](frames) * frames.sum().item(), [step[2]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "checked"), [(50432, (), 256), (50433, (), 257), (32, (8, 197), 2), (3, (8, 197), 1)]
+)
+def test_what_is_checked_is_as_divisible_as_all_of_it(rows, inner, checked):
+    shape = (rows, *inner, 768)
+    assert checked_rows(Call("layer_norm", (Layout(shape, (1,) * len(shape), torch.bfloat16),))) == checked
