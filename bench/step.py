@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -27,11 +28,13 @@ from torch import Tensor, nn
 from aim_fast.models.counting.flops import count_costs
 from aim_fast.models.counting.saved_bytes import saved_bytes
 from aim_fast.models.frame_model import FrameModel
+from aim_fast.models.methods.aim import AIM
 from aim_fast.models.registry import create_model
 from aim_fast.timing import Timing, ratio, take_turns
 from aim_fast.training.cuda_graph import WARM_UP, GraphedStep
 from aim_fast.training.devices import choose_dtype
-from aim_fast.training.recipe_groups import Model
+from aim_fast.tuning.calls import Call, calls_of_step
+from aim_fast.tuning.tuning import tune
 from aim_kernels import AIMBlock, hold_trunk
 from aim_kernels.choices import Memory
 from bench.attention_backends import named, pin, torchs_and_fastest
@@ -40,7 +43,7 @@ from bench.machine_rates import matrix_rate
 from bench.published import published
 
 MEMORY = get_args(Memory)
-DROP_PATH = Model.model_fields["drop_path"].default
+DROP_PATH = AIM.defaults()["drop_path"]
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -62,10 +65,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     size = sides["published"].img_size
     clips = torch.randint(0, 256, (batch, frames, size, size, 3), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 10, (batch,), device=device)
+    chosen = _choose_kernels([sides[word] for word in MEMORY], clips, labels, device) if on_gpu else "none to choose"
 
     errors = _gradient_errors(sides, clips[:1], labels[:1], device)
     results: dict[str, Any] = {"model": name, "batch": batch, "frames": frames, "gradient_error": errors}
     results["dtype"] = str(_dtype(device)).removeprefix("torch.")
+    results["kernels"] = chosen
     if not errors["fast"] <= max(1.25 * errors["published"], 1e-5):
         raise RuntimeError(
             f"fused gradients are off by {errors['fast']:.3g}, published ones by {errors['published']:.3g}: "
@@ -189,6 +194,17 @@ def make_sides(name: str, frames: int, device: str) -> dict[str, Any]:
             if isinstance(block, AIMBlock):
                 block.memory = word
     return sides
+
+
+def _choose_kernels(models: list[nn.Module], clips: Tensor, labels: Tensor, device: str) -> str:
+    """As ``train`` does at its first start: measured once, kept by card; a line on what was chosen."""
+    counts: Counter[Call] = Counter()
+    for model in models:
+        counts += calls_of_step(model, lambda x, y, m=model: loss_of(m, x, y, device), [clips, labels])
+    tuning = tune(counts, torch.device(device))
+    for line in (*tuning.lines, tuning.summary):
+        print(line, file=sys.stderr)
+    return tuning.summary
 
 
 def _with_backend(model: nn.Module, backend: str) -> nn.Module:

@@ -62,6 +62,8 @@ def tune(counts: Counter[Call], device: torch.device, anew: bool = False, choose
 
     ``anew``: whatever the record holds of them.
     """
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     card = card_of(device)
     calls = sorted((c for c in counts if _tunable(c, device)), key=lambda c: c.elements * counts[c], reverse=True)
     tuning = Tuning(card, {}, counts)
