@@ -51,6 +51,8 @@ class Tuning:
     @property
     def summary(self) -> str:
         """One line."""
+        if not self.choices:
+            return f"kernels run at their committed shapes: none was tuned for {self.card.name}"
         calls = f"{len(self.choices)} calls of operators"
         other = sum(choice.name != "committed" for choice in self.choices.values())
         how = f"in {self.seconds:.0f} s" if self.new else "before"

@@ -98,6 +98,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing(chooser, tmp_path, monkey
 def test_a_tuning_that_fails_leaves_the_committed_shapes(monkeypatch):
     made = tune(Counter({norm_call(): 1}), CPU, choose=lambda calls, device, settled: ([], ["it ended"]))
     assert (made.choices, made.lines, block_shapes.CHOSEN) == ({}, ["it ended"], {})
+    assert made.summary.startswith("kernels run at their committed shapes")
     assert read_record(card_of(CPU)) == ({}, None)
 
 
