@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from aim_kernels import error_rule
 from aim_kernels.column_sum import branch_gradient, column_sum
-from bench import error_rule
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

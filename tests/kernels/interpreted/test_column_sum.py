@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from aim_kernels import error_rule
 from aim_kernels.column_sum import SPAN, branch_gradient_reference, column_sum_reference, launch_shape
 from aim_kernels.registration import OPERATORS
-from bench import error_rule
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
