@@ -5,19 +5,34 @@
 
 ``attention_weights`` and ``mlp_weights`` give these tensors, LayerScale folded in, as
 :class:`aim_kernels.AIMBlock` asks of a block. What a trunk has beyond that (a rotation, inner norms, gates) is in its
-own block's ``attend`` and ``expand``.
+own block's parts. A method may come between: ``before`` changes z, ``change`` the packed [q; k; v].
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from aim_fast.models.method import Method
-from aim_kernels.adaptation import attention_over_space, mlp_reference, norm_reference
+from aim_kernels.adaptation import attention_over_space, attention_over_time, mlp_reference, norm_reference
 from aim_kernels.choices import Memory
+from aim_kernels.joint_adaptation import joint_adaptation
+from aim_kernels.layer_norm import layer_norm
 from aim_kernels.modules import AIMBlock
-from aim_kernels.trained_trunk import attention_branch, mlp_branch
+from aim_kernels.precision import compute_dtype
+from aim_kernels.spatial_adaptation import spatial_adaptation
+from aim_kernels.spatial_attention import spatial_attention
+from aim_kernels.spatial_readout import spatial_readout
+from aim_kernels.temporal_attention import temporal_attention
+from aim_kernels.trained_trunk import mlp_branch
+
+Before = Callable[[Tensor], Tensor]  # z [B, T, N, D] to itself
+Change = Callable[[Tensor, Tensor], Tensor]  # (z, packed qkv [B, T, N, 3D]) to packed qkv
 
 
 def dropped(branch: Tensor, drop: Tensor | None) -> Tensor:
@@ -25,22 +40,70 @@ def dropped(branch: Tensor, drop: Tensor | None) -> Tensor:
     return branch if drop is None else branch * drop.to(branch.dtype)
 
 
+def untouched(x: Tensor, module: nn.Module) -> Tensor:
+    """``x``, with gradients of zero for the parameters of a module that nothing is read of."""
+    return x + torch.stack([(parameter * 0).sum() for parameter in module.parameters()]).sum().to(x.dtype)
+
+
+def attention_over(qkv: Tensor, block: AIMBlock, over_time: bool, bias: Tensor | None = None) -> Tensor:
+    """Attention among frames or among the tokens of a frame: packed ``qkv`` [B, T, N, 3D] to [B, T, N, D].
+
+    ``bias`` [1, h, N, N] is added to the scores over space.
+    """
+    heads, fused = block.num_heads, block.backend == "fused"
+    if over_time:
+        return temporal_attention(qkv, heads) if fused else attention_over_time(qkv, heads)
+    if fused:
+        return spatial_attention(qkv, heads, block.attention_backend, bias)
+    return attention_over_space(qkv, heads, bias)
+
+
 class FrozenBlock(AIMBlock):
-    """Mixed in before a block of the operators': forward is the method's. Shapes [B, T, N, D]."""
+    """Mixed in before a block of the operators': forward is the method's. Shapes [B, T, N, D].
+
+    ``prefix`` tokens of a frame stand before its patches.
+    """
 
     method: Method
+    prefix: int
+    plain_attention: bool = True  # whether the fused sub-block of the attention is all that it has
+    plain_mlp: bool = True
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
         return self.method.run(self, x, cls_only)
 
-    def attend(self, x: Tensor) -> Tensor:
-        """The frozen attention over space, and the norm before it; no residual is added."""
+    def remembering(self, adapt: Callable[..., Tensor], x: Tensor, cls_only: bool) -> Tensor:
+        """``adapt(block, x, memory, cls_only)`` with the block's memory: "lean" keeps ``x`` alone, the rest runs twice.
+
+        Nothing random may run in it. A compiler forgets the checkpoint around an autograd function, and would keep
+        everything: there each sub-block keeps its own input.
+        """
+        if self.memory == "lean" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return checkpoint(adapt, self, x, "fast", cls_only, use_reentrant=False, preserve_rng_state=False)
+        return adapt(self, x, self.memory, cls_only)
+
+    def attend(
+        self,
+        x: Tensor,
+        over_time: bool = False,
+        cls_only: bool = False,
+        before: Before | None = None,
+        change: Change | None = None,
+    ) -> Tensor:
+        """The frozen attention over space or time, and the norm before it; no residual is added.
+
+        With ``cls_only`` of the first token of each frame, [B, T, 1, D].
+        """
         norm, attention = self.attention_weights()
         if self.backend == "fused":
-            return attention_branch(x, norm, attention, self.num_heads, "space", eps=self.eps)
-        z = norm_reference(x, *norm, self.eps)
+            z = layer_norm(x, *norm, self.eps, compute_dtype(x, attention.qkv_weight))
+        else:
+            z = norm_reference(x, *norm, self.eps)
+        z = z if before is None else before(z)
         qkv = F.linear(z, attention.qkv_weight, attention.qkv_bias)
-        return F.linear(attention_over_space(qkv, self.num_heads), attention.out_weight, attention.out_bias)
+        qkv = self._turned(qkv if change is None else change(z, qkv), over_space=not over_time)
+        found = attention_over(qkv, self, over_time)
+        return F.linear(found[:, :, :1] if cls_only else found, attention.out_weight, attention.out_bias)
 
     def expand(self, x: Tensor, memory: Memory = "fast") -> Tensor:
         """The frozen MLP, and the norm before it; no residual is added."""
@@ -48,3 +111,26 @@ class FrozenBlock(AIMBlock):
         if self.backend == "fused":
             return mlp_branch(x, norm, mlp, activation=self.activation, eps=self.eps, memory=memory)
         return mlp_reference(norm_reference(x, *norm, self.eps), mlp, self.activation)
+
+    def attended(self, x: Tensor, memory: Memory = "fast", cls_only: bool = False) -> Tensor:
+        """``x + attend(x)`` over space, or with ``cls_only`` its first token, in the least work."""
+        if self.backend != "fused" or not self.plain_attention:
+            return (x[:, :, :1] if cls_only else x) + self.attend(x, cls_only=cls_only)
+        frozen = (*self.attention_weights(), self.num_heads)
+        if cls_only:
+            return spatial_readout(x, *frozen, None, self.eps, **self._scores())
+        return spatial_adaptation(x, *frozen, None, self.eps, memory, self.attention_backend, **self._scores())
+
+    def expanded(self, x: Tensor, memory: Memory = "fast") -> Tensor:
+        """``x + expand(x)``."""
+        if self.backend != "fused" or not self.plain_mlp:
+            return x + self.expand(x, memory)
+        return joint_adaptation(x, *self.mlp_weights(), activation=self.activation, eps=self.eps, memory=memory)
+
+    def _turned(self, qkv: Tensor, over_space: bool) -> Tensor:
+        """Packed ``[B, T, N, 3D]`` with what the trunk does to queries and keys."""
+        return qkv
+
+    def _scores(self) -> dict[str, Any]:
+        """What the trunk does to the scores of the attention over space, as its operators take it."""
+        return {}

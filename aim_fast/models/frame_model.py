@@ -63,6 +63,7 @@ class FrameModel(Headed):
         method = method.fitted(trunk.depth)
         super().__init__(replace(trunk, mean=mean, std=std), method, head, clips)
         self.method, self.reader = method, head
+        self.classifier_std = method.classifier_std
         self.lowest, self.moves_time = method.lowest(trunk.depth), method.moves_time(trunk.depth)
         self.make_trunk()
         time = torch.empty(1, clips.num_frames, trunk.embed_dim)
@@ -129,7 +130,7 @@ class FrameModel(Headed):
 
     def adapt(self, block: Any, number: int) -> Any:
         """A frozen block with what the method adds to it."""
-        block.method = self.method
+        block.method, block.prefix = self.method, self.num_tokens - (self.img_size // self.patch_size) ** 2
         self.method.extend(block, number, self.depth)
         return block
 
@@ -149,6 +150,13 @@ class FrameModel(Headed):
 
     def is_adaptation(self, name: str) -> bool:
         return self.method.is_own(name) or (self.reader.trained and name.startswith(self.reader.own))
+
+    def published_name(self, name: str) -> str:
+        return self.method.published_name(name) or super().published_name(name)
+
+    def no_weight_decay(self) -> set[str]:
+        own = {name for name, _ in self.trainable_parameters() if self.method.undecayed(name)}
+        return super().no_weight_decay() | own
 
     def fit_weights(self, file: WeightsFile, source: str) -> Fit:
         return self.reader.fit(self, self.fit_trunk(self.reader.of_trunk(file), source), file, source)
@@ -190,7 +198,8 @@ class FrameModel(Headed):
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips, or what :meth:`forward_bottom` made of them, to what the head reads.
 
-        That is of each frame its normalised feature, ``[B, T, D]``, or its tokens, ``[B, T, N, D]``.
+        That is of each frame its normalised feature, ``[B, T, D]``, or its tokens, ``[B, T, N, D]``; under a method
+        that averages frames before the last norm, ``[B, 1, D]``.
         """
         if list(x.shape[1:]) == self.bottom_shape:  # stored, perhaps in half precision
             return self.forward_top(x.to(self.projection.weight.dtype))
@@ -232,9 +241,9 @@ class FrameModel(Headed):
             tokens = tokens + self.temporal_embedding[:, :, None]
         if self.reader.reads_tokens:
             return self.finish_tokens(self.run(tokens, self.lowest, self.depth))
-        if self.lowest == self.depth:
-            return self.finish(tokens[:, :, 0])
-        return self.finish(self.pool(self.run(tokens, self.lowest, self.depth)))
+        stored = self.lowest == self.depth
+        pooled = tokens[:, :, 0] if stored else self.pool(self.run(tokens, self.lowest, self.depth))
+        return self.finish(pooled.mean(1, keepdim=True) if self.method.mean_first else pooled)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """The last block's output ``[B, T, N, D]`` to one feature a frame, ``[B, T, D]``: its CLS token."""

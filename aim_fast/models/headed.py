@@ -15,6 +15,7 @@ class Headed(VideoModel):
 
     feature_dim: int  # D, of a frame's feature
     num_heads: int  # of the trunk
+    classifier_std: float = 0.01  # of the classifier's initial weights
     head_dropout: float
     dropout: torch.nn.Dropout
     fc_cls: torch.nn.Linear
@@ -32,8 +33,8 @@ class Headed(VideoModel):
         self.fc_cls = torch.nn.Linear(width, classes)
 
     def reset_classifier(self) -> None:
-        """Initialises ``fc_cls`` as AIM does."""
-        torch.nn.init.normal_(self.fc_cls.weight, std=0.01)
+        """Initialises ``fc_cls`` as the method's authors do."""
+        torch.nn.init.normal_(self.fc_cls.weight, std=self.classifier_std)
         torch.nn.init.zeros_(self.fc_cls.bias)
 
     def classify(self, pooled: Tensor) -> Tensor:

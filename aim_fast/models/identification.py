@@ -46,14 +46,15 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     if variant.takes_class_names is not True:  # a property of trunks under a head; of a file that tells nothing, linear
         _check_classifier(variant, "linear", tensors, where)
         found["num_classes"] = len(tensors["fc_cls.weight"])
-    name = asked or _name(variant, method, found)
-    entry, right = find_entry(name), _name(variant, method, found)
+    right, own = _name(variant, method, found)
+    name = asked or right
+    entry = find_entry(name)
     other_size = _fits(MODELS[right].arguments, found, _SIZES) and not _fits(entry.arguments, found, _SIZES)
-    if (entry.model, entry.method) != (variant, method) or other_size:
+    if (entry.model, entry.method) != (variant, own) or other_size:
         article = "an" if right.startswith("aim") else "a"
         raise WeightsError(f"{where}: is {article} {right} checkpoint, not {name}: give --model {right}")
-    taken = arguments_of(entry)
-    found = {key: value for key, value in found.items() if key in taken}
+    taken = arguments_of(entry._replace(method=method))
+    found = {key: value for key, value in found.items() if key in taken} | ({} if own == method else {"method": method})
     if asked or _fits(entry.arguments, found, _SIZES):
         found.pop("num_heads", None)  # the table knows
     return Identity(name, found, told.get("classes") or [])
@@ -81,14 +82,16 @@ def _variants() -> list[Any]:
     return list(dict.fromkeys(entry.model for entry in MODELS.values()))
 
 
-def _name(variant: Any, method: str, found: Mapping[str, Any]) -> str:
-    """The table's name whose trunk has the sizes found, else the class's first."""
-    names = [name for name, entry in MODELS.items() if (entry.model, entry.method) == (variant, method)]
+def _name(variant: Any, method: str, found: Mapping[str, Any]) -> tuple[str, str]:
+    """The table's name whose trunk has the sizes found, else the class's first, and the method of that name: the one
+    that is asked for, or where the table has no name of it AIM."""
+    own = method if any(entry.method == method for entry in MODELS.values()) else "aim"
+    names = [name for name, entry in MODELS.items() if (entry.model, entry.method) == (variant, own)]
     for keys in ((*_SIZES, "img_size"), _SIZES):
         for name in names:
             if _fits({"img_size": 224, **MODELS[name].arguments}, found, keys):
-                return name
-    return names[0]
+                return name, own
+    return names[0], own
 
 
 def _fits(arguments: Mapping[str, Any], found: Mapping[str, Any], keys: tuple[str, ...]) -> bool:

@@ -11,7 +11,7 @@ its record is what ``--help`` is made of. Shapes: x [B, T, N, D].
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -29,6 +29,8 @@ class Method(Record):
     name: ClassVar[str] = ""
     line: ClassVar[str] = ""  # what it is, for a list
     over_time: ClassVar[bool] = False  # whether a temporal embedding is part of it
+    mean_first: ClassVar[bool] = False  # whether frames are averaged before the last norm instead of after it
+    classifier_std: ClassVar[float] = 0.01  # of the classifier's initial weights
 
     def fitted(self, depth: int) -> Self:
         """The record as it is for a trunk of ``depth`` blocks. Raises ValueError for what cannot be."""
@@ -66,6 +68,29 @@ class Method(Record):
     def is_own(self, name: str) -> bool:
         """Whether a tensor of the model is what the method added."""
         return "_Adapter" in name or name == "temporal_embedding"
+
+    def undecayed(self, name: str) -> bool:
+        """Whether a parameter that trains takes no weight decay, beside norms and what the trunk says."""
+        return False
+
+    def published_name(self, name: str) -> str | None:
+        """A tensor's name in a checkpoint of the method's authors; None where it is as AIM's."""
+        return None
+
+    @classmethod
+    def recognises(cls, names: Iterable[str]) -> bool:
+        """Whether the names of a checkpoint's tensors are those of a model under this method."""
+        return False
+
+    @classmethod
+    def in_words(cls) -> str:
+        """What a checkpoint of the method is, and what to do with it, for one who has a model of another."""
+        return f"a checkpoint of method {cls.name}: take --method {cls.name}, or plain weights of the trunk"
+
+    @classmethod
+    def told(cls, tensors: Mapping[tuple[int, str], Tensor]) -> dict[str, Any]:
+        """The arguments of which a checkpoint's tensors tell, by the number of their block and the name in it."""
+        return {}
 
     def trunk_loaded(self, blocks: Iterable[Any]) -> list[str]:
         """Called with the model's blocks when a trunk's weights alone were loaded: what starts as a copy of them.

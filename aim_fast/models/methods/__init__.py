@@ -4,9 +4,10 @@ from aim_fast.models.method import Method
 from aim_fast.models.methods.aim import AIM
 from aim_fast.models.methods.frozen import Full, Probe
 from aim_fast.models.methods.prompting import Prompting
+from aim_fast.models.methods.st_adapter import STAdapter
 from aim_fast.models.methods.timesformer import TimeSformer
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (AIM, Probe, Full, TimeSformer)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (AIM, Probe, Full, TimeSformer, STAdapter)}
 
 
 def method_lines() -> dict[str, str]:

@@ -6,6 +6,7 @@ Video Action Recognition, ICLR 2023, and its public implementation.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -52,6 +53,14 @@ class AIM(Adapting, Method):
         if self.tune == "all" or (self.adapters and self.temporal_place == "stem"):
             return 0
         return min((int(number) for number in self.adapter_layers), default=depth)
+
+    @classmethod
+    def recognises(cls, names: Iterable[str]) -> bool:
+        return any("_Adapter.D_fc1." in name for name in names)
+
+    @classmethod
+    def in_words(cls) -> str:
+        return "an AIM checkpoint, with adapters: use an aim_vit model, or plain CLIP weights"
 
     def moves_time(self, depth: int) -> bool:
         return 0 < self.lowest(depth) < depth and self.temporal_place == "lowest"

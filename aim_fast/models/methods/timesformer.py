@@ -69,6 +69,14 @@ class TimeSformer(Method):
     def is_own(self, name: str) -> bool:
         return name == "temporal_embedding" or any(f".{part}." in name for part in _OWN)
 
+    @classmethod
+    def recognises(cls, names: Iterable[str]) -> bool:
+        return any(".t_attn." in name for name in names)
+
+    @classmethod
+    def in_words(cls) -> str:
+        return "a TimeSformer: use --model timesformer_b16_clip or its L/14, or plain CLIP"
+
     def trunk_loaded(self, blocks: Iterable[Any]) -> list[str]:
         from aim_fast.models.methods.divided_attention import copy_attention
 

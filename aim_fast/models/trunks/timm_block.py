@@ -17,7 +17,6 @@ Source: timm's ``vision_transformer``, ``eva``, ``beit`` and ``vision_transforme
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,18 +26,15 @@ from timm.models import beit, vision_transformer, vision_transformer_relpos
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from aim_fast.models.block import FrozenBlock, dropped
-from aim_kernels.adaptation import attention_over_space, attention_over_time, norm_reference
+from aim_fast.models.block import Before, Change, FrozenBlock, attention_over, dropped
+from aim_kernels.adaptation import norm_reference
 from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.precision import compute_dtype
 from aim_kernels.rotation import Rotation, rotated, rotation_reference
 from aim_kernels.spatial_adaptation import spatial_adaptation
-from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.spatial_readout import spatial_readout
 from aim_kernels.temporal_adaptation import temporal_adaptation
-from aim_kernels.temporal_attention import temporal_attention
-from aim_kernels.trained_trunk import attention_branch
 from aim_kernels.weights import AttentionWeights, MLPWeights, NormWeights
 
 BLOCKS = (vision_transformer.Block, EvaBlock, beit.Block, vision_transformer_relpos.RelPosBlock)
@@ -216,11 +212,16 @@ class TimmBlock(FrozenBlock):
         scale = _given(self, *names)
         return scale if scale is None or isinstance(scale, Tensor) else scale.gamma
 
-    def attend(self, x: Tensor) -> Tensor:
-        if self.plain_attention and self.backend == "fused":
-            frozen = (*self.attention_weights(), self.num_heads)
-            return attention_branch(x, *frozen, "space", eps=self.eps, **self._scores())
-        return self._branch(self._normed(self.norm1, x), over_time=False)
+    def attend(
+        self,
+        x: Tensor,
+        over_time: bool = False,
+        cls_only: bool = False,
+        before: Before | None = None,
+        change: Change | None = None,
+    ) -> Tensor:
+        z = self._normed(self.norm1, x)
+        return self._branch(z if before is None else before(z), over_time, cls_only, change)
 
     def expand(self, x: Tensor, memory: Memory = "fast") -> Tensor:
         if self.plain_mlp:
@@ -287,18 +288,12 @@ class TimmBlock(FrozenBlock):
             return layer_norm(x, *_affine(norm), norm.eps, dtype)
         return _norm(norm, x).to(dtype)
 
-    def _branch(self, z: Tensor, over_time: bool, cls_only: bool = False) -> Tensor:
+    def _branch(self, z: Tensor, over_time: bool, cls_only: bool = False, change: Change | None = None) -> Tensor:
         """attn(z) with all that stands between the norm before it and the residual, over T or over N."""
-        weights, heads = self.attention_weights()[1], self.num_heads
-        qkv = self._turned(F.linear(z, weights.qkv_weight, weights.qkv_bias), over_space=not over_time)
-        bias = None if over_time else self.place.bias(self.attn)
-        if over_time:
-            attend: Callable[..., Tensor] = temporal_attention if self.backend == "fused" else attention_over_time
-            attended = attend(qkv, heads)
-        elif self.backend == "fused":
-            attended = spatial_attention(qkv, heads, self.attention_backend, bias)
-        else:
-            attended = attention_over_space(qkv, heads, bias)
+        weights = self.attention_weights()[1]
+        qkv = F.linear(z, weights.qkv_weight, weights.qkv_bias)
+        qkv = self._turned(qkv if change is None else change(z, qkv), over_space=not over_time)
+        attended = attention_over(qkv, self, over_time, None if over_time else self.place.bias(self.attn))
         attended, z = (attended[:, :, :1], z[:, :, :1]) if cls_only else (attended, z)
         if (inner := _given(self.attn, "norm")) is not None:
             attended = _norm(inner, attended)

@@ -146,8 +146,12 @@ class ImageNetViT(FrameModel):
 class _Block(FrozenBlock, AIMViTBlock):
     """A block in timm's names, which runs as the method says."""
 
-    def attend(self, x: Tensor) -> Tensor:
-        return super().attend(x) if self.attn.q_norm is None else self._branch(x, over_time=False)
+    @property
+    def plain_attention(self) -> bool:  # type: ignore[override]
+        return self.attn.q_norm is None
+
+    def _turned(self, qkv: Tensor, over_space: bool) -> Tensor:
+        return qkv if self.attn.q_norm is None else self.attn.normalise(qkv)
 
 
 class _PatchEmbed(nn.Module):

@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
+from aim_fast.models.method import Method
+from aim_fast.models.methods import METHODS
 from aim_fast.models.weights.interpolation import interpolate_frames
 
 _KINDS = ("S_Adapter", "T_Adapter", "T_Adapter_in", "MLP_Adapter")  # AIM's
@@ -30,6 +32,7 @@ def fit_adaptation(
     """
     own = {name for name in model.state_dict() if model.is_adaptation(name)}
     aims = "adapters" in theirs and model.method.name == "aim"
+    _check_told(model, theirs, source)
     lines, left = _fit_adapters(model, tensors, theirs, blocks, source) if aims else ([], set())
     frames = theirs.get("num_frames", model.num_frames)
     if frames != model.num_frames:
@@ -75,19 +78,18 @@ def _fit_adapters(
 
 def check_method(model: Any, names: Mapping[str, Tensor], source: str) -> None:
     """Raises WeightsError for a checkpoint of another method than the model's."""
-    own = model.state_dict().keys()
+    own, found = model.state_dict().keys(), adapted_by(names)
     added = {name: match[1] for name in names if (match := _ADDED.search(name))}
     if model.method.name == "aim":  # of which a model may have less, or more
         odd = [name for name, kind in added.items() if kind not in _KINDS]
     else:
         odd = [name for name in added if name not in own]
-    if not odd:
-        return
-    if adapted_by(odd) == "timesformer":
-        raise WeightsError(f"{source} is a TimeSformer: use --model timesformer_b16_clip or its L/14, or plain CLIP")
-    if any(added[name] in _KINDS for name in odd):
-        raise WeightsError(f"{source} is an AIM checkpoint, with adapters: use an aim_vit model, or plain CLIP weights")
-    raise WeightsError(f"{source} holds {odd[0]}, which the method {model.method.name} has not: give its own --method")
+    if found not in (None, "aim", model.method.name) or (found == "aim" and any(added[name] in _KINDS for name in odd)):
+        raise WeightsError(f"{source} is {METHODS[str(found)].in_words()}")
+    if odd and found != model.method.name:
+        raise WeightsError(
+            f"{source} holds {odd[0]}, which the method {model.method.name} has not: give its own --method"
+        )
 
 
 def is_adapted(model: Any, names: Mapping[str, Tensor]) -> bool:
@@ -101,6 +103,22 @@ def is_adapted(model: Any, names: Mapping[str, Tensor]) -> bool:
 
 def adapted_by(names: Iterable[str]) -> str | None:
     """The method of a checkpoint that holds more than a trunk, by its names; None for a trunk alone."""
-    if any(".t_attn." in name for name in names):
-        return "timesformer"
-    return "aim" if any("_Adapter.D_fc1." in name for name in names) else None
+    return next((method.name for method in METHODS.values() if method.recognises(names)), None)
+
+
+def told_by(names: Mapping[str, Tensor], block: re.Pattern[str]) -> dict[str, Any]:
+    """The arguments of its own of which a checkpoint of a method tells; ``block`` matches the whole name of a block's
+    tensor: its number, and the name within the block."""
+    method = METHODS.get(adapted_by(names) or "", Method)
+    matches = [match for match in map(block.fullmatch, names) if match]
+    return method.told({(int(match[1]), match[2]): names[match[0]] for match in matches})
+
+
+def _check_told(model: Any, theirs: Mapping[str, Any], source: str) -> None:
+    """Raises WeightsError for a checkpoint of another method's own arguments than the model's; AIM's may differ."""
+    for name in sorted(set(model.method.names()) & theirs.keys() if model.method.name != "aim" else ()):
+        ours = model.config[name]
+        if ours != theirs[name]:
+            words = theirs[name]
+            words = ",".join(map(str, words)) if isinstance(words, list) else words
+            raise WeightsError(f"{source} is of another {model.method.name}: make the model with {name}={words}")

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from aim_fast.errors import WeightsError
+from aim_fast.models.weights.adaptation import adapted_by, told_by
 from aim_fast.models.weights.state_dict import strip_prefixes
 
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
@@ -58,12 +59,13 @@ def infer_architecture(tensors: Mapping[str, Tensor], where: str = "the state di
 
 
 def adaptation_arguments(tensors: Mapping[str, Tensor], block: re.Pattern[str]) -> dict[str, Any]:
-    """``adapters, adapter_layers, adapter_ratio, num_tadapter, num_frames, num_classes``, where the tensors tell.
+    """``adapters, adapter_layers, adapter_ratio, num_tadapter, num_frames, num_classes``, where the tensors tell; of
+    another method than AIM its own in place of the first four.
 
     ``block`` matches the whole name of a block's tensor: its number, and the name within the block.
     """
-    found: dict[str, Any] = {}
-    blocks = [match for match in map(block.fullmatch, tensors) if match]
+    found = told_by(tensors, block)
+    blocks = [match for match in map(block.fullmatch, tensors) if match] if adapted_by(tensors) == "aim" else []
     kinds = {m[2].removesuffix(".D_fc1.weight"): tensors[m[0]] for m in blocks}
     places = [place for place, kind in ADAPTERS.items() if kind in kinds]
     if places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def split_trunk(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Te
     Raises WeightsError for two trunks of which neither is the usual one.
     """
     names = [unwrap(name) for name in tensors]
+    if any(".adapter_pre_" in name for name in names):  # ST-Adapter's classifier
+        names = [re.sub(r"^((?:.+\.)?)fc\.(?=weight$|bias$)", r"\1fc_cls.", name) for name in names]
     roots = [root for root in trunk_roots(names) if root != "clipmodel."]  # where PromptCLIP itself has its trunk
     root = choose(roots, where) if roots and "" not in roots else ""
     inside = (root, f"{root.removesuffix('backbone.')}cls_head.")
