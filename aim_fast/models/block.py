@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from aim_fast.errors import UsageError
 from aim_fast.models.method import Method
 from aim_kernels.adaptation import attention_over_space, attention_over_time, mlp_reference, norm_reference
 from aim_kernels.choices import Memory
@@ -29,7 +30,7 @@ from aim_kernels.spatial_adaptation import spatial_adaptation
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.spatial_readout import spatial_readout
 from aim_kernels.temporal_attention import temporal_attention
-from aim_kernels.trained_trunk import mlp_branch
+from aim_kernels.trained_trunk import mlp_branch, mlp_of
 
 Before = Callable[[Tensor], Tensor]  # z [B, T, N, D] to itself
 Change = Callable[[Tensor, Tensor], Tensor]  # (z, packed qkv [B, T, N, 3D]) to packed qkv
@@ -56,6 +57,22 @@ def attention_over(qkv: Tensor, block: AIMBlock, over_time: bool, bias: Tensor |
     if fused:
         return spatial_attention(qkv, heads, block.attention_backend, bias)
     return attention_over_space(qkv, heads, bias)
+
+
+def products(block: FrozenBlock) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    """Weight and bias of the block's four products, of qkv, out, fc and proj, as its own parameters.
+
+    Raises UsageError, naming what, for a block whose trunk has something else between or around them.
+    """
+    (_, attention), (_, mlp) = block.attention_weights(), block.mlp_weights()
+    found = [attention[:2], attention[2:4], mlp[:2], mlp[2:4]]
+    plain = block.plain_attention and block.plain_mlp and mlp.gate_weight is None
+    if not plain or not all(isinstance(tensor, nn.Parameter) for pair in found for tensor in pair):
+        raise UsageError(
+            "nothing can be merged into this trunk: its blocks have LayerScale, gates, inner norms or products without "
+            "bias; take a plain one, such as CLIP's"
+        )
+    return found  # type: ignore[return-value]
 
 
 class FrozenBlock(AIMBlock):
@@ -105,12 +122,16 @@ class FrozenBlock(AIMBlock):
         found = attention_over(qkv, self, over_time)
         return F.linear(found[:, :, :1] if cls_only else found, attention.out_weight, attention.out_bias)
 
-    def expand(self, x: Tensor, memory: Memory = "fast") -> Tensor:
+    def expand(self, x: Tensor, memory: Memory = "fast", before: Before | None = None) -> Tensor:
         """The frozen MLP, and the norm before it; no residual is added."""
         norm, mlp = self.mlp_weights()
         if self.backend == "fused":
-            return mlp_branch(x, norm, mlp, activation=self.activation, eps=self.eps, memory=memory)
-        return mlp_reference(norm_reference(x, *norm, self.eps), mlp, self.activation)
+            if before is None:
+                return mlp_branch(x, norm, mlp, activation=self.activation, eps=self.eps, memory=memory)
+            y = before(layer_norm(x, *norm, self.eps, compute_dtype(x, mlp.fc_weight)))
+            return mlp_of(y, mlp, self.activation, memory)
+        y = norm_reference(x, *norm, self.eps)
+        return mlp_reference(y if before is None else before(y), mlp, self.activation)
 
     def attended(self, x: Tensor, memory: Memory = "fast", cls_only: bool = False) -> Tensor:
         """``x + attend(x)`` over space, or with ``cls_only`` its first token, in the least work."""

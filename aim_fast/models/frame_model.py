@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from aim_fast.errors import UsageError
 from aim_fast.models.argument_checks import check_normalisation, check_sizes
+from aim_fast.models.block import products
 from aim_fast.models.head import Head
 from aim_fast.models.headed import Headed
 from aim_fast.models.method import Method
@@ -157,6 +158,27 @@ class FrameModel(Headed):
     def no_weight_decay(self) -> set[str]:
         own = {name for name, _ in self.trainable_parameters() if self.method.undecayed(name)}
         return super().no_weight_decay() | own
+
+    def merged(self) -> Self:
+        """The model with what the method added merged into its trunk, of the same value to rounding.
+
+        Raises UsageError for a method that does not merge, and for a trunk that it cannot be merged into.
+        """
+        merges = self.method.merges
+        if not merges or all(getattr(self.method, name) == value for name, value in merges.items()):
+            raise UsageError(
+                f"method {self.method.name} has nothing here that merges into its trunk: leave --merge out"
+            )
+        config = self.config | merges
+        twin = type(self)(*(type(record).of(config) for record in self.records)).to(self.projection.weight)
+        kept = {name: tensor for name, tensor in self.state_dict().items() if name in twin.state_dict()}
+        twin.load_state_dict(kept)
+        for mine, theirs in zip(self.row, twin.row):
+            for old, new in zip(products(theirs), self.method.merge(mine)):
+                for tensor, value in zip(old, new):
+                    tensor.detach().copy_(value)
+        twin.activation = self.activation
+        return twin.train(self.training)
 
     def fit_weights(self, file: WeightsFile, source: str) -> Fit:
         return self.reader.fit(self, self.fit_trunk(self.reader.of_trunk(file), source), file, source)

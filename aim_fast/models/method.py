@@ -30,6 +30,7 @@ class Method(Record):
     line: ClassVar[str] = ""  # what it is, for a list
     over_time: ClassVar[bool] = False  # whether a temporal embedding is part of it
     mean_first: ClassVar[bool] = False  # whether frames are averaged before the last norm instead of after it
+    merges: ClassVar[Mapping[str, Any]] = {}  # the arguments with which the trunk with all merged into it is made
     classifier_std: ClassVar[float] = 0.01  # of the classifier's initial weights
 
     def fitted(self, depth: int) -> Self:
@@ -68,6 +69,10 @@ class Method(Record):
     def is_own(self, name: str) -> bool:
         """Whether a tensor of the model is what the method added."""
         return "_Adapter" in name or name == "temporal_embedding"
+
+    def merge(self, block: Any) -> list[tuple[Tensor, Tensor]]:
+        """Weights and biases of :func:`aim_fast.models.block.products` with what the method added merged into them."""
+        raise NotImplementedError
 
     def undecayed(self, name: str) -> bool:
         """Whether a parameter that trains takes no weight decay, beside norms and what the trunk says."""

@@ -9,6 +9,7 @@ largest thing kept; "lean" is the block's own affair, which keeps its input alon
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -96,18 +97,32 @@ def mlp_branch(
 
     def branch(x: Tensor, drop: Tensor | None) -> Tensor:
         y = layer_norm(x, *norm, eps, compute_dtype(x, mlp.fc_weight))
+        out = mlp_of(y, mlp, activation)
+        if adapter is None:
+            return out
+        added = bottleneck(y, adapter, skip=False) * scale
+        return out + (added if drop is None else added * drop)
+
+    return _again(branch, memory, compute_dtype(x, mlp.fc_weight), x, drop)
+
+
+def mlp_of(y: Tensor, mlp: MLPWeights, activation: MLPActivation, memory: Memory = "fast") -> Tensor:
+    """``mlp(y)``, [B, T, N, D], of what stands behind the norm; differentiable in everything."""
+
+    def branch(y: Tensor) -> Tensor:
         u, width = F.linear(y, mlp.fc_weight, mlp.fc_bias).flatten(0, -2), len(mlp.fc_bias)
         if mlp.gate_weight is None:
             hidden = wide_activation(u, width, activation)  # type: ignore[arg-type]
         else:
             gates = F.linear(y, mlp.gate_weight, mlp.gate_bias).flatten(0, -2)
             hidden = wide_swiglu(torch.cat([gates, u], 1), width)
-        out = F.linear(hidden.unflatten(0, y.shape[:-1]), mlp.proj_weight, mlp.proj_bias)
-        if adapter is None:
-            return out
-        added = bottleneck(y, adapter, skip=False) * scale
-        return out + (added if drop is None else added * drop)
+        return F.linear(hidden.unflatten(0, y.shape[:-1]), mlp.proj_weight, mlp.proj_bias)
 
+    return _again(branch, memory, compute_dtype(y, mlp.fc_weight), y)
+
+
+def _again(branch: Callable[..., Tensor], memory: Memory, dtype: torch.dtype, *inputs: Any) -> Tensor:
+    """``branch`` on its inputs, which unless ``memory`` is "fast" are all that is kept of it, the first in ``dtype``."""
     if memory != "fast" and torch.is_grad_enabled():
-        return run_again(branch, x, drop, dtype=compute_dtype(x, mlp.fc_weight))
-    return branch(x, drop)
+        return run_again(branch, *inputs, dtype=dtype)
+    return branch(*inputs)

@@ -2,12 +2,17 @@
 
 from aim_fast.models.method import Method
 from aim_fast.models.methods.aim import AIM
+from aim_fast.models.methods.bitfit import BitFit
 from aim_fast.models.methods.frozen import Full, Probe
+from aim_fast.models.methods.lora import LoRA
 from aim_fast.models.methods.prompting import Prompting
 from aim_fast.models.methods.st_adapter import STAdapter
 from aim_fast.models.methods.timesformer import TimeSformer
+from aim_fast.models.methods.zeroi2v import ZeroI2V
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (AIM, Probe, Full, TimeSformer, STAdapter)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (AIM, Probe, Full, TimeSformer, STAdapter, ZeroI2V, LoRA, BitFit)
+}
 
 
 def method_lines() -> dict[str, str]:

@@ -223,10 +223,11 @@ class TimmBlock(FrozenBlock):
         z = self._normed(self.norm1, x)
         return self._branch(z if before is None else before(z), over_time, cls_only, change)
 
-    def expand(self, x: Tensor, memory: Memory = "fast") -> Tensor:
+    def expand(self, x: Tensor, memory: Memory = "fast", before: Before | None = None) -> Tensor:
         if self.plain_mlp:
-            return super().expand(x, memory)
-        return self._mlp(self._normed(self.norm2, x))
+            return super().expand(x, memory, before)
+        y = self._normed(self.norm2, x)
+        return self._mlp(y if before is None else before(y))
 
     def _mlp(self, y: Tensor) -> Tensor:
         out, factor = self.mlp(y), self._factor("ls2", "gamma_2")

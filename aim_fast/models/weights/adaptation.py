@@ -103,7 +103,8 @@ def is_adapted(model: Any, names: Mapping[str, Tensor]) -> bool:
 
 def adapted_by(names: Iterable[str]) -> str | None:
     """The method of a checkpoint that holds more than a trunk, by its names; None for a trunk alone."""
-    return next((method.name for method in METHODS.values() if method.recognises(names)), None)
+    names = list(names)  # others call adapters as AIM does, which is asked last
+    return next((method.name for method in reversed(METHODS.values()) if method.recognises(names)), None)
 
 
 def told_by(names: Mapping[str, Tensor], block: re.Pattern[str]) -> dict[str, Any]:
