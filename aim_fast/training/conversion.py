@@ -14,8 +14,9 @@ from typing import Any
 from aim_fast.data.formats.annotation import class_name, decoded
 from aim_fast.errors import UsageError
 from aim_fast.files import replacing, write_whole
+from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.heads.open_clip_text import tokenizer_files
-from aim_fast.models.loading import save_trunk
+from aim_fast.models.loading import save_trunk, trunk_sha256
 from aim_fast.training.checkpoint import ADAPTERS, save_checkpoint
 from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.run import restore_run
@@ -26,13 +27,15 @@ from aim_fast.training.trained_model import TrainedModel
 TRUNK = "trunk.safetensors"
 
 
-def convert(source: str, destination: str, fields: dict[str, Any], classes: str | None = None) -> list[str]:
+def convert(
+    source: str, destination: str, fields: dict[str, Any], classes: str | None = None, merge: bool = False
+) -> list[str]:
     """Read the trained model at ``source``, write it to ``destination``, and give lines for a reader.
 
     ``source``: a run, a checkpoint folder in it, or a file. ``destination``: a name ending in ``.pth`` or ``.pt`` for
     the published names, ``.safetensors`` for bare ones, and any other for a run's folder. ``fields``: ``model``,
     ``weights`` and those that a file does not tell as typed; ``classes``: a file of class names, one a line or a JSON
-    list. Raises AimFastError before anything is written where something is wrong.
+    list; ``merge``: with what its method added merged into the trunk. Raises AimFastError before anything is written where something is wrong.
     """
     path, target = Path(source), Path(destination)
     if target.exists():
@@ -51,6 +54,8 @@ def convert(source: str, destination: str, fields: dict[str, Any], classes: str 
             raise UsageError(f"{path}: is a run, which knows its classes; leave --classes out")
         trained = restore_run(path, fields)
         lines = list(trained.lines)
+    if merge:
+        trained = _merged(trained)
     if target.suffix in (".pth", ".pt", ".safetensors"):
         tokenizer = _missing_files(tokenizer_files(trained.model), target)
         write_trained(trained, target)
@@ -102,6 +107,14 @@ def _missing_files(files: list[Path], target: Path) -> list[Path]:
 def _copy(files: list[Path], folder: Path) -> None:
     for file in files:
         write_whole(folder / file.name, file.read_bytes())
+
+
+def _merged(trained: TrainedModel) -> TrainedModel:
+    if not isinstance(trained.model, FrameModel):
+        raise UsageError(f"{trained.source}: {trained.identity.model} has nothing that merges: leave --merge out")
+    model = trained.model.merged()
+    identity = replace(trained.identity, options=model.config, trunk_sha256=trunk_sha256(model))
+    return replace(trained, model=model, identity=identity)
 
 
 def _write_run(trained: TrainedModel, folder: Path) -> None:

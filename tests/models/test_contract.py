@@ -46,7 +46,7 @@ class Case:
             if hasattr(module, "rate"):
                 module.rate = 0.0
         for name, parameter in model.named_parameters():
-            if "Adapter" in name or name == "temporal_embedding":
+            if any(part in name for part in ("Adapter", "adapter_", "lora")) or name == "temporal_embedding":
                 torch.nn.init.normal_(parameter, std=0.05)
         return model
 
@@ -79,7 +79,28 @@ CASES = [
         probe={},
     ),
 ]
-every_model = pytest.mark.parametrize("case", CASES, ids=[case.model for case in CASES])
+TAIL = r"temporal_embedding|ln_post\..*|fc_cls\..*"
+CASES += [  # the other methods, on one trunk
+    Case(
+        "aim_vit_demo",
+        {**SMALL, "method": "st_adapter", "adapter_before": ("attention", "mlp"), "adapter_width": 16},
+        r"fc_cls\..*|.*\.adapter_pre_(attn|mlp)\.(fc1|conv|fc2)\.(weight|bias)",
+        probe={"adapter_layers": "top"},
+    ),
+    Case(
+        "aim_vit_demo",
+        {**SMALL, "method": "zeroi2v", "shift_reach": 2},
+        rf"{TAIL}|.*\.(T_Adapter_in|S_Adapter|MLP_Adapter|MLP_Adapter_out)\.D_fc[12]\..*",
+    ),
+    Case("aim_vit_demo", {**SMALL, "method": "lora"}, rf"{TAIL}|.*\.lora\.[qv]_(up|down)"),
+    Case(
+        "aim_vit_demo",
+        {**SMALL, "method": "bitfit", "attention_over_time": True},
+        rf"{TAIL}|.*bias|.*\.T_Adapter\.D_fc[12]\..*",
+    ),
+]
+names_of = [f"{case.model}-{case.overrides['method']}" if "method" in case.overrides else case.model for case in CASES]
+every_model = pytest.mark.parametrize("case", CASES, ids=names_of)
 
 
 def test_every_class_of_the_table_has_a_case():
@@ -202,7 +223,8 @@ def test_what_takes_no_weight_decay_is_there_and_no_adapter(case):
     model = case.make()
     free = model.no_weight_decay()
     assert free <= {name for name, _ in model.named_parameters()}
-    assert not [name for name in free if "_Adapter" in name or name == "temporal_embedding"]
+    decayed = {"temporal_embedding"} if case.overrides.get("method") != "zeroi2v" else set()  # as its authors have it
+    assert not [name for name in free if "_Adapter" in name or name in decayed]
 
 
 @pytest.mark.parametrize("part", ["freeze", "reset_parameters", "fit_weights", "forward_features", "forward_head"])
