@@ -35,7 +35,8 @@ def convert(
     ``source``: a run, a checkpoint folder in it, or a file. ``destination``: a name ending in ``.pth`` or ``.pt`` for
     the published names, ``.safetensors`` for bare ones, and any other for a run's folder. ``fields``: ``model``,
     ``weights`` and those that a file does not tell as typed; ``classes``: a file of class names, one a line or a JSON
-    list; ``merge``: with what its method added merged into the trunk. Raises AimFastError before anything is written where something is wrong.
+    list; ``merge``: with what its method added merged into the trunk. Raises AimFastError before anything is written
+    where something is wrong.
     """
     path, target = Path(source), Path(destination)
     if target.exists():

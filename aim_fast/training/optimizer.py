@@ -6,7 +6,10 @@ The rate follows a cosine stepped once an epoch, with a linear warm-up stepped e
 
     lr(e, i) = ½·lr·(1 + cos(π·e/E)) · w,   w = 1 − (1 − factor)·(1 − i/W) for i < W, else 1
 
-with e the epoch, i the step since the start, E the epochs, and W the steps of the warm-up.
+with e the epoch, i the step since the start, E the epochs, and W the steps of the warm-up. With ``schedule`` "steps",
+as most peers have it, the cosine begins where the warm-up ends and is stepped each iteration, n steps an epoch:
+
+    lr(i) = lr · (factor + (1 − factor) · i/W) for i < W, else ½·lr·(1 + cos(π·(i − W)/(n·E − W)))
 """
 
 from __future__ import annotations
@@ -44,8 +47,12 @@ def build_optimizer(model: VideoModel, recipe: Recipe) -> torch.optim.AdamW:
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The learning rate of step ``step`` (from 0), before a group's factor."""
     asked, epoch = recipe.optimisation, step // steps_per_epoch
-    rate = 0.5 * asked.lr * (1 + math.cos(math.pi * epoch / asked.epochs))
     warmup = asked.warmup_epochs * steps_per_epoch
+    if asked.schedule == "steps":
+        past = max(step - warmup, 0) / max(asked.epochs * steps_per_epoch - warmup, 1)
+    else:
+        past = epoch / asked.epochs
+    rate = 0.5 * asked.lr * (1 + math.cos(math.pi * past))
     if step < warmup:
         rate *= 1 - (1 - asked.warmup_factor) * (1 - step / warmup)
     return rate

@@ -71,8 +71,11 @@ def _groups() -> dict[str, type[Group]]:
             found.setdefault(record.heading or record.__name__, {}).update(own)
             known |= own.keys()
     return {
-        heading.lower().replace(" ", "_"): create_model(
-            heading.title().replace(" ", ""), __base__=Group, __cls_kwargs__={"title": heading}, **fields
+        heading.lower().replace(" ", "_").replace("-", "_"): create_model(
+            heading.title().replace(" ", "").replace("-", ""),
+            __base__=Group,
+            __cls_kwargs__={"title": heading},
+            **fields,
         )
         for heading, fields in found.items()
     }

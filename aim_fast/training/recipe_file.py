@@ -66,8 +66,9 @@ def _recipe(settings: Mapping[str, Setting]) -> Recipe:
 def default_recipe(dataset: str | None, model: str | None, frames: int | None, method: str | None = None) -> str:
     """Name of the shipped recipe that fits what was asked for: the published one where there is one.
 
-    The model's entry under ``method`` names the family of its recipes; without a model that of the default one is
-    taken. Raises UsageError for an unknown model, and for a method that it cannot be put under.
+    A method has its own, that of Kinetics where there is none of the data set. Else the model's entry under ``method``
+    names the family of its recipes; without a model that of the default one is taken. Raises UsageError for an unknown
+    model, and for a method that it cannot be put under.
     """
     family = "b16"
     if model or method:
@@ -76,6 +77,8 @@ def default_recipe(dataset: str | None, model: str | None, frames: int | None, m
         family = find_entry(model or FIELDS["model"].default, method=method).recipes
     data, known = _DATA.get(dataset or ""), shipped_recipes()
     published = [f"{data}_{family}_{count}f" for count in (frames, 8, 32)] + [f"{data}_{family}"]
+    if method and not family.startswith("demo"):  # its own, whatever the trunk
+        published = [f"{data}_{method}", f"k400_{method}", *published]
     return next(name for name in (*published, f"finetune_{family}", family) if name in known)
 
 

@@ -110,6 +110,9 @@ class Optimisation(Group):
     betas: Decays = field((0.9, 0.999), "AdamW's two decays")
     warmup_epochs: float = field(2.5, "epochs of linear warm-up, stepped each iteration", ge=0)
     warmup_factor: float = field(0.1, "factor on the learning rate at the start of the warm-up", ge=0)
+    schedule: Literal["epochs", "steps"] = field(
+        "epochs", "cosine: stepped in epochs from the start (AIM), or in steps from the warm-up's end"
+    )
     clip_norm: float = field(0.0, "largest norm of the gradient; 0 for no limit", ge=0)
     ema: float = field(0.0, "decay of an exponential moving average of the trained tensors; 0 for none", ge=0, lt=1)
 

@@ -122,7 +122,7 @@ def mlp_of(y: Tensor, mlp: MLPWeights, activation: MLPActivation, memory: Memory
 
 
 def _again(branch: Callable[..., Tensor], memory: Memory, dtype: torch.dtype, *inputs: Any) -> Tensor:
-    """``branch`` on its inputs, which unless ``memory`` is "fast" are all that is kept of it, the first in ``dtype``."""
+    """``branch`` on its inputs, all that is kept of it unless ``memory`` is "fast", the first in ``dtype``."""
     if memory != "fast" and torch.is_grad_enabled():
         return run_again(branch, *inputs, dtype=dtype)
     return branch(*inputs)

@@ -189,7 +189,7 @@ def test_weights_of_another_method_are_refused_by_name(tmp_path):
         ({"shift_div": 3, "shift_reach": 2}, "leaves no room for 4 groups"),
         ({"shift_div": 64}, "leaves no channel to shift"),
         ({"adapter_ratio": 0.01}, "leaves no hidden unit"),
-        ({"shift_reach": 3}, "shift_reach 3 is none of 1, 2"),
+        ({"shift_reach": 3}, r"shift_reach 3 is not in \[1, 2\]"),
     ],
 )
 def test_what_cannot_be_is_said(wrong, said):

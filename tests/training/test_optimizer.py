@@ -30,6 +30,15 @@ def test_the_warm_up_is_linear_per_iteration_from_a_tenth_of_the_epochs_own_rate
     assert warm[10:] == plain[10:]
 
 
+def test_the_cosine_of_the_peers_begins_where_the_warm_up_ends():
+    recipe = load_recipe("k400_st_adapter", {"epochs": 10})
+    found = rates(recipe, 4)
+    for step, rate in enumerate(found):  # a warm-up of 2 epochs from 0
+        past = max(step - 8, 0) / 32
+        wanted = 7.5e-4 * min(step / 8, 1) * 0.5 * (1 + math.cos(math.pi * past))
+        assert rate == pytest.approx(wanted)
+
+
 def test_groups_are_the_published_ones():
     model = create_model("aim_vit_demo", num_classes=3)
     optimizer = build_optimizer(model, load_recipe("ssv2_l14_8f", {}))

@@ -13,7 +13,23 @@ from aim_fast.training.recipe_file import default_recipe, load_recipe, recipe_of
 GOLDEN = Path(__file__).parent.parent / "golden"
 FLAT = json.loads((GOLDEN / "flat_recipes.json").read_text())
 # fields that came later, at what a recipe without them means
-SINCE = {"accept_gaps": False, "weights_key": None, "method": None, "kernels": "tuned"}
+SINCE = {
+    "kernels": "tuned",
+    "accept_gaps": False,
+    "weights_key": None,
+    "method": None,
+    "schedule": "epochs",
+    "adapter_width": 384,
+    "adapter_before": ("mlp",),
+    "adapter_kernel": (3, 1, 1),
+    "mlp_adapters": 2,
+    "zero_dropout": 0.1,
+    "shift_div": 12,
+    "shift_reach": 1,
+    "attention_over_time": False,
+    "lora_rank": 8,
+    "lora_alpha": 16.0,
+}
 # a field that had yes and no, which are read as on and off, and has a default since that chooses
 SINCE |= {"cuda_graph": "auto"}
 CHOICES = json.loads((GOLDEN / "recipe_choices.json").read_text())

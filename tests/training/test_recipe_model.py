@@ -56,7 +56,8 @@ def test_the_help_of_a_choice_names_the_words(record):
 
 
 def test_what_a_checkpoint_does_not_tell_is_what_the_records_say():
-    assert UNTOLD == ("adapter_scale", "activation", "prompt_prefix", "prompt_postfix")
+    own = ("shift_div", "shift_reach", "lora_alpha")  # of methods
+    assert ("adapter_scale", *own, "activation", "prompt_prefix", "prompt_postfix") == UNTOLD
     assert {"adapters", "adapter_layers", "num_tadapter"}.isdisjoint(UNTOLD)
 
 

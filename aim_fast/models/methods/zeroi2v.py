@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from aim_fast.models.adapting import Adapting
 from aim_fast.models.method import Method
@@ -49,8 +49,8 @@ class ZeroI2V(Method):
     over_time: ClassVar[bool] = True
     merges: ClassVar[Mapping[str, Any] | None] = {"adapters_merged": True}
 
-    mlp_adapters: Literal[1, 2] = argument(
-        2, "ZeroI2V: linear adapters around the MLP: 2 (published), or 1, the one before it alone", alike=True
+    mlp_adapters: int = argument(
+        2, "ZeroI2V: linear adapters around the MLP: 2 (published), or 1 before it alone", alike=True, ge=1, le=2
     )
     adapter_scale: float = like(Adapting, "adapter_scale")
     adapter_ratio: float = like(Adapting, "adapter_ratio")
@@ -60,8 +60,13 @@ class ZeroI2V(Method):
     shift_div: int = argument(
         12, "ZeroI2V: the share of channels that one shift moves is one of this many", told=False, alike=True, ge=2
     )
-    shift_reach: Literal[1, 2] = argument(
-        1, "ZeroI2V: frames that keys and values are shifted by: up to 1 (Kinetics) or 2 (SSv2)", told=False, alike=True
+    shift_reach: int = argument(
+        1,
+        "ZeroI2V: frames that keys and values are shifted by at most: 1 (Kinetics) or 2 (SSv2)",
+        told=False,
+        alike=True,
+        ge=1,
+        le=2,
     )
     adapters_merged: bool = argument(False, alike=True)
 
