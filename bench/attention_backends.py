@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from aim_fast.studies.timing import take_turns
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
+from aim_fast.timing import take_turns
 from bench.published import PublishedBlock, heads_first
 
 CANDIDATES = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION)
