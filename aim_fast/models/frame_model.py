@@ -169,8 +169,9 @@ class FrameModel(Headed):
             raise UsageError(
                 f"method {self.method.name} has nothing here that merges into its trunk: leave --merge out"
             )
-        config = self.config | merges
-        twin = type(self)(*(type(record).of(config) for record in self.records)).to(self.projection.weight)
+        config = self.config | dict(merges)
+        twin: Self = type(self)(*(type(record).of(config) for record in self.records))  # type: ignore[arg-type]
+        twin.to(self.projection.weight)
         kept = {name: tensor for name, tensor in self.state_dict().items() if name in twin.state_dict()}
         twin.load_state_dict(kept)
         for mine, theirs in zip(self.row, twin.row):

@@ -47,7 +47,7 @@ class ZeroI2V(Method):
     name: ClassVar[str] = "zeroi2v"
     line: ClassVar[str] = "linear adapters that merge into the trunk, keys and values shifted over time (ECCV 2024)"
     over_time: ClassVar[bool] = True
-    merges: ClassVar[Mapping[str, Any] | None] = {"adapters_merged": True}
+    merges: ClassVar[Mapping[str, Any]] = {"adapters_merged": True}
 
     mlp_adapters: int = argument(
         2, "ZeroI2V: linear adapters around the MLP: 2 (published), or 1 before it alone", alike=True, ge=1, le=2
