@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from aim_fast.errors import UsageError
 from aim_fast.models.heads import HEADS
-from aim_fast.models.methods.promptclip import PromptCLIP
+from aim_fast.models.promptclip import PromptCLIP
 from aim_fast.models.registry import check_part, find_entry, list_methods
 
 Parts = dict[str, str]  # a method, a head or both, as overrides of create_model

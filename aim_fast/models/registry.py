@@ -12,8 +12,8 @@ from aim_fast.models.entry import Entry
 from aim_fast.models.frame_model import FrameModel
 from aim_fast.models.heads import HEADS
 from aim_fast.models.methods import method_lines
-from aim_fast.models.methods.promptclip import PromptCLIP
 from aim_fast.models.pixels import IMAGENET_MEAN, IMAGENET_STD
+from aim_fast.models.promptclip import PromptCLIP
 from aim_fast.models.text_models import prompt_entry, text_entry
 from aim_fast.models.trunks.clip import CLIPAViT, CLIPViT
 from aim_fast.models.trunks.open_clip_models import OPEN_CLIP, open_clip_entry

@@ -8,8 +8,8 @@ from typing import Any
 from aim_fast.errors import UsageError
 from aim_fast.models.entry import Entry
 from aim_fast.models.heads.open_clip_text import model_config, projection
-from aim_fast.models.methods.promptclip import PromptCLIP
 from aim_fast.models.methods.prompting import Prompting
+from aim_fast.models.promptclip import PromptCLIP
 from aim_fast.models.trunks.clip import CLIPAViT, CLIPViT
 from aim_fast.models.trunks.open_clip_models import OPEN_CLIP, fitting
 from aim_fast.models.weights.timm_tags import TIMM_PREFIX
