@@ -19,11 +19,12 @@ B16, L14 = "aim_vit_b16_clip", "aim_vit_l14_clip"
 
 
 class Goal(NamedTuple):
-    """``figure`` of the results of program ``bench`` on ``device`` must be at least (or at most) ``limit``."""
+    """``figure`` of the results of program ``bench``, or of one of several, on ``device`` must be at least (or at most)
+    ``limit``."""
 
     text: str
     device: str
-    bench: str
+    bench: str | tuple[str, ...]
     setting: Mapping[str, Any]  # what the results must say of model, frames and batch
     figure: Figure
     limit: float
@@ -48,11 +49,11 @@ def of(*path: str) -> Figure:
     return find
 
 
-def better(key: str) -> Figure:
+def better(*path: str) -> Figure:
     """Of two ways to run a step, as it is and captured in CUDA graphs, the greater figure: training takes it."""
 
     def find(results: Mapping[str, Any]) -> float | None:
-        found = [value for value in (of(key)(results), of("captured", key)(results)) if value is not None]
+        found = [value for value in (of(*path)(results), of("captured", *path)(results)) if value is not None]
         return max(found, default=None)
 
     return find
@@ -99,6 +100,7 @@ def relative_gradient_error(results: Mapping[str, Any]) -> float:
 
 
 def _goals() -> list[Goal]:
+    peaks = ("memory", "step")  # programs that measure them
     cpu, gpu = {"model": B16, "frames": 8, "batch": 1}, {"model": B16, "frames": 8, "batch": (32, 64)}
     large, long = {"model": L14, "frames": 8}, {"model": L14, "frames": 32, "batch": 4}
     eager, compiled, best_eager, best_compiled = (
@@ -136,12 +138,20 @@ def _goals() -> list[Goal]:
         Goal("gradient error, of published", "cuda", "step", gpu, relative_gradient_error, 1.25, False),
         Goal("L/14 step over published eager", "cuda", "step", large, eager, 2.5),
         Goal("L/14 step over published compiled", "cuda", "step", large, compiled, 1.5),
-        Goal("peak GB, fast, batch 32", "cuda", "memory", {**gpu, "batch": 32}, peak_gb("fast"), 16, False),
-        Goal("peak GB, balanced, batch 32", "cuda", "memory", {**gpu, "batch": 32}, peak_gb("balanced"), 8, False),
-        Goal("peak GB, lean, batch 32", "cuda", "memory", {**gpu, "batch": 32}, peak_gb("lean"), 3, False),
-        Goal("peak GB, L/14, 32 frames, lean, batch 4", "cuda", "memory", long, peak_gb("lean"), 24, False),
-        Goal("speed of balanced, of fast", "cuda", "step", gpu, of("speed_of_fast", "balanced"), 0.75),
-        Goal("speed of lean, of fast", "cuda", "step", gpu, of("speed_of_fast", "lean"), 0.62),
+        Goal("peak GB, fast, batch 32", "cuda", peaks, {**gpu, "batch": 32}, peak_gb("fast"), 16, False),
+        Goal(
+            "peak GB, balanced, batch 32",
+            "cuda",
+            ("memory", "step"),
+            {**gpu, "batch": 32},
+            peak_gb("balanced"),
+            8,
+            False,
+        ),
+        Goal("peak GB, lean, batch 32", "cuda", peaks, {**gpu, "batch": 32}, peak_gb("lean"), 3, False),
+        Goal("peak GB, L/14, 32 frames, lean, batch 4", "cuda", peaks, long, peak_gb("lean"), 6, False),
+        Goal("speed of balanced, of fast", "cuda", "step", gpu, better("speed_of_fast", "balanced"), 0.75),
+        Goal("speed of lean, of fast", "cuda", "step", gpu, better("speed_of_fast", "lean"), 0.62),
         Goal(
             "temporal attention, of the copy rate",
             "cuda",
@@ -187,7 +197,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def _serves(results: Mapping[str, Any], goal: Goal) -> bool:
-    if results["bench"] != goal.bench or not results["device"].startswith(goal.device):
+    programs = (goal.bench,) if isinstance(goal.bench, str) else goal.bench
+    if results["bench"] not in programs or not results["device"].startswith(goal.device):
         return False
     if results.get("dtype") == "float32":
         return False

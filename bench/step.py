@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     lean}; ``speed_of_fast`` by memory word; ``drop_path``; ``failed``, a line on each side that does not run. On a GPU
     ``mfu``, the share of the matrix rate; ``peak_mib`` of every side; ``attention`` {published, published_best: {time,
     space}}, torch's backends that the published sides use; ``ratio_vs_published_best_eager`` and ``.._compiled``,
-    with the fastest ones; and ``captured``: our step in CUDA graphs, with ``clips_per_s``, ``mfu`` and the same ratios.
+    with the fastest ones; and ``captured``, our steps in CUDA graphs: ``clips_per_s``, ``mfu`` and the same ratios.
     ``options.save`` is called with what there is before anything is compiled or captured."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.startswith("cuda")
@@ -144,6 +144,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for side in names:
                 theirs = results["seconds"][side if how == "eager" else f"{side}_compiled"]
                 results["captured"][f"ratio_vs_{side}_{how}"] = theirs / ours
+        speeds = results["captured"]["speed_of_fast"] = {"fast": 1.0}
+        for word in MEMORY[1:]:
+            if beside_fast(f"{word}_captured", _captured(sides[word], clips, labels, device), WARM_UP + 1):
+                speeds[word] = ours / timings[f"{word}_captured"].median
     _print(results, timings)
     if getattr(options, "out", None):
         speeds = {side: batch / timing.median for side, timing in timings.items()}

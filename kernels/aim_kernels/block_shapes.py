@@ -39,9 +39,9 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
     # (largest size served, shape), in rising order of size
     "temporal_attention_forward": [(64, BlockShape(64, 64, 4, 1)), (128, BlockShape(64, 128, 8, 1))],
     "temporal_attention_backward": [(64, BlockShape(64, 64, 4, 1)), (128, BlockShape(64, 128, 8, 1))],
-    "spatial_attention_forward": [(64, BlockShape(128, 64, 4, 2)), (128, BlockShape(64, 64, 4, 2))],
-    "spatial_attention_backward_queries": [(64, BlockShape(64, 64, 4, 2)), (128, BlockShape(64, 32, 4, 2))],
-    "spatial_attention_backward_keys": [(64, BlockShape(32, 64, 4, 2)), (128, BlockShape(32, 64, 4, 2))],
+    "spatial_attention_forward": [(64, BlockShape(64, 32, 4, 3)), (128, BlockShape(64, 64, 4, 2))],
+    "spatial_attention_backward_queries": [(64, BlockShape(64, 32, 4, 3)), (128, BlockShape(64, 32, 4, 2))],
+    "spatial_attention_backward_keys": [(64, BlockShape(32, 64, 4, 3)), (128, BlockShape(32, 64, 4, 2))],
     "temporal_attention_forward_float32": [(64, BlockShape(32, 64, 4, 1)), (128, BlockShape(16, 128, 4, 1))],
     "temporal_attention_backward_float32": [(64, BlockShape(32, 64, 8, 1)), (128, BlockShape(16, 128, 8, 1))],
     "spatial_attention_forward_float32": [(64, BlockShape(32, 32, 4, 1)), (128, BlockShape(16, 32, 4, 1))],
@@ -74,7 +74,7 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
         (8192, BlockShape(1, 8192, 8, 1)),
     ],
     # sectors of 128 bytes and more of a row; narrow sums have more rows a program
-    "column_sum": [(256, BlockShape(64, 64, 4, 1)), (1 << 31, BlockShape(32, 128, 4, 1))],
+    "column_sum": [(256, BlockShape(64, 64, 8, 1)), (1 << 31, BlockShape(64, 64, 4, 1))],
     "rotation": [(64, BlockShape(32, 64, 4, 1)), (128, BlockShape(16, 128, 4, 1)), (256, BlockShape(8, 256, 4, 1))],
     # by the hidden size, padded to a power of two; columns are the step over the width
     "adapter_forward": [
@@ -109,21 +109,21 @@ _CANDIDATES: dict[str, list[tuple[int, list[BlockShape]]]] = {
     "spatial_attention_forward": [
         (
             64,
-            _shapes((128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 4, 3), (64, 64, 4, 2), (64, 64, 4, 3))
-            + _shapes((128, 128, 8, 2), (64, 32, 4, 3), (128, 32, 4, 3)),
+            _shapes((128, 64, 4, 2), (128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 4, 3), (64, 64, 4, 2))
+            + _shapes((64, 64, 4, 3), (128, 128, 8, 2), (128, 32, 4, 3)),
         ),
         (128, _shapes((128, 64, 8, 2), (64, 32, 4, 2), (128, 32, 8, 3), (64, 64, 8, 2))),
     ],
     "spatial_attention_backward_queries": [
         (
             64,
-            _shapes((64, 32, 4, 2), (64, 32, 4, 3), (64, 64, 4, 3), (128, 64, 8, 2), (32, 64, 4, 2))
+            _shapes((64, 64, 4, 2), (64, 32, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2), (32, 64, 4, 2))
             + _shapes((128, 32, 8, 2)),
         ),
         (128, _shapes((64, 64, 8, 2), (128, 32, 8, 2), (32, 32, 4, 2))),
     ],
     "spatial_attention_backward_keys": [
-        (64, _shapes((32, 128, 8, 2), (32, 64, 4, 3), (32, 64, 8, 2), (16, 64, 4, 2))),
+        (64, _shapes((32, 64, 4, 2), (32, 128, 8, 2), (32, 64, 8, 2), (16, 64, 4, 2))),
         (128, _shapes((32, 64, 8, 2), (64, 64, 8, 2), (16, 64, 4, 2), (32, 128, 8, 2))),
     ],
     "spatial_attention_backward_keys_sm90": [(64, _shapes((64, 64, 4, 2), (64, 64, 8, 2), (64, 128, 8, 2)))],
@@ -163,8 +163,8 @@ _CANDIDATES: dict[str, list[tuple[int, list[BlockShape]]]] = {
         (8192, _shapes((1, 8192, 4, 1), (1, 8192, 16, 1))),
     ],
     "column_sum": [
-        (256, _shapes((32, 64, 4, 1), (64, 64, 8, 1), (128, 64, 8, 1))),
-        (1 << 31, _shapes((16, 128, 4, 1), (64, 128, 8, 1), (32, 256, 8, 1), (64, 64, 4, 1))),
+        (256, _shapes((32, 64, 4, 1), (64, 64, 4, 1), (128, 64, 8, 1))),
+        (1 << 31, _shapes((16, 128, 4, 1), (64, 128, 8, 1), (32, 256, 8, 1), (32, 128, 4, 1))),
     ],
     "rotation": [
         (64, _shapes((16, 64, 2, 1), (64, 64, 4, 1), (64, 64, 8, 1), (128, 64, 8, 1))),
