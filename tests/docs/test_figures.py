@@ -13,6 +13,7 @@ from docs.figures.palette import PALETTES, write_both
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+SPEED = (ROOT / "docs/speed.md").read_text()
 MODELS = ("aim_vit_b16_clip", "aim_vit_l14_clip")
 MEMORY = ("fast", "balanced", "lean")
 
@@ -60,7 +61,7 @@ def test_the_tables_costs_are_those_in_bench_results():
 
 
 def test_the_page_on_speed_says_what_was_measured():
-    page, found = (ROOT / "docs/speed.md").read_text(), results("cpu-2-cores-step.json")
+    page, found = SPEED[SPEED.index("## A training step on CPUs") :], results("cpu-2-cores-step.json")
     titles = {
         "published": "published structure, plain PyTorch",
         "published_compiled": "the same, compiled",
@@ -107,3 +108,26 @@ def test_a_script_draws_the_committed_picture_again(drawing, tmp_path):
         new, committed = (folder / f"{name}-{theme}.svg" for folder in (tmp_path, ROOT / "docs/figures"))
         words = [re.findall(r"<!-- (.+?) -->", file.read_text()) for file in (new, committed)]
         assert words[0] == words[1]
+
+
+def test_the_figures_of_a_gpu_are_the_measured_ones():
+    found = results("nvidia-h200-step.json")
+    speed, times = found["captured"]["clips_per_s"], found["captured"]["ratio_vs_published_eager"]
+    peak = {side: f"{mib * 2**20 / 1e9:.1f}" for side, mib in found["peak_mib"].items()}
+    peaks = "{}, {} or {} GB ¹".format(*(peak[word] for word in MEMORY))
+    cell = f"{speed:.0f} clips/s, {times:.2f} times published; at most {peaks}"
+    assert cells(README, "a training step of 32 clips on an NVIDIA H200") == [cell, "unmeasured"]
+    titles = {
+        "published": "published structure, plain PyTorch",
+        "published_best": "the same with torch's fastest attention",
+        "reference": "this model in plain PyTorch",
+        "fast_captured": "`--memory fast`, captured",
+        **{word: f"`--memory {word}`, launched by Python" for word in MEMORY},
+    }
+    for side, title in titles.items():
+        ms, clips, faster, highest = cells(SPEED, title)
+        seconds = found["seconds"][side]
+        assert float(ms.split(" ")[0]) == pytest.approx(seconds * 1e3, abs=0.5)
+        assert float(clips) == pytest.approx(found["batch"] / seconds, abs=0.5)
+        assert float(faster) == pytest.approx(found["seconds"]["published"] / seconds, abs=0.006)
+        assert highest == peak.get(side, "unmeasured")
