@@ -57,7 +57,7 @@ def test_what_is_listed_as_a_combination_is_made_and_nothing_else():
                         create_model(name, method=method, head=head)
     assert part_table(["timm:vit_base_patch16_dinov3"])["combinations"] == {
         "timm:vit_base_patch16_dinov3": {
-            "methods": ["aim", "probe", "full", "timesformer"],
+            "methods": ["aim", "probe", "full", "timesformer", "st_adapter", "zeroi2v", "bitfit", "lora"],
             "heads": ["linear", "attentive"],
         }
     }
