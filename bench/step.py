@@ -65,12 +65,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     size = sides["published"].img_size
     clips = torch.randint(0, 256, (batch, frames, size, size, 3), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 10, (batch,), device=device)
-    chosen = _choose_kernels([sides[word] for word in MEMORY], clips, labels, device) if on_gpu else "none to choose"
+    kernels = _choose_kernels([sides[word] for word in MEMORY], clips, labels, device) if on_gpu else "none to choose"
 
     errors = _gradient_errors(sides, clips[:1], labels[:1], device)
     results: dict[str, Any] = {"model": name, "batch": batch, "frames": frames, "gradient_error": errors}
     results["dtype"] = str(_dtype(device)).removeprefix("torch.")
-    results["kernels"] = chosen
+    results["kernels"] = kernels
     if not errors["fast"] <= max(1.25 * errors["published"], 1e-5):
         raise RuntimeError(
             f"fused gradients are off by {errors['fast']:.3g}, published ones by {errors['published']:.3g}: "

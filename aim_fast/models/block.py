@@ -11,12 +11,12 @@ own block's parts. A method may come between: ``before`` changes z, ``change`` t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from aim_fast.errors import UsageError
 from aim_fast.models.method import Method
@@ -24,6 +24,7 @@ from aim_kernels.adaptation import attention_over_space, attention_over_time, ml
 from aim_kernels.choices import Memory
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
+from aim_kernels.memory import run_again
 from aim_kernels.modules import AIMBlock
 from aim_kernels.precision import compute_dtype
 from aim_kernels.spatial_adaptation import spatial_adaptation
@@ -96,7 +97,8 @@ class FrozenBlock(AIMBlock):
         everything: there each sub-block keeps its own input.
         """
         if self.memory == "lean" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return checkpoint(adapt, self, x, "fast", cls_only, use_reentrant=False, preserve_rng_state=False)
+            dtype = compute_dtype(x, self.attention_weights()[1].qkv_weight)
+            return run_again(partial(adapt, self), x, "fast", cls_only, dtype=dtype)
         return adapt(self, x, self.memory, cls_only)
 
     def attend(
