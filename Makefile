@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
+EXTRAS := dev,docs,export,mlflow,notebook,parquet,peers,storage,trackio,wandb
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 CXX_SOURCES := $(wildcard csrc/*)
@@ -14,7 +15,7 @@ NEWEST := build/newest
 NEWEST_BIN := $(CURDIR)/$(VENV)-newest/bin
 NEWEST_PIP := $(NEWEST_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-newest.txt
 
-.PHONY: setup demo test slow soak real newest newest-tests check bench clean
+.PHONY: setup demo test slow soak real newest newest-tests check docs bench clean
 
 setup: $(STAMP)
 
@@ -23,7 +24,7 @@ $(BIN)/python:
 
 $(STAMP): $(BIN)/python pyproject.toml setup.py constraints.txt $(CXX_SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel ninja torch torchvision
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(STAMP)
@@ -54,7 +55,7 @@ newest-tests:
 	git ls-files -z | xargs -0 cp --parents -t $(NEWEST)
 	$(NEWEST_PYTHON) -m venv $(VENV)-newest
 	cd $(NEWEST) && $(NEWEST_PIP) setuptools wheel ninja torch torchvision
-	cd $(NEWEST) && $(NEWEST_PIP) --no-build-isolation -e '.[dev,peers]'
+	cd $(NEWEST) && $(NEWEST_PIP) --no-build-isolation -e '.[dev,export,parquet,peers]'
 	cd $(NEWEST) && $(NEWEST_BIN)/python -m pytest -n auto --dist worksteal -m "stack and not slow and not soak and not real"
 
 check: $(STAMP)
@@ -62,6 +63,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+
+docs: $(STAMP)
+	$(BIN)/sphinx-build -q -W -c docs . build/site
 
 bench: $(STAMP)
 	$(BIN)/python -m bench all

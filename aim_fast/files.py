@@ -26,8 +26,8 @@ from filelock import FileLock, Timeout, lock_descriptor
 from aim_fast.errors import CheckpointError, DataError
 
 __all__ = [
-    *("check_room", "check_unlocked", "clear_unfinished", "free_bytes", "lock_run", "one_builder", "replacing"),
-    *("sync", "write_whole"),
+    *("check_room", "check_unlocked", "claimed", "clear_unfinished", "free_bytes", "lock_run", "one_builder"),
+    *("replacing", "sync", "write_whole"),
 ]
 
 _UNFINISHED = ".part"
@@ -118,6 +118,21 @@ def one_builder(places: Sequence[Path], what: str) -> Iterator[None]:
             continue
     try:
         yield
+    finally:
+        if lock:
+            lock.release()
+
+
+@contextlib.contextmanager
+def claimed(place: Path, wait: bool = False) -> Iterator[bool]:
+    """A block that is told whether it alone has ``place``, a lock file, now or after a ``wait`` for who has it."""
+    try:
+        lock = _locked(place, -1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
     finally:
         if lock:
             lock.release()

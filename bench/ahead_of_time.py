@@ -21,20 +21,25 @@ from triton.compiler import ASTSource
 
 from aim_kernels import (
     adapter_triton,
+    bias_gradients,
     column_sum,
     group_attention_triton,
-    layer_norm,
+    layer_norm_triton,
     patch_embed_triton,
     residual,
     rotation_triton,
     rows_triton,
+    scaled_activation,
+    scaled_rows,
     spatial_attention_triton,
     temporal_attention,
     wide_activation,
+    wide_product_triton,
     wide_slope,
     wide_swiglu,
 )
-from aim_kernels.block_shapes import candidates, trying
+from aim_kernels.block_shapes import LIBRARY, Launch, block_shape, candidates, trying
+from aim_kernels.scaled_product import OLDEST
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
 # an access to a spilled register hits L1: below one instruction in fifty it is lost in what a tile's shape decides
@@ -75,7 +80,7 @@ def kernels(architecture: int) -> Iterator[Kernel]:
             constants, options = spatial_attention_triton.launch_shape(part, head_dim, architecture)
             function, types = (
                 getattr(spatial_attention_triton, f"spatial_attention_{part}_kernel"),
-                _floats("lse", "delta", "bias"),
+                _floats("lse", "statistics", "bias"),
             )
             for bias in ("", ", bias"):
                 shape = {"N": tokens, "BIAS": bool(bias), **constants}, options
@@ -87,19 +92,15 @@ def kernels(architecture: int) -> Iterator[Kernel]:
         yield from _adapter(model, width, architecture)
         constants, options = rows_triton.launch_shape(width, architecture)
         shape = {"D": width, **constants}, options
-        for direction in ("forward", "backward"):
-            function, types = (
-                getattr(layer_norm, f"layer_norm_{direction}_kernel"),
-                _floats("weight", "bias", "mean", "rstd"),
-            )
-            for norm, rms in (("layer_norm", False), ("rms_norm", True)):
-                sized = {**shape[0], "RMS": rms}, options
-                yield _kernel(f"{norm} {direction}", model, function, sized, **types)
+        yield from _norms(model, width, architecture)
         yield _kernel(
             "residual_add", model, residual.residual_add_kernel, shape, **_floats("x", "factor", "bias", "out")
         )
         yield from _sums(model, width, architecture)
         yield from _activations(model, hidden, architecture)
+        yield from _own_products(model, width, hidden, architecture)
+        if architecture >= OLDEST:
+            yield from _eight_bits(model, width, architecture)
         yield from _stem(model, width, architecture)
     yield from _swin(architecture)
 
@@ -132,12 +133,39 @@ def _swin(architecture: int) -> Iterator[Kernel]:
             yield _kernel(f"group_attention {direction}", f"Swin {place}", function, shape, True, **types)
 
 
+def _norms(model: str, width: int, architecture: int) -> Iterator[Kernel]:
+    """The row norm alone, with the residual add before it, and back, there with the gradient of the branch as well."""
+    types = _floats("weight", "bias", "mean", "rstd")
+    stream = _floats("x", "out", "factor", "added", "dx", "residual", "partial")
+    alone = dict.fromkeys(("BRANCH", "SCALED"), False)
+    constants, options = rows_triton.launch_shape(width, architecture)
+    for norm, rms, normal in (("layer_norm", False, False), ("rms_norm", True, False), ("folded norm", False, True)):
+        forward, sized = (
+            layer_norm_triton.layer_norm_forward_kernel,
+            ({"D": width, "RMS": rms, "NORMAL": normal, "KEPT": not normal, **constants, **alone}, options),
+        )
+        yield _kernel(f"{norm} forward", model, forward, sized, **types)
+        yield _kernel(f"{norm} backward", model, layer_norm_triton.layer_norm_backward_kernel, sized, **types)
+        tile, launched = rows_triton.launch_shape(width, architecture, "layer_norm_branch_forward")
+        added = {**sized[0], **tile, "BRANCH": True}, launched
+        yield _kernel(f"residual {norm} forward", model, forward, added, **types, **stream)
+        tile, launched = rows_triton.launch_shape(width, architecture, "layer_norm_branch")
+        span = {**sized[0], "SPAN": layer_norm_triton.PART // tile["ROWS"], **tile}, launched
+        branch, stream_types = layer_norm_triton.layer_norm_branch_kernel, {**types, **stream, "x_ptr": "*bf16"}
+        yield _kernel(f"residual {norm} backward", model, branch, span, **stream_types)
+
+
 def _sums(model: str, width: int, architecture: int) -> Iterator[Kernel]:
     """Of a gradient of the stream's width, and of an adapter's hidden state."""
     types = _floats("factor", "partial")
     for columns in (width, width // 4):
         shape = column_sum.launch_shape(columns, architecture)
         yield _kernel(f"column_sum D {columns}", model, column_sum.column_sum_kernel, shape, **types)
+    for name in ("column_sums", "gelu_gradients"):
+        shape = bias_gradients.launch_shape(name, width // 4, architecture)
+        constants = {"PARTS": bias_gradients.MOST, "SIZE": 256, "ROWS_SIZE": 64, **shape[0]}
+        function, types_here = getattr(bias_gradients, f"{name}_kernel"), _floats("sum", "rows", "rows_sum")
+        yield _kernel(name, model, function, (constants, shape[1]), **types_here)
     shape = column_sum.launch_shape(width, architecture)
     yield _kernel("branch_gradient", model, column_sum.branch_gradient_kernel, shape, **types, **_floats("g"))
 
@@ -158,6 +186,44 @@ def _activations(model: str, hidden: int, architecture: int) -> Iterator[Kernel]
         yield _kernel(f"wide_swiglu {direction}", model, wide_swiglu.wide_swiglu_kernel, shape, **types)
 
 
+def _own_products(model: str, width: int, hidden: int, architecture: int) -> Iterator[Kernel]:
+    """With the activation within, at the first tile that a tuning tries where the committed shape is a library's."""
+    for direction in ("forward", "backward"):
+        launch = Launch(f"wide_product_{direction}", hidden, architecture, 2, 0, "wide_product")
+        shape = block_shape(*launch)
+        tile = candidates(launch)[1] if shape == LIBRARY else shape
+        constants, options = wide_product_triton.launch_shape(tile, described=architecture >= 90)
+        function = getattr(wide_product_triton, f"wide_product_{direction}_kernel")
+        sized, types = ({"D": width, **constants}, options), {"slope_ptr": "*u8", "stride": "i32", **_floats("factor")}
+        yield _kernel(f"wide_product {direction}", model, function, sized, True, **types)
+
+
+def _eight_bits(model: str, width: int, architecture: int) -> Iterator[Kernel]:
+    """What writes rows in eight bits: of the stream's width, and of the MLP's."""
+    types = {"values_ptr": "*fp8e4nv", "slope_ptr": "*u8"}
+    for name, function, columns in (
+        ("scaled_rows", scaled_rows.scaled_rows_kernel, width),
+        ("scaled_norm", layer_norm_triton.layer_norm_forward_kernel, width),
+        ("scaled_activation", scaled_activation.scaled_activation_kernel, 4 * width),
+        ("scaled_slope", scaled_activation.scaled_slope_kernel, 4 * width),
+    ):
+        constants, options = rows_triton.launch_shape(columns, architecture)
+        floats = _floats("scale", "weight", "bias", "mean", "rstd")
+        shape = {"D": columns, "RMS": False, "BRANCH": False, **constants}, options
+        yield _kernel(name, model, function, shape, **types, **floats)
+        if name == "scaled_norm":
+            tile, launched = rows_triton.launch_shape(columns, architecture, "layer_norm_branch_forward")
+            shape = {**shape[0], **tile, "BRANCH": True}, launched
+            stream = _floats("x", "out", "factor", "added")
+            yield _kernel("residual scaled_norm", model, function, shape, **types, **floats, **stream)
+            tile, launched = rows_triton.launch_shape(columns, architecture, "layer_norm_branch")
+            span = {**shape[0], **tile, "SPAN": layer_norm_triton.PART // tile["ROWS"]}
+            back, stream = layer_norm_triton.layer_norm_branch_kernel, _floats("dx", "residual", "factor", "partial")
+            for norm, normal in (("scaled_norm", False), ("folded scaled_norm", True)):
+                sized = {**span, "NORMAL": normal}, launched
+                yield _kernel(f"residual {norm} backward", model, back, sized, **types, **floats, **stream)
+
+
 def _adapter(model: str, width: int, architecture: int) -> Iterator[Kernel]:
     """The adapter of D/4 hidden units, of the published models, and of 64 and 128, with all that may surround it."""
     for hidden in (width // 4, 128, 64):
@@ -176,6 +242,10 @@ def _stem(model: str, width: int, architecture: int) -> Iterator[Kernel]:
     padded = -(-depth // 8) * 8
     stem = _floats("bias", "class", "position", "temporal", "weight", "ln_bias", "mean", "rstd")
     types = stem | _floats("partial", "tokens", "dtokens")
+    shape = {"DEPTH": depth, "COLUMNS": triton.next_power_of_2(depth)}, {"num_warps": 4}
+    scalars = {f"{name}_{channel}": "fp32" for name in ("shift", "std") for channel in ("red", "green", "blue")}
+    fold = patch_embed_triton.patch_embed_fold_kernel
+    yield _kernel("patch_embed fold", model, fold, shape, **_floats("weight", "bias"), **scalars)
     for part, columns, extra in (
         ("patches", padded, {"P": side, "DEPTH": depth, "PADDED": padded}),
         ("tokens", width, {"D": width}),
@@ -203,8 +273,23 @@ def _kernel(
     return Kernel(name, model, function, signature_of(function, constants, **types), constants, shape[1], tensor_cores)
 
 
-_SIZES = ("M", "D", "H", "split")  # of whole batches of 16 clips, and widths
-_SWITCHES = ("SKIP", "RESIDUAL", "FACTOR", "BIAS", "BRANCH", "NEEDS_DZ", "NEEDS_BIAS", "INVERSE", "DROPPED", "KEPT")
+_SIZES = ("M", "W", "D", "H", "split")  # of whole batches of 16 clips, and widths
+_SWITCHES = (
+    "SKIP",
+    "RESIDUAL",
+    "FACTOR",
+    "BIAS",
+    "BRANCH",
+    "NEEDS_DZ",
+    "NEEDS_BIAS",
+    "INVERSE",
+    "DROPPED",
+    "KEPT",
+    "PLAIN",
+    "SCALED",
+    "ADDED",
+    "SUM",
+)
 _FLAGS: dict[str, Any] = {"PRECISION": "tf32", "ACTIVATION": "quick_gelu", **dict.fromkeys(_SWITCHES, True)}
 
 
@@ -225,8 +310,8 @@ def signature_of(function: Any, constants: dict[str, Any], **types: str) -> dict
     return signature
 
 
-def compile_kernel(kernel: Kernel, architecture: int) -> Resources:
-    """Compiles for sm_<architecture>, and says what is divisible by 16 in the models, as a launch finds it."""
+def compiled_for(kernel: Kernel, architecture: int) -> Any:
+    """What Triton makes of it for sm_<architecture>, with the divisibility by 16 that a launch finds in the models."""
     divisible = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(kernel.function.arg_names)
@@ -235,7 +320,12 @@ def compile_kernel(kernel: Kernel, architecture: int) -> Resources:
     source = ASTSource(
         fn=kernel.function, signature=kernel.signature, constexprs=dict(kernel.constants), attrs=divisible
     )
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=kernel.options)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=kernel.options)
+
+
+def compile_kernel(kernel: Kernel, architecture: int) -> Resources:
+    """Compiles for sm_<architecture>, and reads the result."""
+    compiled = compiled_for(kernel, architecture)
     cubin = compiled.asm["cubin"]
     registers, spilled = usage(cubin)
     matrix = len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)", compiled.asm["ptx"]))
@@ -259,9 +349,7 @@ def spill_share(cubin: bytes) -> float:
     """
     if not usage(cubin)[1]:
         return 0.0
-    code = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S.*?);", _dump(cubin, "-sass"))
-    # behind the last EXIT stand the waits at barriers, which jump back to where they were left
-    code = code[: max(index for index, (_, text) in enumerate(code) if "EXIT" in text) + 1]
+    code = instructions(cubin)
     place = {int(address, 16): index for index, (address, _) in enumerate(code)}
     spans = [(0, len(code) - 1)]
     for index, (_, text) in enumerate(code):
@@ -270,6 +358,13 @@ def spill_share(cubin: bytes) -> float:
             spans.append((place[int(target[1], 16)], index))
     touches = [bool(re.search(r"\b(?:LDL|STL)\b", text)) for _, text in code]
     return max(sum(touches[first : last + 1]) / (last + 1 - first) for first, last in spans)
+
+
+def instructions(cubin: bytes) -> list[tuple[str, str]]:
+    """Address and text of each."""
+    code = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S.*?);", _dump(cubin, "-sass"))
+    # behind the last EXIT stand the waits at barriers, which jump back to where they were left
+    return code[: max(index for index, (_, text) in enumerate(code) if "EXIT" in text) + 1]
 
 
 def _dump(cubin: bytes, option: str) -> str:
@@ -282,16 +377,17 @@ def _dump(cubin: bytes, option: str) -> str:
 
 def table() -> str:
     """Markdown: one row a kernel and model, one column an architecture, ``registers / shared KiB``."""
-    rows: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[str, str], dict[int, str]] = {}
     for architecture in ARCHITECTURES:
         for kernel in kernels(architecture):
             used = compile_kernel(kernel, architecture)
             spill = f" spills {used.spilled} B" if used.spilled else ""
             cell = f"{used.registers} / {used.shared / 1024:.0f}{spill}"
-            rows.setdefault((kernel.name, kernel.model), []).append(cell)
+            rows.setdefault((kernel.name, kernel.model), {})[architecture] = cell
     head = "| kernel | model | " + " | ".join(f"sm_{a}" for a in ARCHITECTURES) + " |"
     lines = [head, "|---|---|" + "---|" * len(ARCHITECTURES)]
-    lines += [f"| {name} | {model} | " + " | ".join(cells) + " |" for (name, model), cells in rows.items()]
+    for (name, model), cells in rows.items():
+        lines.append(f"| {name} | {model} | " + " | ".join(cells.get(a, "–") for a in ARCHITECTURES) + " |")
     return "\n".join(lines)
 
 

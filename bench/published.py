@@ -29,6 +29,7 @@ class PublishedBlock(nn.Module):
     def __init__(self, block: AIMBlock) -> None:
         super().__init__()
         self.block = block
+        self.train(block.training)  # a model that is evaluated drops nothing here either
         self.over_time: SDPBackend | None = None  # torch's own choice
         self.over_space: SDPBackend | None = None
 

@@ -198,7 +198,7 @@ def write_everything(folder):
     log.write("train", 1, epoch=1, loss=1.0)
     log.close()
     draw_curves(folder)
-    draw_confusion(Evaluation(torch.eye(2), torch.arange(2), 0), ["a", "b"], folder / "confusion.png")
+    draw_confusion(Evaluation(torch.eye(2), torch.arange(2), torch.arange(2), 0), ["a", "b"], folder / "confusion.png")
     Timeline("v", ["a", "b"], [(0.0, 1.0)], torch.ones(1, 2)).draw(folder / "timeline.png")
     lock_run(folder).release()
     with one_builder([folder / "lock"], "a thing"):

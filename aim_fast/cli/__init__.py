@@ -12,16 +12,16 @@ import click
 from aim_fast.errors import AimFastError, nearest
 
 COMMANDS = (
-    *("train", "eval", "predict", "index", "datasets", "transcode", "shard", "features"),
-    *("demo", "ablate", "models", "compare", "convert", "doctor", "tune"),
+    *("train", "find-lr", "eval", "report", "predict", "look", "index", "datasets", "transcode", "shard", "features"),
+    *("embed", "search", "demo", "ablate", "models", "compare", "convert", "export", "push", "pull", "doctor", "tune"),
 )
 
 
-_OPEN = ("eval", "predict", "convert")  # what opens a trained model
+_OPEN = ("eval", "report", "predict", "convert", "export")  # what opens a trained model
 
 
 class _Commands(click.Group):
-    """Finds each command in the module of its name."""
+    """Finds each command in the module of its name, with _ for -."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -29,7 +29,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"aim_fast.cli.{name}").command
+        return importlib.import_module(f"aim_fast.cli.{name.replace('-', '_')}").command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:

@@ -8,11 +8,8 @@ from typing import Any
 import click
 
 from aim_fast.cli.options import RecipeCommand, recipe_options, typed
+from aim_fast.cli.study import OWN, demo_fields, make_demo, run_study, seeds_of
 from aim_fast.training.recipe import FIELDS
-
-# what a study's cells set themselves, or the study does
-_OWN = ("output", "seed", "features", "cache_features", "cache_dtype")
-SCENE_BIAS = 0.4
 
 
 @click.command("ablate", cls=RecipeCommand)
@@ -20,7 +17,8 @@ SCENE_BIAS = 0.4
     "--study",
     required=True,
     metavar="NAME",
-    help="rungs (frozen, fine-tuned, + spatial, + temporal, + joint, TimeSformer), positions, ratios or data",
+    help="rungs (frozen, fine-tuned, + spatial, + temporal, + joint, TimeSformer), positions, ratios, data, or "
+    "methods, all that the trunk can be put under",
 )
 @click.option("--output", metavar="DIR", help="folder of the study; runs/ablate-STUDY-DATASET when not given")
 @click.option("--recipe", metavar="NAME|FILE", help="a shipped recipe or a YAML file, changed in each cell")
@@ -34,7 +32,7 @@ SCENE_BIAS = 0.4
 )
 @click.option("--demo", is_flag=True, help="on moving objects and a trunk made here; so without --dataset too")
 @click.option("--quiet", is_flag=True, help="no progress on stderr")
-@recipe_options(name for name in FIELDS if name not in _OWN)
+@recipe_options(name for name in FIELDS if name not in OWN)
 def command(
     study: str,
     output: str | None,
@@ -44,7 +42,7 @@ def command(
     demo: bool,
     quiet: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Train one recipe in several ways and put them in a table.
 
     Each cell is a run's folder below --output. The same command again goes on where an interrupted study stood, and
@@ -55,69 +53,40 @@ def command(
     aim-fast ablate --study rungs --demo
     """
     from aim_fast.errors import UsageError, nearest
-    from aim_fast.studies.cells import STUDIES
+    from aim_fast.studies.cells import METHODS, STUDIES, cells_of
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.recipe_file import load_recipe
     from aim_fast.training.recipe_model import check_model_fields
 
-    if study not in STUDIES:
-        raise UsageError(f"unknown study {study!r}; {nearest(study, STUDIES)}")
-    fields = typed(options)
-    progress = RunProgress(quiet)
+    if study not in (*STUDIES, METHODS):
+        raise UsageError(f"unknown study {study!r}; {nearest(study, (*STUDIES, METHODS))}")
+    fields, progress = typed(options), RunProgress(quiet)
     demo = demo or not (fields.get("dataset") or recipe)
     if demo:
-        if named := [name for name in ("dataset", "data_root", "weights") if name in fields]:
-            raise UsageError(f"--demo makes its own data and trunk: leave --{named[0].replace('_', '-')} out")
         folder = Path(output or f"runs/ablate-{study}-demo")
-        resolved = load_recipe(recipe or "demo_ablation", fields)
-        resolved = resolved.replace(
-            data_root=str(folder / "demo" / "data"), weights=str(folder / "demo" / "trunk.safetensors")
-        )
-    else:
-        resolved = load_recipe(recipe, fields)
-        folder = Path(output or f"runs/ablate-{study}-{resolved.data.dataset}")
-    check_model_fields(resolved.model.model, fields, resolved.model.head)
-    chosen = _seeds(seeds, resolved.run.seed)
+        fields, recipe = demo_fields(fields, folder), recipe or "demo_ablation"
+    base = load_recipe(recipe, fields)
+    if not demo:
+        folder = Path(output or f"runs/ablate-{study}-{base.data.dataset}")
+    check_model_fields(base.model.model, fields, base.model.head)
+    chosen = seeds_of(seeds, base.run.seed)
 
     from aim_fast.studies.ablation import Study
 
-    work = Study(study, resolved, folder, chosen, finetune_lr_factor)
+    if study == METHODS:
+        from aim_fast.studies.method_cells import Budget, method_cells, methods_on
+        from aim_fast.studies.row_weights import check_row_weights
+
+        trunk = fields.pop("model", base.model.model)
+        words = methods_on(trunk, texts=not demo)
+        base, cells = method_cells(words, fields | {"model": trunk}, recipe, Budget(), progress.say)
+        if not demo:
+            check_row_weights(base, cells, progress.say)
+    else:
+        cells = cells_of(study, base, finetune_lr_factor)
+        for cell in cells:
+            check_model_fields(cell.changes.get("model", base.model.model), cell.changes)
+    work = Study(study, base, folder, chosen, cells)
     if demo:
-        _make_demo(folder / "demo", resolved, progress)
-    if not work.run(progress.say, quiet):
-        click.echo(f"{folder}: stopped by SIGTERM and saved; the same command goes on with it")
-        return
-    click.echo(work.text())
-    click.echo(f"{folder}: table.txt, table.csv, table.json, table.png")
-
-
-def _seeds(text: str | None, default: int) -> list[int]:
-    from aim_fast.errors import UsageError
-
-    if text is None:
-        return [default]
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
-        raise UsageError(f"--seeds {text!r} are not different whole numbers: write for example 0,1,2")
-    return [int(word) for word in words]
-
-
-def _make_demo(folder: Path, recipe: Any, progress: Any) -> None:
-    """Makes the demo's clips and trunk once; what an interrupted study left half made is made again."""
-    import shutil
-
-    from aim_fast.demo.demo_set import DATA, TRUNK, make_clips, make_trunk
-    from aim_fast.errors import UsageError
-    from aim_fast.training.devices import join_processes
-
-    if (folder / TRUNK).exists():
-        return
-    shutil.rmtree(folder / DATA, ignore_errors=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be made ({error.strerror}); give another --output") from None
-    progress.say(f"writing clips of moving objects to {folder / DATA}, and training an image Transformer on still ones")
-    make_clips(folder, 1280, 0, progress, SCENE_BIAS)
-    with join_processes(recipe.run.device, recipe.run.precision) as place:
-        make_trunk(folder, recipe.model.model, place, 8000, 1000, 0, progress)
+        make_demo(folder / "demo", base, progress)
+    return run_study(work, progress, quiet)

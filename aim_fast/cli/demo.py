@@ -12,7 +12,7 @@ import click
 
 from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 
-MADE = ("data", "trunk.safetensors", "aim", "frozen", "summary.json", "curves.png", "confusion.png")
+MADE = ("data", "trunk.safetensors", "aim", "frozen", "summary.json", "curves.png", "confusion.png", "report.html")
 
 
 @click.command("demo", cls=RecipeCommand)
@@ -39,13 +39,14 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     for path in earlier:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    from aim_fast.api import predict
     from aim_fast.demo.demo_set import DATA, TRUNK, held_out_clips, make_clips, make_trunk
     from aim_fast.demo.moving_objects import MOTIONS
     from aim_fast.files import write_whole
+    from aim_fast.report import PAGE, write_page
     from aim_fast.training.devices import join_processes
     from aim_fast.training.drawing import drawing
     from aim_fast.training.loop import train
-    from aim_fast.training.prediction import predict_files
     from aim_fast.training.progress import RunProgress
     from aim_fast.training.recipe_file import load_recipe
     from aim_fast.training.report import evaluate_run
@@ -79,22 +80,23 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
         train(absolute_paths(rung.replace(output=str(folder / name))))
         seconds[name] = time.perf_counter() - start
         report = evaluate_run(str(folder / name), "validation", fields)
-        assert report is not None
-        top1[name] = report.scores.top(1)
+        top1[name] = report.scores.summary()["top1"]
         trained[name] = _trained_values(folder / name)
         if name == "aim":
             with drawing(folder / "confusion.png"):
                 report.draw(folder / "confusion.png")
+            with drawing(folder / PAGE):
+                write_page(report, folder / PAGE)
     with drawing(folder / "curves.png"):
         write_whole(folder / "curves.png", (folder / "aim" / "curves.png").read_bytes())
 
     progress.say("5/5 predicting one held-out file")
     entry = json.loads((folder / "data" / "validation.json").read_text())[0]
     video = folder / "data" / "20bn-something-something-v2" / f"{entry['id']}.webm"
-    (prediction,) = predict_files(str(folder / "aim"), [str(video)], 3, False, fields)
+    prediction = predict(folder / "aim", video, 3, device=fields.get("device"), precision=fields.get("precision"))
     click.echo(f"{video}: {entry['label']}")
-    for row in prediction["predictions"]:
-        click.echo(f"  {100 * row['probability']:5.1f} %  {row['label']}")
+    for label, probability in zip(prediction.labels, prediction.probabilities):
+        click.echo(f"  {100 * probability:5.1f} %  {label}")
 
     chance = 1 / len(MOTIONS)
     total = time.perf_counter() - began
@@ -102,7 +104,7 @@ def command(output: str, overwrite: bool, clips: int, stills: int, still_steps: 
     for name, title in titles.items():
         click.echo(f"{title:<36}{trained[name]:>9,}{100 * top1[name]:>7.1f} %{seconds[name]:>9.0f}")
     click.echo(f"{'chance':<36}{'':>9}{100 * chance:>7.1f} %")
-    click.echo(f"{held_out} held-out clips, {total:.0f} s in all; curves: {folder / 'curves.png'}")
+    click.echo(f"{held_out} held-out clips, {total:.0f} s in all; curves and mistakes: {folder / PAGE}")
     summary = {"aim_top1": top1["aim"], "frozen_top1": top1["frozen"], "chance": chance, "seconds": round(total, 1)}
     write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 

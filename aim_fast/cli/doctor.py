@@ -111,9 +111,12 @@ def _machine() -> dict[str, str]:
 
 def _precision() -> str:
     from aim_fast.training.devices import choose_device, choose_dtype
+    from aim_kernels.scaled_product import scaled_products_missing
 
     device = choose_device("auto")
-    return f"{str(choose_dtype('auto', device)).removeprefix('torch.')} on {device}"
+    missing = scaled_products_missing(device)
+    fp8 = f"no fp8: {missing}" if missing else "fp8" if device.type == "cuda" else "fp8 as float32 products"
+    return f"{str(choose_dtype('auto', device)).removeprefix('torch.')} on {device}; {fp8}"
 
 
 def _decoding() -> str:

@@ -23,8 +23,8 @@ FIELDS = (
         "method",
         "head",
     ),
-    *("dataset", "data_root", "accept_gaps", "frames", "interval", "views"),
-    *("random_views", "batch_size", "backend", "seed"),
+    *("dataset", "data_root", "shard_cache_gib", "accept_gaps", "frames", "interval", "views"),
+    *("random_views", "view_starts", "batch_size", "backend", "seed"),
 )
 
 

@@ -13,7 +13,7 @@ from aim_fast.cli.options import RecipeCommand, recipe_options, typed
 @click.option("--split", "splits", multiple=True, help="train, validation or test; the first two when not given")
 @click.option("--rebuild", is_flag=True, help="scan every file again")
 @click.option("--strict", is_flag=True, help="exit with status 2 when a video is missing or broken")
-@recipe_options(("dataset", "data_root", "accept_gaps", "workers"), defaults="fixed")
+@recipe_options(("dataset", "data_root", "multi_label", "shard_cache_gib", "accept_gaps", "workers"), defaults="fixed")
 def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any) -> int:
     """Scan a data set: frames, sizes and codecs of its videos; broken and missing ones by name.
 
@@ -26,15 +26,14 @@ def command(splits: tuple[str, ...], rebuild: bool, strict: bool, **options: Any
     from aim_fast.errors import DataError
     from aim_fast.training.recipe_file import load_recipe
 
-    recipe = load_recipe(None, typed(options))
-    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
+    data = load_recipe(None, typed(options)).data
+    dataset, root = chosen_dataset(data.dataset, data.data_root, data.shard_cache_gib)
+    how: dict[str, Any] = {"workers": data.workers, "accept_gaps": data.accept_gaps, "multi_label": data.multi_label}
     bad = 0
     if not splits:
-        same_classes(dataset, root)
+        same_classes(dataset, root, multi_label=data.multi_label)
     for split in splits or ("train", "validation"):
-        index = load_or_build_index(
-            dataset, root, split, workers=recipe.data.workers, rebuild=rebuild, accept_gaps=recipe.data.accept_gaps
-        )
+        index = load_or_build_index(dataset, root, split, rebuild=rebuild, **how)
         for line in index.summary(named=0):
             click.echo(line)
         for row in (*index.missing, *index.broken):

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from aim_fast.cli.options import words_of
 from aim_fast.models.heads import HEADS
@@ -23,7 +22,9 @@ from aim_fast.training.part_groups import or_list
     type=click.IntRange(1),
     help="frames a view; the published ones, or the model's own, when not given",
 )
-@click.option("--views", default=3, show_default=True, type=click.IntRange(1), help="views a video")
+@click.option(
+    "--views", type=click.IntRange(1), help="views a video; 3 when not given, or those of the published GFLOPs beside"
+)
 @click.option(
     "--dataset",
     "datasets",
@@ -46,7 +47,7 @@ def command(
     as_json: bool,
     parts: bool,
     frames: tuple[int, ...],
-    views: int,
+    views: int | None,
     datasets: tuple[str, ...],
     methods: tuple[str, ...],
     heads: tuple[str, ...],
@@ -54,7 +55,9 @@ def command(
 ) -> None:
     """Names, parameters, and multiply-adds of a video in billions (GFLOPs, as the literature counts them).
 
-    All models without NAME; open_clip:NAME and timm:NAME are models too.
+    All models without NAME, those of torchvision and of transformers, where it is installed, for one data set;
+    and what was published of others; open_clip:NAME and timm:NAME are models too. A NAME may have settings:
+    NAME,key=value.
 
     \b
     aim-fast models aim_vit_b16_clip open_clip:ViT-H-14 --frames 16
@@ -65,9 +68,7 @@ def command(
     from aim_fast.studies.model_table import TABLE_DATASETS, model_table, part_table
 
     if parts:
-        typed_views = click.get_current_context().get_parameter_source("views") is not ParameterSource.DEFAULT
-        asked = {"frames": frames, "dataset": datasets, "method": methods, "head": heads, **overrides}
-        asked["views"] = typed_views
+        asked = {"frames": frames, "views": views, "dataset": datasets, "method": methods, "head": heads, **overrides}
         if odd := [f"--{name.replace('_', '-')}" for name, value in asked.items() if value]:
             raise UsageError(f"--parts lists what can be combined, whatever {', '.join(odd)}: leave one of the two out")
         table = part_table(names)
@@ -75,7 +76,7 @@ def command(
         return
 
     if not names:
-        click.echo("counting every model takes half a minute; with names, those alone", err=True)
+        click.echo("counting every model takes a minute; with names, those alone", err=True)
     chosen = {name: value for name, value in overrides.items() if value is not None}
     rows = model_table(
         frames,
@@ -95,15 +96,42 @@ def command(
     ]
     width = max(len(label) for label in labels) + 1
     head = f"{'dataset':<12}{'frames':>7}{'views':>7}{'parameters':>14}{'trainable':>13}{'GFLOPs':>10}"
-    click.echo(f"{'model':<{width}}{head}  {'published GFLOPs, top-1'}")
+    click.echo(f"{'model':<{width}}{head}  published GFLOPs, top-1")
+    notes = {}
     for label, row in zip(labels, rows):
         published = row["published"] or {}
-        words = (published.get(key) for key in ("rung", "weights"))
-        beside = [str(published.get("gflops", "–")), str(published.get("top1", "–")), *filter(None, words)]
-        click.echo(
-            f"{label:<{width}}{row['dataset']:<12}{row['frames']:>7}{row['views']:>7}{row['params']:>14,}"
-            f"{row['trainable']:>13,}{row['gflops']:>10.1f}  " + (", ".join(beside) if published else "")
+        columns = (
+            ("frames", 7, ""),
+            ("views", 7, ""),
+            ("params", 14, ","),
+            ("trainable", 13, ","),
+            ("gflops", 10, ".1f"),
         )
+        figures = (f"{'–' if row[key] is None else format(row[key], form):>{size}}" for key, size, form in columns)
+        line = f"{label:<{width}}{row['dataset']:<12}{''.join(figures)}  {_published(published, label, row['frames'])}"
+        click.echo(line.rstrip() if row["params"] is None else line)
+        if "note" in published:
+            notes[published["name"], published["note"]] = f"{published['name']}: {published['note']}"
+    for note in notes.values():
+        click.echo(note)
+
+
+def _published(found: dict[str, Any], label: str, frames: int | None) -> str:
+    """What was printed of a row: GFLOPs of all views, top-1, and by their words what else there is."""
+    if not found:
+        return ""
+    gflops = f"{found['gflops_a_view']} a view" if "gflops_a_view" in found else found.get("gflops", "–")
+    forms = {"params": "{} M", "trainable": "{} M trained", "views": f"{found.get('printed_frames', frames)}x{{}}"}
+    words = [
+        str(gflops),
+        str(found.get("top1", "–")),
+        *(forms[key].format(found[key]) for key in forms if key in found),
+    ]
+    words += [found[key] for key in ("name", "rung", "weights") if key in found and found[key] != label]
+    if counted := found.get("counted"):
+        forms = {"params": "{} M", "trainable": "{} M trained", "gflops": "{} GFLOPs"}
+        words.append(f"counted: {', '.join(forms[key].format(value) for key, value in counted.items())}")
+    return ", ".join(words)
 
 
 def _parts(table: dict[str, dict[str, Any]]) -> str:
@@ -122,4 +150,4 @@ def _parts(table: dict[str, dict[str, Any]]) -> str:
 def _label(name: str, overrides: dict[str, Any]) -> str:
     """A row's name as ``aim-fast compare`` takes it: NAME,key=value."""
     settings = (f"{key}={value}" if value != [] else f"{key}=none" for key, value in overrides.items())
-    return ",".join([name, *settings]).replace(" ", "").replace("'", "")
+    return ",".join([name, *(setting.replace(" ", "").replace("'", "") for setting in settings)])

@@ -8,12 +8,13 @@ from typing import Any, Literal, get_args
 
 import click
 
-from aim_fast.errors import UsageError
 from aim_fast.models.words import split_words
 from aim_fast.training.part_groups import UNTOLD
 from aim_fast.training.recipe import FIELDS, GROUPS, group_of
-from aim_fast.training.recipe_file import read_fields, shipped_recipes
+from aim_fast.training.recipe_file import read_fields, shipped_recipes, typed, with_trunk
 from aim_fast.training.recipe_group import is_switch, kind_of
+
+__all__ = ["RUN_FIELDS", "RecipeCommand", "recipe_options", "trunk_option", "typed", "with_trunk", "words_of"]
 
 RUN_FIELDS = ("device", "precision", "workers")
 
@@ -122,21 +123,16 @@ def _option(name: str, defaults: str) -> Callable[[Callable], Callable]:
     return click.option(flag, name, metavar=metavar, **fixed)
 
 
+run_code_option = click.option(
+    "--run-code",
+    is_flag=True,
+    default=None,
+    help="open an export of format aoti, whose machine code then runs unchecked: one that you made",
+)
+
 trunk_option = click.option(
     "--trunk", metavar="NAME", help="a trunk, in place of --model: vit_b16_clip, timm:NAME, open_clip:NAME …"
 )
-
-
-def with_trunk(fields: dict[str, Any], trunk: str | None) -> dict[str, Any]:
-    """The fields, with what ``--trunk`` names as the model. Raises UsageError where both are named."""
-    if trunk and "model" in fields:
-        raise UsageError("--trunk and --model both name what is trained: keep one")
-    return fields | ({"model": trunk} if trunk else {})
-
-
-def typed(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were typed."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def words_of(values: Iterable[str]) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from aim_fast.cli.options import RecipeCommand, recipe_options, trunk_option, typed, with_trunk
+from aim_fast.cli.options import RecipeCommand, recipe_options, trunk_option
 
 
 @click.command("train", cls=RecipeCommand)
@@ -25,7 +24,9 @@ from aim_fast.cli.options import RecipeCommand, recipe_options, trunk_option, ty
 @trunk_option
 @click.option("--quiet", is_flag=True, help="no progress on stderr")
 @recipe_options()
-def command(recipe: str | None, resume: str | None, trunk: str | None, quiet: bool, **options: Any) -> None:
+def command(
+    recipe: str | None, resume: Literal["yes", "auto"] | None, trunk: str | None, quiet: bool, **options: Any
+) -> None:
     """Train adapters on a frozen image Transformer.
 
     \b
@@ -35,38 +36,20 @@ def command(recipe: str | None, resume: str | None, trunk: str | None, quiet: bo
     torchrun --nproc-per-node 8 -m aim_fast train ...
     torchrun --nproc-per-node 8 --max-restarts 3 -m aim_fast train ... --resume auto
     """
-    from aim_fast.training.recipe_file import load_recipe
-    from aim_fast.training.recipe_model import check_model_fields
-    from aim_fast.training.run_folder import RECIPE, absolute_paths
+    from aim_fast.api import train
 
-    fields = with_trunk(typed(options), trunk)
-    output = fields.get("output")
-    if resume and recipe is None and output and (Path(output) / RECIPE).is_file():
-        resolved = load_recipe(Path(output) / RECIPE, fields)
-    else:
-        resolved = load_recipe(recipe, fields)
-    if resolved.run.output is None:
-        data = resolved.data
-        head = resolved.model.head if resolved.model.head != "linear" else None
-        words = [data.dataset, resolved.model.model.replace("/", "_"), resolved.model.method, head]
-        resolved = resolved.replace(output=f"runs/{'-'.join(filter(None, words))}-{data.frames}f")
-
-    from aim_fast.training.loop import train
-
-    check_model_fields(resolved.model.model, fields, resolved.model.head, resolved.model.method)
-    # decided before the processes join, and so before the first one can write the file that decides it
-    resumes = resume == "yes" or (resume == "auto" and (Path(resolved.run.output or "") / RECIPE).is_file())
-    result = train(absolute_paths(resolved), resume=resumes, quiet=quiet)
+    result = train(recipe, resume=resume, trunk=trunk, quiet=quiet, **options)
     if not result.first:  # one process speaks for all
         return
     if result.stopped:
         click.echo(
-            f"{result.folder}: stopped by SIGTERM after step {result.step} and saved; "
+            f"{result.folder}: stopped by {result.cause} after step {result.step} and saved; "
             f"go on with `aim-fast train --output {result.folder} --resume`"
         )
         return
-    last = result.last
-    click.echo(
-        f"{result.folder}: top-1 {100 * last['top1']:.1f} %, top-5 {100 * last['top5']:.1f} % on "
-        f"{last['videos']} videos (best top-1 {100 * result.best_top1:.1f} %)"
-    )
+    last, best = result.last, 100 * result.best_top1
+    if "map" in last:
+        scores, best_of = f"mAP {100 * last['map']:.1f} %", "mAP"
+    else:
+        scores, best_of = f"top-1 {100 * last['top1']:.1f} %, top-5 {100 * last['top5']:.1f} %", "top-1"
+    click.echo(f"{result.folder}: {scores} on {last['videos']} videos (best {best_of} {best:.1f} %)")

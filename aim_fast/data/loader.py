@@ -14,9 +14,9 @@ it is counted and named, and the run goes on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import get_args
 
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from aim_fast.cores import default_workers
+from aim_fast.data.batch import Batch, DataCounts
 from aim_fast.data.choices import ReadOrder
 from aim_fast.data.copies.frame_cache import FrameCache
 from aim_fast.data.index.rows import Index, Row
@@ -32,7 +33,9 @@ from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
 from aim_fast.data.pixels.decoded_boxes import decoded_boxes
 from aim_fast.data.pixels.route import Router
 from aim_fast.data.plan.augmentation import Augmentation
-from aim_fast.data.plan.clip_plan import ClipPlan, epoch_order, plan_clip, replacement_draw
+from aim_fast.data.plan.balanced_order import training_order
+from aim_fast.data.plan.clip_plan import ClipPlan, plan_clip, replacement_draw
+from aim_fast.data.plan.mirrored import mirrored_classes
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.data.plan.shard_order import shard_order
 from aim_fast.data.prefetch import Prefetcher
@@ -42,48 +45,6 @@ from aim_fast.data.video.source import held_bytes, tar_member
 from aim_fast.errors import DataError, UsageError
 
 __all__ = ["Batch", "ClipLoader", "DataCounts"]
-
-
-@dataclass(slots=True)
-class Batch:
-    """One process's share of a global batch.
-
-    Attributes:
-        frames: uint8 [B, T, S, S, 3] RGB, on the loader's device, safe to keep.
-        labels: int64 [B], on the device; -1 where the split has no labels.
-        indices: int64 [B], row of the index that each place is about (of the clip that is shown, in training).
-        weights: float32 [B], on the device; 0 for padding and for clips that an evaluation must leave out.
-        views: int64 [B], evaluation view, 0 in training.
-    """
-
-    frames: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
-    weights: torch.Tensor
-    views: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(slots=True)
-class DataCounts:
-    """What was wrong with the data, so far.
-
-    Attributes:
-        broken, missing: clips of the split that the index cannot use.
-        failed: clips that the index could use and that failed since.
-        replaced: places of training batches that were given to another clip.
-        short: healthy clips with fewer frames than T, which repeat frames.
-        names: path -> reason, of the failed ones.
-    """
-
-    broken: int = 0
-    missing: int = 0
-    failed: int = 0
-    replaced: int = 0
-    short: int = 0
-    names: dict[str, str] = field(default_factory=dict)
 
 
 _DECODING = 2**29  # bytes that files being decoded may hold together
@@ -101,7 +62,8 @@ class _Place:
     shown: int
     row: Row
     plan: ClipPlan
-    pixels: Future[np.ndarray] | None = None
+    sample: int  # of those that the clip has in the batch
+    pixels: Future[list[np.ndarray]] | None = None  # of all of them
     encoded: Future[np.ndarray | None] | None = None
 
 
@@ -111,7 +73,7 @@ class ClipLoader:
     Args:
         index: of the split, from ``load_or_build_index``.
         train: draw clips and augment, in shuffled order; else every view of every healthy clip in order.
-        batch_size: B, clips a batch of this process.
+        batch_size: clips a batch of this process; with an augmentation of n repeats B is n times as many samples.
         img_size: S, side of the square frames.
         num_frames: T; or give ``sampling``, which holds T and how frames are taken.
         augmentation: of training; None for a random resized crop and nothing else.
@@ -123,6 +85,7 @@ class ClipLoader:
             decodes and PyAV for the rest.
         prefetch: finished batches held ready.
         cache: decoded frames of this index, which are taken instead of the videos of the clips that it holds.
+        balanced: of training; every class comes equally often (see ``aim_fast.data.plan.balanced_order``).
         read_order: of training; "shuffled" draws every clip from the whole set, "shards" reads whole shards one after
             another, for disks that are slow at random access (see ``aim_fast.data.plan.shard_order``).
 
@@ -148,6 +111,7 @@ class ClipLoader:
         decoder: str = "auto",
         prefetch: int = 2,
         read_order: str = "shuffled",
+        balanced: bool = False,
         cache: FrameCache | None = None,
     ) -> None:
         if sampling is None:
@@ -166,9 +130,12 @@ class ClipLoader:
                 f"read order shards needs tar shards, which {index.dataset} has not: make some by aim-fast shard"
             )
         self.index, self.train, self.batch_size, self.img_size = index, train, batch_size, img_size
-        self.cache = cache
+        self.cache, self.balanced = cache, balanced
         self.sampling, self.seed, self.rank, self.world, self.read_order = sampling, seed, rank, world, read_order
         self.augmentation = (augmentation or Augmentation()) if train else None
+        self.repeats = self.augmentation.repeats if self.augmentation else 1
+        swaps = self.augmentation is not None and self.augmentation.flip_labels
+        self._mirrored = mirrored_classes(index.classes) if swaps else None
         self.device = torch.device(device)
         self.workers = workers or default_workers()
         self.counts = self._counted()
@@ -177,7 +144,7 @@ class ClipLoader:
             index,
             decoder=decoder,
             device=self.device,
-            batch_size=batch_size,
+            batch_size=batch_size * self.repeats,
             img_size=img_size,
             num_frames=sampling.num_frames,
             augmentation=self.augmentation,
@@ -240,8 +207,9 @@ class ClipLoader:
             order, counts = shard_order(self._archives(), self.seed, epoch, self.world, self.batch_size)
             return order, np.zeros_like(order), counts.astype(np.float32)
         if self.train:
-            order = epoch_order(len(self.index), self.seed, epoch)
-            return order, np.zeros_like(order), np.ones(len(order), np.float32)
+            order, times = training_order(self.index, self.balanced, self.seed, epoch)
+            drawn = self.augmentation is not None and not self.augmentation.none
+            return order, times * self.repeats * drawn, np.ones(len(order), np.float32)
         views, count = self.sampling.views, len(self._healthy)
         return (
             np.repeat(self._healthy, views),
@@ -284,10 +252,12 @@ class ClipLoader:
     def _begin(self, number: int, epoch: int, rows: np.ndarray, views: np.ndarray, weights: np.ndarray) -> list[_Place]:
         first, count = (number * self.world + self.rank) * self.batch_size, len(rows)
         places = [(at % count, at < count) for at in range(first, first + self.batch_size)]
-        return [self._filled(int(rows[i]), int(views[i]), float(weights[i]) * new, epoch) for i, new in places]
+        each = [self._samples(int(rows[i]), int(views[i]), float(weights[i]) * new, epoch) for i, new in places]
+        return [place for samples in each for place in samples]
 
-    def _filled(self, index: int, view: int, weight: float, epoch: int) -> _Place:
-        """The place with its own clip, or where that is broken with the first of its replacements that is not."""
+    def _samples(self, index: int, view: int, weight: float, epoch: int) -> list[_Place]:
+        """The places of a clip, as many as it has samples, of equal weight: with the clip itself, or where that is
+        broken with the first of its replacements that is not."""
         row, shown, attempt = self._current(index), index, 0
         while not row.healthy:
             if attempt == _ATTEMPTS:
@@ -298,11 +268,23 @@ class ClipLoader:
             shown = self.replacement(index, epoch, attempt)
             row = self._current(shown)
             attempt += 1
-        height, width = row.display_size
+        plans = [self._plan(row, index, view + sample, epoch) for sample in range(self.repeats)]
+        pixels = encoded = None
+        if self.cache is not None and shown in self.cache and row is self.index.rows[shown]:
+            pixels = self._pool.submit(self._cached_boxes, self.cache, shown, plans)
+        elif self.router.takes_pixels(row):
+            pixels = self._pool.submit(self._decoded_boxes, row, plans)
+        elif tar_member(row.path):
+            encoded = self._pool.submit(held_bytes, row.path)
+        return [
+            _Place(index, view + sample, weight / self.repeats, shown, row, plan, sample, pixels, encoded)
+            for sample, plan in enumerate(plans)
+        ]
+
+    def _plan(self, row: Row, index: int, view: int, epoch: int) -> ClipPlan:
         plan = plan_clip(
             row.frames,
-            height,
-            width,
+            *row.display_size,
             sampling=self.sampling,
             augmentation=self.augmentation,
             img_size=self.img_size,
@@ -311,27 +293,24 @@ class ClipLoader:
             index=index,
             view=view,
         )
-        place = _Place(index, view, weight, shown, row, plan)
-        if self.cache is not None and shown in self.cache and row is self.index.rows[shown]:
-            place.pixels = self._pool.submit(self.cache.box, shown, plan, self.img_size)
-        elif self.router.takes_pixels(row):
-            place.pixels = self._pool.submit(self._decoded_box, row, plan)
-        elif tar_member(row.path):
-            place.encoded = self._pool.submit(held_bytes, row.path)
-        return place
+        if plan.flip and self._mirrored is not None and self._mirrored[row.label] < 0:
+            return replace(plan, flip=False)
+        return plan
 
     def _input(self, places: list[_Place], at: int, epoch: int) -> ClipInput:
         """The pipeline's input for one place, which gets another clip as long as PyAV fails on the one it has."""
         while True:
             place = places[at]
             try:
-                pixels = place.pixels.result() if place.pixels is not None else None
+                pixels = place.pixels.result()[place.sample] if place.pixels is not None else None
                 encoded = place.encoded.result() if place.encoded is not None else None
             except DataError as error:
                 self._fails(place.shown, replace(place.row, error=str(error)))
-                places[at] = self._filled(place.index, place.view, place.weight, epoch)
+                view, weight = place.view - place.sample, place.weight * self.repeats
+                places[at] = self._samples(place.index, view, weight, epoch)[place.sample]
                 continue
-            return ClipInput(place.plan, place.row.path, pixels, encoded)
+            size = (place.row.height, place.row.width)
+            return ClipInput(place.plan, place.row.path, pixels, encoded, size)
 
     def _current(self, index: int) -> Row:
         """The row as its file is now: a file that changed since the scan is scanned again before it is decoded."""
@@ -348,9 +327,12 @@ class ClipLoader:
                 self._fails(index, row)
         return row
 
-    def _decoded_box(self, row: Row, plan: ClipPlan) -> np.ndarray:
+    def _decoded_boxes(self, row: Row, plans: Sequence[ClipPlan]) -> list[np.ndarray]:
         with self._room.taken(_FRAMES_HELD * 3 * row.height * row.width):
-            return decoded_boxes(row.path, [plan], self.img_size, seek=row.seekable)[0]
+            return decoded_boxes(row.path, plans, self.img_size, seek=row.seekable)
+
+    def _cached_boxes(self, cache: FrameCache, index: int, plans: Sequence[ClipPlan]) -> list[np.ndarray]:
+        return [cache.box(index, plan, self.img_size) for plan in plans]
 
     def _fails(self, index: int, row: Row) -> None:
         """Remember that this file, as it is now, is of no use."""
@@ -380,11 +362,18 @@ class ClipLoader:
             weights = [0.0 if other else place.weight for place, other in zip(places, shown)]
         return Batch(
             frames,
-            torch.tensor([place.row.label for place in places], device=self.device),
+            self._labels(places),
             torch.tensor([place.shown if self.train else place.index for place in places]),
             torch.tensor(weights, device=self.device),
             torch.tensor([place.view for place in places]),
         )
+
+    def _labels(self, places: list[_Place]) -> torch.Tensor:
+        labels = self.index.targets(place.row for place in places)
+        if self._mirrored is not None:  # of one label a clip
+            flipped = np.array([place.plan.flip for place in places])
+            labels = np.where(flipped, np.asarray(self._mirrored)[labels], labels)
+        return torch.from_numpy(labels).to(self.device)
 
 
 def _used_here(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -10,12 +10,11 @@ own block's parts. A method may come between: ``before`` changes z, ``change`` t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError
@@ -27,6 +26,7 @@ from aim_kernels.layer_norm import layer_norm
 from aim_kernels.memory import run_again
 from aim_kernels.modules import AIMBlock
 from aim_kernels.precision import compute_dtype
+from aim_kernels.scaled_product import frozen_linear
 from aim_kernels.spatial_adaptation import spatial_adaptation
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.spatial_readout import spatial_readout
@@ -35,6 +35,7 @@ from aim_kernels.trained_trunk import mlp_branch, mlp_of
 
 Before = Callable[[Tensor], Tensor]  # z [B, T, N, D] to itself
 Change = Callable[[Tensor, Tensor], Tensor]  # (z, packed qkv [B, T, N, 3D]) to packed qkv
+Seen = Callable[[Tensor], object]  # is given the packed qkv [B, T, N, 3D] that the attention reads
 
 
 def dropped(branch: Tensor, drop: Tensor | None) -> Tensor:
@@ -108,6 +109,7 @@ class FrozenBlock(AIMBlock):
         cls_only: bool = False,
         before: Before | None = None,
         change: Change | None = None,
+        seen: Seen | None = None,
     ) -> Tensor:
         """The frozen attention over space or time, and the norm before it; no residual is added.
 
@@ -119,19 +121,23 @@ class FrozenBlock(AIMBlock):
         else:
             z = norm_reference(x, *norm, self.eps)
         z = z if before is None else before(z)
-        qkv = F.linear(z, attention.qkv_weight, attention.qkv_bias)
+        qkv = frozen_linear(z, attention.qkv_weight, attention.qkv_bias, self.scaled.qkv)
         qkv = self._turned(qkv if change is None else change(z, qkv), over_space=not over_time)
+        if seen is not None:
+            seen(qkv)
         found = attention_over(qkv, self, over_time)
-        return F.linear(found[:, :, :1] if cls_only else found, attention.out_weight, attention.out_bias)
+        found = found[:, :, :1] if cls_only else found
+        return frozen_linear(found, attention.out_weight, attention.out_bias, self.scaled.out)
 
     def expand(self, x: Tensor, memory: Memory = "fast", before: Before | None = None) -> Tensor:
         """The frozen MLP, and the norm before it; no residual is added."""
         norm, mlp = self.mlp_weights()
         if self.backend == "fused":
             if before is None:
-                return mlp_branch(x, norm, mlp, activation=self.activation, eps=self.eps, memory=memory)
+                how: dict[str, Any] = {"activation": self.activation, "eps": self.eps, "memory": memory}
+                return mlp_branch(x, norm, mlp, **how, scaled=self.scaled)
             y = before(layer_norm(x, *norm, self.eps, compute_dtype(x, mlp.fc_weight)))
-            return mlp_of(y, mlp, self.activation, memory)
+            return mlp_of(y, mlp, self.activation, memory, self.scaled)
         y = norm_reference(x, *norm, self.eps)
         return mlp_reference(y if before is None else before(y), mlp, self.activation)
 
@@ -141,14 +147,16 @@ class FrozenBlock(AIMBlock):
             return (x[:, :, :1] if cls_only else x) + self.attend(x, cls_only=cls_only)
         frozen = (*self.attention_weights(), self.num_heads)
         if cls_only:
-            return spatial_readout(x, *frozen, None, self.eps, **self._scores())
-        return spatial_adaptation(x, *frozen, None, self.eps, memory, self.attention_backend, **self._scores())
+            return spatial_readout(x, *frozen, None, self.eps, **self._scores(), scaled=self.scaled)
+        how = (self.eps, memory, self.attention_backend)
+        return spatial_adaptation(x, *frozen, None, *how, **self._scores(), scaled=self.scaled)
 
     def expanded(self, x: Tensor, memory: Memory = "fast") -> Tensor:
         """``x + expand(x)``."""
         if self.backend != "fused" or not self.plain_mlp:
             return x + self.expand(x, memory)
-        return joint_adaptation(x, *self.mlp_weights(), activation=self.activation, eps=self.eps, memory=memory)
+        how: dict[str, Any] = {"activation": self.activation, "eps": self.eps, "memory": memory}
+        return joint_adaptation(x, *self.mlp_weights(), **how, scaled=self.scaled)
 
     def _turned(self, qkv: Tensor, over_space: bool) -> Tensor:
         """Packed ``[B, T, N, 3D]`` with what the trunk does to queries and keys."""
@@ -157,3 +165,19 @@ class FrozenBlock(AIMBlock):
     def _scores(self) -> dict[str, Any]:
         """What the trunk does to the scores of the attention over space, as its operators take it."""
         return {}
+
+
+class Transformer(nn.Module):
+    """The blocks in a row, as CLIP names them."""
+
+    resblocks: Sequence[Any]
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(blocks)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Blocks ``start`` to ``stop`` - 1 of ``x`` [B, T, N, D]."""
+        for number in range(start, stop):
+            x = self.resblocks[number](x)
+        return x

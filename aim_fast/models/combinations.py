@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aim_fast.errors import UsageError
-from aim_fast.models.heads import HEADS
+from aim_fast.models.heads import HEADS, OF_METHODS
 from aim_fast.models.promptclip import PromptCLIP
 from aim_fast.models.registry import check_part, find_entry, list_methods
 
@@ -43,7 +43,7 @@ def combinations(
         except UsageError as error:
             refused.append(Refusal(parts, str(error)))
             continue
-        if entry.model is PromptCLIP:  # a model of its own head
+        if entry.model is PromptCLIP or entry.method in OF_METHODS:  # with a head of their own
             parts.pop("head", None)
         if parts not in found:
             found.append(parts)

@@ -7,7 +7,7 @@ from typing import Any
 
 from aim_fast.models.entry import Entry
 from aim_fast.models.frame_model import FrameModel
-from aim_fast.models.heads import HEADS
+from aim_fast.models.heads import ALL_HEADS
 from aim_fast.models.methods import METHODS
 from aim_fast.models.record import About, Clips, Record
 from aim_fast.models.video_model import VideoModel
@@ -16,8 +16,10 @@ from aim_fast.models.video_model import VideoModel
 def records_of(entry: Entry) -> tuple[type[Record], ...]:
     """The kinds of records that the model is made of, in its order."""
     if issubclass(entry.model, FrameModel):
-        return (entry.model.trunk_record, METHODS[entry.method], HEADS[entry.head], Clips)
-    return (entry.model.record,)  # type: ignore[attr-defined]
+        return (entry.model.trunk_record, METHODS[entry.method], ALL_HEADS[entry.head], Clips)
+    if entry.record is None:
+        return (entry.model.record,)  # type: ignore[attr-defined]
+    return (entry.record, *((ALL_HEADS[entry.head],) if entry.method == "probe" else ()))
 
 
 def arguments_of(entry: Entry) -> dict[str, Any]:

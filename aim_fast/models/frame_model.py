@@ -10,9 +10,9 @@ Shapes: B clips, T frames, N tokens a frame, D = embed_dim.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +25,12 @@ from aim_fast.models.head import Head
 from aim_fast.models.headed import Headed
 from aim_fast.models.method import Method
 from aim_fast.models.record import Clips
+from aim_fast.models.side import SideNetwork
 from aim_fast.models.trunk import PlainTrunk, Trunk
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 from aim_kernels.choices import Activation, BlockBackend
+from aim_kernels.formed_together import formed_together
 from aim_kernels.modules import Adapter
 
 # The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
@@ -54,6 +56,7 @@ class FrameModel(Headed):
     lowest: int  # number of the lowest block in or below which something trains; depth where only the tail does
     temporal_embedding: Tensor
     ln_post: nn.LayerNorm
+    side: SideNetwork | None  # what the method has beside the trunk
 
     def __init__(self, trunk: Trunk, method: Method, head: Head, clips: Clips) -> None:
         mean, std = check_normalisation(trunk.mean, trunk.std)
@@ -66,8 +69,12 @@ class FrameModel(Headed):
         self.method, self.reader = method, head
         self.classifier_std = method.classifier_std
         self.lowest, self.moves_time = method.lowest(trunk.depth), method.moves_time(trunk.depth)
+        self.side = None
         self.make_trunk()
-        time = torch.empty(1, clips.num_frames, trunk.embed_dim)
+        self.side = method.network(self)
+        self.stores_layers = self.side is not None and self.lowest == 0
+        self.joint = self.side is not None and self.side.joint
+        time = torch.empty(1, self.trunk_frames, trunk.embed_dim)
         if method.over_time:
             self.temporal_embedding = nn.Parameter(time)
         else:
@@ -109,11 +116,21 @@ class FrameModel(Headed):
 
     @property
     def feature_dim(self) -> int:  # type: ignore[override]
+        return self.frame_dim if self.side is None else self.side.feature_dim
+
+    @property
+    def trunk_frames(self) -> int:
+        """T: of a clip's frames those that the trunk sees."""
+        return self.num_frames // self.method.frame_step
+
+    @property
+    def frame_dim(self) -> int:
+        """Channels of what :meth:`pool` gives of a frame."""
         return self.embed_dim
 
     @property
     def config(self) -> dict[str, Any]:
-        head = {} if self.reader.name == "linear" else {"head": self.reader.name}
+        head = {} if self.reader.name in ("linear", self.method.name) else {"head": self.reader.name}
         return super().config | {"method": self.method.name} | head
 
     def block_arguments(self, number: int) -> dict[str, Any]:
@@ -140,22 +157,40 @@ class FrameModel(Headed):
             return
         self.reset_trunk()
         nn.init.zeros_(self.temporal_embedding)
+        if self.side is not None:
+            self.side.reset_parameters()
         self.reader.reset(self)
 
     def freeze(self) -> None:
         for name, parameter in self.named_parameters():
             of_head = name.startswith(self.reader.own)
             unread = self.reader.reads_tokens and name.startswith(self.pooling)
-            trains = self.reader.trained if of_head else self.method.trains(name, self.last_norm) and not unread
+            trains = self.reader.trains(name) if of_head else self.method.trains(name, self.last_norm) and not unread
             parameter.requires_grad_(trains)
 
     def is_adaptation(self, name: str) -> bool:
-        return self.method.is_own(name) or (self.reader.trained and name.startswith(self.reader.own))
+        return self.method.is_own(name) or self._of_head(name)
 
     def published_name(self, name: str) -> str:
         return self.method.published_name(name) or super().published_name(name)
 
+    def part_of(self, name: str) -> str:
+        return "head" if self._of_head(name) else "method" if self.method.is_own(name) else "trunk"
+
+    def _of_head(self, name: str) -> bool:
+        return name.startswith(self.reader.own) and self.reader.adds(name)
+
+    @property
+    def decayed_layers(self) -> Sequence[Any]:
+        return self.row
+
+    @property
+    def lr_factors(self) -> Mapping[str, float]:
+        return self.method.lr_factors
+
     def no_weight_decay(self) -> set[str]:
+        if self.method.decays_all:
+            return set()
         own = {name for name, _ in self.trainable_parameters() if self.method.undecayed(name)}
         return super().no_weight_decay() | own
 
@@ -222,39 +257,58 @@ class FrameModel(Headed):
         """Clips, or what :meth:`forward_bottom` made of them, to what the head reads.
 
         That is of each frame its normalised feature, ``[B, T, D]``, or its tokens, ``[B, T, N, D]``; under a method
-        that averages frames before the last norm, ``[B, 1, D]``.
+        that averages frames before the last norm, or has a network beside the trunk, ``[B, 1, D]``.
         """
-        if list(x.shape[1:]) == self.bottom_shape:  # stored, perhaps in half precision
-            return self.forward_top(x.to(self.projection.weight.dtype))
-        return self.forward_top(self.forward_bottom(x))
+        if self.side is not None and x.ndim == 2:
+            return self.side.from_stored(self, x)
+        stored = list(x.shape[1:]) == self.bottom_shape  # perhaps in half precision
+        tokens = x.to(self.projection.weight.dtype) if stored else self.forward_bottom(x)
+        return self.forward_top(tokens) if self.side is None else self.side(self, tokens, x)
 
     @property
     def bottom_shape(self) -> list[int]:
         """[T, N, D] of what :meth:`forward_bottom` makes of a clip."""
         tokens = 1 if self.lowest == self.depth and not self.reader.reads_tokens else self.num_tokens
-        return [self.num_frames, tokens, self.embed_dim]
+        return [self.trunk_frames, tokens, self.embed_dim]
 
     def forward_bottom(self, x: Tensor) -> Tensor:
         """Clips to the input of block ``lowest``, [B, T, N, D]; the pooled token alone, N = 1, where no block is left.
 
         Nothing in it trains where ``lowest`` is above 0, so it keeps nothing for backward and can be cached.
         """
+        if (step := self.method.frame_step) > 1:
+            self.check_clips(x)
+            x = x[:, ::step] if x.dtype == torch.uint8 else x[:, :, ::step]
         tokens = self.run(self.embed(x), 0, self.lowest)
         pooled = self.lowest == self.depth and not self.reader.reads_tokens
         return self.pool(tokens)[:, :, None] if pooled else tokens
 
     def frozen_features(self, x: Tensor) -> Tensor:
-        """:meth:`forward_bottom`, where nothing in it trains; else UsageError."""
+        """:meth:`forward_bottom`, where nothing in it trains, or what the network beside the trunk reads of it and of
+        all blocks above, [B, E], where the model ``stores_layers``; else UsageError."""
+        if self.side is not None and self.stores_layers:
+            return self.side.store(self, self.forward_bottom(x), x)
         if self.lowest == 0:
             use = "--adapters none, or --adapter-layers top or a list without block 0, and not --temporal-place stem"
             if self.method.name != "aim":
-                use = f"--method probe, for {self.method.name} trains the first block too"
+                reads = f"--cache-layers all, for {self.method.name} reads all blocks"
+                use = reads if self.side else f"--method probe, for {self.method.name} trains the first block too"
             raise UsageError(f"nothing below the first trained block can be stored: use {use}")
         return self.forward_bottom(x)
+
+    def store_layers(self, which: Literal["lower", "all"]) -> None:
+        if self.side is None:
+            raise UsageError(
+                f"--cache-layers is of networks beside a trunk, and {self.method.name} has none: leave it out"
+            )
+        self.stores_layers = which == "all"
 
     @property
     def frozen_part(self) -> str:  # type: ignore[override]
         """What :meth:`frozen_features` are."""
+        if self.side is not None and self.stores_layers:
+            blocks = f"blocks {self.lowest} to {self.depth - 1} of {self.depth}"
+            return f"what {self.method.name} reads of {blocks}" + (", and pixels" if self.side.reads_pixels else "")
         whole = self.lowest == self.depth and self.reader.reads_tokens  # another head has one pooled token there
         return f"input of block {self.lowest} of {self.depth}" + (", all tokens" if whole else "")
 
@@ -263,14 +317,15 @@ class FrameModel(Headed):
         if self.moves_time:
             tokens = tokens + self.temporal_embedding[:, :, None]
         if self.reader.reads_tokens:
-            return self.finish_tokens(self.run(tokens, self.lowest, self.depth))
+            tokens = self.run(tokens, self.lowest, self.depth)
+            return self.finish_tokens(tokens) if self.reader.normed else tokens
         stored = self.lowest == self.depth
         pooled = tokens[:, :, 0] if stored else self.pool(self.run(tokens, self.lowest, self.depth))
         return self.finish(pooled.mean(1, keepdim=True) if self.method.mean_first else pooled)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """The last block's output ``[B, T, N, D]`` to one feature a frame, ``[B, T, D]``: its CLS token."""
-        return tokens[:, :, 0]
+        return tokens.squeeze(2) if tokens.shape[2] == 1 else tokens[:, :, 0]  # back from which there are zeros to fill
 
     def finish(self, pooled: Tensor) -> Tensor:
         """The feature of each frame, normalised: ``[B, T, D]`` to itself."""
@@ -290,21 +345,39 @@ class FrameModel(Headed):
 
         Of the last block only [B, T, 1, D] where no more of it is read.
         """
-        for number in range(start, stop):
-            block, last = self.row[number], number == self.depth - 1
-            tokens = block(tokens, cls_only=last and self.pools_cls and not self.reader.reads_tokens)
+        with formed_together(self.row[start:stop], tokens):
+            for number in range(start, stop):
+                block, last = self.row[number], number == self.depth - 1
+                tokens = block(tokens, cls_only=last and self.pools_cls and not self.reader.reads_tokens)
         return tokens
 
-    def forward_head(self, features: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *inputs: Tensor) -> Tensor:
+        """Clips to logits ``[B, num_classes]``, or with :meth:`step_inputs` to what :meth:`losses` takes."""
+        return self.forward_head(self.forward_features(x), *inputs)
+
+    def forward_head(self, features: Tensor, *inputs: Tensor) -> Tensor:
         """What :meth:`forward_features` gives to logits ``[B, num_classes]``."""
-        return self.reader.logits(self, features)
+        return self.reader.logits(self, features, *inputs)
+
+    @property
+    def pairs_clips(self) -> bool:  # type: ignore[override]
+        return self.reader.pairs_clips
+
+    def step_inputs(self, labels: Tensor, draws: Tensor) -> tuple[Tensor, ...]:
+        return self.reader.step_inputs(self, labels, draws)
+
+    def losses(self, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+        if self.pairs_clips:
+            return self.reader.losses(logits, labels, weights)
+        return super().losses(logits, labels, weights, smoothing)
 
     def patch_tokens(self, x: Tensor) -> Tensor:
         """Patch embedding ``[B, T, (H/p)(W/p), D]`` as one product over flattened patches, faster than the convolution.
 
         For uint8 the normalisation is folded into it: W·((x − mean)/std) = (W/std)·(x − 128) + Σ (W/std)·(128 − mean).
         """
-        b, t = self.check_clips(x), self.num_frames
+        t = self.trunk_frames
+        b = self.check_clips(x, t)
         p, grid, weight = self.patch_size, self.img_size // self.patch_size, self.projection.weight
         bias = self.projection.bias
         if x.dtype == torch.uint8:

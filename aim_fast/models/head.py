@@ -8,9 +8,9 @@ record is what ``--help`` is made of.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aim_fast.errors import UsageError
 from aim_fast.models.record import Record, argument
@@ -30,12 +30,22 @@ class Head(Record, ABC):
     name: ClassVar[str] = ""
     line: ClassVar[str] = ""  # what it is, for a list
     reads_tokens: ClassVar[bool] = False  # all tokens of the last block, [B, T, N, D], not one feature a frame
+    normed: ClassVar[bool] = True  # whether the tokens it reads went through the trunk's last norm
     takes_class_names: ClassVar[bool] = False
+    pairs_clips: ClassVar[bool] = False  # whether its loss compares the clips of a batch with each other
     own: ClassVar[tuple[str, ...]] = ("fc_cls.",)  # what the names of its tensors begin with
     trained: ClassVar[bool] = True  # whether they train; what is not trained belongs to the image model
     alike: ClassVar[bool] = True
 
     num_classes: int = 400
+
+    def adds(self, name: str) -> bool:
+        """Whether a tensor of :attr:`own` is what adaptation added; else it is the image model's."""
+        return self.trained
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter of :attr:`own` trains."""
+        return self.adds(name)
 
     @abstractmethod
     def make(self, model: Headed) -> None:
@@ -48,9 +58,23 @@ class Head(Record, ABC):
     def logits(self, model: Headed, features: Tensor) -> Tensor:
         """Features ``[B, T, D]``, or ``[B, T, N, D]``, to logits ``[B, num_classes]``."""
 
+    def step_inputs(self, model: Headed, labels: Tensor, draws: Tensor) -> tuple[Tensor, ...]:
+        """What :meth:`logits` takes beside features in a training step, see ``VideoModel.step_inputs``."""
+        return ()
+
+    def losses(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """The loss of each clip ``[B]``, weighted, of a head that ``pairs_clips``."""
+        raise NotImplementedError
+
     def fit(self, model: Headed, fit: Fit, file: WeightsFile, source: str) -> Fit:
         """What a file gives the model beside its trunk and what was put on it, which ``fit`` has."""
         return fit
+
+    @classmethod
+    def told(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+        """The arguments of which a checkpoint's tensors, bare or as its authors name them, tell. Raises WeightsError
+        where what it reads is not there."""
+        return {}
 
     def of_trunk(self, file: WeightsFile) -> WeightsFile:
         """The file without what belongs to the head and would be taken for the trunk's."""

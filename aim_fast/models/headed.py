@@ -15,7 +15,7 @@ class Headed(VideoModel):
 
     feature_dim: int  # D, of a frame's feature
     num_heads: int  # of the trunk
-    classifier_std: float = 0.01  # of the classifier's initial weights
+    classifier_std: float | None = 0.01  # of the classifier's initial weights; None for torch's own
     head_dropout: float
     dropout: torch.nn.Dropout
     fc_cls: torch.nn.Linear
@@ -24,8 +24,22 @@ class Headed(VideoModel):
     attentive_pool: torch.nn.Module
     attentive_time: torch.nn.Parameter
     text: Any
+    mit: Any
+    prompts_visual_ln: Any
+    prompts_visual_proj: Any
+    prompts_generator: Any
+    fusion: Any
     class_embeddings: Tensor
+    text_ids: Tensor  # tokens of the texts that a text tower which trains reads
+    texts_told: tuple[str, ...]  # the class names that they are of
+    texts_version: int  # of the text tower that class_embeddings are of
+    joint: bool = False  # whether features are in the space of both towers without a projection of the head's
     stale: bool  # whether class_embeddings are to be made again
+
+    @property
+    def time_slots(self) -> int:
+        """T of the features that the head reads: of frames, or of pairs of them."""
+        return self.num_frames
 
     def make_classifier(self, width: int, classes: int, dropout: float) -> None:
         """Gives the model ``dropout`` and ``fc_cls``."""
@@ -34,6 +48,8 @@ class Headed(VideoModel):
 
     def reset_classifier(self) -> None:
         """Initialises ``fc_cls`` as the method's authors do."""
+        if self.classifier_std is None:
+            return self.fc_cls.reset_parameters()
         torch.nn.init.normal_(self.fc_cls.weight, std=self.classifier_std)
         torch.nn.init.zeros_(self.fc_cls.bias)
 

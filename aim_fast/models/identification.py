@@ -14,13 +14,17 @@ from torch import Tensor
 
 from aim_fast.errors import WeightsError
 from aim_fast.models.composition import arguments_of
-from aim_fast.models.heads import HEADS
+from aim_fast.models.entry import Entry
+from aim_fast.models.heads import ALL_HEADS, HEADS, OF_METHODS
 from aim_fast.models.identity import Identity
+from aim_fast.models.libraries import is_library
 from aim_fast.models.registry import MODELS, find_entry, full_name
+from aim_fast.models.trunks.clip import CLIPViT
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights.architecture import what_else
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.state_dict import strip_prefixes
+from aim_fast.models.words import named
 
 # What names a tower that a model of the table would have as its own.
 _SIZES = ("embed_dim", "depth", "depths", "patch_size", "window_size")
@@ -32,48 +36,76 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     Raises WeightsError for a file without a trained model in it, and for one of another variant than asked, saying
     which it is.
     """
+    told = file.description or {}
+    if is_library(asked or told.get("model", "")):
+        return _of_library(file.tensors, told, where, asked)
     tensors = strip_prefixes(file.tensors, where)
     tensors.pop("proj", None)
-    told = file.description or {}
     if told and full_name(asked or told["model"]) == full_name(
         told["model"]
     ):  # of a probe or a fine-tuned trunk nothing else tells
         entry = find_entry(told["model"], *(told["options"].get(part) for part in ("head", "method")))
         _check_classifier(entry.model, entry.head, tensors, where)
         return Identity(told["model"], dict(told["options"]), told.get("classes") or [])
-    variant, found = _recognise(tensors, where)
-    method = found.pop("method", "aim")
-    if variant.takes_class_names is not True:  # a property of trunks under a head; of a file that tells nothing, linear
-        _check_classifier(variant, "linear", tensors, where)
+    known = find_entry(asked) if asked else None
+    variant, found = _recognise(tensors, where, known)
+    method, head = found.pop("method", "aim"), found.pop("head", "linear")
+    _check_classifier(variant, head, tensors, where)
+    if head == "linear" and variant.takes_class_names is not True:  # of trunks a property, under a head
         found["num_classes"] = len(tensors["fc_cls.weight"])
     right, own = _name(variant, method, found)
-    name = asked or right
-    entry = find_entry(name)
+    name, entry = asked or right, known or find_entry(right)
     other_size = _fits(MODELS[right].arguments, found, _SIZES) and not _fits(entry.arguments, found, _SIZES)
-    if (entry.model, entry.method) != (variant, own) or other_size:
+    if entry.model is not variant or entry.method not in (own, method) or other_size:
         article = "an" if right.startswith("aim") else "a"
         raise WeightsError(f"{where}: is {article} {right} checkpoint, not {name}: give --model {right}")
-    taken = arguments_of(entry._replace(method=method))
-    found = {key: value for key, value in found.items() if key in taken} | ({} if own == method else {"method": method})
-    if asked or _fits(entry.arguments, found, _SIZES):
+    taken = arguments_of(entry._replace(method=method, head=head))
+    parts = ({} if own == method else {"method": method}) | (
+        {"head": head} if head in HEADS and head != "linear" else {}
+    )
+    found = {key: value for key, value in found.items() if key in taken} | parts
+    if "num_heads" in named(name)[1] or _fits(entry.arguments, found, _SIZES):
         found.pop("num_heads", None)  # the table knows
     return Identity(name, found, told.get("classes") or [])
 
 
+def _of_library(tensors: Mapping[str, Tensor], told: Mapping[str, Any], where: str, asked: str | None) -> Identity:
+    """Of a network of another library: what an export says, or a state dict of the library's, whose name is asked."""
+    if told and asked in (None, told["model"]):
+        return Identity(told["model"], dict(told["options"]), told.get("classes") or [])
+    name = str(asked)
+    if told:
+        raise WeightsError(f"{where}: is a {told['model']} checkpoint, not {name}: give --model {told['model']}")
+    classifier = getattr(find_entry(name).record, "classifier", "")
+    weight = next((t for key, t in tensors.items() if classifier and key.endswith(f"{classifier}.weight")), None)
+    if weight is None:
+        raise WeightsError(f"{where}: holds no classifier of {name}: no trained model; give it as --weights instead")
+    return Identity(name, {"num_classes": len(weight)})
+
+
 def _check_classifier(variant: type[VideoModel], head: str, tensors: Mapping[str, Tensor], where: str) -> None:
     """Raises WeightsError for a trained model without the classifier that it has under ``head``."""
-    if variant.takes_class_names is True or "fc_cls." not in HEADS[head].own:
+    if variant.takes_class_names is True or "fc_cls." not in ALL_HEADS[head].own:
         return
     if "fc_cls.weight" not in tensors:
         raise WeightsError(f"{where}: holds no classifier (fc_cls): no trained model; give it as --weights instead")
 
 
-def _recognise(tensors: Mapping[str, Tensor], where: str) -> tuple[Any, dict[str, Any]]:
+def _recognise(tensors: Mapping[str, Tensor], where: str, asked: Entry | None) -> tuple[Any, dict[str, Any]]:
     for variant in _variants():
         if (found := variant.infer_arguments(tensors, where)) is not None:
             return variant, found
+    if asked and asked.method in OF_METHODS and issubclass(asked.model, CLIPViT):  # of which no tensor need tell
+        found = asked.model.arguments_under(asked.method, tensors, where)
+        if found is not None:
+            return asked.model, found
     if any("_Adapter" in name for name in tensors):
         raise WeightsError(f"{where}: holds adapters of no model known here: {what_else(tensors)}")
+    if "text_projection" in tensors:
+        raise WeightsError(
+            f"{where}: holds a CLIP alone, as an ActionCLIP of frames' mean (meanP) does: where it is one, give "
+            "--model vit_b16_clip,method=actionclip; where not, it is no trained model: give a run's folder"
+        )
     raise WeightsError(f"{where}: holds no adapters: no trained model; give a run's folder")
 
 

@@ -11,7 +11,7 @@ its record is what ``--help`` is made of. Shapes: x [B, T, N, D].
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -31,7 +31,14 @@ class Method(Record):
     over_time: ClassVar[bool] = False  # whether a temporal embedding is part of it
     mean_first: ClassVar[bool] = False  # whether frames are averaged before the last norm instead of after it
     merges: ClassVar[Mapping[str, Any]] = {}  # the arguments with which the trunk with all merged into it is made
-    classifier_std: ClassVar[float] = 0.01  # of the classifier's initial weights
+    lr_factors: ClassVar[Mapping[str, float]] = {}  # on the learning rate, by patterns of names, as published
+    classifier_std: ClassVar[float | None] = 0.01  # of the classifier's initial weights; None for torch's own
+    beside: ClassVar[bool] = False  # whether it is a network beside the trunk, which leaves a head no tokens
+    blocks_alike: ClassVar[bool] = True  # whether every block of the trunk adds the same to a model's costs
+    frame_step: ClassVar[int] = 1  # of a clip's frames the trunk sees each that many, from the first on
+    renamed: ClassVar[Mapping[str, str]] = {}  # how names of its authors' tensors begin, and what for it stands here
+    pixels: ClassVar[tuple[Sequence[float], Sequence[float]] | None] = None  # mean, std of its authors' files
+    decays_all: ClassVar[bool] = False  # whether everything that trains takes weight decay, norms too
 
     def fitted(self, depth: int) -> Self:
         """The record as it is for a trunk of ``depth`` blocks. Raises ValueError for what cannot be."""
@@ -43,6 +50,10 @@ class Method(Record):
 
     def extend(self, block: Any, number: int, depth: int) -> None:
         """Adds modules to a frozen block."""
+
+    def network(self, model: Any) -> Any:
+        """The :class:`aim_fast.models.side.SideNetwork` beside the trunk of ``model``; None, as here, for none."""
+        return None
 
     def reset(self, block: Any) -> None:
         """Initialises what :meth:`extend` added, after the block's own parameters."""
@@ -94,7 +105,10 @@ class Method(Record):
 
     @classmethod
     def told(cls, tensors: Mapping[tuple[int, str], Tensor]) -> dict[str, Any]:
-        """The arguments of which a checkpoint's tensors tell, by the number of their block and the name in it."""
+        """The arguments of which a checkpoint's tensors tell, by the number of their block and the name in it.
+
+        Of a network beside the trunk the number is -1 and the name is whole.
+        """
         return {}
 
     def trunk_loaded(self, blocks: Iterable[Any]) -> list[str]:

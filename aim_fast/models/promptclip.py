@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.errors import UsageError, WeightsError
+from aim_fast.models.block import Transformer
 from aim_fast.models.heads.projection import Projection
 from aim_fast.models.heads.text_tower import TextTower, infer_text_architecture, text_tensors
 from aim_fast.models.heads.tokens import TextTokens, spoken, tokenize
@@ -31,7 +32,7 @@ from aim_fast.models.methods.frozen import Probe
 from aim_fast.models.methods.prompting import Prompting
 from aim_fast.models.record import Clips
 from aim_fast.models.trunk import PlainTrunk
-from aim_fast.models.trunks.clip import CLIPViT, Transformer
+from aim_fast.models.trunks.clip import CLIPViT
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights.architecture import describe, infer_architecture, usual_heads, visual_tower
 from aim_fast.models.weights.files import WeightsFile

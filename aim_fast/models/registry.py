@@ -10,8 +10,10 @@ from aim_fast.errors import UsageError, nearest
 from aim_fast.models.composition import arguments_of, compose
 from aim_fast.models.entry import Entry
 from aim_fast.models.frame_model import FrameModel
-from aim_fast.models.heads import HEADS
-from aim_fast.models.methods import method_lines
+from aim_fast.models.heads import HEADS, OF_METHODS
+from aim_fast.models.libraries import find_network, is_library
+from aim_fast.models.library_model import LibraryModel
+from aim_fast.models.methods import METHODS, method_lines
 from aim_fast.models.pixels import IMAGENET_MEAN, IMAGENET_STD
 from aim_fast.models.promptclip import PromptCLIP
 from aim_fast.models.text_models import prompt_entry, text_entry
@@ -22,6 +24,11 @@ from aim_fast.models.trunks.timm_models import timm_entry
 from aim_fast.models.trunks.vit import ImageNetViT
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights.timm_tags import TIMM_PREFIX
+from aim_fast.models.whole.mtv import MTV
+from aim_fast.models.whole.tokenlearner import TokenLearner
+from aim_fast.models.whole.uniformer import UniFormer
+from aim_fast.models.whole.vivit import ViViT
+from aim_fast.models.words import ALIASES, named
 
 
 def _clip(
@@ -45,6 +52,10 @@ def _swin(
     embed_dim: int, depths: tuple[int, ...], num_heads: tuple[int, ...], recipes: str = "swin_b", **others: Any
 ) -> Entry:
     return Entry(AIMSwin, {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads} | others, recipes)
+
+
+def _whole(model: type[VideoModel], recipes: str, **arguments: Any) -> Entry:
+    return Entry(model, arguments, recipes, method="full")
 
 
 # The largest CLIPs were trained with the exact GELU; OpenAI's with QuickGELU.
@@ -78,10 +89,75 @@ MODELS: Mapping[str, Entry] = {
     "promptclip_demo": _clip(
         8, 64, 2, 1, PromptCLIP, "promptclip", img_size=48, output_dim=64, text_width=64, text_depth=2, num_classes=8
     ),
+    "uniformer_s": _whole(UniFormer, "uniformer", depths=(3, 4, 8, 3)),
+    "uniformer_b": _whole(UniFormer, "uniformer", num_frames=32),
+    "uniformer_demo": _whole(
+        UniFormer,
+        "demo_whole",
+        depths=(1, 1, 1, 1),
+        embed_dims=(16, 32, 64, 64),
+        head_dim=32,
+        img_size=64,
+        num_classes=8,
+    ),
+    "vivit_fe_b16x2": _whole(ViViT, "vivit_fe"),
+    "vivit_fe_l16x2": _whole(ViViT, "vivit_fe", embed_dim=1024, depth=24, num_heads=16, temporal_layers=24),
+    "vivit_fe_demo": _whole(
+        ViViT,
+        "demo_whole",
+        patch_size=8,
+        embed_dim=64,
+        depth=2,
+        num_heads=2,
+        temporal_layers=2,
+        img_size=48,
+        num_frames=8,
+        num_classes=8,
+    ),
+    "mtv_b": _whole(MTV, "mtv"),
+    "mtv_l": _whole(
+        MTV,
+        "mtv",
+        tubelets=(16, 8, 4, 2),
+        embed_dims=(192, 384, 768, 1024),
+        depths=(12, 12, 12, 24),
+        num_heads=(3, 6, 12, 16),
+        hidden_dims=(768, 1536, 3072, 4096),
+        crossings=(11, 23),
+    ),
+    "mtv_demo": _whole(
+        MTV,
+        "demo_whole",
+        tubelets=(4, 2),
+        embed_dims=(32, 64),
+        depths=(2, 2),
+        num_heads=(1, 2),
+        hidden_dims=(64, 128),
+        crossings=(1,),
+        global_layers=1,
+        global_heads=2,
+        global_hidden=128,
+        patch_size=8,
+        img_size=48,
+        num_frames=8,
+        num_classes=8,
+    ),
+    "tokenlearner_l10": _whole(TokenLearner, "tokenlearner", num_frames=64),
+    "tokenlearner_demo": _whole(
+        TokenLearner,
+        "demo_whole",
+        patch_size=8,
+        tubelet=2,
+        embed_dim=64,
+        depth=4,
+        num_heads=2,
+        learner_at=2,
+        num_tokens=8,
+        img_size=48,
+        num_frames=8,
+        num_classes=8,
+    ),
 }
-
-# Argument names of the published configurations.
-ALIASES = {"input_resolution": "img_size", "width": "embed_dim", "layers": "depth", "heads": "num_heads"}
 
 
 def list_trunks() -> list[str]:
@@ -110,13 +186,30 @@ def full_name(name: str) -> str:
 def find_entry(name: str, head: str | None = None, method: str | None = None) -> Entry:
     """The class and arguments of a model's name, under another ``method`` or ``head`` where one is named.
 
-    Raises UsageError for an unknown name, method or head, with the nearest right one, and for a combination that cannot
-    be, saying what is missing.
+    A name may have settings, ``NAME,key=value``, arguments of its own from then on. Raises UsageError for an unknown
+    name, method, head or key, with the nearest right one, for a combination that cannot be, saying what is missing, and
+    for a method or head that the name says otherwise.
     """
+    bare, settings = named(name)
+    words: dict[str, str | None] = {"head": head, "method": method}
+    for kind in words.keys() & settings.keys():
+        said = settings.pop(kind)
+        if words[kind] not in (None, said):
+            raise UsageError(f"model {name} and {kind} {words[kind]} contradict each other: keep one")
+        words[kind] = said
+    entry = _find_entry(bare, **words)
+    return entry._replace(arguments={**entry.arguments, **_arguments(bare, entry, settings)}) if settings else entry
+
+
+def _find_entry(name: str, head: str | None, method: str | None) -> Entry:
     if name.startswith(TIMM_PREFIX):
         entry = timm_entry(name)
     elif name.startswith(OPEN_CLIP):
         entry = open_clip_entry(name)
+    elif is_library(name):
+        network, arguments, recipes = find_network(name)
+        parts = ("probe", "attentive") if network.under_head else ("full", "linear")
+        entry = Entry(LibraryModel, arguments, recipes, *parts, record=network)
     elif (full := full_name(name)) in MODELS:
         entry = MODELS[full]
     else:
@@ -128,17 +221,23 @@ def find_entry(name: str, head: str | None = None, method: str | None = None) ->
     check_part("head", head)
     if not issubclass(entry.model, FrameModel):
         own = "promptclip" if entry.model is PromptCLIP else entry.method
-        for kind, word, kept in (("method", method, own), ("head", head, "linear")):
-            if word not in (None, kept):
-                raise UsageError(
-                    f"model {name} is of method {own}, with a head of its own, and takes no {kind} {word}: leave it out"
-                )
-        return entry
+        heads = ("linear", "attentive") if entry.method == "probe" else ("linear",)
+        for kind, word, kept in (("method", method, (own,)), ("head", head, heads)):
+            if word not in (None, *kept):
+                its = ", with a head of its own," if len(heads) == 1 else ""
+                raise UsageError(f"model {name} is of method {own}{its} and takes no {kind} {word}: leave it out")
+        return entry._replace(head=head or entry.head)
     if method == "promptclip":
         if head not in (None, "linear"):
             raise UsageError(f"method promptclip scores class names itself and takes no head {head}: leave it out")
         return prompt_entry(name, entry)
     entry = entry._replace(method=method or entry.method)
+    if entry.method in OF_METHODS:
+        if head not in (None, "linear"):
+            raise UsageError(f"method {entry.method} has a head of its own and takes no head {head}: leave it out")
+        return text_entry(name, entry, entry.method)
+    if METHODS[entry.method].beside and HEADS[head or entry.head].reads_tokens:
+        raise UsageError(f"method {entry.method} leaves no tokens to head {head}: take head linear")
     if head == "text":
         return text_entry(name, entry)
     return entry._replace(head=head or entry.head)
@@ -168,23 +267,41 @@ def create_model(name: str, **overrides: Any) -> VideoModel:
     ARGUMENTS.
     The published configurations' names are taken as well,
     ALIASES.
-    Raises UsageError for an unknown name or argument (with the nearest right one), and for values that make no model.
+    ``torchvision:NAME`` and ``transformers:NAME`` are those libraries' own video networks. Any name may be written with
+    arguments after it, ``NAME,num_frames=16``.
+    Raises UsageError for an unknown name or argument (with the nearest right one), for values that make no model, and
+    where the name says another value than an override.
     """
     head, method = overrides.pop("head", None), overrides.pop("method", None)
     entry = find_entry(name, head, method)
-    known = list(arguments_of(entry))
-    arguments: dict[str, Any] = {}
-    for key, value in overrides.items():
-        target = ALIASES.get(key, key)
-        if target not in known:
-            raise UsageError(f"model {name} has no argument {key!r}: {nearest(key, [*known, *ALIASES])}")
-        if target in arguments:
-            raise UsageError(f"argument {target!r} of model {name} is given twice, also as an alias: keep one")
-        arguments[target] = value
+    arguments = _arguments(name, entry, overrides)
+    settings = named(name)[1]
+    for key in settings.keys() & arguments.keys():
+        if _plain(settings[key]) != _plain(arguments[key]):
+            raise UsageError(f"model {name} and {key} {arguments[key]} contradict each other: keep one")
     try:
         return compose(entry, arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(f"model {name}: {error}") from error
+
+
+def _arguments(name: str, entry: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` under the names of the model's arguments. Raises UsageError for one that it has not."""
+    known, found = list(arguments_of(entry)), {}
+    for key, value in values.items():
+        target = ALIASES.get(key, key)
+        if target not in known:
+            near = nearest(key, [*known, *ALIASES])
+            takes = "" if near.startswith("known") else f" It takes {', '.join(known)}"
+            raise UsageError(f"model {name} has no argument {key!r}: {near}{takes}")
+        if target in found:
+            raise UsageError(f"argument {target!r} of model {name} is given twice, also as an alias: keep one")
+        found[target] = value
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
 if create_model.__doc__:  # not under python -OO

@@ -26,8 +26,8 @@ _SIZES = {
 _PLAIN = {"context_length", "vocab_size", "width", "heads", "layers"}  # all that a configuration says of CLIP's own
 
 
-def text_entry(name: str, entry: Entry) -> Entry:
-    """``entry`` with the head that its trunk was trained with against texts.
+def text_entry(name: str, entry: Entry, head: str = "text") -> Entry:
+    """``entry`` with the head that its trunk was trained with against texts, or another ``head`` over its text tower.
 
     Raises UsageError for a trunk that did not come with a text tower, with the nearest name that has one, and for a
     tower that open_clip does not build itself.
@@ -40,7 +40,7 @@ def text_entry(name: str, entry: Entry) -> Entry:
         there = [f"{OPEN_CLIP}{one}" for one in _with_texts(name, entry)]
         take = f"{' or '.join(there[:3])}, whose image tower it is, or --head linear" if there else "--head linear"
         raise UsageError(f"model {name} has no text head, for its trunk has no CLIP text tower: take {take}")
-    return entry._replace(head="text", arguments={**entry.arguments, **sizes})
+    return entry._replace(head=head, arguments={**entry.arguments, **sizes})
 
 
 def prompt_entry(name: str, entry: Entry) -> Entry:

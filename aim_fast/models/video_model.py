@@ -6,18 +6,24 @@ A model derives from :class:`VideoModel` and gives ``forward_features``, ``forwa
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from aim_fast.errors import UsageError
+from aim_fast.models.batch_norm import BatchNorm
 from aim_fast.models.record import Record
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 from aim_kernels.choices import Activation
+
+PARTS = ("trunk", "head", "method")
 
 
 class VideoModel(nn.Module, ABC):
@@ -41,6 +47,8 @@ class VideoModel(nn.Module, ABC):
     takes_class_names: ClassVar[bool] = False
     # Which of the model's values ``frozen_features`` gives: features stored of another part do not fit.
     frozen_part: str = "frame features"
+    # Whether ``losses`` compare the clips of a batch with each other: they are those of what is on a device at a time.
+    pairs_clips: bool = False
     # Tensors beside layer norms that take no weight decay.
     undecayed: ClassVar[frozenset[str]] = frozenset()
 
@@ -105,14 +113,66 @@ class VideoModel(nn.Module, ABC):
         """The (published name, parameter) pairs that require a gradient."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
+    def trained_statistics(self) -> dict[str, Tensor]:
+        """The running means and variances of batch norms that train, by name: trained too, though no parameters."""
+        norms = [(name, module) for name, module in self.named_modules() if isinstance(module, (_BatchNorm, BatchNorm))]
+        trained = [(name, norm) for name, norm in norms if norm.affine and norm.weight.requires_grad]
+        found = {f"{name}.{kind}": getattr(n, kind) for name, n in trained for kind in ("running_mean", "running_var")}
+        return {name: statistic for name, statistic in found.items() if statistic is not None}
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """All that training changes, by name: what a checkpoint keeps."""
+        return {**dict(self.trainable_parameters()), **self.trained_statistics()}
+
+    def part_of(self, name: str) -> str:
+        """Which of ``PARTS`` a parameter is of: what was adapted, what reads it, or what adaptation added."""
+        if name.startswith("fc_cls."):
+            return "head"
+        return "method" if self.is_adaptation(name) else "trunk"
+
+    @property
+    def decayed_layers(self) -> Iterable[nn.Module]:
+        """The trunk's blocks, in the one row that clips go through. Raises UsageError for a trunk that is none."""
+        lists = [(name, found) for name, found in self.named_modules() if isinstance(found, nn.ModuleList)]
+        rows = {name: row for name, row in lists if len(row) > 1 and len(set(map(type, row))) == 1}
+        outer = [row for name, row in rows.items() if not any(name.startswith(f"{other}.") for other in rows)]
+        if len(outer) != 1:
+            raise UsageError(f"{type(self).__name__} has no one row of blocks: leave layer_decay out, or at 1")
+        return outer[0]
+
+    def layer_numbers(self) -> dict[str, int]:
+        """How deep each parameter is, by name: 0 in the stem, i + 1 in block i, the blocks' number + 1 after them."""
+        blocks = list(self.decayed_layers)
+        inside = {id(p): number for number, block in enumerate(blocks, 1) for p in block.parameters()}
+        numbers, outside = {}, 0
+        for name, parameter in self.named_parameters():
+            if number := inside.get(id(parameter)):
+                outside = len(blocks) + 1
+            numbers[name] = number or (outside if self.part_of(name) == "trunk" else len(blocks) + 1)
+        return numbers
+
+    @property
+    def lr_factors(self) -> Mapping[str, float]:
+        """Factors on the learning rate that the method's authors have, by patterns of names."""
+        return {}
+
     def no_weight_decay(self) -> set[str]:
         """Names that take no weight decay in the published recipes: all norms and the class's ``undecayed``.
 
         Adapter biases and ``temporal_embedding`` ARE decayed.
         """
+        return self.norm_parameters() | self.undecayed
+
+    def norm_parameters(self) -> set[str]:
+        """Names of the weights and biases of all norms."""
         norms = {name for name, module in self.named_modules() if _is_norm(module)}
-        affine = {f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias")}
-        return affine | self.undecayed
+        return {f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias")}
+
+    def embedding_parameters(self) -> set[str]:
+        """Names of what is added to tokens or is one: embeddings of positions and time, class tokens, tables."""
+        tables = {f"{name}.weight" for name, module in self.named_modules() if isinstance(module, nn.Embedding)}
+        leaves = {name for name, _ in self.named_parameters() if re.search(r"embed|token", name.rpartition(".")[2])}
+        return tables | leaves | self.undecayed
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips to logits ``[B, num_classes]``."""
@@ -139,6 +199,22 @@ class VideoModel(nn.Module, ABC):
         """
         return None
 
+    def step_inputs(self, labels: Tensor, draws: Tensor) -> tuple[Tensor, ...]:
+        """What ``forward`` takes after the clips in a training step, where all classes are candidates; here nothing.
+
+        ``draws`` int64 [B], on the CPU, are random numbers from 0 on, a function of seed, epoch and clip alone.
+        """
+        return ()
+
+    def losses(self, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+        """The loss of each clip ``[B]`` of a training step: here cross-entropy.
+
+        ``labels`` are classes [B], or shares of them [B, num_classes]; ``weights`` [B] are 0 for clips that only fill a
+        batch up, and factors of the losses.
+        """
+        loss = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+        return loss * weights
+
     def frozen_features(self, x: Tensor) -> Tensor:
         """What nothing trained comes before, ``[B, ...]``: can be stored, and given to ``forward`` in place of clips.
 
@@ -146,16 +222,23 @@ class VideoModel(nn.Module, ABC):
         """
         raise UsageError(f"{type(self).__name__} has no frozen features to store: it trains from its first layer on")
 
-    def normalize(self, frames: Tensor) -> Tensor:
-        """uint8 clips ``[B, T, H, W, 3]`` to normalised fp32 ``[B, 3, T, H, W]``."""
-        # filled on the device, which a copy from the host would wait for
-        fill = [[frames.new_full((), v, dtype=torch.float32) for v in values] for values in (self.mean, self.std)]
-        mean, std = (torch.stack(values) for values in fill)
-        return ((frames.float() - mean) / std).permute(0, 4, 1, 2, 3)
+    def store_layers(self, which: Literal["lower", "all"]) -> None:
+        """Of a network beside a trunk, what :meth:`frozen_features` give from now on: the input of the lowest block
+        that it reads, or all that it reads. Raises UsageError for a model without one."""
+        raise UsageError(
+            f"--cache-layers is of networks beside a trunk, and {type(self).__name__} has none: leave it out"
+        )
 
-    def check_clips(self, x: Tensor) -> int:
-        """The batch size; raises ValueError for a clip batch of another layout or size."""
-        t, side = self.num_frames, self.img_size
+    def normalize(self, frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """uint8 clips ``[B, T, H, W, 3]`` to normalised ones ``[B, 3, T, H, W]`` of ``dtype``."""
+        # filled on the device, which a copy from the host would wait for
+        fill = [[frames.new_full((), v, dtype=dtype) for v in values] for values in (self.mean, self.std)]
+        mean, std = (torch.stack(values) for values in fill)
+        return ((frames.to(dtype) - mean) / std).permute(0, 4, 1, 2, 3)
+
+    def check_clips(self, x: Tensor, frames: int | None = None) -> int:
+        """The batch size; raises ValueError for a clip batch of another layout or size, or number of ``frames``."""
+        t, side = frames or self.num_frames, self.img_size
         if x.dtype == torch.uint8:
             layout, right = f"uint8 [B, {t}, {side}, {side}, 3]", x.shape[1:] == (t, side, side, 3)
         else:

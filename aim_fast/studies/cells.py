@@ -17,24 +17,28 @@ from aim_fast.models.published import published_results
 from aim_fast.models.registry import MODELS
 from aim_fast.training.recipe import Recipe
 
-STUDIES = ("rungs", "positions", "ratios", "data")
+STUDIES = ("rungs", "positions", "ratios", "data")  # those of the paper
+METHODS = "methods"
 # What the published figures of a study were measured on.
 PUBLISHED_ON = {
     "rungs": "Something-Something v2, ViT-B/16 of ImageNet-21k, 8 frames, 1x3 views",
     "positions": "Kinetics-400, CLIP ViT-B/16, 8 frames, 3x1 views",
     "ratios": "Kinetics-400, CLIP ViT-B/16, 8 frames, 3x1 views",
     "data": "Kinetics-400, CLIP ViT-B/16, 8 frames, 3x1 views",
+    METHODS: "the same structure on the same data set, by its authors' views",
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a study: ``key`` names its folder, ``changes`` are recipe fields, ``published`` top-1 in percent."""
+    """One row of a study: ``key`` names its folder, ``changes`` are recipe fields, ``published`` top-1 in percent;
+    ``recipe`` says where they are from, when it is not the study's."""
 
     key: str
     title: str
     changes: dict[str, Any]
     published: float | None = None
+    recipe: str | None = None
 
 
 def cells_of(study: str, recipe: Recipe, finetune_lr_factor: float) -> list[Cell]:

@@ -2,7 +2,8 @@
 
 Speed: all contenders are on the device together and take turns, forward passes first (no gradients), then training
 steps (cross-entropy, backward, AdamW on what each one trains), each warmed up; figures are medians over the rounds.
-Ours hold their frozen trunk in the precision of the run, as ``train`` does, others run under autocast from fp32.
+Ours hold their frozen trunk in the precision of the run, as ``train`` does, others run under autocast from fp32. On a
+GPU the kernels that ``train`` or ``tune`` chose there before run.
 
 Memory of a training step: on a GPU the allocator's highest point above what was there before the model, weights and
 optimiser included; on a CPU, where nothing counts that, the bytes that autograd keeps for backward.
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from aim_fast.errors import TrainingError
 from aim_fast.models.counting.flops import count_parameters, multiply_adds
@@ -28,6 +28,7 @@ from aim_fast.models.video_model import VideoModel
 from aim_fast.studies.contenders import Contender
 from aim_fast.timing import Timing, take_turns
 from aim_fast.training.devices import Place
+from aim_fast.training.first_start import run_recalled
 from aim_fast.training.trained_model import move_to_place
 
 _MIB = 2**20
@@ -40,7 +41,8 @@ class Row:
     ``params`` and ``trainable`` numbers of parameters; ``gflops`` 10⁹ multiply-adds of one view; ``forward`` and
     ``train`` clips a second, their ``_spread`` half the distance of the quartiles as a share; ``memory_mib`` of one
     training step at the batch size, see the module; ``top1`` percent that a run reached, on what ``scored`` says;
-    ``published_top1`` percent on ``published_dataset``, with its views and source.
+    ``published_top1`` percent on ``published_dataset``, with its views and source, and as printed there parameters and
+    trained ones in millions and GFLOPs of all views.
     """
 
     model: str
@@ -60,6 +62,9 @@ class Row:
     published_views: str | None = None
     published_source: str | None = None
     note: str | None = None
+    published_params: float | None = None
+    published_trainable: float | None = None
+    published_gflops: float | None = None
 
 
 def count(contenders: Sequence[Contender]) -> list[Row]:
@@ -71,9 +76,10 @@ def count(contenders: Sequence[Contender]) -> list[Row]:
     for contender in contenders:
         model = contender.build_without_memory()
         params, trainable = count_parameters(model)
-        row = Row(contender.label, model.num_frames, params, trainable, round(multiply_adds(model) / 1e9, 3))
+        products = multiply_adds(model, stored=bool(contender.stored))
+        row = Row(contender.label, model.num_frames, params, trainable, round(products / 1e9, 3))
         row.top1, row.scored = contender.top1, contender.scored
-        for name in ("top1", "dataset", "views", "source"):
+        for name in ("top1", "dataset", "views", "source", "params", "trainable", "gflops"):
             setattr(row, f"published_{name}", contender.published.get(name))
         rows.append(row)
     return rows
@@ -86,17 +92,19 @@ def measure(
     batch_size: int,
     rounds: int,
     say: Callable[[str], None] = lambda line: None,
-) -> None:
-    """Writes speed and memory into ``rows``, which stand for ``contenders`` in order.
+) -> str | None:
+    """Writes speed and memory into ``rows``, which stand for ``contenders`` in order; on a GPU a line on its kernels.
 
     A model whose step does not fit into the device's memory alone gets a note instead of figures. Raises TrainingError
     when they do not fit together.
     """
+    kernels: str | None = None
     runners: dict[str, _Runner] = {}
     for number, (contender, row) in enumerate(zip(contenders, rows, strict=True)):
         say(f"{contender.label}: memory of a step")
         if runner := _ready(contender, row, place, batch_size):
             runners[str(number)] = runner
+            kernels = runner.kernels
     _check_memory(rows, place, batch_size)
     try:
         say(f"forward passes, {rounds} rounds")
@@ -111,7 +119,9 @@ def measure(
     for key in runners:
         row = rows[int(key)]
         row.forward, row.forward_spread = _speed(forward[key], batch_size)
-        row.train, row.train_spread = _speed(train[key], batch_size)
+        if key in train:
+            row.train, row.train_spread = _speed(train[key], batch_size)
+    return kernels
 
 
 def memory_meaning(place: Place) -> str:
@@ -138,26 +148,37 @@ class _Runner:
     def __init__(self, contender: Contender, place: Place, batch_size: int) -> None:
         torch.manual_seed(0)
         self.place = place
-        self.model: VideoModel = contender.build()
-        move_to_place(self.model, place)
+        self.trains = contender.export is None
+        if self.trains:
+            self.model: VideoModel = contender.build()
+            move_to_place(self.model, place)
+        else:
+            self.model = contender.open_export(place.device)
+        self.kernels = run_recalled(self.model, place)
         side, frames = self.model.img_size, self.model.num_frames
         shape = (batch_size, frames, side, side, 3)
         self.clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=place.device)
+        if contender.stored:
+            with torch.no_grad(), place.autocast():
+                self.clips = self.model.frozen_features(self.clips)
         self.labels = torch.randint(0, self.model.num_classes, (batch_size,), device=place.device)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=place.device.type == "cuda")
+        if self.trains:
+            self.optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=place.device.type == "cuda")
 
     def forward(self) -> None:
         with torch.no_grad(), self.place.autocast():
             self.model(self.clips)
 
     def loss(self) -> torch.Tensor:
-        scored = self.model.candidates(self.labels, 0)
+        scored, labels = self.model.candidates(self.labels, 0), self.labels
+        if scored is None:
+            inputs = self.model.step_inputs(labels, torch.arange(len(labels)))
+        else:
+            inputs, labels = (scored,), torch.searchsorted(scored, labels)
         with self.place.autocast():
-            if scored is None:
-                return F.cross_entropy(self.model(self.clips).float(), self.labels)
-            logits = self.model(self.clips, scored)
-            return F.cross_entropy(logits.float(), torch.searchsorted(scored, self.labels))
+            logits = self.model(self.clips, *inputs)
+        return self.model.losses(logits, labels, torch.ones_like(labels, dtype=torch.float32), 0.0).mean()
 
     def train(self) -> None:
         self.loss().backward()
@@ -183,7 +204,8 @@ def _ready(contender: Contender, row: Row, place: Place, batch_size: int) -> _Ru
     before = torch.cuda.memory_allocated(place.device) if on_gpu else 0
     try:
         runner = _Runner(contender, place, batch_size)
-        row.memory_mib = round(runner.memory(before) / _MIB, 3)
+        if runner.trains:
+            row.memory_mib = round(runner.memory(before) / _MIB, 3)
         return runner
     except torch.OutOfMemoryError:
         row.note = f"out of memory with {batch_size} clips"
@@ -222,6 +244,8 @@ def free_memory() -> int | None:
 
 def _mode(runners: dict[str, _Runner], training: bool) -> Iterator[tuple[str, _Runner]]:
     for key, runner in runners.items():
+        if training and not runner.trains:
+            continue
         runner.model.train(training)
         yield key, runner
 

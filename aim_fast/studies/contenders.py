@@ -5,7 +5,8 @@
     aim_vit_b16_clip,tune=all                            everything trained: full fine-tuning
     ssv2_b16_8f                                          a shipped recipe
     runs/ssv2                                            a run or a checkpoint of one: its structure, and its top-1
-    torchvision:mvit_v2_s, transformers:timesformer      see :mod:`aim_fast.models.peers`
+    ssv2.onnx                                            a run's export: its forward pass alone
+    torchvision:mvit_v2_s, transformers:timesformer      see :mod:`aim_fast.models.libraries`
 
 Names of this project can be crossed with methods and heads: each is then as many contenders as there are combinations.
 
@@ -18,35 +19,35 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import yaml
 
 from aim_fast.errors import UsageError, nearest
 from aim_fast.models.combinations import Refusal, combinations
 from aim_fast.models.identity import Identity
-from aim_fast.models.peers import create_peer, default_frames, list_peers, published_by_library, takes_frames
+from aim_fast.models.libraries import NETWORKS, is_library
+from aim_fast.models.library_results import published_by_library
 from aim_fast.models.published import dataset_arguments, datasets, find_published
-from aim_fast.models.registry import ALIASES, MODELS, argument_names, create_model, list_trunks
+from aim_fast.models.registry import MODELS, argument_names, create_model, find_entry, list_trunks
 from aim_fast.models.video_model import VideoModel
-from aim_fast.models.words import split_words, written
+from aim_fast.models.words import named, written
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
+from aim_fast.training.exports.description import Description
+from aim_fast.training.exports.opening import open_model, read_exported
 from aim_fast.training.metrics import METRICS, read_metrics
 from aim_fast.training.recipe_file import load_recipe, shipped_recipes
 from aim_fast.training.recipe_model import model_options
 from aim_fast.training.run_folder import saved_recipe
-
-_LIBRARIES = re.compile("|".join(sorted({name.partition(":")[0] + ":" for name in list_peers()})))
 
 
 @dataclass(frozen=True)
 class Contender:
     """One row of a comparison.
 
-    ``label`` as typed; ``identity`` for ``create_model`` or, of another library's model, ``create_peer``;
-    ``published`` what was published for this structure, with its ``dataset``; ``top1`` percent that a run reached, on
-    the clips that ``scored`` names.
+    ``label`` as typed; ``identity`` for ``create_model``; ``published`` what was published for this structure, with its
+    ``dataset``; ``top1`` percent that a run reached, on the clips that ``scored`` names. ``stored``: what of its frozen
+    trunk is stored, see ``VideoModel.store_layers``: it runs on that instead of clips.
     """
 
     label: str
@@ -54,14 +55,23 @@ class Contender:
     published: dict[str, Any] = field(default_factory=dict)
     top1: float | None = None
     scored: str | None = None
+    stored: Literal["lower", "all"] | None = None
+    export: Description | None = None
+    run_code: bool = False  # whether an export may hold machine code
+
+    def open_export(self, device: torch.device) -> VideoModel:
+        """The model of the exported file."""
+        assert self.export is not None
+        return open_model(Path(self.label), self.export, device, self.run_code)
 
     def build(self) -> VideoModel:
         """The model with random values, on the current default device."""
-        create = create_peer if _LIBRARIES.match(self.identity.model) else create_model
-        model = create(self.identity.model, **self.identity.options)
+        model = create_model(self.identity.model, **self.identity.options)
         unnamed = model.takes_class_names and not model.class_names
         if unnamed and not next(model.parameters()).is_meta:
             model.set_classes([f"action {number}" for number in range(model.num_classes)])
+        if self.stored:
+            model.store_layers(self.stored)
         return model
 
     def build_without_memory(self) -> VideoModel:
@@ -77,6 +87,7 @@ class Asked:
     dataset: str
     frames: int | None = None
     num_classes: int | None = None
+    run_code: bool = False  # of exports that hold machine code
 
 
 def find_contenders(
@@ -90,11 +101,10 @@ def find_contenders(
     found: list[Contender] = []
     refused: list[str] = []
     for text in words:
-        name, settings = _split(text)
-        if not _is_model(name) or not (methods or heads):
+        name, overrides = named(text)
+        if not _is_model(name) or is_library(name) or not (methods or heads):
             found.append(find_contender(text, asked))
             continue
-        overrides = _overrides(text, settings)
         there, missing = combinations(
             name,
             [overrides["method"]] if "method" in overrides else methods,
@@ -115,7 +125,7 @@ def _that_take(
     fitting, refused = [], []
     for parts in there:
         taken = {"method", "head", *argument_names(name, parts.get("head"), parts.get("method"))}
-        if odd := [key for key in overrides if ALIASES.get(key, key) not in taken]:
+        if odd := [key for key in overrides if key not in taken]:
             refused.append(Refusal(parts, f"it has no {', '.join(odd)}"))
         else:
             fitting.append(parts)
@@ -126,15 +136,9 @@ def _less(parts: dict[str, str], overrides: dict[str, Any]) -> dict[str, str]:
     return {key: word for key, word in parts.items() if key not in overrides}
 
 
-def _split(text: str) -> tuple[str, list[str]]:
-    """Of ``NAME,key=value,key=[a,b]`` the name and the settings."""
-    name, *settings = split_words(text)
-    return name, settings
-
-
 def _is_model(name: str) -> bool:
-    """Whether a word names a model of this project, rather than another library's, a recipe or a run."""
-    return not _LIBRARIES.match(name) and (name in MODELS or name in list_trunks() or bool(re.match(r"\w+:", name)))
+    """Whether a word names a model, rather than a recipe or a run."""
+    return name in MODELS or name in list_trunks() or bool(re.match(r"\w+:", name))
 
 
 def find_contender(text: str, asked: Asked) -> Contender:
@@ -142,55 +146,35 @@ def find_contender(text: str, asked: Asked) -> Contender:
 
     Raises UsageError for a word that stands for nothing, CheckpointError for a folder without a run.
     """
-    name, settings = _split(text)
-    overrides = _overrides(text, settings)
-    if _LIBRARIES.match(name):
-        return _of_library(text, name, overrides, asked)
+    name, overrides = named(text)
     if _is_model(name):
         return _of_model(text, name, overrides, asked)
-    if settings and (name in shipped_recipes() or Path(name).exists()):
-        raise UsageError(f"{text}: a run or recipe says itself what its model is: leave out {', '.join(settings)}")
+    if overrides and (name in shipped_recipes() or Path(name).exists()):
+        raise UsageError(f"{text}: a run or recipe says itself what its model is: leave out {', '.join(overrides)}")
     if name in shipped_recipes():
         return _of_recipe(name, asked)
     if Path(name).exists():
+        if export := read_exported(Path(name)):
+            return Contender(name, Identity(export.model, export.options), export=export, run_code=asked.run_code)
         return _of_run(name)
     if "/" in name:
         raise UsageError(f"{name} does not exist; give the --output folder of a training run")
-    near = nearest(name, [*MODELS, *list_peers(), *shipped_recipes()])
+    near = nearest(name, [*MODELS, *NETWORKS, *shipped_recipes()])
     hint = near if near.startswith("did") else "`aim-fast models` lists models, `aim-fast compare --help` what else"
     raise UsageError(f"{name!r} is no model, recipe or run: {hint}")
 
 
-def _overrides(text: str, settings: list[str]) -> dict[str, Any]:
-    values = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        try:
-            values[key.strip()] = [] if value == "none" else yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
-        if not equals or not value:
-            raise UsageError(f"{text}: {setting!r} is no override: write NAME,key=value, such as num_frames=16")
-    return values
-
-
 def _of_model(label: str, name: str, overrides: dict[str, Any], asked: Asked) -> Contender:
+    entry = find_entry(name, overrides.get("head"), overrides.get("method"))
     taken = argument_names(name, overrides.get("head"), overrides.get("method"))
-    sizes = {"num_frames": asked.frames, "num_classes": asked.num_classes}
+    takes_frames = getattr(entry.record, "takes_frames", lambda frames: True)
+    frames = asked.frames if asked.frames and takes_frames(asked.frames) else None
+    sizes = {"num_frames": frames, "num_classes": asked.num_classes}
     common = {key: value for key, value in sizes.items() if value is not None and key in taken}
     arguments = dataset_arguments(name, asked.dataset, taken) | common | overrides
-    return Contender(label, Identity(name, arguments), _published(name, asked.dataset, arguments))
-
-
-def _of_library(label: str, name: str, overrides: dict[str, Any], asked: Asked) -> Contender:
-    arguments = {"num_classes": asked.num_classes or dataset_classes(asked.dataset)} | overrides
-    if name in list_peers() and asked.frames and takes_frames(name, asked.frames):
-        arguments = {"num_frames": asked.frames} | arguments
-    if name not in list_peers():
-        create_peer(name)  # says what is wrong with the name
-    count = arguments.get("num_frames", default_frames(name))
-    published = published_by_library(name, asked.dataset, count)
-    return Contender(label, Identity(name, arguments), {**published, "dataset": asked.dataset} if published else {})
+    found = published_by_library(name, asked.dataset, arguments)
+    published = {**found, "dataset": asked.dataset} if found else _published(name, asked.dataset, arguments)
+    return Contender(label, Identity(name, arguments), published)
 
 
 def _of_recipe(name: str, asked: Asked) -> Contender:

@@ -32,6 +32,7 @@ from aim_fast.studies.scale import Needs, Parts, needs
 from aim_fast.training.clips import augmentation_of, open_split, sampling_of
 from aim_fast.training.clock import Clock
 from aim_fast.training.devices import Place, single_place
+from aim_fast.training.first_start import recall_kernels
 from aim_fast.training.optimization import Optimization
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
@@ -106,7 +107,9 @@ def measure_limits(recipe: Recipe, with_step: bool, gpus: int | None = None, rat
     threads = place.decoding_threads(recipe.data.workers)
     model, step = None, None
     if with_step:
-        model = build_model(recipe.replace(weights="random"), index.classes, place).model
+        trained = build_model(recipe.replace(weights="random"), index.classes, place)
+        recall_kernels(trained, place)
+        model = trained.model
         step = _step_rate(model, recipe, place, len(index.classes))
     rows = [index.rows[i] for i in index.healthy]
     size = statistics.fmean(row.size for row in rows)

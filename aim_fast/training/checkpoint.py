@@ -61,20 +61,12 @@ def save_checkpoint(
     target = folder / f"step-{state['step']:08d}{'' if state.get('validated', True) else '-unvalidated'}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        metadata = {
-            "model": identity.model,
-            "options": json.dumps(identity.options),
-            "classes": json.dumps(identity.classes),
-            "trunk_sha256": identity.trunk_sha256,
-            "weights": printable(identity.weights),  # metadata is UTF-8; the recipe has the path, byte for byte
-        }
-        saved = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
         # written from memory: torch.save to a disk that is full raises what says nothing of the disk
         packed = io.BytesIO()
         torch.save(state, packed)
         with replacing(target) as temporary:
             temporary.mkdir()
-            (temporary / ADAPTERS).write_bytes(save(saved, metadata))
+            (temporary / ADAPTERS).write_bytes(pack_adapters(tensors, identity))
             (temporary / STATE).write_bytes(packed.getbuffer())
         for name in names:
             with replacing(folder / name) as link:
@@ -85,6 +77,18 @@ def save_checkpoint(
         raise CheckpointError(
             f"checkpoint {target}: not written ({error.strerror or error}); make room, then --resume"
         ) from None
+
+
+def pack_adapters(tensors: Mapping[str, Tensor], identity: Identity) -> bytes:
+    """The content of ``adapters.safetensors``."""
+    metadata = {
+        "model": identity.model,
+        "options": json.dumps(identity.options),
+        "classes": json.dumps(identity.classes),
+        "trunk_sha256": identity.trunk_sha256,
+        "weights": printable(identity.weights),  # metadata is UTF-8; the recipe has the path, byte for byte
+    }
+    return save({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 def _remove_unlinked(folder: Path) -> None:

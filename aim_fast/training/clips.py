@@ -19,7 +19,7 @@ from aim_fast.errors import DataError, UsageError
 from aim_fast.training.devices import Place, first_process_first
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
-from aim_fast.training.recipe_groups import parse_views
+from aim_fast.training.recipe_groups import AUTO, parse_views
 from aim_fast.training.trained_model import TrainedModel
 
 
@@ -28,8 +28,8 @@ def data_classes(recipe: Recipe) -> list[str]:
 
     Raises DataError when the splits do not have the same classes in the same order, or share a video.
     """
-    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
-    classes = same_classes(dataset, root)
+    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root, recipe.data.shard_cache_gib)
+    classes = same_classes(dataset, root, multi_label=recipe.data.multi_label)
     if recipe.data.classes:
         classes = choose_classes(classes, recipe.data.classes, recipe.run.seed)
     if len(classes) < 2:
@@ -46,7 +46,7 @@ def open_split(
 
     The clips of ``classes`` alone where they are given, and of the training split those that few-shot learning takes.
     """
-    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
+    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root, recipe.data.shard_cache_gib)
     with first_process_first(place):
         index = load_or_build_index(
             dataset,
@@ -55,6 +55,7 @@ def open_split(
             workers=recipe.data.workers,
             progress=progress.shown,
             accept_gaps=recipe.data.accept_gaps,
+            multi_label=recipe.data.multi_label,
         )
     total = len(index)
     for line in index.summary():
@@ -85,12 +86,14 @@ def open_loader(
 
     Where the recipe caches frames, what the cache lacks is decoded first.
     """
+    _refuse_auto(recipe)
     progress = progress or RunProgress(quiet=True)
     cache = _open_cache(recipe, place, index, img_size, progress)
     threads = place.decoding_threads(recipe.data.workers)
     decoder: str = recipe.data.decoder
     if decoder == "auto" and not (cache and len(cache.entries) == len(index.healthy)):
         decoder = _fastest_decoder(recipe, place, index, img_size, sampling, augmentation, progress)
+    samples = recipe.optimisation.batch_size * (augmentation.repeats if augmentation else 1)
     return ClipLoader(
         index,
         train=augmentation is not None,
@@ -105,8 +108,9 @@ def open_loader(
         workers=threads,
         device=place.device,
         decoder=decoder,
-        prefetch=prefetch_depth(recipe.optimisation.batch_size, recipe.data.frames, img_size, threads, place.device),
+        prefetch=prefetch_depth(samples, recipe.data.frames, img_size, threads, place.device),
         read_order=recipe.data.read_order,
+        balanced=recipe.data.balanced_sampling,
         cache=cache,
     )
 
@@ -166,7 +170,9 @@ def feature_source(trained: TrainedModel) -> FeatureSource:
     """What features of this model, by its recipe, are computed from."""
     model, recipe = trained.model, trained.recipe
     return FeatureSource(
-        model.frozen_part + (", validation view" if recipe.data.cache_features else ""),
+        model.frozen_part
+        + (", validation view" if recipe.data.cache_features else "")
+        + (", equal segments" if recipe.data.equal_segments and not recipe.data.interval else ""),
         trained.identity.trunk_sha256,
         model.num_frames,
         recipe.data.interval,
@@ -182,6 +188,7 @@ def open_features(recipe: Recipe, place: Place, index: Index, train: bool, sourc
 
     Raises DataError where there are none, of all clips, or where they are of another source.
     """
+    _refuse_auto(recipe)
     store = FeatureStore(Path(recipe.data.features or recipe.data.cache_features or "") / index.split)
     if odd := store.source.differences(source):
         raise DataError(f"{store.folder}: holds features of another trunk or other clips: {'; '.join(odd)}")
@@ -193,8 +200,14 @@ def open_features(recipe: Recipe, place: Place, index: Index, train: bool, sourc
         seed=recipe.run.seed,
         rank=place.rank,
         world=place.world,
+        balanced=recipe.data.balanced_sampling,
         device=place.device,
     )
+
+
+def _refuse_auto(recipe: Recipe) -> None:
+    if recipe.optimisation.batch_size == AUTO:
+        raise UsageError("batch_size auto is of train, which measures it: give a number of clips here")
 
 
 def _open_cache(recipe: Recipe, place: Place, index: Index, img_size: int, progress: RunProgress) -> FrameCache | None:
@@ -222,7 +235,17 @@ def sampling_of(recipe: Recipe) -> Sampling:
     """How frames and views are taken from a video."""
     clips, crops = parse_views(recipe.evaluation.views)
     drawn = recipe.evaluation.random_views and clips > 1
-    return Sampling(recipe.data.frames, recipe.data.interval or None, clips=clips, crops=crops, random=drawn)
+    ends = recipe.evaluation.view_starts == "ends"
+    interval = recipe.data.interval or None
+    return Sampling(
+        recipe.data.frames,
+        interval,
+        clips=clips,
+        crops=crops,
+        ends=ends,
+        equal=recipe.data.equal_segments,
+        random=drawn,
+    )
 
 
 def augmentation_of(recipe: Recipe) -> Augmentation:
@@ -233,13 +256,20 @@ def augmentation_of(recipe: Recipe) -> Augmentation:
     published = asked.aug == "published" and bool(asked.randaugment)
     fields: dict[str, Any] = {
         "random_resized_crop": asked.random_resized_crop,
+        "short_sides": asked.crop_short_side,
+        "crop_scales": asked.crop_scales,
         "scale": asked.crop_area,
         "ratio": asked.crop_aspect,
         "flip": 0.5 if published else asked.flip,
+        "flip_labels": asked.flip_labels,
         "randaug": asked.randaugment or None,
         "policy": asked.aug.removeprefix("timm:") if asked.aug.startswith("timm:") else "",
         "pre_crop": 7.0 if published else 0.0,
         "erasing": asked.random_erasing,
         "color_jitter": asked.color_jitter,
+        "jitter": asked.jitter,
+        "jitter_prob": asked.jitter_prob,
+        "grayscale": asked.grayscale,
+        "repeats": asked.aug_repeats,
     }
     return Augmentation(**fields)

@@ -21,7 +21,7 @@ from aim_fast.training.checkpoint import ADAPTERS, save_checkpoint
 from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.run import restore_run
 from aim_fast.training.run_folder import RECIPE
-from aim_fast.training.trained_file import fields_told, is_numbered, read_trained, write_trained
+from aim_fast.training.trained_file import MULTI_LABEL, fields_told, is_numbered, read_trained, write_trained
 from aim_fast.training.trained_model import TrainedModel
 
 TRUNK = "trunk.safetensors"
@@ -41,7 +41,8 @@ def convert(
     path, target = Path(source), Path(destination)
     if target.exists():
         raise UsageError(f"{target}: is there already; name another destination")
-    if not target.absolute().parent.is_dir():
+    one_file = target.suffix in (".pth", ".pt", ".safetensors")
+    if one_file and not target.absolute().parent.is_dir():
         raise UsageError(f"{target}: there is no folder {target.parent}; make it first")
     names = read_class_names(Path(classes)) if classes else None
     if path.is_file() and path.name != ADAPTERS:
@@ -57,7 +58,7 @@ def convert(
         lines = list(trained.lines)
     if merge:
         trained = _merged(trained)
-    if target.suffix in (".pth", ".pt", ".safetensors"):
+    if one_file:
         tokenizer = _missing_files(tokenizer_files(trained.model), target)
         write_trained(trained, target)
         _copy(tokenizer, target.parent)
@@ -120,11 +121,13 @@ def _merged(trained: TrainedModel) -> TrainedModel:
 
 def _write_run(trained: TrainedModel, folder: Path) -> None:
     model, identity = trained.model, trained.identity
-    recipe = load_recipe(None, {"model": identity.model}).replace(**fields_told(identity))
+    several = MULTI_LABEL if trained.recipe.data.multi_label else {}
+    recipe = load_recipe(None, {"model": identity.model}).replace(**fields_told(identity), **several)
     trunk = folder.absolute() / TRUNK
-    tensors = {name: parameter.detach() for name, parameter in model.trainable_parameters()}
+    tensors = {name: tensor.detach() for name, tensor in model.trained_tensors().items()}
     written = replace(identity, weights=str(trunk))
     try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         with replacing(folder) as made:
             made.mkdir()
             save_trunk(model, made / TRUNK)

@@ -35,7 +35,8 @@ class GraphedStep(FlatStep):
     """A :class:`FlatStep` whose halves are replayed. Learning rates are read at every replay: ``set_learning_rate``.
 
     ``choose``: time a few steps as they are and a few replays, and keep the faster. ``say`` is given one line: which it
-    was, or why nothing could be captured; training goes on as it is then. ``settled``: whether all that is done.
+    was, or why nothing could be captured; training goes on as it is then. ``settled``: whether all that is done. Where
+    batches change their shapes it is given a line on that as well.
     """
 
     def __init__(self, *step: Any, choose: bool = False, say: Callable[[str], None] = print, **more: Any) -> None:
@@ -48,6 +49,7 @@ class GraphedStep(FlatStep):
         self._update: _Captured | None = None
         self._refused = False
         self._shapes: list[Any] = []  # of the last batch
+        self._shapes_said = False
         self._seconds: dict[tuple[str, bool], list[float]] = {}  # by half, and whether it was captured
         set_capturable(self.optimizer, True)
 
@@ -63,6 +65,9 @@ class GraphedStep(FlatStep):
             torch.autograd.graph.increment_version(self.parameters)
             self._batch = self._capture(self._add_gradient, inputs)
         if self._batch is None or _shapes(self._batch.inputs) != self._shapes:
+            if self._captures and not self._shapes_said:
+                self._shapes_said = True
+                self.say("training step: batches change their shapes: those of others than before run as they are")
             return self._timed("batch", False, self._add_gradient, *inputs)
         return self._timed("batch", True, self._batch, *inputs)
 

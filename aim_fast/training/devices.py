@@ -9,15 +9,18 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import get_args
 
 import torch
 import torch.distributed as dist
 
 from aim_fast.cores import default_workers
-from aim_fast.errors import UsageError
-from aim_fast.training.meeting import meet
+from aim_fast.errors import AimFastError, TrainingError, UsageError
+from aim_fast.training.meeting import first_failure, meet
 from aim_fast.training.recipe_groups import DEVICES, Precision
+from aim_kernels.scaled_product import scaled_products_missing
+from aim_kernels.scaled_rows import EIGHT_BITS
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,16 @@ class Place:
     world: int
     device: torch.device
     dtype: torch.dtype  # of autocast: bfloat16, float16, or float32 for none
+    trunk: torch.dtype | None = None  # what the frozen trunk is held in, where that is another: float8_e4m3fn
 
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def precision(self) -> str:
+        """For a reader."""
+        return f"{self.dtype}".removeprefix("torch.") + ("" if self.trunk is None else ", frozen products in fp8")
 
     @property
     def autocast(self) -> Callable[[], torch.autocast]:
@@ -73,36 +82,54 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("precision fp16 trains on a GPU only: use --precision bf16 or fp32 on the CPU")
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    if precision == "fp8" and (missing := scaled_products_missing(device)):
+        raise UsageError(f"precision fp8 does not run on {device}: {missing}; use --precision bf16")
+    return {"fp16": torch.float16, "fp32": torch.float32}.get(precision, torch.bfloat16)
 
 
 def single_place(device: str, precision: str) -> Place:
     """The place of a process that works alone."""
+    return _place(0, 1, device, precision)
+
+
+def _place(rank: int, world: int, device: str, precision: str) -> Place:
     chosen = choose_device(device)
-    return Place(0, 1, chosen, choose_dtype(precision, chosen))
+    return Place(rank, world, chosen, choose_dtype(precision, chosen), EIGHT_BITS if precision == "fp8" else None)
 
 
 @contextlib.contextmanager
 def join_processes(device: str, precision: str) -> Iterator[Place]:
-    """The place of this process, in the process group that torchrun describes, if it does: gloo on CPU, nccl on GPU."""
+    """The place of this process, in the process group that torchrun describes, if it does: gloo on CPU, nccl on GPU.
+
+    An error of one process ends the block in all of them: leaving the group, it breaks what the others wait for, and
+    they raise TrainingError with its reason in place of what broke there, or what they find wrong themselves.
+    """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = choose_device(device)
-    place = Place(rank, world, chosen, choose_dtype(precision, chosen))
+    place = _place(rank, world, device, precision)
+    chosen = place.device
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.cuda.reset_peak_memory_stats(chosen)
+    else:
+        with contextlib.suppress(OSError):  # on Linux the highest point is then this run's, not that of one before
+            Path("/proc/self/clear_refs").write_text("5")
     # scanning a large data set for the first time is the longest that the other processes wait for the first one
-    joined = world > 1 and not dist.is_initialized()
-    if joined:
-        timeout = timedelta(hours=3)
-        store = meet(next(dist.rendezvous("env://", timeout=timeout))[0], rank, world, timeout)
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+    if world == 1 or dist.is_initialized():
+        yield place
+        return
+    timeout = timedelta(hours=3)
+    store = meet(next(dist.rendezvous("env://", timeout=timeout))[0], rank, world, timeout)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     try:
         yield place
+    except Exception as error:
+        reason = first_failure(store, rank, error)
+        if reason is not None and not isinstance(error, AimFastError):
+            raise TrainingError(reason) from error
+        raise
     finally:
-        if joined:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 def first_process_first(place: Place) -> contextlib.AbstractContextManager[None]:

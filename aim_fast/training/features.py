@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from aim_fast.data import Index, Sampling, read_dataset
-from aim_fast.data.features.store import FeatureStore, write_features
+from aim_fast.data.features.store import DTYPES, FeatureStore, write_features
 from aim_fast.data.formats import chosen_dataset
+from aim_fast.files import check_room
 from aim_fast.training.clips import feature_source, open_loader, open_split, sampling_of
 from aim_fast.training.devices import Place, first_process_first, single_place
+from aim_fast.training.first_start import recall_kernels
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.recipe_model import build_model
@@ -25,10 +27,11 @@ def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype:
 
     Raises UsageError for a model that has no frozen part, and what building, reading and writing raise.
     """
-    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root)
+    dataset, root = chosen_dataset(recipe.data.dataset, recipe.data.data_root, recipe.data.shard_cache_gib)
     place, progress = single_place(recipe.run.device, recipe.run.precision), RunProgress(quiet)
-    classes = read_dataset(dataset, root, splits[0]).classes
+    classes = read_dataset(dataset, root, splits[0], recipe.data.multi_label).classes
     trained = build_model(recipe, classes, place)
+    recall_kernels(trained, place)
     for line in trained.lines:
         progress.say(line)
     lines = []
@@ -45,25 +48,32 @@ def extract_features(recipe: Recipe, splits: Sequence[str], folder: Path, dtype:
 
 
 def cache_features(trained: TrainedModel, place: Place, indices: Iterable[Index], progress: RunProgress) -> None:
-    """Keeps the frozen bottom's output for the validation view of every clip below its recipe's ``cache_features``.
+    """Keeps the frozen part's output for the validation view of every clip below its recipe's ``cache_features``.
 
     The first process writes what is not there yet. Raises UsageError, before anything is written, for a model that
-    trains from its first layer on, and where the folder holds features of another trunk, depth or number of frames.
+    trains from its first layer on, DataError where the disk has no room for all clips, and UsageError where the folder
+    holds features of another trunk, depth or number of frames.
     """
     recipe, model = trained.recipe, trained.model
-    folder = Path(recipe.data.cache_features or "")
-    with torch.inference_mode(), place.autocast():  # one clip shows whether there is something to keep
-        model.frozen_features(
-            torch.zeros((1, model.num_frames, *(model.img_size,) * 2, 3), dtype=torch.uint8).to(place.device)
-        )
+    recall_kernels(trained, place)
+    folder, dtype = Path(recipe.data.cache_features or ""), recipe.data.cache_dtype
+    with torch.inference_mode(), place.autocast():  # one clip shows whether there is something to keep, and how much
+        clip = torch.zeros((1, model.num_frames, *(model.img_size,) * 2, 3), dtype=torch.uint8).to(place.device)
+        size = model.frozen_features(clip).numel() * DTYPES[dtype].itemsize
     with first_process_first(place):
         if place.first:
             sampling, alone = sampling_of(recipe).validation(model.img_size), replace(place, world=1)
+            indices = list(indices)
+            there = sum(shard.stat().st_size for index in indices for shard in (folder / index.split).glob("shard-*"))
+            clips = sum(len(index.healthy) for index in indices)
+            kept = f"{model.frozen_part}, {size / 2**20:.2f} MiB a clip in {dtype}"
+            progress.say(f"{folder}: {kept}, {clips * size / 2**30:.1f} GiB for {clips} clips")
+            check_room(folder, clips * size - there, "the features need", "take a larger disk, or --data-share")
             for index in indices:
-                _write_split(trained, alone, index, sampling, folder, recipe.data.cache_dtype, progress)
+                _write_split(trained, alone, index, sampling, folder, dtype, progress)
                 store = FeatureStore(folder / index.split)
-                part, size = store.source.part, store.bytes / 2**20
-                progress.say(f"{store.folder}: {part} of {len(index)} clips, {size:.1f} MiB")
+                part, written = store.source.part, store.bytes / 2**20
+                progress.say(f"{store.folder}: {part} of {len(index)} clips, {written:.1f} MiB")
 
 
 def _write_split(

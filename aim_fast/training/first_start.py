@@ -1,18 +1,20 @@
-"""Before a run's first step on a GPU: its kernels are chosen for the shapes of that step (``aim_fast.tuning``)."""
+"""Before a GPU computes: a run's kernels are chosen for the shapes of its first step (``aim_fast.tuning``), and what
+takes no such step runs those that were chosen on the card before."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from aim_fast.errors import UsageError
 from aim_fast.models.video_model import VideoModel
 from aim_fast.training.devices import Place
 from aim_fast.training.progress import RunProgress
+from aim_fast.training.trained_model import TrainedModel
 from aim_fast.tuning.calls import Call, calls_of_step
-from aim_fast.tuning.tuning import check_backends, tune
+from aim_fast.tuning.tuning import check_backends, recall, tune
 from aim_kernels.optional_triton import INSTALLED
 
 
@@ -34,6 +36,24 @@ def tune_for_step(model: VideoModel, inputs: Sequence[Tensor], place: Place, pro
     check_backends(model, place.device)
     for line in (*tuning.lines, tuning.summary):
         progress.say(line)
+
+
+def recall_kernels(trained: TrainedModel, place: Place) -> None:
+    """:func:`run_recalled`, unless the model's recipe keeps the committed kernels."""
+    if trained.recipe.run.kernels == "tuned":
+        run_recalled(trained.model, place)
+
+
+def run_recalled(model: nn.Module, place: Place) -> str | None:
+    """Has a model run the kernels that ``train`` or ``tune`` chose on this card; a line on them, None on a CPU.
+
+    Raises UsageError where it is to run a backend that failed its check there.
+    """
+    if place.device.type != "cuda" or not INSTALLED:
+        return None
+    tuning = recall(place.device)
+    check_backends(model, place.device)
+    return tuning.summary
 
 
 def step_calls(model: VideoModel, inputs: Sequence[Tensor], place: Place) -> Counter[Call]:

@@ -10,44 +10,61 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from filelock import FileLock
-from torch import Tensor
 
 from aim_fast.data import Batch, Index
 from aim_fast.errors import CheckpointError, TrainingError
 from aim_fast.files import lock_run, write_whole
+from aim_fast.training.batch_size import fit_batch_size
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint, save_checkpoint
-from aim_fast.training.clips import data_classes, feature_source, open_split, open_training, open_validation
+from aim_fast.training.class_weights import class_weights
+from aim_fast.training.clips import (
+    data_classes,
+    feature_source,
+    open_split,
+    open_training,
+    open_validation,
+    sampling_of,
+)
 from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import check_cuda_graph
 from aim_fast.training.devices import Place, join_processes
 from aim_fast.training.drawing import drawing
-from aim_fast.training.evaluation import evaluate
+from aim_fast.training.early_stopping import EarlyStopping
+from aim_fast.training.evaluation import Evaluation, evaluate
 from aim_fast.training.features import cache_features
 from aim_fast.training.first_start import tune_for_step
 from aim_fast.training.metrics import CURVES, MetricsLog, draw_curves
+from aim_fast.training.multi_label_evaluation import MultiLabelEvaluation
 from aim_fast.training.optimization import Optimization
 from aim_fast.training.optimizer import learning_rate
+from aim_fast.training.pending_loss import PendingLoss
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.recipe import Recipe
+from aim_fast.training.recipe_groups import seconds_of
 from aim_fast.training.recipe_model import build_model
-from aim_fast.training.run_folder import RECIPE, check_output
+from aim_fast.training.report import Report, protocol
+from aim_fast.training.run_folder import RECIPE, check_output, resumed
 from aim_fast.training.steps import Steps
 from aim_fast.training.stop import StopRequest
+from aim_fast.training.teacher import open_teacher
+from aim_fast.training.trackers import check_trackers, open_trackers
 from aim_fast.training.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a training run ended with: its folder, its best validation top-1, the last validation, and its last step.
+    """What a training run ended with: its folder, its best validation top-1 (mAP where clips may have several labels),
+    the last validation, and its last step.
 
-    ``stopped``: SIGTERM ended it early; its last checkpoint is that of the last step. ``first``: of the first process.
+    ``stopped``: ``cause``, SIGTERM or the time limit, ended it early; its last checkpoint is that of the last step.
+    ``first``: of the first process. ``report``: scores of the last validation; None where this call did not validate.
     """
 
     folder: Path
@@ -55,23 +72,29 @@ class Result:
     last: dict[str, Any]
     step: int
     stopped: bool = False
+    cause: str = ""
     first: bool = True
+    report: Report | None = None
 
 
 class _Stopped(Exception):
     """A validation was left because the run is to stop."""
 
 
-def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
+def train(recipe: Recipe, resume: bool = False, quiet: bool = False, until: int | None = None) -> Result:
     """Trains as ``recipe`` says and leaves ``recipe.run.output``; with ``resume``, goes on from its last checkpoint.
 
-    Raises UsageError, DataError, WeightsError or CheckpointError before anything is written, and TrainingError when
-    the loss is not finite or memory does not suffice. On SIGTERM it finishes the step, saves and returns.
+    ``until`` is a step to stop after, as SIGTERM stops. Raises UsageError, DataError, WeightsError or CheckpointError
+    before anything is written, and TrainingError when the loss is not finite or memory does not suffice. On SIGTERM and
+    at the time limit it finishes the step, saves and returns.
     """
+    recipe = resumed(recipe) if resume else recipe
     folder = check_output(recipe, resume)
+    check_trackers(recipe.run.tracker)
     with join_processes(recipe.run.device, recipe.run.precision) as place:
         if recipe.run.cuda_graph == "on":
             check_cuda_graph(place)
+        stop = StopRequest(place, seconds_of(recipe.run.time_limit) if recipe.run.time_limit else math.inf)
         progress = RunProgress(quiet or not place.first)
         # a scan of a large data set takes long: what can be known before it is found out before it
         classes = data_classes(recipe)
@@ -79,16 +102,17 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Result:
         for line in trained.lines:
             progress.say(line)
         splits = {split: open_split(recipe, split, place, progress, classes) for split in ("train", "validation")}
+        trained = replace(trained, recipe=fit_batch_size(trained, len(splits["train"]), place, progress))
         if recipe.data.cache_features:
             cache_features(trained, place, splits.values(), progress)
-        trainer = Trainer(folder, place, progress, trained, splits["train"], splits["validation"])
+        trainer = Trainer(folder, place, progress, trained, splits["train"], splits["validation"], stop, until)
         if resume:
             trainer.restore()
         try:
             with trainer.stop:
                 return trainer.run()
         except torch.OutOfMemoryError:
-            clips, frames = recipe.optimisation.batch_size, recipe.data.frames
+            clips, frames = trained.recipe.optimisation.batch_size, recipe.data.frames
             raise TrainingError(
                 f"out of memory on {place.device} with {clips} clips of {frames} frames: use "
                 f"--memory balanced or lean, or --batch-size {max(clips // 2, 1)}"
@@ -108,21 +132,30 @@ class Trainer:
         trained: TrainedModel,
         index: Index,
         validation: Index,
+        stop: StopRequest,
+        until: int | None = None,
     ) -> None:
         self.recipe, self.folder, self.place, self.progress = trained.recipe, folder, place, progress
         self.model, self.identity, self.classes = trained.model, trained.identity, trained.classes
         recipe = self.recipe
         self.steps = Steps.of(recipe, len(index.rows), place.world)
-        self.optimization = Optimization(self.model, recipe, place, len(self.classes), progress.say)
+        asked, self.teacher = recipe.optimisation, open_teacher(recipe, place, trained)
+        weights = class_weights(asked.class_weights, index)
+        self.optimization = Optimization(
+            self.model, recipe, place, len(self.classes), progress.say, weights, self.teacher
+        )
         source, img_size = feature_source(trained), self.model.img_size
         self.loader = open_training(recipe, place, index, img_size, source, progress)
         self.validation = open_validation(recipe, place, validation, img_size, source, progress)
         self.step = 0
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
+        self.report: Report | None = None
         self.resumed = False
         self.validated = True  # whether the epoch that ends at this step has been validated
-        self.stop = StopRequest(place)
+        self.metric = "map" if index.multi_label else "top1"
+        self.early = EarlyStopping(asked.patience, asked.patience_metric or self.metric)
+        self.stop, self.until = stop, until
         self.named: set[str] = set()  # files that broke under way and were said
         self.tuned = place.device.type != "cuda" or recipe.run.kernels != "tuned" or recipe.run.backend != "fused"
         self.log: MetricsLog | None = None
@@ -131,15 +164,16 @@ class Trainer:
             sum(p.numel() for p in ps) for ps in (self.optimization.trainable.values(), self.model.parameters())
         )
         progress.say(
-            f"{recipe.model.model}: {trains:,} of {total:,} parameters train, {place.dtype} on {place.device.type}; "
-            f"{self.steps.clips_per_step} clips a step, {self.steps.per_epoch} steps an epoch"
+            f"{recipe.model.model}: {trains:,} of {total:,} parameters train, "
+            f"{place.precision} on {place.device.type}; {self.steps.clips_per_step} clips a step, "
+            f"{self.steps.per_epoch} steps an epoch"
         )
-        asked = recipe.optimisation
-        if self.steps.clips_per_step > (asked.total_batch_size or math.inf) and not asked.accumulate:
-            progress.say(
-                f"a step is larger than total_batch_size {asked.total_batch_size}: {asked.batch_size} clips x "
-                f"{place.world} processes; the learning rate stays {asked.lr:g}"
-            )
+        if matters := self.optimization.split_matters(self.steps):
+            progress.say(f"{matters}: a step depends on how its {self.steps.clips_per_step} clips are split")
+        if self.teacher:
+            progress.say(self.teacher.line)
+        if larger := self.steps.larger_than_asked(recipe):
+            progress.say(larger)
 
     def close(self) -> None:
         self.progress.close()
@@ -173,6 +207,10 @@ class Trainer:
                 f"{self.folder}: had {state['clips_per_step']} clips a step, not {self.steps.clips_per_step}: use "
                 "as many processes as before"
             )
+        if self.teacher and state.get("teacher") != self.teacher.sha256:
+            raise CheckpointError(
+                f"{self.folder}: had another teacher than {self.recipe.distillation.teacher} holds now; give that back"
+            )
         within, before = state["step"] % self.steps.per_epoch, state["processes"]
         if self.recipe.data.read_order == "shards" and within and before != self.place.world:
             raise CheckpointError(
@@ -181,6 +219,7 @@ class Trainer:
         self.optimization.load_state(state, checkpoint.tensors)
         self.step, self.best, self.last = state["step"], state["best"], state["last"]
         self.validated = state.get("validated", True)
+        self.early.load_state(state.get("early", self.early.state()))
 
     def run(self) -> Result:
         if self.place.first:
@@ -191,8 +230,12 @@ class Trainer:
             self._finish_epoch(0)
         stopped = not self.validated and not self._finish_epoch(self.step // self.steps.per_epoch - 1)
         while not stopped and self.step < epochs * self.steps.per_epoch:
+            if self.early.over:
+                self.progress.say(f"ends after epoch {self.step // self.steps.per_epoch}: {self.early}")
+                break
             stopped = not self._train_epoch(self.step // self.steps.per_epoch)
-        return Result(self.folder, self.best.get("top1", 0.0), self.last, self.step, stopped, self.place.first)
+        best, cause = self.best.get(self.metric, 0.0), self.stop.cause if stopped else ""
+        return Result(self.folder, best, self.last, self.step, stopped, cause, self.place.first, self.report)
 
     def _open_folder(self) -> None:
         try:
@@ -204,7 +247,11 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder}: cannot be written ({error.strerror}); give another --output"
             ) from None
-        self.log = MetricsLog(self.folder, self.step if self.resumed else None, self.validated)
+        step, say, config = self.step if self.resumed else None, self.progress.say, self.recipe.fields()
+        names = self.recipe.run.tracker
+        self.log = MetricsLog(
+            self.folder, step, self.validated, lambda: open_trackers(names, self.folder, step, config, say)
+        )
 
     def _train_epoch(self, epoch: int) -> bool:
         """Trains to the end of an epoch and finishes it; False when the run was stopped on the way, and saved."""
@@ -217,12 +264,12 @@ class Trainer:
             f"epoch {epoch + 1}/{recipe.optimisation.epochs}", steps.clips, first * steps.clips_per_step
         )
         clock = Clock()
-        pending: _Pending | None = None
+        pending: PendingLoss | None = None
         for place_in_epoch in range(first + 1, steps.per_epoch + 1):
             rate = learning_rate(recipe, self.step, steps.per_epoch)
             clips = steps.clips_of(self.step)
             loss, rows = self.optimization.step(batches, self.step, steps, rate, clock)
-            current = _Pending(loss, [self.loader.index.rows[row].path for row in rows], self.step + 1)
+            current = PendingLoss(loss, [self.loader.index.rows[row].path for row in rows], self.step + 1)
             # a loss is looked at one step later, so that a GPU is never waited for
             if pending:
                 pending.value()
@@ -240,7 +287,7 @@ class Trainer:
                 wait=f"data-wait {100 * clock.waiting:.0f}%",
                 peak=f"peak {self.place.peak_memory() / 2**30:.1f} GiB",
             )
-            if self.stop.agreed():
+            if self.stop.agreed() or self.step == self.until:
                 pending.value()
                 self.validated = not last
                 self._save("last")
@@ -280,28 +327,28 @@ class Trainer:
             self._save("last")
         counts = self._data_counts()
         if self.log:
-            self.log.write("data", self.step, epoch=epoch + 1, **counts)
+            self.log.write("data", self.step, epoch=epoch + 1, **counts, peak_memory=self.place.peak_memory())
         if validates:
             try:
-                summary = self._validate()
+                scores = self._validate()
             except _Stopped:
                 return False
-            self.last = {"epoch": min(epoch + 1, recipe.optimisation.epochs), **summary}
-            best = not self.best or summary["top1"] > self.best["top1"]
+            self.last = {"epoch": min(epoch + 1, recipe.optimisation.epochs), **scores.summary()}
+            best = not self.best or self.last[self.metric] > self.best[self.metric]
+            self.early.see(self.last)
             if best:
                 self.best = dict(self.last)
             if self.log:
                 self.log.write("eval", self.step, **self.last)
             self.progress.say(
-                f"epoch {self.last['epoch']}/{recipe.optimisation.epochs}: validation top-1 "
-                f"{100 * summary['top1']:.1f} %, top-5 {100 * summary['top5']:.1f} %, loss {summary['loss']:.3f} on "
-                f"{summary['videos']} videos"
+                f"epoch {self.last['epoch']}/{recipe.optimisation.epochs}: validation {scores.headline}, loss "
+                f"{self.last['loss']:.3f} on {self.last['videos']} videos"
             )
         self.validated = True
         self._save(*(("last", "best") if best else ("last",)))
         if self.place.first:
             with drawing(self.folder / CURVES):
-                draw_curves(self.folder, 1 / len(self.classes))
+                draw_curves(self.folder, None if self.metric == "map" else 1 / len(self.classes))
         return True
 
     def _data_counts(self) -> dict[str, int]:
@@ -317,14 +364,19 @@ class Trainer:
             counts["failed"], counts["replaced"] = found.tolist()
         return counts
 
-    def _validate(self) -> dict[str, Any]:
+    def _validate(self) -> Evaluation | MultiLabelEvaluation:
         """Scores the validation split, with the averaged tensors where they are kept."""
         place = self.place
         with self.optimization.averages():
             scores = evaluate(
                 self.model, self.validation, len(self.classes), place.device, place.autocast, self._leave_when_asked
             )
-        return scores.summary()
+        recipe, img_size = self.recipe, self.model.img_size
+        said = protocol(recipe, "validation", f"centre view of {img_size} px, step {self.step}", place)
+        sampling = sampling_of(recipe).validation(img_size)
+        index = self.validation.index
+        self.report = Report(self.folder, said, self.classes, scores, index, recipe, sampling, img_size)
+        return scores
 
     def _leave_when_asked(self, _: int) -> None:
         if self.stop.at_once:
@@ -341,25 +393,8 @@ class Trainer:
             "processes": self.place.world,
             "best": self.best,
             "last": self.last,
+            "early": self.early.state(),
+            "teacher": self.teacher and self.teacher.sha256,
             **self.optimization.state(),
         }
         save_checkpoint(self.folder / "checkpoints", names, self.optimization.used, state, self.identity)
-
-
-@dataclass
-class _Pending:
-    """The loss of a step that may still be under way on a device, and the files that it came from."""
-
-    loss: Tensor
-    files: list[str]
-    step: int
-
-    def value(self) -> float:
-        """The loss; raises TrainingError when it is not finite."""
-        loss = self.loss.item()
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss of step {self.step} is {loss}: train again in another --output "
-                f"with a lower --lr or --precision fp32; files of that step: {', '.join(self.files)}"
-            )
-        return loss

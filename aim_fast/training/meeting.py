@@ -5,6 +5,8 @@ time, so a process may read the address that a dead one left there, and the rest
 135712). Here the processes agree on a name that only this start has, and put it before all their keys: the first one
 makes it up, each other answers under it with a name of its own, and goes on when the first one's list has that name.
 What an earlier start left can be answered, but never lists this one's process.
+
+In the same store the first process that fails says why.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from aim_fast.errors import AimFastError
+
 _FIRST = "aim_fast/first"
+_FAILED = "failed"
 
 
 def meet(store: dist.Store, rank: int, world: int, timeout: timedelta) -> dist.Store:
@@ -40,3 +45,14 @@ def meet(store: dist.Store, rank: int, world: int, timeout: timedelta) -> dist.S
             return dist.PrefixStore(first, store)
         time.sleep(0.02)
     raise TimeoutError(f"process {rank} of {world} found no first process within {timeout}")
+
+
+def first_failure(store: dist.Store, rank: int, error: Exception) -> str | None:
+    """What went wrong first in another process that met in ``store``; None where ``error``, of this one, came first."""
+    kind = "" if isinstance(error, AimFastError) else f"{type(error).__name__}: "
+    own = f"process {rank}: {kind}{' '.join(str(error).split())}"
+    try:
+        first = store.compare_set(_FAILED, "", own).decode()
+    except (dist.DistError, RuntimeError):  # the process that held the store is gone
+        return None
+    return None if first == own else first

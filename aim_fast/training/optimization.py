@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,6 +22,7 @@ from aim_fast.training.checkpoint import copy_values
 from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import GraphedStep, captures, set_capturable
 from aim_fast.training.devices import Place
+from aim_fast.training.losses import distillation_losses, multi_label_losses
 from aim_fast.training.optimizer import build_optimizer, set_learning_rate
 from aim_fast.training.recipe import Recipe
 from aim_fast.training.steps import Steps, step_seed
@@ -37,7 +37,9 @@ class Optimization:
     """One process's part in training a model: its replica, optimiser, gradient scaler and moving average.
 
     ``trainable`` are the tensors that train, by name; ``averaged`` their moving averages where the recipe keeps them,
-    else empty. ``say`` is given a line on how steps run, where that is found out in the first of them.
+    else empty; ``statistics`` the running means and variances of batch norms that train, synchronised on GPUs. ``say``
+    is given a line on how steps run, where that is found out in the first of them. ``weights`` [classes] are those of
+    ``class_weights``, ``teacher`` gives the logits that the recipe's distillation takes of clips.
     """
 
     def __init__(
@@ -47,11 +49,21 @@ class Optimization:
         place: Place,
         num_classes: int,
         say: Callable[[str], None] = lambda line: None,
+        weights: Tensor | None = None,
+        teacher: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.model, self.recipe, self.place = model, recipe, place
-        self.mixup = _mixup(recipe, num_classes)
+        self.multi_label, self.teacher = recipe.data.multi_label, teacher
+        self.class_weights = None if weights is None else weights.to(place.device)
+        if (self.multi_label or teacher) and (model.pairs_clips or type(model).candidates is not VideoModel.candidates):
+            what = "multi_label" if self.multi_label else "a teacher"
+            raise UsageError(f"{recipe.model.model} scores some classes of a step, by its labels: leave {what} out")
+        self.mixup = _mixup(model, recipe, num_classes)
         self.trainable: dict[str, nn.Parameter] = dict(model.trainable_parameters())
         self.averaged = {k: v.detach().clone() for k, v in self.trainable.items()} if recipe.optimisation.ema else {}
+        if place.world > 1 and place.device.type == "cuda":  # torch has none for a CPU
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.statistics = model.trained_statistics()
         self.optimizer = build_optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
         graphs = captures(recipe.run.cuda_graph, place, self.trainable.values())
@@ -90,21 +102,27 @@ class Optimization:
                 batch = next(batches)
             seed = step_seed(self.recipe.run.seed, number, part, self.place.rank)
             torch.manual_seed(seed)
-            frames, labels, weights, *classes = self.inputs(batch, seed)
+            frames, labels, weights, *others = self.inputs(batch, seed, number // steps.per_epoch)
+            if self.teacher:
+                others.append(self.teacher(frames))
             rows += batch.indices.tolist()
             if self.flat:
-                total += self.flat.accumulate(frames, labels, weights / clips, *classes)
+                total += self.flat.accumulate(frames, labels, weights / clips, *others)
                 continue
             replica, more = self.replica, part < count - 1
             with replica.no_sync() if isinstance(replica, DistributedDataParallel) and more else nullcontext():
                 # a mean over the clips of the step; DistributedDataParallel divides by the number of processes
-                loss = self._losses(frames, labels, weights, *classes).sum() / clips
+                loss = self._losses(frames, labels, weights, *others).sum() / clips
                 self.scaler.scale(loss * self.place.world).backward()
             total += loss.detach()
         if self.flat:
             self.flat.finish()
         else:
             self._apply_gradients()
+        if self.place.world > 1:  # synchronised batch norms have the same in every process
+            for statistic in self.statistics.values():
+                dist.all_reduce(statistic)
+                statistic /= self.place.world
         return total, rows
 
     @property
@@ -119,8 +137,10 @@ class Optimization:
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Goes on from a ``state`` and the ``tensors`` saved with it."""
-        copy_values(self.trainable, state["trainable"] or tensors)
-        copy_values(self.averaged, tensors if self.averaged else {})
+        trained = state["trainable"] or tensors
+        copy_values(self.trainable, {name: trained[name] for name in self.trainable})
+        copy_values(self.averaged, {name: tensors[name] for name in self.averaged})
+        copy_values(self.statistics, {name: tensors[name] for name in self.statistics})
         self.optimizer.load_state_dict(state["optimizer"])
         set_capturable(self.optimizer, self.flat is not None)
         if self.flat:
@@ -129,8 +149,16 @@ class Optimization:
 
     @property
     def used(self) -> dict[str, Tensor]:
-        """The tensors that a model is used with: the averages where they are kept."""
-        return self.averaged or {name: tensor.detach() for name, tensor in self.trainable.items()}
+        """The tensors that a model is used with: the averages where they are kept, and statistics of batch norms."""
+        return (self.averaged or {name: tensor.detach() for name, tensor in self.trainable.items()}) | self.statistics
+
+    def split_matters(self, steps: Steps) -> str:
+        """What in a step depends on how its clips are split over batches and processes; empty where nothing does."""
+        apart = self.place.world > 1 and self.place.device.type != "cuda"  # batch norms of the processes
+        if self.statistics and (steps.accumulate > 1 or apart):
+            return "batch norms see the clips that are taken at a time"
+        pairs = self.model.pairs_clips and steps.accumulate > 1
+        return "the loss compares the clips that are taken at a time" if pairs else ""
 
     @contextmanager
     def averages(self) -> Iterator[None]:
@@ -157,8 +185,8 @@ class Optimization:
             averaged, raw = list(self.averaged.values()), [p.detach() for p in self.trainable.values()]
             torch._foreach_lerp_(averaged, raw, 1 - self.recipe.optimisation.ema)
 
-    def inputs(self, batch: Batch, seed: int) -> list[Tensor]:
-        """Frames, labels and weights on the device, mixed where the recipe mixes clips.
+    def inputs(self, batch: Batch, seed: int, epoch: int = 0) -> list[Tensor]:
+        """Frames, labels and weights on the device, mixed where the recipe mixes clips, and the model's own inputs.
 
         Where a step scores some of the classes alone, they are the fourth, and labels are places among them.
         """
@@ -170,16 +198,32 @@ class Optimization:
             frames = self.model.normalize(frames)  # [B, 3, T, H, W]
             images, labels = self.mixup(frames.flatten(1, 2), labels)
             frames = images.view_as(frames)
-        elif (classes := self.model.candidates(labels, seed)) is not None:
+        if self.class_weights is not None and not self.multi_label:
+            shares = self.class_weights[labels] if labels.ndim == 1 else labels @ self.class_weights
+            weights = weights * shares
+        if not self.mixup and (classes := self.model.candidates(labels, seed)) is not None:
             return [frames, torch.searchsorted(classes, labels), weights, classes]
-        return [frames, labels, weights]
+        draws = torch.tensor([step_seed(self.recipe.run.seed, epoch, row) for row in batch.indices.tolist()])
+        return [frames, labels, weights, *self.model.step_inputs(labels, draws)]
 
-    def _losses(self, frames: Tensor, labels: Tensor, weights: Tensor, *classes: Tensor) -> Tensor:
-        """Weighted cross-entropy of each clip [B]: zero for the clips that only fill a batch up."""
+    def _losses(self, frames: Tensor, labels: Tensor, weights: Tensor, *inputs: Tensor) -> Tensor:
+        """The weighted loss of each clip [B]: zero for the clips that only fill a batch up.
+
+        Where there is a teacher, its logits are the last of ``inputs``.
+        """
         smoothing = 0.0 if self.mixup else self.recipe.augmentation.label_smoothing
+        own = inputs[:-1] if self.teacher else inputs
         with self.place.autocast():
-            logits = self.replica(frames, *classes)
-        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing) * weights
+            logits = self.replica(frames, *own)
+        if self.multi_label:
+            losses = multi_label_losses(logits, labels, smoothing, self.class_weights) * weights
+        else:
+            losses = self.model.losses(logits, labels, weights, smoothing)
+        if self.teacher:
+            asked = self.recipe.distillation
+            taught = distillation_losses(logits, inputs[-1], asked.distill_temperature, self.multi_label) * weights
+            losses = losses.lerp(taught, asked.distill_weight)
+        return losses
 
 
 def _replicate(model: VideoModel, recipe: Recipe, place: Place, alone: bool) -> nn.Module:
@@ -193,14 +237,21 @@ def _replicate(model: VideoModel, recipe: Recipe, place: Place, alone: bool) -> 
     return replica
 
 
-def _mixup(recipe: Recipe, num_classes: int) -> Any:
-    asked, count = recipe.augmentation, recipe.optimisation.batch_size
+def _mixup(model: VideoModel, recipe: Recipe, num_classes: int) -> Any:
+    asked = recipe.augmentation
+    count = recipe.optimisation.batch_size * asked.aug_repeats
+    if model.pairs_clips and (asked.mixup or asked.cutmix or asked.label_smoothing):
+        raise UsageError(
+            "a loss between the clips of a batch takes whole labels: leave mixup, cutmix and label_smoothing out"
+        )
     if not asked.mixup and not asked.cutmix:
         return None
     if recipe.data.features:
         raise UsageError("mixup and cutmix mix pixels, and --features has none: leave one of them out")
     if count % 2:
-        raise UsageError(f"mixup and cutmix pair the clips of a batch: batch_size {count} must be even")
+        raise UsageError(
+            f"mixup and cutmix pair the clips of a batch: batch_size {recipe.optimisation.batch_size} must be even"
+        )
     from timm.data import Mixup
 
     return Mixup(asked.mixup, asked.cutmix, label_smoothing=asked.label_smoothing, num_classes=num_classes)

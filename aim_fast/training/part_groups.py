@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from aim_fast.models.heads import HEADS
+from aim_fast.models.heads import ALL_HEADS, HEADS
 from aim_fast.models.methods import METHODS, method_lines
 from aim_fast.models.methods.prompting import Prompting
 from aim_fast.models.record import Record
@@ -20,7 +20,7 @@ from aim_fast.models.trunks import TRUNKS
 from aim_fast.training.recipe_group import Group, field, field_of
 
 _OF_FRAMES = [record for record in TRUNKS if issubclass(record, Trunk)]
-_RECORDS: tuple[type[Record], ...] = (*METHODS.values(), *TRUNKS, Prompting, *HEADS.values())
+_RECORDS: tuple[type[Record], ...] = (*METHODS.values(), *TRUNKS, Prompting, *ALL_HEADS.values())
 # Fields whose value leaves no trace in a trained model's tensors, so that whoever opens one may have to say it.
 UNTOLD = tuple(dict.fromkeys(name for record in _RECORDS for name in record.options() if not record.about()[name].told))
 # Fields of trunks of frames alone: with them a frozen trunk makes other features.

@@ -16,10 +16,11 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from aim_fast.data.storage.address import is_address, shown
 from aim_fast.errors import UsageError, nearest
 from aim_fast.training.part_groups import Parts
 from aim_fast.training.recipe_group import Group, kind_of, refused
-from aim_fast.training.recipe_groups import Augmentation, Data, Evaluation, Optimisation, Run
+from aim_fast.training.recipe_groups import Augmentation, Data, Distillation, Evaluation, Optimisation, Run
 
 
 class Recipe(Parts):
@@ -30,6 +31,7 @@ class Recipe(Parts):
     data: Data = Field(default_factory=Data)
     augmentation: Augmentation = Field(default_factory=Augmentation)
     optimisation: Optimisation = Field(default_factory=Optimisation)
+    distillation: Distillation = Field(default_factory=Distillation)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     run: Run = Field(default_factory=Run)
 
@@ -56,21 +58,55 @@ class Recipe(Parts):
         return Recipe.of(self.fields() | changes)
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        """All fields, an address without its secrets."""
+        fields = self.model_dump(mode="json")
+        if is_address(root := fields["data"]["data_root"]):
+            fields["data"]["data_root"] = shown(root)
+        return yaml.safe_dump(fields, sort_keys=False)
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
         data, augmentation = self.data, self.augmentation
         if augmentation.aug.startswith("timm:") and augmentation.randaugment:
             raise refused("given without another RandAugment: add --randaugment none", augmentation.aug, "aug")
+        if augmentation.crop_scales and augmentation.crop_short_side:
+            raise refused(
+                "given without crop_short_side: both say what is cropped", augmentation.crop_scales, "crop_scales"
+            )
+        if (repeats := augmentation.aug_repeats) > 1 and (data.features or augmentation.train_view == "validation"):
+            raise refused("1 where nothing is drawn at random: all samples would be one", repeats, "aug_repeats")
         if (kept := data.cache_features) and augmentation.train_view != "validation":
             must = "given with train_view validation: one view of a clip is kept, none drawn at random"
             raise refused(must, kept, "cache_features")
         if kept and (data.features or augmentation.mixup or augmentation.cutmix):
             must = "without features, mixup and cutmix: a cache has neither pixels nor other features"
             raise refused(must, kept, "cache_features")
+        if data.cache_layers and not kept:
+            raise refused("given with cache_features, the folder of what is kept", data.cache_layers, "cache_layers")
+        optimisation = self.optimisation
+        if (drops := optimisation.lr_drops) and optimisation.schedule != "drops":
+            raise refused("given with schedule drops", drops, "lr_drops")
+        if optimisation.min_lr > optimisation.lr:
+            raise refused(f"at most lr, {optimisation.lr:g}", optimisation.min_lr, "min_lr")
         if data.shots and data.shot_list:
             raise refused("left out where shot_list names the clips", data.shots, "shots")
+        if data.balanced_sampling and data.read_order == "shards":
+            raise refused("left out with read_order shards, which reads clips as they lie", True, "balanced_sampling")
+        if (teacher := self.distillation.teacher) and (kept or data.features):
+            must = "left out with features and cache_features: a teacher sees pixels, and they keep none"
+            raise refused(must, teacher, "teacher")
+        if data.multi_label and (augmentation.mixup or augmentation.cutmix):
+            must = "left out with mixup and cutmix, which mix one label a clip: give --mixup 0 --cutmix 0"
+            raise refused(must, True, "multi_label")
+        if data.multi_label and augmentation.flip_labels:
+            raise refused("left out with multi_label, where a clip has no one class to swap", True, "flip_labels")
+        if data.multi_label and data.shots:
+            raise refused("0 with multi_label, where a clip is one of several classes", data.shots, "shots")
+        if (metric := optimisation.patience_metric) and not optimisation.patience:
+            raise refused("given with patience", metric, "patience_metric")
+        if metric and metric != "loss" and (metric == "map") != data.multi_label:
+            kinds = "map or loss with multi_label, else top1, top5, mean_class or loss"
+            raise refused(kinds, metric, "patience_metric")
         return self
 
 
@@ -88,6 +124,7 @@ _SAME_RESULT = frozenset(
             "views",
             "cache_dir",
             "cache_gib",
+            "shard_cache_gib",
             "decoder",
             "workers",
         ),
@@ -101,6 +138,8 @@ _SAME_RESULT = frozenset(
             "eval_every",
             "checkpoint_every",
             "log_every",
+            "tracker",
+            "time_limit",
         ),
     }
 )

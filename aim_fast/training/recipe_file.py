@@ -1,16 +1,20 @@
 """Recipes from YAML: those shipped in ``aim_fast/training/recipes/``, a user's own, and the ``recipe.yaml`` of a run.
 
-The shipped recipes are the published configurations (Yang et al., ICLR 2023). A file has its fields below their groups,
+Each shipped recipe says of itself by ``origin`` whether it is published or ours; what it extends does not matter, and a
+file of one's own is ours. A file has its fields below their groups,
 or beside each other without groups as earlier files have them, and may say ``extends: NAME`` and hold only what
 differs. Options typed on the command line win over the file.
 
     extends: ssv2_b16_8f
     optimisation:
       lr: 1.0e-3
+
+A model's name may say fields of its own after it: ``torchvision:mvit_v2_b,frames=16,drop_path=0.1``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +22,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from aim_fast.errors import UsageError, nearest
+from aim_fast.models.record import Clips
+from aim_fast.models.words import named, written
+from aim_fast.training.part_groups import PART_FIELDS
 from aim_fast.training.recipe import FIELDS, GROUPS, Recipe, coerce, group_of
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -30,6 +37,11 @@ _DATA = {
     "kinetics600": "k400",
     "kinetics700": "k700",
 }
+# Fields that a model's name can give.
+_OF_MODEL = (PART_FIELDS | Clips.options().keys() | {"frames"}) - {"model", "weights", "weights_key"}
+
+
+ORIGINS = ("published", "ours")
 
 
 class Setting(NamedTuple):
@@ -37,6 +49,16 @@ class Setting(NamedTuple):
 
     value: Any
     where: str
+
+
+class _File(NamedTuple):
+    """A file's path, what it sets itself, what it extends and where it says so, and one of ORIGINS."""
+
+    path: Path
+    own: dict[str, Setting]
+    parent: str | None
+    at: str
+    origin: str
 
 
 def shipped_recipes() -> list[str]:
@@ -70,20 +92,44 @@ def default_recipe(dataset: str | None, model: str | None, frames: int | None, m
     names the family of its recipes; without a model that of the default one is taken. Raises UsageError for an unknown
     model, and for a method that it cannot be put under.
     """
-    family = "b16"
+    family, own = "b16", 8
     if model or method:
-        from aim_fast.models.registry import find_entry  # imports torch
+        from aim_fast.models.composition import arguments_of  # imports torch
+        from aim_fast.models.registry import find_entry
 
-        family = find_entry(model or FIELDS["model"].default, method=method).recipes
+        entry = find_entry(model or FIELDS["model"].default, method=method)
+        family, own = entry.recipes, arguments_of(entry)["num_frames"]
     data, known = _DATA.get(dataset or ""), shipped_recipes()
-    published = [f"{data}_{family}_{count}f" for count in (frames, 8, 32)] + [f"{data}_{family}"]
+    published = [f"{data}_{family}_{count}f" for count in (frames, own, 8, 32)] + [f"{data}_{family}"]
     if method and not family.startswith("demo"):  # its own, whatever the trunk
-        published = [f"{data}_{method}", f"k400_{method}", *published]
+        sizes = [f"{data}_{method}_{family}_{count}f" for count in (frames, own, 8, 32)]
+        published = [f"{data}_{method}", *sizes, f"k400_{method}", *published]
     return next(name for name in (*published, f"finetune_{family}", family) if name in known)
+
+
+def recipe_mark(source: str | Path) -> str:
+    """``published`` or ``ours``, as a shipped recipe says of itself; ``ours`` for a file of one's own."""
+    return _read(source).origin if str(source) in shipped_recipes() else "ours"
 
 
 def read_fields(source: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Setting]:
     """The fields that a recipe file sets, its ``extends`` followed. ``source`` is a shipped name or a file."""
+    path, own, parent, at, _ = _read(source)
+    if parent and path in extended_by:
+        raise UsageError(f"{at}: extends {parent}, which extends this file: end the circle")
+    return (read_fields(parent, (*extended_by, path)) if parent else {}) | own
+
+
+def own_fields(source: str | Path | None) -> dict[str, Setting]:
+    """The fields that a file sets itself, not what it extends; none of a shipped recipe, and of a run's, which sets
+    the fields of all methods."""
+    if source is None or str(source) in shipped_recipes():
+        return {}
+    own = _read(source).own
+    return own if len(own) < len(FIELDS) / 2 else {}
+
+
+def _read(source: str | Path) -> _File:
     path = Path(source)
     if str(source) in shipped_recipes():
         path = RECIPES / f"{source}.yaml"
@@ -102,9 +148,10 @@ def read_fields(source: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[
     at, parent = _place(where, content, "extends"), content.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise UsageError(f"{at}: extends is {parent!r}, not the name of a recipe or a file")
-    if parent and path in extended_by:
-        raise UsageError(f"{at}: extends {parent}, which extends this file: end the circle")
-    return (read_fields(parent, (*extended_by, path)) if parent else {}) | fields_of(content, where)
+    said, origin = _place(where, content, "origin"), content.pop("origin", "ours")
+    if origin not in ORIGINS:
+        raise UsageError(f"{said}: origin is {origin!r}: write {' or '.join(ORIGINS)}")
+    return _File(path, fields_of(content, where), parent, at, origin)
 
 
 def fields_of(content: Mapping[str, Any], where: str) -> dict[str, Setting]:
@@ -129,7 +176,44 @@ def fields_of(content: Mapping[str, Any], where: str) -> dict[str, Setting]:
             if name in found:
                 raise UsageError(f"{at}: {name} is given here and at {found[name].where.rpartition(', ')[2]}; keep one")
             found[name] = Setting(coerce(name, one, at), at)
+    if "model" in found:
+        model, at = found["model"]
+        for name, value in model_settings(model).items():
+            if name in found and name != "model":
+                raise UsageError(f"{at}: {name} is given by {model}, and at {found[name].where} too; keep one")
+            found[name] = Setting(coerce(name, value, at), at)
     return found
+
+
+def model_settings(text: str) -> dict[str, Any]:
+    """The recipe fields that ``NAME,key=value`` gives: the model, and what it says beside it.
+
+    A setting that is no field, such as ``depth``, stays with the name. Raises UsageError for what is no setting.
+    """
+    name, settings = named(text)
+    fields = {"frames" if key == "num_frames" else key: value for key, value in settings.items()}
+    kept = {key: value for key, value in fields.items() if key not in _OF_MODEL}
+    return {"model": written(name, kept), **{key: value for key, value in fields.items() if key in _OF_MODEL}}
+
+
+def typed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, which are not None, those that ``model`` says as ``NAME,key=value`` among them.
+
+    A path stands for its text. Raises UsageError for an option that is given in both ways.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    fields = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
+    said = model_settings(fields["model"]) if "model" in fields else {}
+    if twice := [name for name in said if name in fields and name != "model"]:
+        raise UsageError(f"--{twice[0].replace('_', '-')} and {fields['model']} both say {twice[0]}: keep one")
+    return fields | said
+
+
+def with_trunk(fields: dict[str, Any], trunk: str | None) -> dict[str, Any]:
+    """The fields, with what ``--trunk`` names as the model. Raises UsageError where both are named."""
+    if trunk and "model" in fields:
+        raise UsageError("--trunk and --model both name what is trained: keep one")
+    return typed(fields | {"model": trunk}) if trunk else fields
 
 
 class _Mapping(dict[str, Any]):

@@ -39,6 +39,8 @@ def kind_of(field: FieldInfo) -> tuple[type, bool]:
     kind: Any = field.annotation
     if types.NoneType in typing.get_args(kind):
         kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
     listed = typing.get_origin(kind) is tuple
     if listed:
         kind = typing.get_args(kind)[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from aim_fast.models.record import Clips
 from aim_fast.models.registry import argument_names, create_model
 from aim_fast.training.devices import Place
 from aim_fast.training.part_groups import PART_FIELDS
-from aim_fast.training.recipe import Recipe
+from aim_fast.training.recipe import Recipe, group_of
+from aim_fast.training.recipe_file import own_fields
 from aim_fast.training.trained_model import TrainedModel, move_to_place
 
 # Recipe fields that a model may have an argument for.
@@ -29,7 +31,7 @@ def model_options(recipe: Recipe, num_classes: int, class_names: Sequence[str] =
     options["head"] = recipe.model.head
     if recipe.model.method:
         options["method"] = recipe.model.method
-    if recipe.model.head == "text":
+    if recipe.text_head.templates:
         options["templates"] = read_templates(recipe.text_head.templates)
     known = [*argument_names(recipe.model.model, recipe.model.head, recipe.model.method), "head", "method"]
     return {name: value for name, value in options.items() if name in known}
@@ -43,6 +45,25 @@ def check_model_fields(model: str, typed: Iterable[str], head: str = "linear", m
         raise UsageError(f"model {model} takes no {options}: leave it out, or take another --model, --method or --head")
 
 
+def check_given_fields(source: str | Path | None, recipe: Recipe, given: Mapping[str, Any]) -> None:
+    """Raises UsageError for a field of another method's that was ``given``, or that a recipe file sets itself.
+
+    What the file extends, shipped recipes and those of runs hold fields of all methods.
+    """
+    asked = recipe.model
+    check_model_fields(asked.model, given, asked.head, asked.method)
+    if given.keys() & {"model", "method", "head"}:  # the file's own is put on another
+        return
+    known = argument_names(asked.model, asked.head, asked.method)
+    for name, setting in own_fields(source).items():
+        if name in MODEL_FIELDS and name not in known:
+            under = f"method {asked.method}" if asked.method else f"model {asked.model}"
+            raise UsageError(
+                f"{setting.where}: {name} is a field of {group_of(name, setting.where)}, which {under} does not take: "
+                "leave it out, or name its own method"
+            )
+
+
 def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> TrainedModel:
     """The recipe's model with its trunk's weights, on the place's device and its trunk in the place's precision.
 
@@ -50,7 +71,9 @@ def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> Trained
     """
     torch.manual_seed(recipe.run.seed)
     model = create_model(recipe.model.model, **model_options(recipe, len(classes), classes))
+    if recipe.data.cache_layers:
+        model.store_layers(recipe.data.cache_layers)
     report = load_weights(model, recipe.model.weights, seed=recipe.run.seed, key=recipe.model.weights_key)
-    move_to_place(model, place)
+    lines = [*report.lines, *move_to_place(model, place)]
     identity = Identity(recipe.model.model, model.config, list(classes), report.sha256, report.source)
-    return TrainedModel(model, identity, recipe, report.source, report.lines)
+    return TrainedModel(model, identity, recipe, report.source, lines)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from aim_fast.data.storage.address import is_address
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.files import check_unlocked
 from aim_fast.training.checkpoint import find_checkpoint
 from aim_fast.training.metrics import METRICS
 from aim_fast.training.recipe import Recipe, recipe_differences
 from aim_fast.training.recipe_file import load_recipe
+from aim_fast.training.recipe_groups import AUTO, BALANCED
 
 RECIPE = "recipe.yaml"
 
@@ -51,22 +53,35 @@ def check_output(recipe: Recipe, resume: bool) -> Path:
     return folder
 
 
+def resumed(recipe: Recipe) -> Recipe:
+    """The recipe of a run that goes on: a batch size that is to be found was found at its start."""
+    saved = saved_recipe(recipe.run.output or "") if recipe.optimisation.batch_size == AUTO else None
+    return recipe.replace(batch_size=saved.optimisation.batch_size) if saved else recipe
+
+
 def absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with its files named from the root, so that a run can be opened from any folder."""
     weights = recipe.model.weights
     if weights and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())
-    names, fields = ("data_root", "features", "cache_features", "shot_list", "classes", "templates"), recipe.fields()
-    paths = {name: fields[name] for name in names}
-    paths = {name: value for name, value in paths.items() if value and not (name == "classes" and value.isdigit())}
+    names, fields = ("data_root", "features", "cache_features", "shot_list", "templates", "teacher"), recipe.fields()
+    paths = {name: fields[name] for name in names if fields[name]}
+    if (classes := fields["classes"]) and not classes.isdigit():
+        paths["classes"] = classes
+    if fields["class_weights"] not in (None, BALANCED):
+        paths["class_weights"] = fields["class_weights"]
+    paths = {name: value for name, value in paths.items() if not is_address(value)}
     absolute = {name: str(Path(value).expanduser().absolute()) for name, value in paths.items()}
     return recipe.replace(weights=weights, **absolute)
 
 
 def saved_recipe(path: str | Path) -> Recipe | None:
     """The recipe in the folder of the run that ``path`` (a run, or a checkpoint in it) belongs to, if there is one."""
+    folder = run_folder(path)
+    return load_recipe(folder / RECIPE, {}) if folder else None
+
+
+def run_folder(path: str | Path) -> Path | None:
+    """The folder of the run that ``path`` (a run, or a checkpoint in it) belongs to, if there is one."""
     path = Path(path)
-    for folder in (path, *path.absolute().parents[:3]):
-        if (folder / RECIPE).is_file():
-            return load_recipe(folder / RECIPE, {})
-    return None
+    return next((folder for folder in (path, *path.absolute().parents[:3]) if (folder / RECIPE).is_file()), None)

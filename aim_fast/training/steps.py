@@ -34,6 +34,16 @@ class Steps:
                 )
         return cls(clips, asked.batch_size, world, max(accumulate, 1))
 
+    def larger_than_asked(self, recipe: Recipe) -> str:
+        """What is said where one batch of all processes is more than the recipe's step; empty where it is not."""
+        asked = recipe.optimisation
+        if asked.accumulate or asked.total_batch_size is None or self.clips_per_step <= asked.total_batch_size:
+            return ""
+        return (
+            f"a step is larger than total_batch_size {asked.total_batch_size}: {asked.batch_size} clips x {self.world} "
+            f"processes; the learning rate stays {asked.lr:g}"
+        )
+
     @property
     def clips_per_step(self) -> int:
         return self.batch_size * self.world * self.accumulate

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: what a cluster's SIGTERM asks for.
+"""Stopping a run before its end: what a cluster's SIGTERM asks for, and a limit on its time.
 
 The first SIGTERM lets the step under way finish; the run then saves its last checkpoint and ends with status 0, to go
 on with ``--resume``. A second one ends the process at once, as without a handler; the last checkpoint stays whole.
@@ -6,8 +6,12 @@ on with ``--resume``. A second one ends the process at once, as without a handle
 
 from __future__ import annotations
 
+import contextlib
+import math
 import signal
 import threading
+import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -18,11 +22,15 @@ from aim_fast.training.devices import Place
 
 
 class StopRequest:
-    """Catches SIGTERM while it is entered, in the main thread; elsewhere nothing is caught and nothing is asked."""
+    """Catches SIGTERM while it is entered, in the main thread; elsewhere nothing is caught and nothing is asked.
 
-    def __init__(self, place: Place) -> None:
+    ``limit`` is a number of seconds, from the object's making on, after which it asks by itself.
+    """
+
+    def __init__(self, place: Place, limit: float = math.inf) -> None:
         self.place = place
-        self.asked = False
+        self.end = time.monotonic() + limit
+        self.terminated = False
         self._posted: tuple[torch.Tensor, Any] | None = None
         self._previous: Any = None
         self._installed = False
@@ -38,8 +46,22 @@ class StopRequest:
             signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.terminated = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() >= self.end
+
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked."""
+        return self.terminated or self.late
+
+    @property
+    def cause(self) -> str:
+        """What asked, for a reader."""
+        return "the time limit" if self.late and not self.terminated else "SIGTERM"
 
     def agreed(self) -> bool:
         """Whether every process stops here; to be called by all of them after each step.
@@ -60,3 +82,17 @@ class StopRequest:
     def at_once(self) -> bool:
         """Whether this process, working alone, may stop in the middle of a validation."""
         return self.asked and self.place.world == 1
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """A block that SIGTERM leaves as Ctrl-C does: by a KeyboardInterrupt, which names it. For the main thread."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(signum).name)
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from aim_fast.data.windows import Window, read_windows
+from aim_fast.data.windows import read_windows
 from aim_fast.errors import AimFastError, UsageError
 from aim_fast.files import replacing, write_whole
 from aim_fast.printable import printable
 from aim_fast.training.clips import sampling_of
 from aim_fast.training.devices import Place, single_place
 from aim_fast.training.drawing import drawing
+from aim_fast.training.prediction import probabilities
 from aim_fast.training.progress import RunProgress
 from aim_fast.training.run import open_named_run
 from aim_fast.training.trained_model import TrainedModel
@@ -123,18 +124,10 @@ def write_timelines(
         yield timeline
 
 
-@torch.inference_mode()
 def _timeline(run: TrainedModel, place: Place, video: str, seconds: float | None, stride: float | None) -> Timeline:
     windows = read_windows(video, sampling_of(run.recipe), run.model.img_size, seconds=seconds, stride=stride)
     times, rows = [], []
     while batch := list(itertools.islice(windows, _WINDOWS_AT_ONCE)):
         times += [(window.start, window.end) for window in batch]
-        rows.append(_probabilities(run, place, batch))
+        rows.append(probabilities(run, place, torch.stack([window.frames for window in batch])).cpu())
     return Timeline(video, run.classes, times, torch.cat(rows))
-
-
-def _probabilities(run: TrainedModel, place: Place, batch: list[Window]) -> torch.Tensor:
-    frames = torch.stack([window.frames for window in batch]).to(place.device)
-    with place.autocast():
-        logits = run.model(frames)
-    return logits.float().softmax(-1).cpu()

@@ -3,16 +3,17 @@
     {"meta": {"aim_fast": JSON}, "state_dict": {"backbone.…": Tensor, "cls_head.fc_cls.…": Tensor}}     .pth, .pt
     bare names without the two prefixes, the JSON in the metadata                                       .safetensors
 
-PromptCLIP has no prefixes in either.
+PromptCLIP and models that are trained whole have no prefixes in either.
 
-The JSON (``model``, ``options`` of create_model, ``classes``) is what tensors do not tell; the published code passes
-over it, and files that lack it, the published ones, are taken with the published defaults.
+The JSON (``model``, ``options`` of create_model, ``classes``, ``multi_label``) is what tensors do not tell; the
+published code passes over it, and files that lack it, the published ones, are taken with the published defaults.
 """
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.files import write_whole
 from aim_fast.models.identification import identify
 from aim_fast.models.identity import Identity
-from aim_fast.models.loading import load_weights
+from aim_fast.models.loading import load_weights, with_trunk
 from aim_fast.models.registry import create_model
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights.files import DESCRIPTION, read_weights
@@ -31,6 +32,9 @@ from aim_fast.training.part_groups import UNTOLD
 from aim_fast.training.recipe import FIELDS, Recipe, coerce
 from aim_fast.training.recipe_file import load_recipe
 from aim_fast.training.trained_model import TrainedModel
+
+# The fields of a recipe for clips of several labels, whatever the model's recipe mixes.
+MULTI_LABEL = {"multi_label": True, "mixup": 0.0, "cutmix": 0.0}
 
 
 def read_trained(path: Path, fields: dict[str, Any], classes: list[str] | None = None) -> TrainedModel:
@@ -41,21 +45,25 @@ def read_trained(path: Path, fields: dict[str, Any], classes: list[str] | None =
     none of its own where neither says them. Raises WeightsError for a file of another variant than asked, and
     CheckpointError for another number of classes.
     """
-    file = read_weights(path, fields.get("weights_key"))
+    trunk = fields.get("weights")
+    file = with_trunk(read_weights(path, fields.get("weights_key")), str(path), trunk)
     found = identify(file, str(path), fields.get("model"))
     options = dict(found.options)
     for field, option in (("frames", "num_frames"), *((name, name) for name in UNTOLD)):
         if fields.get(field) is not None:
             options[option] = coerce(field, fields[field], "command line")
     model = create_model(found.model, **options)
-    report = load_weights(model, str(path), key=fields.get("weights_key"))
-    lines = report.lines + (_untold(model, path, fields) if file.description is None else [])
+    report = load_weights(model, str(path), key=fields.get("weights_key"), trunk=trunk)
+    lines = report.lines + (_untold(model, path, fields, options) if file.description is None else [])
     if model.takes_class_names:
         names = list(model.class_names)
     else:
         names = found.classes or [f"class {number}" for number in range(model.num_classes)]
     identity = Identity(found.model, model.config, names, report.sha256, str(path))
-    trained = TrainedModel(model, identity, _recipe_of(identity, path, fields), str(path), lines)
+    recipe = _recipe_of(identity, path, fields)
+    if (file.description or {}).get("multi_label"):
+        recipe = recipe.replace(**MULTI_LABEL)
+    trained = TrainedModel(model, identity, recipe, str(path), lines)
     return name_classes(trained, classes) if classes else trained
 
 
@@ -71,11 +79,14 @@ def fields_told(identity: Identity) -> dict[str, Any]:
     return {name: value for name, value in told.items() if name in FIELDS and value is not None}
 
 
-def _untold(model: VideoModel, path: Path, fields: dict[str, Any]) -> list[str]:
+def _untold(model: VideoModel, path: Path, fields: dict[str, Any], told: Mapping[str, Any]) -> list[str]:
     """What is taken for granted of a file, but the activation, of which loading has its own line."""
     names = [name for name in UNTOLD if name != "activation" and name in model.config and fields.get(name) is None]
-    said = ", ".join(f"--{name.replace('_', '-')} ({model.config[name]})" for name in names)
-    return [f"{path} does not tell what is published: say {said} if not so"] if names else []
+    said = ", ".join(
+        [*(f"--{name.replace('_', '-')} ({model.config[name]})" for name in names)]
+        + ([] if "num_frames" in told else [f"--frames ({model.num_frames})"])
+    )
+    return [f"{path} does not tell what is published: say {said} if not so"] if said else []
 
 
 def is_numbered(classes: list[str]) -> bool:
@@ -103,7 +114,9 @@ def write_trained(trained: TrainedModel, path: Path) -> None:
     model, identity = trained.model, trained.identity
     if identity.options.get("head") == "text" and path.suffix != ".safetensors":
         raise UsageError(f"{path}: the published names know no text head; name a .safetensors file or a folder")
-    told = {"model": identity.model, "options": identity.options, "classes": identity.classes}
+    told: dict[str, Any] = {"model": identity.model, "options": identity.options, "classes": identity.classes}
+    if trained.recipe.data.multi_label:
+        told["multi_label"] = True
     meta = {DESCRIPTION: json.dumps(told)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     content: bytes | memoryview  # written from memory: where a disk is full, the system then says so

@@ -22,7 +22,7 @@ from aim_kernels.registration import OPERATORS, plain_torch
 _CHECKED_ROWS = 256
 # operands of the size of a parameter: they have no row for each clip
 _PARAMETERS = (
-    *("w1", "b1", "w2", "b2", "weight", "bias", "table", "folded"),
+    *("w1", "b1", "w2", "b2", "weight", "bias", "added", "table", "folded", "widening", "narrowing"),
     *("class_embedding", "positional_embedding", "temporal_embedding", "ln_weight", "ln_bias"),
 )
 _HALVES = (torch.float16, torch.bfloat16)
@@ -121,7 +121,7 @@ def _values(
         return torch.randperm(math.prod(shape), device=device, generator=generator).view(shape)
     if name in ("rstd", "factor"):
         return torch.rand(shape, device=device, generator=generator) + 0.5
-    if name in ("w1", "w2", "folded"):
+    if name in ("w1", "w2", "folded", "widening", "narrowing"):
         return torch.randn(shape, device=device, generator=generator) * shape[-1] ** -0.5
     if name == "lse":  # of a call that is timed alone: no score exceeds it by much
         return torch.full(shape, 6.0, device=device)

@@ -23,7 +23,7 @@ import aim_kernels
 from aim_fast.files import write_whole
 from aim_fast.tuning.calls import Call, decoded, encoded
 from aim_fast.tuning.selection import Choice, Tried
-from aim_kernels.block_shapes import BlockShape, Launch
+from aim_kernels.block_shapes import LIBRARY, BlockShape, Launch
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def content_of_shapes(shapes: dict[Launch, BlockShape]) -> list[list[list[Any]]]
 def shapes_of(content: list[Any]) -> dict[Launch, BlockShape]:
     """Raises TypeError or ValueError for what :func:`content_of_shapes` never gives."""
     found = {Launch(*launch): BlockShape(*shape) for launch, shape in content}
-    if not all(isinstance(number, int) and number > 0 for shape in found.values() for number in shape):
+    tiles = (shape for shape in found.values() if shape != LIBRARY)
+    if not all(isinstance(number, int) and number > 0 for shape in tiles for number in shape):
         raise ValueError("a block shape is four numbers above 0")
     return found
 

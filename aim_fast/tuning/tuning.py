@@ -7,8 +7,8 @@ at a time, and kept. A tuning that fails in part or whole stops nothing: the com
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,11 +19,12 @@ from aim_fast.files import one_builder
 from aim_fast.tuning.calls import Call, Layout
 from aim_fast.tuning.child import choose_in_child
 from aim_fast.tuning.record import Card, card_of, read_record, write_record
-from aim_fast.tuning.selection import Choice, Shapes
-from aim_kernels import spatial_attention
+from aim_fast.tuning.selection import PLAIN, Choice, Shapes
+from aim_kernels import AIMSwinBlock, group_attention, spatial_attention
 from aim_kernels.block_shapes import CHOSEN
-from aim_kernels.registration import OPERATORS, architecture_of
+from aim_kernels.registration import OPERATORS, TRITON_DTYPES, architecture_of
 
+_ATTENTIONS = {"spatial_attention": spatial_attention, "group_attention": group_attention}  # that can be forced
 Chooser = Callable[[list[Call], torch.device, Shapes], tuple[list[Choice], list[str]]]
 
 
@@ -55,8 +56,10 @@ class Tuning:
             return f"kernels run at their committed shapes: none was tuned for {self.card.name}"
         calls = f"{len(self.choices)} calls of operators"
         other = sum(choice.name != "committed" for choice in self.choices.values())
+        plain = sum(choice.name == PLAIN for choice in self.choices.values())
+        changed = f"{other} changed" + (f" ({plain} to plain torch)" if plain else "")
         how = f"in {self.seconds:.0f} s" if self.new else "before"
-        return f"tuned {calls} for {self.card.name} {how}: {other} changed, {self.gain:.0%} of their time saved"
+        return f"tuned {calls} for {self.card.name} {how}: {changed}, {self.gain:.0%} of their time saved"
 
 
 def tune(counts: Counter[Call], device: torch.device, anew: bool = False, choose: Chooser | None = None) -> Tuning:
@@ -76,31 +79,43 @@ def tune(counts: Counter[Call], device: torch.device, anew: bool = False, choose
         tuning.choices = {call: known[call] for call in calls}
     enter(tuning.choices.values(), device)
     for choice in tuning.choices.values():  # what is slower than it could be is said at every start
-        tuning.lines += (
-            choice.lines if tuning.new else choice.lines[-1:] if choice.implementation == "reference" else []
-        )
+        tuning.lines += choice.lines if tuning.new else choice.lines[-1:] if choice.replaced else []
+    return tuning
+
+
+def recall(device: torch.device) -> Tuning:
+    """Enters all that the card's record holds, for a process that tunes nothing itself.
+
+    Nothing is measured: what is not in the record, or in one of other versions, runs at the committed shapes.
+    """
+    card = card_of(device)
+    tuning = Tuning(card, read_record(card)[0], {})
+    enter(tuning.choices.values(), device)
     return tuning
 
 
 def enter(choices: Iterable[Choice], device: torch.device) -> None:
-    """Has the operators of this process run ``choices``. The first of those that share a kernel decides its shape."""
+    """Has the operators of this process run ``choices``. The first of those that share a kernel decides its shape, and
+    of those whose operands differ in their rows alone, the implementation, unless it fails for another of them."""
     architecture = architecture_of(device)
+    classes: dict[tuple[str, Hashable], list[Choice]] = defaultdict(list)
     for choice in choices:
         for launch, shape in choice.shapes.items():
             CHOSEN.setdefault(launch, shape)
         operator = OPERATORS[choice.call.operator]
         operands = [torch.empty(x.shape, dtype=x.dtype, device="meta") if isinstance(x, Layout) else x
                     for x in choice.call.operands]  # fmt: skip
-        place = (architecture, *operator.shape_class(*operands)[1:])
-        if choice.implementation == "triton":
-            operator.chosen.pop(place, None)
+        classes[operator.name, (architecture, *operator.shape_class(*operands)[1:])].append(choice)
+        if attention := _ATTENTIONS.get(operator.name.removesuffix("_backward")):
+            failed = {(architecture, name): fault for name, fault in choice.failed.items() if name != "reference"}
+            attention.FAILED.update(failed)
+    for (name, place), alike in classes.items():
+        wrong = {failed for choice in alike for failed in choice.failed}
+        taken = next((c.implementation for c in alike if c.implementation not in wrong), "reference")
+        if taken == "triton":
+            OPERATORS[name].chosen.pop(place, None)
         else:
-            operator.chosen[place] = choice.implementation
-        if choice.call.operator.startswith("spatial_attention"):
-            for tried in choice.tried:
-                if tried.fault and (tried.name in operator.libraries or choice.implementation == "reference"):
-                    backend = tried.name if tried.name in operator.libraries else "triton"
-                    spatial_attention.FAILED[architecture, backend] = tried.fault
+            OPERATORS[name].chosen[place] = taken
 
 
 def check_backends(model: nn.Module, device: torch.device) -> None:
@@ -108,8 +123,9 @@ def check_backends(model: nn.Module, device: torch.device) -> None:
     architecture = architecture_of(device)
     for part in model.modules():
         backend = getattr(part, "attention_backend", "auto")
-        if (architecture, backend) in spatial_attention.FAILED:
-            raise UsageError(f"attention_backend: {spatial_attention.backend_missing(backend, device)}")
+        attention = group_attention if isinstance(part, AIMSwinBlock) else spatial_attention
+        if (architecture, backend) in attention.FAILED:
+            raise UsageError(f"attention_backend: {attention.backend_missing(backend, device)}")
 
 
 def _make(tuning: Tuning, calls: list[Call], device: torch.device, anew: bool, choose: Chooser) -> None:
@@ -148,5 +164,5 @@ def _tunable(call: Call, device: torch.device) -> bool:
     floating = [x for x in typed if isinstance(x, torch.dtype) and x.is_floating_point]
     if device.type == "cuda" and architecture_of(device) < 80:
         return False
-    served = all(x in (torch.float16, torch.bfloat16, torch.float32) for x in floating)
+    served = all(x in TRITON_DTYPES for x in floating)
     return served and (operator.fits is None or operator.fits(*operands))

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
         spatial_adaptation_reference,
         temporal_adaptation_reference,
     )
+    from aim_kernels.drop_path import DropPath
     from aim_kernels.frozen_trunk import hold_trunk
-    from aim_kernels.modules import Adapter, AIMBlock, DropPath, TemporalAttention
+    from aim_kernels.modules import Adapter, AIMBlock, TemporalAttention
     from aim_kernels.swin_block import AIMSwinBlock
     from aim_kernels.vit_block import AIMViTBlock
     from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
@@ -27,9 +28,10 @@ _REFERENCES = (f"{part}_adaptation_reference" for part in ("joint", "spatial", "
 _HOME = {
     **dict.fromkeys(_REFERENCES, "adaptation"),
     **dict.fromkeys(("AdapterWeights", "AttentionWeights", "MLPWeights", "NormWeights"), "weights"),
-    **dict.fromkeys(("AIMBlock", "Adapter", "DropPath", "TemporalAttention"), "modules"),
+    **dict.fromkeys(("AIMBlock", "Adapter", "TemporalAttention"), "modules"),
     "AIMSwinBlock": "swin_block",
     "AIMViTBlock": "vit_block",
+    "DropPath": "drop_path",
     "hold_trunk": "frozen_trunk",
     "wide_mlp": "widened_mlp",
 }

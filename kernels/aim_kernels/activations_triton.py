@@ -43,6 +43,25 @@ def activation_slope(b_u: tl.tensor, ACTIVATION: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
+def slope_code(b_slope: tl.tensor) -> tl.tensor:
+    """A slope in a byte, as :mod:`aim_kernels.wide_slope` has it.
+
+    From 2²³ on float32 numbers are whole: a sum's last byte is the code, without a conversion, and the one minimum that
+    a comparison with NaN's code compiles to gives it to NaN.
+    """
+    b_code = b_slope * 200.0 + 8388635.0  # 2²³ + 27
+    b_code = tl.where(b_code < 8388863.0, b_code, 8388863.0)
+    return b_code.to(tl.int32, bitcast=True).to(tl.uint8)
+
+
+@triton.jit
+def slope_of(b_code: tl.tensor) -> tl.tensor:
+    """The slope of a code."""
+    b_wide = (b_code.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)  # 2²³ + code
+    return tl.where(b_code == 255, float("nan"), (b_wide - 8388635.0) * 0.005)
+
+
+@triton.jit
 def _cumulative(b_u: tl.tensor) -> tl.tensor:
     return 0.5 * (1.0 + tl.erf(b_u * 0.7071067811865476))
 

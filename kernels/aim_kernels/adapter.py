@@ -19,11 +19,11 @@ from torch import Tensor
 
 from aim_kernels import adapter_triton
 from aim_kernels.adaptation import adapter_reference
-from aim_kernels.column_sum import column_sum
+from aim_kernels.bias_gradients import Biases, bias_gradients
 from aim_kernels.precision import cast, compute_dtype
-from aim_kernels.registration import operator
+from aim_kernels.registration import operator, ops
 from aim_kernels.residual import row_factor
-from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, Packing
+from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, FormedAdapter, Packing
 from aim_kernels.wide_activation import gelu, gelu_backward
 
 
@@ -55,18 +55,24 @@ def adapter(
 
 
 def adapter_gradients(
-    weights: AdapterWeights, needs: AdapterNeeds, source: Tensor, du: Tensor, hidden: Tensor, dout: Tensor
+    weights: AdapterWeights | FormedAdapter,
+    needs: AdapterNeeds,
+    source: Tensor,
+    du: Tensor,
+    hidden: Tensor,
+    dout: Tensor,
+    biases: Biases,
 ) -> AdapterGradients:
-    """Gradients of ``W2·gelu(W1·source + b1) + b2`` in the parameters' own dtype.
+    """Gradients of ``W2·gelu(W1·source + b1) + b2`` in the dtypes of ``weights``.
 
     ``source`` [M, D] is the adapter's input, ``du`` [M, H] the gradient before its activation, ``hidden`` [M, H] the
-    value after it, ``dout`` [M, D] the gradient of its output.
+    value after it, and ``dout`` [M, D] the gradient of its output.
     """
     return AdapterGradients(
         (du.t() @ source).to(weights.w1.dtype) if needs.w1 else None,
-        column_sum(du, weights.b1.dtype) if needs.b1 else None,
+        biases.b1 if needs.b1 else None,
         (dout.t() @ hidden).to(weights.w2.dtype) if needs.w2 else None,
-        column_sum(dout, weights.b2.dtype) if needs.b2 else None,
+        biases.b2 if needs.b2 else None,
     )
 
 
@@ -89,7 +95,7 @@ class _Adapter(torch.autograd.Function):
         o = _PACKING.unpack(row)
         source, factor = o.z.to(o.dtype).reshape(-1, o.z.shape[-1]), row_factor(o.factor, o.z)
         around = None if o.residual is None else o.residual.reshape(source.shape)
-        out, u = torch.ops.aim.adapter(source, *cast(o.weights, o.dtype), o.skip, o.scale, around, factor)
+        out, u = ops.adapter(source, *cast(o.weights, o.dtype), o.skip, o.scale, around, factor)
         _PACKING.keep(ctx, o._replace(z=source, residual=None, factor=factor), u)
         ctx.dtype_in = o.z.dtype
         return out.view(o.z.shape)
@@ -101,10 +107,10 @@ class _Adapter(torch.autograd.Function):
         if not (needs.z or any(needs.weights)):
             return _PACKING.gradients(residual=around)
         low, rows = cast(o.weights, o.dtype), g.reshape(o.z.shape)
-        dz, du, hidden, branch = torch.ops.aim.adapter_backward(
-            rows, u, low.w1, low.w2, o.skip, o.scale, o.factor, needs.z
-        )
-        gradients = adapter_gradients(o.weights, needs.weights, o.z, du, hidden, branch if len(branch) else rows)
+        dz, du, hidden, branch = ops.adapter_backward(rows, u, low.w1, low.w2, o.skip, o.scale, o.factor, needs.z)
+        dout, of = branch if len(branch) else rows, needs.weights
+        biases = bias_gradients(o.weights, du if of.b1 else None, dout if of.b2 else None)
+        gradients = adapter_gradients(o.weights, of, o.z, du, hidden, dout, biases)[:4]
         dz = dz.view(g.shape).to(ctx.dtype_in) if needs.z else None
         return _PACKING.gradients(z=dz, residual=around, weights=gradients)
 
@@ -125,7 +131,7 @@ def products(
     branch = F.linear(hidden, w2 * scale, b2 * scale)
     if skip:
         branch = torch.add(branch, z, alpha=scale)
-    return (branch if residual is None else torch.ops.aim.residual_add(residual, branch, factor, None)), u
+    return (branch if residual is None else ops.residual_add(residual, branch, factor, None)), u
 
 
 def products_backward(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aim_kernels.activations_triton import gelu_slope, gelu_value
 from aim_kernels.block_shapes import block_shape, dot_precision
-from aim_kernels.optional_triton import tl, triton
+from aim_kernels.optional_triton import cdiv, next_power_of_2, tl, triton
 from aim_kernels.registration import architecture
 
 MAX_HIDDEN = 256
@@ -36,7 +36,7 @@ def needs_branch(g: Tensor, u: Tensor, scale: float, factor: Tensor | None) -> b
 
 def launch_shape(direction: str, width: int, hidden: int, target: int) -> tuple[dict[str, Any], dict[str, int]]:
     """Constants and launch options at D = ``width`` and H = ``hidden``."""
-    padded = max(16, triton.next_power_of_2(hidden))
+    padded = max(16, next_power_of_2(hidden))
     shape = block_shape(f"adapter_{direction}", padded, target)
     constants = {"D": width, "H": hidden, "HIDDEN": padded, "ROWS": shape.rows, "COLUMNS": shape.columns}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
@@ -206,7 +206,7 @@ def forward(
     out = z.new_empty(z.shape, dtype=z.dtype if residual is None else residual.dtype)
     u = z.new_empty((rows, hidden))
     constants, options = launch_shape("forward", width, hidden, architecture(z))
-    adapter_forward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+    adapter_forward_kernel[(cdiv(rows, constants["ROWS"]),)](
         z_ptr=z,
         w1_ptr=w1.contiguous(),
         b1_ptr=b1.contiguous(),
@@ -245,7 +245,7 @@ def backward(
     with_branch = needs_branch(g, u, scale, factor)
     dz, branch = (u.new_empty((rows if needed else 0, width)) for needed in (needs_dz, with_branch))
     constants, options = launch_shape("backward", width, u.shape[1], architecture(u))
-    adapter_backward_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+    adapter_backward_kernel[(cdiv(rows, constants["ROWS"]),)](
         g_ptr=g,
         u_ptr=u,
         w1_ptr=w1.contiguous(),

@@ -31,6 +31,9 @@ class BlockShape(NamedTuple):
     stages: int
 
 
+LIBRARY = BlockShape(0, 0, 0, 0)  # no tile of ours: a library's product, and a pass after it
+
+
 def _shapes(*shapes: tuple[int, int, int, int]) -> list[BlockShape]:
     return [BlockShape(*shape) for shape in shapes]
 
@@ -73,6 +76,12 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
         (2048, BlockShape(2, 2048, 4, 1)),
         (8192, BlockShape(1, 8192, 8, 1)),
     ],
+    # of a norm and the branch before it, whose rows hold more in registers: a branch, or four operands and a sum
+    "layer_norm_branch": [
+        (1024, BlockShape(4, 1024, 8, 1)),
+        (2048, BlockShape(2, 2048, 8, 1)),
+        (8192, BlockShape(1, 8192, 16, 1)),
+    ],
     # sectors of 128 bytes and more of a row; narrow sums have more rows a program
     "column_sum": [(256, BlockShape(64, 64, 8, 1)), (1 << 31, BlockShape(64, 64, 4, 1))],
     "rotation": [(64, BlockShape(32, 64, 4, 1)), (128, BlockShape(16, 128, 4, 1)), (256, BlockShape(8, 256, 4, 1))],
@@ -93,6 +102,7 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
     # (32, 64, 8, 1) 2,696 and 1,731; (8, 128, 4, 1) 2,811 and 1,840; (16, 64, 2, 1) 3,744 and 1,720;
     # (16, 256, 8, 1) 3,918 and 1,868; (4, 1024, 8, 1), where the blocks of a row are not known, 5,740 and 3,376.
     "wide_activation": [(1 << 31, BlockShape(16, 64, 4, 1))],
+    "wide_product": [(1 << 31, LIBRARY)],
 }
 
 # What a tuning measures beside the table's entry, on all architectures or from sm_90 up; each compiles for those of
@@ -162,6 +172,10 @@ _CANDIDATES: dict[str, list[tuple[int, list[BlockShape]]]] = {
         (2048, _shapes((1, 2048, 4, 1), (2, 2048, 8, 1), (4, 2048, 8, 1))),
         (8192, _shapes((1, 8192, 4, 1), (1, 8192, 16, 1))),
     ],
+    "layer_norm_branch": [
+        (1024, _shapes((4, 1024, 4, 1), (2, 1024, 4, 1), (8, 1024, 8, 1), (1, 1024, 4, 1))),
+        (2048, _shapes((2, 2048, 4, 1), (1, 2048, 4, 1))),
+    ],
     "column_sum": [
         (256, _shapes((32, 64, 4, 1), (64, 64, 4, 1), (128, 64, 8, 1))),
         (1 << 31, _shapes((16, 128, 4, 1), (64, 128, 8, 1), (32, 256, 8, 1), (32, 128, 4, 1))),
@@ -187,6 +201,8 @@ _CANDIDATES: dict[str, list[tuple[int, list[BlockShape]]]] = {
             _shapes((16, 64, 4, 1), (32, 64, 8, 1), (16, 64, 2, 1), (8, 128, 4, 1), (16, 256, 8, 1), (8, 512, 8, 1)),
         ),
     ],
+    "wide_product": [(1 << 31, _shapes((128, 128, 8, 3), (128, 128, 4, 3), (128, 64, 4, 3)))],
+    "wide_product_sm90": [(1 << 31, _shapes((128, 256, 8, 3), (256, 128, 8, 3)))],
 }
 
 

@@ -11,34 +11,41 @@ import torch
 from torch import Tensor
 
 from aim_kernels.weights import AdapterGradients, AdapterNeeds
-from aim_kernels.widened_mlp import Hidden, WidenedMLP, activated, contract, expand, wide_gradients
+from aim_kernels.widened_mlp import Hidden, WidenedMLP, activated, contract, expand, stack_weights, wide_gradients
 
 ROWS = 8192  # of a chunk at most: products of so many rows fill any card
 
 
 def branch_in_chunks(wide: WidenedMLP, y: Tensor) -> tuple[Tensor, Tensor | None]:
     """What :func:`~aim_kernels.widened_mlp.contract` gives, from ``y`` [rows, D]."""
-    branches, dropped_bias = [], None
+    wide, branches, dropped_bias = stack_weights(wide), [], None
     for rows in _chunks(y):
         part = _part(wide, rows)
-        branch, dropped_bias = contract(part, activated(part, expand(part, y[rows]), False)[0])
+        branch, dropped_bias = contract(part, activated(part, y[rows], False)[0], y[rows])
         branches.append(branch)
     return _joined(branches), dropped_bias
 
 
 def gradients_in_chunks(
-    wide: WidenedMLP, branch: Tensor, db2: Tensor | None, y: Tensor, needs_y: bool, needs: AdapterNeeds
+    wide: WidenedMLP, branch: Tensor, sums: Tensor | None, y: Tensor, needs_y: bool, needs: AdapterNeeds
 ) -> tuple[Tensor | None, AdapterGradients]:
     """What :func:`~aim_kernels.widened_mlp.wide_gradients` gives, from ``y`` [rows, D] in place of a hidden state."""
-    pieces, total = [], AdapterGradients()
-    for rows in _chunks(y):
+    wide, chunks = stack_weights(wide), _chunks(y)
+    if len(chunks) == 1:
+        return wide_gradients(wide, branch, None, sums, y, Hidden(expand(wide, y)), needs_y, needs)
+    pieces: list[Tensor | None] = []
+    total = gradients = AdapterGradients()
+    for rows in chunks:
         part = _part(wide, rows)
+        first = None if pieces else sums  # they are of all rows
         hidden = Hidden(expand(part, y[rows]))
-        first = db2 if rows.start in (None, 0) else None  # it is the sum over all rows
-        dy, gradients = wide_gradients(part, branch[rows], first, y[rows], hidden, needs_y, needs)
+        dy, gradients = wide_gradients(part, branch[rows], None, first, y[rows], hidden, needs_y, needs)
         pieces.append(dy)
         total = AdapterGradients(*map(_sum, total, gradients))
-    return None if pieces[0] is None else _joined([dy for dy in pieces if dy is not None]), total
+    narrowed = (x if x is None or like is None else x.to(like.dtype) for x, like in zip(total, gradients))
+    return None if pieces[0] is None else torch.cat([dy for dy in pieces if dy is not None]), AdapterGradients(
+        *narrowed
+    )
 
 
 def _chunks(y: Tensor) -> list[slice]:
@@ -57,4 +64,8 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    return part if total is None else total if part is None else total.add_(part)
+    """In float32 at least."""
+    if part is None:
+        return total
+    part = part.to(torch.promote_types(part.dtype, torch.float32))
+    return part if total is None else total.add_(part)

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from aim_kernels.block_shapes import block_shape
-from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, operator
+from aim_kernels.optional_triton import cdiv, tl, triton
+from aim_kernels.registration import architecture, operator, ops
 
 SPAN = 4  # tiles of rows that a program adds before it writes: of 10⁴ rows and more there are programs for every card
 
 
 def column_sum(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Sum of ``x`` [M, D] over M, accumulated in float32 at least, in ``dtype``: a bias gradient."""
-    return torch.ops.aim.column_sum(x).to(dtype)
+    return ops.column_sum(x).to(dtype)
 
 
 def branch_gradient(
@@ -37,9 +37,9 @@ def branch_gradient(
     rows = g.reshape(-1, g.shape[-1])
     scaled = factor if dropped else None
     if needs_bias and (rows.dtype != dtype or scaled is not None):
-        return torch.ops.aim.branch_gradient(rows, factor, dtype, dropped)
+        return ops.branch_gradient(rows, factor, dtype, dropped)
     branch = (rows if scaled is None else rows * scaled[:, None].to(rows.dtype)).to(dtype)
-    return branch, torch.ops.aim.column_sum(branch, factor) if needs_bias else None
+    return branch, ops.column_sum(branch, factor) if needs_bias else None
 
 
 def column_sum_reference(x: Tensor, factor: Tensor | None = None) -> Tensor:
@@ -143,9 +143,9 @@ def _sums(x: Tensor, factor: Tensor | None, branch: Tensor | None, dropped: bool
     """The sums of ``x`` [M, D], which are those of ``branch`` where there is one to be written."""
     x = x if x.stride(1) == 1 else x.contiguous()
     (rows, width), (constants, options) = x.shape, launch_shape(x.shape[1], architecture(x))
-    chunks = triton.cdiv(rows, SPAN * constants["ROWS"])
+    chunks = cdiv(rows, SPAN * constants["ROWS"])
     partial = x.new_empty((chunks, width), dtype=torch.float32)
-    grid = (chunks * triton.cdiv(width, constants["COLUMNS"]),)
+    grid = (chunks * cdiv(width, constants["COLUMNS"]),)
     shared = {
         "factor_ptr": x if factor is None else factor.float().contiguous(),
         "partial_ptr": partial,
@@ -160,7 +160,7 @@ def _sums(x: Tensor, factor: Tensor | None, branch: Tensor | None, dropped: bool
         column_sum_kernel[grid](x_ptr=x, **shared)
     else:
         branch_gradient_kernel[grid](g_ptr=x, branch_ptr=branch, DROPPED=dropped, **shared)
-    return partial.sum(0)
+    return partial.sum(0) if chunks > 1 else partial[0]
 
 
 def _sum_triton(x: Tensor, factor: Tensor | None = None) -> Tensor:

@@ -1,8 +1,10 @@
 """Holding the frozen trunk in half precision, once: its float32 copy is not needed by anything.
 
 Adapters keep float32 master weights and are cast where they are used; norm parameters stay float32 (they are small, and
-the norms compute in float32). Gradients of everything trainable are those of mixed precision, see
-tests/kernels/test_precision.py.
+the norms compute in float32). On a GPU the norms of a "fast" block are folded, beside it
+(:mod:`aim_kernels.folded_norms`). Gradients of everything trainable are those of mixed precision, see
+tests/kernels/test_precision.py. In eight bits (:mod:`aim_kernels.scaled_product`) the trunk is held in bf16 too: what
+is folded into an adapter or read in float32 is taken from there.
 """
 
 from __future__ import annotations
@@ -10,23 +12,50 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from aim_kernels.folded_norms import fold_norms
 from aim_kernels.modules import AIMBlock
+from aim_kernels.scaled_product import scaled_weight
+from aim_kernels.scaled_rows import EIGHT_BITS
 from aim_kernels.swin_block import AIMSwinBlock
+from aim_kernels.weights import ScaledTrunk
 
 
 def hold_trunk(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Casts, in place, the frozen projections of every :class:`AIMBlock` and :class:`AIMSwinBlock` to ``dtype``.
 
-    Weights that require a gradient are left alone, and so are Swin's small tables of biases. Returns ``model``.
+    Weights that require a gradient are left alone, and so are Swin's small tables of biases. With float8_e4m3fn the
+    products' weights are there in eight bits beside bf16, where the block already lies. Returns ``model``.
     """
+    held = torch.bfloat16 if dtype == EIGHT_BITS else dtype
     for block in model.modules():
         parts: tuple[nn.Module, ...] = ()
         if isinstance(block, AIMBlock):
             parts = (block.attn, block.mlp)
         elif isinstance(block, AIMSwinBlock):
             parts = (block.attn.qkv, block.attn.proj, block.mlp)
+        if parts and dtype == EIGHT_BITS:
+            _quantise(block)  # type: ignore[arg-type]
+        if isinstance(block, AIMBlock):
+            block.held_norms = None
+            if _reads_folded(block) and held.itemsize == 2:
+                weights = block.attention_weights()[1], block.mlp_weights()[1]
+                block.held_norms = fold_norms(block.norm_weights(), *weights, held, block.scaled)
         for part in parts:
             for parameter in part.parameters():
                 if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(dtype)
+                    parameter.data = parameter.data.to(held)
     return model
+
+
+def _reads_folded(block: AIMBlock) -> bool:
+    fused = {"T_Adapter", "MLP_Adapter"} <= {*block.fused_adapters} and block.backend == "fused"
+    return fused and block.memory == "fast" and next(block.parameters()).is_cuda
+
+
+@torch.no_grad()
+def _quantise(block: AIMBlock | AIMSwinBlock) -> None:
+    attention = block.attn.weights if isinstance(block, AIMSwinBlock) else block.attention_weights()[1]
+    _, mlp = block.mlp_weights()
+    first = mlp.fc_weight if mlp.gate_weight is None else torch.cat([mlp.gate_weight, mlp.fc_weight])
+    weights = (attention.qkv_weight, attention.out_weight, first, mlp.proj_weight)
+    block.scaled = ScaledTrunk(*map(scaled_weight, weights))

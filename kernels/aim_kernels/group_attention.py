@@ -25,9 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels import group_attention_triton
-from aim_kernels.registration import operator
+from aim_kernels.registration import operator, ops
 from aim_kernels.spatial_attention import Backend, xformers_missing
 from aim_kernels.spatial_attention import backend_missing as spatial_backend_missing
+
+# as that of spatial attention
+FAILED: dict[tuple[int, str], str] = {}
 
 
 def group_attention(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int, backend: Backend = "auto") -> Tensor:
@@ -48,7 +51,7 @@ def group_attention(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int, ba
         return _on_gathered(_xformers, qkv, table, bias, num_heads)
     if backend in ("reference", "xformers"):
         return group_attention_reference(qkv, table, bias, num_heads)
-    return torch.ops.aim.group_attention(qkv, table, bias, num_heads)
+    return ops.group_attention(qkv, table, bias, num_heads)
 
 
 def backend_missing(backend: str, device: torch.device) -> str | None:
@@ -59,7 +62,7 @@ def backend_missing(backend: str, device: torch.device) -> str | None:
         return "backend cudnn does not attend within groups: use triton or sdpa"
     if backend == "xformers" and device.type == "cuda":
         return xformers_missing(device, "cutlass")
-    return spatial_backend_missing(backend, device)
+    return spatial_backend_missing(backend, device, FAILED)
 
 
 def group_attention_reference(qkv: Tensor, table: Tensor, bias: Tensor, num_heads: int) -> Tensor:
@@ -158,7 +161,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output:
 
 def _gradient(ctx: Any, dout: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
     needs_bias = ctx.needs_input_grad[2]
-    dqkv, dbias = torch.ops.aim.group_attention_backward(dout, *ctx.saved_tensors, ctx.num_heads, needs_bias)
+    dqkv, dbias = ops.group_attention_backward(dout, *ctx.saved_tensors, ctx.num_heads, needs_bias)
     return dqkv, None, dbias if needs_bias else None, None
 
 

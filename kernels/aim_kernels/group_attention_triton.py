@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aim_kernels.block_shapes import block_shape, dot_precision
-from aim_kernels.optional_triton import tl, triton
+from aim_kernels.optional_triton import cdiv, next_power_of_2, tl, triton
 from aim_kernels.registration import architecture
 
 MAX_LENGTH = 64
@@ -152,9 +152,9 @@ def launch_shape(
     direction: str, length: int, head_dim: int, target: int, itemsize: int = 2
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Constants and launch options of "forward" or "backward"."""
-    rows = max(16, triton.next_power_of_2(length))
+    rows = max(16, next_power_of_2(length))
     shape = block_shape(f"group_attention_{direction}", rows, target, itemsize)
-    columns = max(16, triton.next_power_of_2(head_dim))
+    columns = max(16, next_power_of_2(head_dim))
     constants = {"L": length, "HEAD": head_dim, "ROWS": rows, "COLUMNS": columns}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
@@ -185,7 +185,7 @@ def backward(
     frames, _, packed = qkv.shape
     groups, length = table.shape
     span = SPAN if needs_bias else 1
-    chunks = triton.cdiv(frames * groups // bias.shape[0], span)
+    chunks = cdiv(frames * groups // bias.shape[0], span)
     dqkv = qkv.new_empty(qkv.shape)
     partial = bias.new_empty((chunks, *bias.shape) if needs_bias else (0,), dtype=torch.float32)
     constants, options = launch_shape(

@@ -8,7 +8,8 @@ backward, in vectors of width D per token in the products' dtype: ``fast`` x and
 byte each (2); ``balanced`` and ``lean`` x alone. In float32 and float64, and of a gated MLP, ``fast`` keeps the hidden
 state before its activations instead of slopes (4 + 1/4; gated, with M = 8/3 D, 5 1/3 + 1/4).
 Where the hidden state is formed again it is in chunks of rows, forward and backward: :mod:`aim_kernels.chunked_mlp`.
-The stacked weights are formed when they are needed and never kept. Derivation: kernels/README.md.
+The stacked weights are formed when they are needed and never kept, unless they are given.
+Derivation: kernels/README.md.
 """
 
 from __future__ import annotations
@@ -21,56 +22,95 @@ from torch import Tensor
 from aim_kernels.adaptation import joint_adaptation_reference
 from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.chunked_mlp import branch_in_chunks, gradients_in_chunks
-from aim_kernels.column_sum import branch_gradient
-from aim_kernels.layer_norm import layer_norm_to_keep
+from aim_kernels.formed_adapter import formed_of, plain
 from aim_kernels.memory import check_memory, copied_for_backward, running_again
-from aim_kernels.precision import cast, compute_dtype
-from aim_kernels.residual import residual_add, row_factor
+from aim_kernels.precision import compute_dtype
+from aim_kernels.registration import ops
+from aim_kernels.residual import row_factor
+from aim_kernels.residual_norm import (
+    Ahead,
+    Normed,
+    add_and_norm,
+    arrive,
+    constants_of,
+    depart,
+    left,
+    norm_before,
+    normed_of,
+)
 from aim_kernels.trained_trunk import mlp_branch
-from aim_kernels.weights import AdapterWeights, MLPWeights, NormWeights, Packing, recorded, require_gradient
-from aim_kernels.widened_mlp import Hidden, WidenedMLP, activated, check_activation, contract, expand, wide_gradients
+from aim_kernels.weights import (
+    UNSCALED,
+    AdapterWeights,
+    FormedAdapter,
+    MLPWeights,
+    NormWeights,
+    Packing,
+    ScaledTrunk,
+    StackedMLP,
+    UnitNorm,
+    recorded,
+    require_gradient,
+)
+from aim_kernels.widened_mlp import Hidden, WidenedMLP, activated, check_activation, contract, wide_gradients
 
 
 def joint_adaptation(
     x: Tensor,
     norm: NormWeights,
     mlp: MLPWeights,
-    adapter: AdapterWeights | None = None,
+    adapter: AdapterWeights | FormedAdapter | None = None,
     drop: Tensor | None = None,
     scale: float = 1.0,
     activation: MLPActivation = "quick_gelu",
     eps: float = 1e-5,
     memory: Memory = "fast",
+    stacked: StackedMLP | None = None,
+    scaled: ScaledTrunk = UNSCALED,
+    before: Ahead | None = None,
+    ahead: Ahead | None = None,
 ) -> Tensor:
     """:func:`~aim_kernels.adaptation.joint_adaptation_reference`, fused: same arguments, same value to rounding.
 
-    Products run in autocast's dtype, else in that of ``fc_weight``; the residual stream keeps the dtype of ``x``.
+    Products run in autocast's dtype, else in that of ``fc_weight``, those of the weights that are ``scaled`` in eight
+    bits; the residual stream keeps the dtype of ``x``. ``before`` and ``ahead`` are the norms of ``x`` and of the
+    output, where neighbours share them (:mod:`aim_kernels.residual_norm`).
     Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, in everything, through
-    :mod:`aim_kernels.trained_trunk`. Raises ValueError for an activation that is not that of ``mlp``.
+    :mod:`aim_kernels.trained_trunk`. ``stacked`` are the weights of ``mlp`` and the adapter, where they are
+    stacked already; beside weights that are ``scaled`` they are not read. Raises ValueError for an activation that is
+    not that of ``mlp``.
     """
     check_memory(memory)
     check_activation(mlp, activation)
     if not x.numel():
-        return joint_adaptation_reference(x, norm, mlp, adapter, drop, scale, activation, eps)
+        return joint_adaptation_reference(x, norm, mlp, plain(adapter), drop, scale, activation, eps)
     if require_gradient(norm, mlp):
-        return x + mlp_branch(x, norm, mlp, adapter, drop, scale, activation, eps, memory)
-    constants = (scale, activation, eps, memory, compute_dtype(x, mlp.fc_weight), recorded((x,), adapter))
-    operands = _Operands(x, drop, norm, mlp, adapter, *constants)
-    return _JointAdaptation.apply(*_PACKING.pack(operands))
+        return x + mlp_branch(x, norm, mlp, plain(adapter), drop, scale, activation, eps, memory, scaled)
+    dtype = compute_dtype(x, mlp.fc_weight)
+    ready = formed_of(adapter, dtype, beside=mlp.proj_bias, scale=scale)
+    constants = (activation, eps, memory, dtype, recorded((x,), ready), isinstance(norm, UnitNorm), scaled, ahead)
+    stacked = stacked if scaled.fc is None else None
+    operands = _Operands(x, normed_of(x, before), row_factor(drop, x), norm, mlp, ready, stacked, *constants)
+    out = _JointAdaptation.apply(*_PACKING.pack(operands))
+    return out if ahead is None else ahead.filled(out)
 
 
 class _Operands(NamedTuple):
     x: Tensor
-    drop: Tensor | None
+    normed: Normed | None
+    factor: Tensor | None  # [rows] droppath's
     norm: NormWeights
     mlp: MLPWeights
-    adapter: AdapterWeights | None
-    scale: float
+    adapter: FormedAdapter | None
+    stacked: StackedMLP | None
     activation: MLPActivation
     eps: float
     memory: Memory
     dtype: torch.dtype
     recorded: bool
+    unit: bool  # whether the norm is a UnitNorm
+    scaled: Any  # ScaledTrunk, which is no tensor of autograd's
+    ahead: Ahead | None
 
 
 _PACKING = Packing(_Operands)
@@ -78,44 +118,53 @@ _PACKING = Packing(_Operands)
 
 class _JointAdaptation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *row: Any) -> Tensor:
+    def forward(ctx: Any, *row: Any) -> Any:
         o = _PACKING.unpack(row)
-        y, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, o.dtype, o.dtype, o.recorded)
+        in_one = o.scaled.fc is not None and o.memory == "fast"  # the norm writes what the product reads
+        normed = o.normed or norm_before(
+            o.x, o.norm, o.eps, o.dtype, o.recorded, in_one, not in_one or o.adapter is not None, o.unit
+        )
+        mean, rstd, kept_x, ahead = normed.mean, normed.rstd, normed.kept_of(o.x), o.ahead
+        o = o._replace(normed=None, ahead=None)
         if o.memory == "lean" and running_again():  # the last of its block: nobody reads what comes out
-            _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *Hidden())
+            _PACKING.keep(ctx, o._replace(x=kept_x), *left(None, None), mean, rstd, *Hidden())
             return o.x.new_empty(()).expand(o.x.shape)
         wide = _widened(o, o.adapter)
-        rows, kept = y.view(-1, y.shape[-1]), Hidden()
+        kept, rows = Hidden(), normed.y.reshape(-1, o.x.shape[-1])
         if o.memory == "fast":
-            hidden, kept = activated(wide, expand(wide, rows), True)
-            branch, dropped_bias = contract(wide, hidden)
-            del y, rows, hidden  # the largest tensors of a forward
+            hidden, kept = activated(wide, normed.rows, True)
+            branch, dropped_bias = contract(wide, hidden, rows)
+            del hidden, rows, normed  # the largest tensors of a forward
         else:
             branch, dropped_bias = branch_in_chunks(wide, rows)
-        out = residual_add(o.x, branch, None if dropped_bias is None else wide.factor, dropped_bias)
-        _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *kept)
+        factor = None if dropped_bias is None else wide.factor
+        out = add_and_norm(o.x, branch, factor, dropped_bias, ahead, o.dtype)
+        _PACKING.keep(ctx, o._replace(x=kept_x), *left(out, ahead), mean, rstd, *kept)
+        constants_of(ctx, out)
         return out
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        o, mean, rstd, u, slope = _PACKING.kept(ctx)
+    def backward(ctx: Any, g: Tensor, dy_ahead: Tensor | None = None, *_: None) -> tuple[Any, ...]:
+        o, *found, mean, rstd, u, slope = _PACKING.kept(ctx)
         needs, norm = _PACKING.needs(ctx), copied_for_backward(o.norm, g)
         wide = _widened(o, copied_for_backward(o.adapter, g))
-        branch, db2 = branch_gradient(g, o.dtype, needs.adapter.b2, wide.factor, dropped=False)
+        how = (wide.factor, False, wide.scaled.proj is not None)
+        g, branch, sums, eight = arrive((g, dy_ahead), found, o.dtype, needs.adapter.b2, *how)
         y, kept = None, Hidden(u, slope)
-        if (u is None and (slope is None or o.adapter is not None)) or needs.adapter.w1:
-            normal, _, _ = torch.ops.aim.layer_norm(o.x, *norm, o.eps, o.dtype)
-            y = normal.view(branch.shape)
+        kept_own = u is not None and wide.beside is None
+        if (not kept_own and (slope is None or o.adapter is not None)) or needs.adapter.w1:
+            normal = o.x if o.unit else ops.layer_norm(o.x, *norm, o.eps, o.dtype)[0]
+            y = normal.reshape(-1, normal.shape[-1])
         if y is None or o.memory == "fast":
-            dy, gradients = wide_gradients(wide, branch, db2, y, kept, needs.x, needs.adapter)
+            last = [(branch, eight)]
+            del branch, eight  # handed over: they are held no longer than they are read
+            dy, gradients = wide_gradients(wide, *last.pop(), sums, y, kept, needs.x, needs.adapter)
         else:
-            dy, gradients = gradients_in_chunks(wide, branch, db2, y, needs.x, needs.adapter)
-        dx = None
-        if dy is not None:
-            dx = torch.ops.aim.layer_norm_backward(dy.view(o.x.shape), o.x, norm.weight, mean, rstd, g)
-        return _PACKING.gradients(x=dx, adapter=gradients)
+            dy, gradients = gradients_in_chunks(wide, branch, sums, y, needs.x, needs.adapter)
+        of_input = {} if dy is None else depart(needs, dy, o.x, norm.weight, mean, rstd, g)
+        return _PACKING.gradients(**of_input, adapter=gradients)
 
 
-def _widened(o: _Operands, adapter: AdapterWeights | None) -> WidenedMLP:
-    factor, low = (None, None) if adapter is None else (row_factor(o.drop, o.x), cast(adapter, o.dtype))
-    return WidenedMLP(o.mlp, adapter, low, factor, o.scale, o.activation, o.dtype)
+def _widened(o: _Operands, adapter: FormedAdapter | None) -> WidenedMLP:
+    factor = None if adapter is None else o.factor
+    return WidenedMLP(o.mlp, adapter, factor, o.activation, o.dtype, o.stacked, o.scaled)

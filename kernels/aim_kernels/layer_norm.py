@@ -5,10 +5,10 @@
 
 Without a bias it is the RMS norm, with mean = 0, var = avg(x²) and no avg(g); its ``mean`` is empty, [0].
 ``x`` [..., D]; ``y`` in any floating dtype (the products' dtype, while the residual stream may be float32); ``mean``,
-``rstd`` [...] float32. The backward reads x (which may have been rounded since), never y; and it adds the gradient that
-flows around the norm (``residual``) in the same pass, in whose dtype it then gives dx. ``layer_norm_kept`` also writes
-a copy of x, as it is kept for backward. Source: Ba et al., Layer Normalization, 2016; Zhang and Sennrich, Root Mean
-Square Layer Normalization, 2019.
+``rstd`` [...] float32. The backward reads x (which may have been rounded since), or where it is given no ``mean``, x̂ in
+its place; and it adds the gradient that flows around the norm (``residual``) in the same pass, in whose dtype it then
+gives dx. ``layer_norm_kept`` also writes a copy of x, as it is kept for backward. Source: Ba et al., Layer
+Normalization, 2016; Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aim_kernels import layer_norm_triton
 from aim_kernels.adaptation import norm_reference
-from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import operator
-from aim_kernels.rows_triton import MAX_WIDTH, launch, norm_gradient, normalise, row_tile
+from aim_kernels.registration import operator, ops
+from aim_kernels.rows_triton import MAX_WIDTH
 from aim_kernels.weights import NormWeights
 
 
@@ -39,7 +39,7 @@ def layer_norm(
         )
     if weight.requires_grad or (bias is not None and bias.requires_grad):
         return norm_reference(x, weight, bias, eps).to(dtype or x.dtype)
-    return torch.ops.aim.layer_norm(x, weight, bias, eps, dtype or x.dtype)[0]
+    return ops.layer_norm(x, weight, bias, eps, dtype or x.dtype)[0]
 
 
 def layer_norm_to_keep(
@@ -51,8 +51,8 @@ def layer_norm_to_keep(
     call is ``recorded`` by autograd nothing is kept, and x comes back as it is.
     """
     if recorded and products.itemsize < x.dtype.itemsize:
-        return torch.ops.aim.layer_norm_kept(x, *norm, eps, dtype, products)
-    return *torch.ops.aim.layer_norm(x, *norm, eps, dtype), x
+        return ops.layer_norm_kept(x, *norm, eps, dtype, products)
+    return *ops.layer_norm(x, *norm, eps, dtype), x
 
 
 def layer_norm_reference(
@@ -79,81 +79,17 @@ def layer_norm_kept_reference(
 
 
 def layer_norm_backward_reference(
-    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None = None
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor | None, rstd: Tensor, residual: Tensor | None = None
 ) -> Tensor:
     """``dx`` of x's shape, in the dtype of ``residual`` or else of x, in plain torch."""
     wide, g = x.to(rstd.dtype), dy.to(rstd.dtype) * weight.to(rstd.dtype)
-    rms = mean.shape != rstd.shape
-    normal = (wide if rms else wide - mean[..., None]) * rstd[..., None]
+    rms = mean is not None and mean.shape != rstd.shape
+    normal = wide
+    if mean is not None:
+        normal = (wide if rms else wide - mean[..., None]) * rstd[..., None]
     centred = g if rms else g - g.mean(-1, keepdim=True)
     dx = rstd[..., None] * (centred - normal * (g * normal).mean(-1, keepdim=True))
     return dx.to(x.dtype) if residual is None else (dx + residual).to(residual.dtype)
-
-
-@triton.jit
-def layer_norm_forward_kernel(
-    x_ptr: tl.tensor,
-    weight_ptr: tl.tensor,
-    bias_ptr: tl.tensor,
-    y_ptr: tl.tensor,
-    mean_ptr: tl.tensor,
-    rstd_ptr: tl.tensor,
-    kept_ptr: tl.tensor,
-    M: tl.tensor,
-    eps: tl.tensor,
-    D: tl.constexpr,
-    RMS: tl.constexpr,
-    KEPT: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-) -> None:
-    o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
-    b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
-    if KEPT:
-        tl.store(kept_ptr + o_tile, b_x.to(kept_ptr.dtype.element_ty), mask=m_tile)
-    b_weight = tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
-    if RMS:
-        b_rstd = 1.0 / tl.sqrt(tl.sum(b_x * b_x, 1) / D + eps)
-        b_y = b_x * b_rstd[:, None] * b_weight[None, :]
-    else:
-        b_bias = tl.load(bias_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
-        b_y, b_mean, b_rstd = normalise(b_x, b_weight, b_bias, m_tile, eps, D)
-        tl.store(mean_ptr + o_row, b_mean, mask=m_row)
-    tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
-    tl.store(rstd_ptr + o_row, b_rstd, mask=m_row)
-
-
-@triton.jit
-def layer_norm_backward_kernel(
-    dy_ptr: tl.tensor,
-    x_ptr: tl.tensor,
-    weight_ptr: tl.tensor,
-    mean_ptr: tl.tensor,
-    rstd_ptr: tl.tensor,
-    residual_ptr: tl.tensor,
-    dx_ptr: tl.tensor,
-    M: tl.tensor,
-    D: tl.constexpr,
-    RMS: tl.constexpr,
-    RESIDUAL: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-) -> None:
-    o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
-    b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
-    b_dy = tl.load(dy_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
-    b_weight = tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
-    b_rstd = tl.load(rstd_ptr + o_row, mask=m_row, other=0.0)
-    if RMS:
-        b_g = b_dy * b_weight[None, :]
-        b_normal = b_x * b_rstd[:, None]
-        b_dx = b_rstd[:, None] * (b_g - b_normal * (tl.sum(b_g * b_normal, 1) / D)[:, None])
-    else:
-        b_mean = tl.load(mean_ptr + o_row, mask=m_row, other=0.0)
-        b_dx = norm_gradient(b_dy, b_x, b_weight, b_mean, b_rstd, m_tile, D)
-    if RESIDUAL:
-        b_dx += tl.load(residual_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
-    tl.store(dx_ptr + o_tile, b_dx.to(dx_ptr.dtype.element_ty), mask=m_tile)
 
 
 def _forward_triton(
@@ -164,22 +100,8 @@ def _forward_triton(
     dtype: torch.dtype,
     kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x = x.contiguous()
     y, mean, rstd = _forward_fake(x, weight, bias, eps, dtype)
-    launch(
-        layer_norm_forward_kernel,
-        x,
-        x_ptr=x,
-        weight_ptr=weight.contiguous(),
-        bias_ptr=weight if bias is None else bias.contiguous(),
-        y_ptr=y,
-        mean_ptr=mean,
-        rstd_ptr=rstd,
-        kept_ptr=y if kept is None else kept,
-        eps=eps,
-        RMS=bias is None,
-        KEPT=kept is not None,
-    )
+    layer_norm_triton.forward(x, weight, bias, eps, mean, rstd, y, kept)
     return y, mean, rstd
 
 
@@ -191,23 +113,10 @@ def _kept_triton(
 
 
 def _backward_triton(
-    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor | None, rstd: Tensor, residual: Tensor | None
 ) -> Tensor:
-    x, dy = x.contiguous(), dy.contiguous()
     dx = _backward_fake(dy, x, weight, mean, rstd, residual)
-    launch(
-        layer_norm_backward_kernel,
-        x,
-        dy_ptr=dy,
-        x_ptr=x,
-        weight_ptr=weight.contiguous(),
-        mean_ptr=mean,
-        rstd_ptr=rstd,
-        residual_ptr=dx if residual is None else residual.contiguous(),
-        dx_ptr=dx,
-        RMS=mean.shape != rstd.shape,
-        RESIDUAL=residual is not None,
-    )
+    layer_norm_triton.backward(dy, x, weight, mean, rstd, residual, dx)
     return dx
 
 
@@ -231,7 +140,11 @@ def _kept_cpp(
     return *_forward_cpp(x, weight, bias, eps, dtype), copy
 
 
-def _backward_cpp(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None) -> Tensor:
+def _backward_cpp(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor | None, rstd: Tensor, residual: Tensor | None
+) -> Tensor:
+    if mean is None:  # which a GPU alone is given
+        return layer_norm_backward_reference(dy, x, weight, mean, rstd, residual)
     rows = (-1, x.shape[-1])
     dx = torch.ops.aim_cpu.layer_norm_backward(
         dy.contiguous().view(rows),
@@ -259,7 +172,7 @@ def _kept_fake(
 
 
 def _backward_fake(
-    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor | None
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor | None, rstd: Tensor, residual: Tensor | None
 ) -> Tensor:
     return x.new_empty(x.shape, dtype=x.dtype if residual is None else residual.dtype)
 
@@ -272,7 +185,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _gradient(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None, None]:
-    return torch.ops.aim.layer_norm_backward(dy, *ctx.saved_tensors, None), None, None, None, None
+    return ops.layer_norm_backward(dy, *ctx.saved_tensors, None), None, None, None, None
 
 
 operator(
@@ -298,7 +211,7 @@ operator(
 )
 operator(
     "layer_norm_backward",
-    "(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? residual) -> Tensor",
+    "(Tensor dy, Tensor x, Tensor weight, Tensor? mean, Tensor rstd, Tensor? residual) -> Tensor",
     reference=layer_norm_backward_reference,
     triton=_backward_triton,
     cpp=_backward_cpp,

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from aim_kernels.choices import Memory
-from aim_kernels.registration import operator
+from aim_kernels.registration import operator, ops
 
 
 def check_memory(memory: str) -> None:
@@ -69,7 +69,7 @@ def copied_for_backward(record: Any, g: Tensor) -> Any:
     """A record of weights, or None; where a compiler traces, copies that exist once the gradient ``g`` does."""
     if record is None or not torch.compiler.is_compiling():
         return record
-    return type(record)(*[None if weight is None else torch.ops.aim.copy_after(weight, g) for weight in record])
+    return type(record)(*[None if weight is None else ops.copy_after(weight, g) for weight in record])
 
 
 def _copy(x: Tensor, after: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ Frozen parts are frozen (``requires_grad`` False) at construction; ``block.requi
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aim_kernels import residual_norm
 from aim_kernels.adaptation import (
     joint_adaptation_reference,
     spatial_adaptation_reference,
@@ -26,17 +27,30 @@ from aim_kernels.adaptation import (
 )
 from aim_kernels.adapter import adapter
 from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory, MLPActivation
+from aim_kernels.drop_path import DropPath
+from aim_kernels.folded_norms import FoldedNorms, behind
+from aim_kernels.formed_adapter import AdapterUse
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.memory import check_memory, run_again
 from aim_kernels.precision import compute_dtype
+from aim_kernels.residual_norm import Ahead, norm_ahead
 from aim_kernels.spatial_adaptation import spatial_adaptation
 from aim_kernels.spatial_attention import Backend as AttentionBackend
 from aim_kernels.spatial_readout import spatial_readout
 from aim_kernels.temporal_adaptation import temporal_adaptation
 from aim_kernels.temporal_attention import temporal_attention
-from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
+from aim_kernels.weights import (
+    UNSCALED,
+    AdapterWeights,
+    AttentionWeights,
+    FormedAdapter,
+    MLPWeights,
+    NormWeights,
+    ScaledTrunk,
+    StackedMLP,
+)
 
-__all__ = ["AIMBlock", "Adapter", "AdapterPlace", "BlockBackend", "DropPath", "DropPathMode", "TemporalAttention"]
+__all__ = ["AIMBlock", "Adapter", "AdapterPlace", "BlockBackend", "DropPathMode", "TemporalAttention"]
 
 
 class Adapter(nn.Module):
@@ -140,46 +154,13 @@ class MLP(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        dim = self.c_fc.in_features
-        nn.init.normal_(self.c_fc.weight, std=(2 * dim) ** -0.5)
-        nn.init.normal_(self.c_proj.weight, std=dim**-0.5)
-        nn.init.zeros_(self.c_fc.bias)
-        nn.init.zeros_(self.c_proj.bias)
+        for linear, widths in ((self.c_fc, 2), (self.c_proj, 1)):
+            nn.init.normal_(linear.weight, std=(widths * self.c_fc.in_features) ** -0.5)
+            nn.init.zeros_(linear.bias)
 
     @property
     def weights(self) -> MLPWeights:
         return MLPWeights(self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
-
-
-class DropPath(nn.Module):
-    """Draws the droppath factor of a residual branch on ``x`` [B, T, N, D]: None when nothing can be dropped, else a
-    tensor of zeros (probability ``rate``) and 1/(1 − rate) that broadcasts to ``x``, drawn
-
-    - ``"position"``: once per token position, shared by all clips and frames, [1, 1, N, 1]: what the published ViT-CLIP
-      code does, whose tensor is laid out [N, B·T, D];
-    - ``"clip"``: once per clip, [B, 1, 1, 1]: what the paper describes;
-    - ``"frame"``: once per frame, [B, T, 1, 1]: what the published ViT-ImageNet code does.
-    """
-
-    def __init__(self, rate: float = 0.0, mode: DropPathMode = "position") -> None:
-        super().__init__()
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"drop_path {rate} is not in [0, 1)")
-        if mode not in get_args(DropPathMode):
-            raise ValueError(f"drop_path_mode {mode!r} is none of {', '.join(get_args(DropPathMode))}")
-        self.rate = float(rate)
-        self.mode = mode
-
-    def forward(self, x: Tensor) -> Tensor | None:
-        if not self.training or self.rate == 0.0:
-            return None
-        b, t, n, _ = x.shape
-        shape = {"position": (1, 1, n, 1), "clip": (b, 1, 1, 1), "frame": (b, t, 1, 1)}[self.mode]
-        keep = 1.0 - self.rate
-        return x.new_empty(shape).bernoulli_(keep).div_(keep)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:g}, mode={self.mode!r}"
 
 
 class AIMBlock(nn.Module):
@@ -207,6 +188,9 @@ class AIMBlock(nn.Module):
     Raises ValueError for sizes and names that cannot be, and for an input that does not end in ``[T, N, dim]``.
     """
 
+    scaled: ScaledTrunk = UNSCALED  # what of the trunk is there in eight bits, see aim_kernels.frozen_trunk
+    held_norms: FoldedNorms | None = None  # from there as well
+
     def __init__(
         self,
         dim: int,
@@ -227,14 +211,12 @@ class AIMBlock(nn.Module):
         super().__init__()
         _check_heads(dim, num_heads)
         check_memory(memory)
-        if backend not in get_args(BlockBackend):
-            raise ValueError(f"backend {backend!r} is none of {', '.join(get_args(BlockBackend))}")
+        for name, word, kind in (("backend", backend, BlockBackend), ("activation", activation, Activation)):
+            if word not in get_args(kind):
+                raise ValueError(f"{name} {word!r} is none of {', '.join(get_args(kind))}")
         if num_tadapter not in (1, 2):
             raise ValueError(f"num_tadapter {num_tadapter} is neither 1 nor 2")
-        if activation not in get_args(Activation):
-            raise ValueError(f"activation {activation!r} is none of {', '.join(get_args(Activation))}")
-        unknown = [place for place in adapters if place not in get_args(AdapterPlace)]
-        if unknown:
+        if unknown := [place for place in adapters if place not in get_args(AdapterPlace)]:
             raise ValueError(f"adapters {unknown} are none of {', '.join(get_args(AdapterPlace))}")
         self.dim = dim
         self.num_heads = num_heads
@@ -249,10 +231,14 @@ class AIMBlock(nn.Module):
         self.requires_grad_(False)
         self.S_Adapter = Adapter(dim, adapter_ratio, skip=True) if "spatial" in adapters else None
         self.T_Adapter = Adapter(dim, adapter_ratio, skip=False) if "temporal" in adapters else None
-        second = num_tadapter == 2 and "temporal" in adapters
-        self.T_Adapter_in = Adapter(dim, adapter_ratio, skip=True) if second else None
+        self.T_Adapter_in = Adapter(dim, adapter_ratio) if num_tadapter == 2 and self.T_Adapter else None
         self.MLP_Adapter = Adapter(dim, adapter_ratio, skip=False) if "joint" in adapters else None
         self.drop_path = DropPath(drop_path, drop_path_mode)
+        self.formed: dict[str, FormedAdapter] = {}  # by name, while :func:`formed_together` lends them
+        self.stacked: StackedMLP | None = None  # likewise, and the next
+        self.folded: FoldedNorms | None = None
+        self.before: Ahead | None = None  # the norms of its input and output that it shares with other blocks
+        self.ahead: Ahead | None = None
 
     def _make_trunk(self, hidden: int) -> None:
         """The frozen part, under the trunk's names; :meth:`attention_weights` and :meth:`mlp_weights` hand it on."""
@@ -267,6 +253,27 @@ class AIMBlock(nn.Module):
         self.attn.reset_parameters()
         self.ln_2.reset_parameters()
         self.mlp.reset_parameters()
+
+    @property
+    def fused_adapters(self) -> tuple[str, ...]:
+        """Of the adapters, those that the fused sub-blocks read."""
+        return ("T_Adapter", "T_Adapter_in", "S_Adapter", "MLP_Adapter")
+
+    def adapter_uses(self) -> dict[str, AdapterUse]:
+        """These, where there are any, with what stands around them."""
+        attention, (norm, mlp) = self.attention_weights()[1], self.mlp_weights()
+        around: dict[str, dict[str, Any]] = {
+            "T_Adapter": {"reads": attention[2:]},
+            "T_Adapter_in": {},
+            "S_Adapter": {"reads": attention[2:], "beside": attention.out_bias},
+            "MLP_Adapter": {"beside": mlp.proj_bias, "scale": self.adapter_scale, "norm": self.folded and norm},
+        }
+        modules = {name: getattr(self, name) for name in self.fused_adapters}
+        return {name: AdapterUse(module.weights, **around[name]) for name, module in modules.items() if module}
+
+    def adapter(self, name: str) -> AdapterWeights | FormedAdapter | None:
+        """The adapter of a name as a sub-block takes it: formed where :func:`formed_together` did it; None without."""
+        return self.formed.get(name) or _weights(getattr(self, name))
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
         """``[..., T, N, dim]`` to itself; with ``cls_only`` to ``[..., T, 1, dim]``, the first token of each frame.
@@ -284,32 +291,69 @@ class AIMBlock(nn.Module):
         drops = (temporal_drop, joint_drop[:, :, :1] if cls_only and joint_drop is not None else joint_drop)
         lean = self.memory == "lean" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if lean and (x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())):
-            # A compiler forgets the checkpoint around an autograd function and would keep everything: there each
-            # sub-block keeps its own input.
+            # compiled, a checkpoint around an autograd function is forgotten: there each sub-block keeps its own input
             dtype = compute_dtype(clips, self.attention_weights()[1].qkv_weight)
-            out = run_again(self._adapt, clips, *drops, "fast", cls_only, dtype=dtype)
+            out = run_again(self._adapt_with(dict(self.formed)), clips, *drops, "fast", cls_only, dtype=dtype)
         else:
             out = self._adapt(clips, *drops, self.memory, cls_only)
-        return out.reshape(shape)
+        return out if out.shape == shape else out.reshape(shape)  # the next block knows it by its identity
+
+    def _adapt_with(self, formed: dict[str, FormedAdapter]) -> Callable[..., Tensor]:
+        """:meth:`_adapt` with these adapters, when they are lent no more as well."""
+
+        def adapt(*operands: Any) -> Tensor:
+            lent, self.formed = self.formed, formed
+            try:
+                return self._adapt(*operands)
+            finally:
+                self.formed = lent
+
+        return adapt
 
     def _adapt(
         self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory, cls_only: bool
     ) -> Tensor:
-        frozen = (*self.attention_weights(), self.num_heads)
+        weights = self.attention_weights()
+        plain, folded = ((*behind(held, *weights), self.num_heads) for held in (None, self.folded))
+        before, middle, last, ahead = self._norms(x, cls_only)
         if self.T_Adapter is not None:
-            adapters = (self.T_Adapter.weights, _weights(self.T_Adapter_in))
-            x = temporal_adaptation(x, *frozen, *adapters, temporal_drop, self.eps, memory)
-        adapter = _weights(self.S_Adapter)
+            adapters: Any = (self.adapter("T_Adapter"), self.adapter("T_Adapter_in"))
+            frozen, scaled = (plain, self.scaled) if self.T_Adapter_in else (folded, (self.folded or self).scaled)
+            norms: dict[str, Any] = {"before": before, "ahead": middle, "scaled": scaled}
+            norms |= {"drop": temporal_drop, "eps": self.eps, "memory": memory}
+            x, before = temporal_adaptation(x, *frozen, *adapters, **norms), middle
+        adapter, norms = self.adapter("S_Adapter"), {"before": before, "ahead": last}
         if cls_only:
-            x = spatial_readout(x, *frozen, adapter, self.eps)
+            x = spatial_readout(x, *plain, adapter, self.eps, scaled=self.scaled, **norms)
         else:
-            x = spatial_adaptation(x, *frozen, adapter, self.eps, memory, self.attention_backend)
-        return self._adapt_mlp(x, joint_drop, memory)
+            norms |= {"memory": memory, "attention_backend": self.attention_backend}
+            x = spatial_adaptation(x, *folded, adapter, self.eps, scaled=(self.folded or self).scaled, **norms)
+        return self._adapt_mlp(x, joint_drop, memory, before=last, ahead=ahead)
 
-    def _adapt_mlp(self, x: Tensor, drop: Tensor | None, memory: Memory) -> Tensor:
+    def _norms(self, x: Tensor, cls_only: bool) -> tuple[Ahead | None, ...]:
+        """The norms before the block, after its temporal and its spatial sub-block, and after it that neighbours share:
+        "fast" ones alone, as it takes two gradients at once."""
+        if self.memory != "fast" or not residual_norm.gains(x):
+            return (None,) * 4
+        attention, mlp = self.norm_weights()
+        unit = self.folded and self.folded.norm
+        middle = norm_ahead(attention if cls_only else unit or attention, self.eps, self.scaled.qkv, precise=cls_only)
+        last = norm_ahead(unit or mlp, self.eps, self.scaled.fc, plain=self.MLP_Adapter is not None)
+        return self.before, middle, last, self.ahead
+
+    def first_norm(self) -> Ahead | None:
+        """The norm of the block's input; None where what is read hangs on ``cls_only``."""
+        norm, second = self.norm_weights()[0], self.T_Adapter_in is not None  # which reads y itself
+        unit = None if second or self.folded is None else self.folded.norm
+        return norm_ahead(unit or norm, self.eps, None if second else self.scaled.qkv) if self.T_Adapter else None
+
+    def _adapt_mlp(
+        self, x: Tensor, drop: Tensor | None, memory: Memory, before: Ahead | None = None, ahead: Ahead | None = None
+    ) -> Tensor:
         """The joint sub-block, the last of the block: a lean one holds no hidden state even while it runs again."""
         memory = "lean" if self.memory == "lean" else memory
-        return joint_adaptation(x, *self.mlp_weights(), **self._joint(drop), memory=memory)
+        joint = {**self._joint(drop), "memory": memory, "stacked": self.stacked, "scaled": (self.folded or self).scaled}
+        return joint_adaptation(x, *behind(self.folded, *self.mlp_weights()), **joint, before=before, ahead=ahead)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
         frozen = (*self.attention_weights(), self.num_heads)
@@ -321,16 +365,20 @@ class AIMBlock(nn.Module):
 
     def _joint(self, drop: Tensor | None) -> dict[str, Any]:
         """What the joint sub-block takes beside its input and the frozen weights."""
-        adapter, scale = _weights(self.MLP_Adapter), self.adapter_scale
+        adapter, scale = self.adapter("MLP_Adapter"), self.adapter_scale
         return {"adapter": adapter, "drop": drop, "scale": scale, "activation": self.activation, "eps": self.eps}
 
     def attention_weights(self) -> tuple[NormWeights, AttentionWeights]:
         """The frozen attention, over time and over space, and the norm before it."""
-        return NormWeights(self.ln_1.weight, self.ln_1.bias), self.attn.weights
+        return self.norm_weights()[0], self.attn.weights
 
     def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
         """The frozen MLP and the norm before it."""
-        return NormWeights(self.ln_2.weight, self.ln_2.bias), self.mlp.weights
+        return self.norm_weights()[1], self.mlp.weights
+
+    def norm_weights(self) -> tuple[NormWeights, NormWeights]:
+        """The norms before the attention and before the MLP."""
+        return NormWeights(self.ln_1.weight, self.ln_1.bias), NormWeights(self.ln_2.weight, self.ln_2.bias)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, adapter_scale={self.adapter_scale:g}, activation={self.activation!r}"

@@ -11,7 +11,17 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-__all__ = ["INSTALLED", "tl", "triton"]
+__all__ = ["INSTALLED", "cdiv", "next_power_of_2", "tl", "triton"]
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up: Triton's own takes the host ten times as long, at every launch."""
+    return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """The least one that is not below ``n``."""
+    return 1 << (n - 1).bit_length()
 
 
 class _StandIn:

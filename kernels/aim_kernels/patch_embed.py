@@ -20,7 +20,7 @@ from torch import Tensor
 
 from aim_kernels import layer_norm, patch_embed_triton
 from aim_kernels.precision import compute_dtype
-from aim_kernels.registration import operator
+from aim_kernels.registration import operator, ops
 
 MIDDLE = 128.0  # pixels minus this are exact in bf16, and small enough that a rounded weight does little harm
 
@@ -64,7 +64,7 @@ def patch_embed(
         tensors = (class_embedding, positional_embedding, temporal_embedding, ln_weight, ln_bias)
         return patch_embed_reference(frames, weight, *tensors, mean, std, eps)
     folded, bias = fold_normalisation(weight, mean, std, compute_dtype(frames, weight))
-    return torch.ops.aim.patch_embed(
+    return ops.patch_embed(
         *(frames, folded, bias, class_embedding, positional_embedding, temporal_embedding, ln_weight, ln_bias),
         *(eps, positional_embedding.dtype),
     )[0]
@@ -97,6 +97,13 @@ def fold_normalisation(
     weight: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """W' [D, p·p·3] in ``dtype`` for pixels less 128, and the bias [D] of that rounded weight, in float32 at least."""
+    return ops.fold_normalisation(weight, list(mean), list(std), dtype)
+
+
+def fold_normalisation_reference(
+    weight: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The same in plain torch."""
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     folded = torch.stack([wide[:, c] / std[c] for c in range(3)], -1).to(dtype)  # [D, p, p, 3]
     sums = folded.to(wide.dtype).sum((1, 2))
@@ -140,7 +147,7 @@ def _forward_products(
     stem = (bias, first, position, temporal)
     side = round((folded.shape[1] // 3) ** 0.5)
     product = F.linear(patches(frames, side).to(folded.dtype).sub_(MIDDLE), folded)
-    tokens, mean, rstd = torch.ops.aim.layer_norm(_sum_of_embeddings(product, stem), ln_weight, ln_bias, eps, dtype)
+    tokens, mean, rstd = ops.layer_norm(_sum_of_embeddings(product, stem), ln_weight, ln_bias, eps, dtype)
     return tokens, product, mean, rstd
 
 
@@ -156,8 +163,23 @@ def _backward_products(
     rstd: Tensor,
 ) -> Tensor:
     x = _sum_of_embeddings(product, (bias, first, position, temporal))
-    dx = torch.ops.aim.layer_norm_backward(dtokens, x, ln_weight, mean, rstd, None)
+    dx = ops.layer_norm_backward(dtokens, x, ln_weight, mean, rstd, None)
     return dx.sum((0, 2)).to(temporal.dtype)
+
+
+def _fold_triton(
+    weight: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    folded, bias = _fold_fake(weight, mean, std, dtype)
+    patch_embed_triton.fold(weight, [MIDDLE - value for value in mean], std, folded, bias)
+    return folded, bias
+
+
+def _fold_fake(
+    weight: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return weight.new_empty((len(weight), weight[0].numel()), dtype=dtype), weight.new_empty(len(weight), dtype=wide)
 
 
 def _forward_fake(
@@ -197,14 +219,23 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     _, product, mean, rstd = output
     ctx.save_for_backward(product, bias, first, position, temporal, ln_weight, mean, rstd)
     ctx.mark_non_differentiable(product, mean, rstd)
+    ctx.set_materialize_grads(False)  # of the product it would be a tensor of zeros of its size
 
 
 def _gradient(ctx: Any, dtokens: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     needed = ctx.needs_input_grad[5]
-    dtemporal = torch.ops.aim.patch_embed_backward(dtokens, *ctx.saved_tensors) if needed else None
+    dtemporal = ops.patch_embed_backward(dtokens, *ctx.saved_tensors) if needed else None
     return (*(None,) * 5, dtemporal, *(None,) * 4)
 
 
+operator(
+    "fold_normalisation",
+    "(Tensor weight, float[] mean, float[] std, ScalarType dtype) -> (Tensor, Tensor)",
+    reference=fold_normalisation_reference,
+    triton=_fold_triton,
+    fits=lambda weight, *_: weight[0].numel() <= layer_norm.MAX_WIDTH,
+    fake=_fold_fake,
+)
 _STEM = "Tensor bias, Tensor class_embedding, Tensor positional_embedding, Tensor temporal_embedding, Tensor ln_weight"
 operator(
     "patch_embed",

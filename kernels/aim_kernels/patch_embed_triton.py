@@ -6,11 +6,13 @@ positional [N, D] and temporal embedding [T, D]. The mathematics is in :mod:`aim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels.optional_triton import tl, triton
+from aim_kernels.optional_triton import cdiv, next_power_of_2, tl, triton
 from aim_kernels.registration import architecture
 from aim_kernels.rows_triton import launch, launch_shape, norm_gradient, normalise, row_tile
 
@@ -68,6 +70,34 @@ def _load_tokens(
     b_x += tl.load(position_ptr + o_n[:, None] * D + o_column[None, :], mask=m_tile, other=0.0).to(tl.float32)
     b_x += tl.load(temporal_ptr + o_t[:, None] * D + o_column[None, :], mask=m_tile, other=0.0).to(tl.float32)
     return b_x
+
+
+@triton.jit
+def patch_embed_fold_kernel(
+    weight_ptr: tl.tensor,
+    folded_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    shift_red: tl.tensor,
+    shift_green: tl.tensor,
+    shift_blue: tl.tensor,
+    std_red: tl.tensor,
+    std_green: tl.tensor,
+    std_blue: tl.tensor,
+    DEPTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    """A row of the folded weight, channels last, and its bias, which is of the rounded weight."""
+    i_row = tl.program_id(0)
+    o_column = tl.arange(0, COLUMNS)
+    m_column = o_column < DEPTH
+    o_channel = o_column % 3
+    o_weight = i_row * DEPTH + o_channel * (DEPTH // 3) + o_column // 3
+    b_weight = tl.load(weight_ptr + o_weight, mask=m_column, other=0.0).to(tl.float32)
+    b_std = tl.where(o_channel == 0, std_red, tl.where(o_channel == 1, std_green, std_blue))
+    b_shift = tl.where(o_channel == 0, shift_red, tl.where(o_channel == 1, shift_green, shift_blue))
+    b_folded = tl.div_rn(b_weight, b_std).to(folded_ptr.dtype.element_ty)
+    tl.store(folded_ptr + i_row * DEPTH + o_column, b_folded, mask=m_column)
+    tl.store(bias_ptr + i_row, tl.sum(b_folded.to(tl.float32) * b_shift, 0))
 
 
 @triton.jit
@@ -182,6 +212,14 @@ def forward(
     return out, embedded, mean, rstd
 
 
+def fold(weight: Tensor, shift: Sequence[float], std: Sequence[float], folded: Tensor, bias: Tensor) -> None:
+    """Writes ``folded`` [D, p·p·3] and ``bias`` [D] from ``weight`` [D, 3, p, p]."""
+    depth = folded.shape[1]
+    columns = next_power_of_2(depth)
+    operands = (weight.contiguous(), folded, bias, *shift, *std)
+    patch_embed_fold_kernel[(len(folded),)](*operands, DEPTH=depth, COLUMNS=columns, num_warps=4)
+
+
 def backward(
     dtokens: Tensor,
     product: Tensor,
@@ -196,7 +234,7 @@ def backward(
     """The gradient of ``temporal`` [T, D]."""
     b, t, n, d = dtokens.shape
     constants, options = launch_shape(d, architecture(product), "patch_embed_temporal", product.dtype.itemsize)
-    chunks = triton.cdiv(b * n, constants["ROWS"] * SPAN)
+    chunks = cdiv(b * n, constants["ROWS"] * SPAN)
     partial = product.new_empty((t, chunks, d), dtype=torch.float32)
     patch_embed_temporal_kernel[(t * chunks,)](
         *(x.contiguous() for x in (dtokens, product, bias, first, position, temporal, ln_weight, mean, rstd)),
@@ -221,7 +259,7 @@ def product(frames: Tensor, folded: Tensor) -> Tensor:
     side = round((depth // 3) ** 0.5)
     patches = folded.new_empty((b * t * (h // side) * (w // side), padded))
     constants, options = launch_shape(padded, architecture(frames), "patch_embed_patches", folded.dtype.itemsize)
-    patch_embed_patches_kernel[(triton.cdiv(patches.shape[0], constants["ROWS"]),)](
+    patch_embed_patches_kernel[(cdiv(patches.shape[0], constants["ROWS"]),)](
         frames_ptr=frames.contiguous(),
         out_ptr=patches,
         M=patches.shape[0],
@@ -233,4 +271,5 @@ def product(frames: Tensor, folded: Tensor) -> Tensor:
         **constants,
         **options,
     )
-    return F.linear(patches, F.pad(folded, (0, padded - depth))).view(b, t, -1, folded.shape[0])
+    weight = F.pad(folded, (0, padded - depth)) if padded > depth else folded
+    return F.linear(patches, weight).view(b, t, -1, folded.shape[0])

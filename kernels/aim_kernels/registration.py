@@ -3,13 +3,16 @@
 Opaque, because a decomposing operator would be taken apart by AOTAutograd and lose its CPU implementation. Outputs are
 always fresh contiguous tensors, as the fake promises; inputs are never written. What runs is chosen call by call:
 
-    triton     where all floating operands are half or single precision on a GPU of compute capability 8.0 up, and
+    triton     where all floating operands are of 8 to 32 bits on a GPU of compute capability 8.0 up, and
                ``fits`` says that its kernels serve these sizes
     cpp        where they are float32 or bfloat16 on a CPU and the C++ part is built
     reference  plain torch, everywhere else, and where the first operand is empty
 
 What a tuning found (``Operator.chosen``) goes before these rules: another implementation for operands of a class.
 An operand that is a dtype, that of the result, counts like a tensor of it.
+
+This package calls them as ``ops.<name>``: the same, but that on a GPU torch's dispatcher, which takes the host longer
+than a launch, is left out where nothing in it waits for a call, as within a function whose backward is written out.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,7 +32,7 @@ from torch import Tensor
 from aim_kernels import extension, optional_triton
 
 Implementation = Callable[..., Any]
-_TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn)
 
 
 @dataclass(eq=False)
@@ -74,6 +78,7 @@ class Operator:
 
 
 OPERATORS: dict[str, Operator] = {}
+ops = SimpleNamespace()
 
 
 def operator(
@@ -106,6 +111,7 @@ def operator(
         torch.library.register_autograd(qualified, backward, setup_context=setup_context)
     if autocast:
         _register_autocast(overload)
+    setattr(ops, name, _undispatched(chosen, overload, autocast))
 
 
 @contextmanager
@@ -120,16 +126,16 @@ def plain_torch() -> Iterator[None]:
 
 
 def runs_triton(*typed: Tensor | torch.dtype) -> bool:
-    """Whether Triton kernels serve these: half or single precision, tensors on a GPU of compute capability 8.0 up.
+    """Whether Triton kernels serve these: of 8 to 32 bits, tensors on a GPU of compute capability 8.0 up.
 
     Older GPUs, and all where Triton is not installed, run the plain-torch expression of every operator, and one warning
     says so.
     """
     for x in typed:
         if isinstance(x, torch.dtype):
-            served = x in _TRITON_DTYPES
+            served = x in TRITON_DTYPES
         else:
-            served = x.is_cuda and x.dtype in _TRITON_DTYPES and _modern(x.device.index or 0)
+            served = x.is_cuda and x.dtype in TRITON_DTYPES and _modern(x.device.index or 0)
         if not served:
             return False
     return True
@@ -151,6 +157,16 @@ def _architecture(index: int) -> int:
     return 10 * major + minor
 
 
+def multiprocessors(x: Tensor) -> int:
+    """Of the GPU that holds ``x``; 1 on a CPU."""
+    return _multiprocessors(x.device.index or 0) if x.is_cuda else 1
+
+
+@functools.cache
+def _multiprocessors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
 @functools.cache
 def _modern(index: int) -> bool:
     modern, installed = _architecture(index) >= 80, optional_triton.INSTALLED
@@ -161,10 +177,32 @@ def _modern(index: int) -> bool:
     return modern and installed
 
 
+def _undispatched(operator: Operator, overload: torch._ops.OpOverload, autocast: bool) -> Implementation:
+    implementation = _on_device_of_first(operator)
+
+    def call(first: Tensor, *others: Any) -> Any:
+        if (
+            torch.compiler.is_compiling()
+            or torch.is_grad_enabled()
+            or not first.is_cuda
+            or torch._C._len_torch_dispatch_stack()
+            or (autocast and torch.is_autocast_enabled("cuda") and first.dtype != torch.get_autocast_dtype("cuda"))
+        ):
+            return overload(first, *others)
+        if not autocast:
+            return implementation(first, *others)
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_AUTOCAST_KEYS["cuda"])):
+            return implementation(first, *others)
+
+    return call
+
+
 def _on_device_of_first(implementation: Implementation) -> Implementation:
     """Triton launches on the current device, which need not be the one that holds the tensors."""
 
     def guarded(first: Tensor, *others: Any) -> Any:
+        if first.get_device() == torch.cuda.current_device():
+            return implementation(first, *others)
         with torch.cuda.device(first.device):
             return implementation(first, *others)
 

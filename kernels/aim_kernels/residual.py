@@ -11,14 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aim_kernels.layer_norm_triton import add_branch
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import operator
+from aim_kernels.registration import operator, ops
 from aim_kernels.rows_triton import MAX_WIDTH, launch, row_tile
 
 
 def residual_add(x: Tensor, branch: Tensor, factor: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """``x`` of any shape [..., D] plus ``branch`` of M rows of D; the result has the shape and dtype of ``x``."""
-    rows = torch.ops.aim.residual_add(x.reshape(-1, x.shape[-1]), branch.reshape(-1, x.shape[-1]), factor, bias)
+    rows = ops.residual_add(x.reshape(-1, x.shape[-1]), branch.reshape(-1, x.shape[-1]), factor, bias)
     return rows.view(x.shape)
 
 
@@ -26,14 +27,15 @@ def row_factor(drop: Tensor | None, x: Tensor) -> Tensor | None:
     """Droppath's factor of every token of ``x`` [B, T, N, D] as [B·T·N] float32 (float64 with a float64 stream)."""
     if drop is None:
         return None
-    return drop.to(torch.promote_types(x.dtype, torch.float32)).expand(*x.shape[:-1], 1).reshape(-1)
+    return drop.to(torch.promote_types(x.dtype, torch.float32)).expand(*x.shape[:-1], 1).reshape(-1).contiguous()
 
 
 def residual_add_reference(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:
     """The formulas above in plain torch, in float32 at least."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    rows = torch.ones_like(wide[:, :1]) if factor is None else factor[:, None]
-    return (wide + (branch * rows if bias is None else branch + rows * bias)).to(x.dtype)
+    added = branch if bias is None else bias  # what droppath's factor is of
+    added = added if factor is None else added * factor[:, None]
+    return (wide + (added if bias is None else branch + added)).to(x.dtype)
 
 
 @triton.jit
@@ -52,15 +54,10 @@ def residual_add_kernel(
 ) -> None:
     o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
     b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
-    b_add = tl.load(branch_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
-    if BIAS:
-        b_bias = tl.load(bias_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)[None, :]
-        if FACTOR:
-            b_bias = b_bias * tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
-        b_add += b_bias
-    elif FACTOR:
-        b_add *= tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
-    tl.store(out_ptr + o_tile, (b_x + b_add).to(out_ptr.dtype.element_ty), mask=m_tile)
+    b_out = add_branch(
+        b_x, branch_ptr, factor_ptr, bias_ptr, o_row, o_column, m_row, m_column, o_tile, m_tile, FACTOR, BIAS
+    )
+    tl.store(out_ptr + o_tile, b_out.to(out_ptr.dtype.element_ty), mask=m_tile)
 
 
 def _add_triton(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:

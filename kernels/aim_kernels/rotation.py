@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aim_kernels import rotation_triton
-from aim_kernels.registration import operator
+from aim_kernels.registration import operator, ops
 
 
 class Rotation(NamedTuple):
@@ -45,7 +45,7 @@ def rotated(qkv: Tensor, rotation: Rotation, num_heads: int, inverse: bool = Fal
         raise ValueError(f"expected a table of each of {num_heads} heads, got {list(table.shape)}")
     if table.requires_grad:
         return rotation_reference(qkv, table, num_heads, rotation.interleaved, inverse)
-    return torch.ops.aim.rotation(qkv, table, num_heads, rotation.interleaved, inverse)
+    return ops.rotation(qkv, table, num_heads, rotation.interleaved, inverse)
 
 
 def rotation_reference(qkv: Tensor, table: Tensor, num_heads: int, interleaved: bool, inverse: bool = False) -> Tensor:
@@ -79,7 +79,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradient(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     (table,), (num_heads, interleaved, inverse) = ctx.saved_tensors, ctx.how
-    return torch.ops.aim.rotation(g, table, num_heads, interleaved, not inverse), None, None, None, None
+    return ops.rotation(g, table, num_heads, interleaved, not inverse), None, None, None, None
 
 
 operator(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aim_kernels.block_shapes import block_shape
-from aim_kernels.optional_triton import tl, triton
+from aim_kernels.optional_triton import cdiv, next_power_of_2, tl, triton
 from aim_kernels.registration import architecture
 
 MAX_HEAD_DIM = 256
@@ -61,7 +61,7 @@ def rotation_kernel(
 def launch_shape(head_dim: int, target: int, itemsize: int = 2) -> tuple[dict[str, int], dict[str, int]]:
     """Constants and launch options."""
     shape = block_shape("rotation", head_dim, target, itemsize)
-    constants = {"HEAD": head_dim, "ROWS": shape.rows, "COLUMNS": triton.next_power_of_2(head_dim)}
+    constants = {"HEAD": head_dim, "ROWS": shape.rows, "COLUMNS": next_power_of_2(head_dim)}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
@@ -71,7 +71,7 @@ def rotate(qkv: Tensor, table: Tensor, num_heads: int, interleaved: bool, invers
     out = qkv.new_empty(qkv.shape)
     rows = qkv.numel() // qkv.shape[-1]
     constants, options = launch_shape(table.shape[-1], architecture(qkv), qkv.dtype.itemsize)
-    rotation_kernel[(triton.cdiv(rows, constants["ROWS"]) * 3 * num_heads,)](
+    rotation_kernel[(cdiv(rows, constants["ROWS"]) * 3 * num_heads,)](
         qkv_ptr=qkv,
         table_ptr=table,
         out_ptr=out,

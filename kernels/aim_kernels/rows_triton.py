@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from aim_kernels.block_shapes import block_shape, kernel_name
-from aim_kernels.optional_triton import tl, triton
+from aim_kernels.optional_triton import cdiv, next_power_of_2, tl, triton
 from aim_kernels.registration import architecture
 
 MAX_WIDTH = 8192
@@ -21,27 +21,37 @@ def launch_shape(
     width: int, target: int, kernel: str = "layer_norm", itemsize: int = 2
 ) -> tuple[dict[str, int], dict[str, int]]:
     """ROWS and COLUMNS of a tile that holds rows of ``width``, and the launch options, of the ``kernel`` of a name."""
-    shape = block_shape(kernel, width, target, itemsize, entry="layer_norm")
-    constants = {"ROWS": shape.rows, "COLUMNS": triton.next_power_of_2(width)}
+    entry = "layer_norm_branch" if kernel.startswith("layer_norm_branch") else "layer_norm"
+    shape = block_shape(kernel, width, target, itemsize, entry=entry)
+    constants = {"ROWS": shape.rows, "COLUMNS": next_power_of_2(width)}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
-def launch(kernel: Any, x: Tensor, **arguments: Any) -> None:
-    """Runs ``kernel`` over the rows of ``x`` [..., D], which are its M, D, ROWS and COLUMNS."""
+def launch(kernel: Any, x: Tensor, name: str = "", /, **arguments: Any) -> None:
+    """Runs ``kernel``, its shapes those of a ``name``, over the rows of ``x`` [..., D]: its M, D, ROWS and COLUMNS."""
     width = x.shape[-1]
     rows = x.numel() // width
-    constants, options = launch_shape(width, architecture(x), kernel_name(kernel), x.dtype.itemsize)
-    kernel[(triton.cdiv(rows, constants["ROWS"]),)](M=rows, D=width, **arguments, **constants, **options)
+    constants, options = launch_shape(width, architecture(x), name or kernel_name(kernel), x.dtype.itemsize)
+    kernel[(cdiv(rows, constants["ROWS"]),)](M=rows, D=width, **arguments, **constants, **options)
 
 
 @triton.jit
 def row_tile(M: tl.tensor, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr) -> tuple[tl.tensor, ...]:
     """This program's rows and columns, the masks of both and of the tile, and the tile's offsets."""
-    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     o_column = tl.arange(0, COLUMNS)
-    m_row = o_row < M
     m_column = o_column < D
-    return o_row, o_column, m_row, m_column, m_row[:, None] & m_column[None, :], o_row[:, None] * D + o_column[None, :]
+    o_row, m_row, m_tile, o_tile = rows_at(tl.program_id(0).to(tl.int64), o_column, m_column, M, D, ROWS)
+    return o_row, o_column, m_row, m_column, m_tile, o_tile
+
+
+@triton.jit
+def rows_at(
+    i_tile: tl.tensor, o_column: tl.tensor, m_column: tl.tensor, M: tl.tensor, D: tl.constexpr, ROWS: tl.constexpr
+) -> tuple[tl.tensor, ...]:
+    """The rows of a tile, their mask and the tile's, and its offsets."""
+    o_row = i_tile * ROWS + tl.arange(0, ROWS)
+    m_row = o_row < M
+    return o_row, m_row, m_row[:, None] & m_column[None, :], o_row[:, None] * D + o_column[None, :]
 
 
 @triton.jit
@@ -66,8 +76,13 @@ def norm_gradient(
     D: tl.constexpr,
 ) -> tl.tensor:
     """dx of a tile whose masked dy are zero."""
-    b_g = b_dy * b_weight[None, :]
     b_normal = tl.where(m_tile, (b_x - b_mean[:, None]) * b_rstd[:, None], 0.0)
+    return normal_gradient(b_dy * b_weight[None, :], b_normal, b_rstd, D)
+
+
+@triton.jit
+def normal_gradient(b_g: tl.tensor, b_normal: tl.tensor, b_rstd: tl.tensor, D: tl.constexpr) -> tl.tensor:
+    """dx of a tile of x̂, ``b_normal``, and of its gradient; masked elements of both are zero."""
     b_average = tl.sum(b_g, 1) / D
     b_slope = tl.sum(b_g * b_normal, 1) / D
     return b_rstd[:, None] * (b_g - b_average[:, None] - b_normal * b_slope[:, None])

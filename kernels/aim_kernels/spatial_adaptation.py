@@ -18,27 +18,45 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aim_kernels.adaptation import spatial_adaptation_reference
+from aim_kernels.adapter import adapter_gradients
+from aim_kernels.bias_gradients import gelu_gradients
 from aim_kernels.choices import Memory
-from aim_kernels.column_sum import branch_gradient
-from aim_kernels.folded_projection import fold_projection, folded_gradients
-from aim_kernels.layer_norm import layer_norm_to_keep
+from aim_kernels.formed_adapter import formed_of, plain
 from aim_kernels.memory import check_memory, copied_for_backward
-from aim_kernels.precision import cast, compute_dtype
-from aim_kernels.residual import residual_add
+from aim_kernels.precision import compute_dtype
+from aim_kernels.registration import ops
+from aim_kernels.residual_norm import (
+    Ahead,
+    Normed,
+    add_and_norm,
+    arrive,
+    constants_of,
+    depart,
+    left,
+    norm_before,
+    normed_of,
+)
 from aim_kernels.rotation import Rotation, rotated
+from aim_kernels.scaled_product import input_gradient, product
 from aim_kernels.spatial_attention import Backend, backend_missing, check_bias
 from aim_kernels.trained_trunk import spatial_sub_block
 from aim_kernels.weights import (
+    UNSCALED,
     AdapterGradients,
     AdapterNeeds,
     AdapterWeights,
     AttentionWeights,
+    FormedAdapter,
     NormWeights,
     Packing,
+    ScaledRows,
+    ScaledTrunk,
+    ScaledWeight,
+    UnitNorm,
     recorded,
     require_gradient,
 )
-from aim_kernels.wide_activation import gelu, gelu_backward
+from aim_kernels.wide_activation import gelu
 
 
 def spatial_adaptation(
@@ -46,16 +64,21 @@ def spatial_adaptation(
     norm: NormWeights,
     attention: AttentionWeights,
     num_heads: int,
-    adapter: AdapterWeights | None = None,
+    adapter: AdapterWeights | FormedAdapter | None = None,
     eps: float = 1e-5,
     memory: Memory = "fast",
     attention_backend: Backend = "auto",
     rotation: Rotation | None = None,
     bias: Tensor | None = None,
+    scaled: ScaledTrunk = UNSCALED,
+    before: Ahead | None = None,
+    ahead: Ahead | None = None,
 ) -> Tensor:
     """:func:`~aim_kernels.adaptation.spatial_adaptation_reference`, fused: same arguments, same value to rounding.
 
-    Products run in autocast's dtype, else in that of ``qkv_weight``; the residual stream keeps the dtype of ``x``.
+    Products run in autocast's dtype, else in that of ``qkv_weight``, those of the weights that are ``scaled`` in eight
+    bits; the residual stream keeps the dtype of ``x``. ``before`` and ``ahead`` are the norms of ``x`` and of the
+    output, where neighbours share them (:mod:`aim_kernels.residual_norm`).
     Differentiable in ``x`` and the adapter; where a trunk weight, the table of ``rotation`` or ``bias`` requires a
     gradient, in everything, through :mod:`aim_kernels.trained_trunk`.
     Raises ValueError for an ``attention_backend`` that cannot serve ``x`` and a ``bias`` that is not [1, h, N, N].
@@ -66,21 +89,25 @@ def spatial_adaptation(
         raise ValueError(missing)
     check_bias(bias, num_heads, x.shape[2])
     if not x.numel():
-        return spatial_adaptation_reference(x, norm, attention, num_heads, adapter, eps, rotation, bias)
+        return spatial_adaptation_reference(x, norm, attention, num_heads, plain(adapter), eps, rotation, bias)
     if require_gradient(norm, attention, rotation, (bias,)):
-        scores = {"attention_backend": attention_backend, "rotation": rotation, "bias": bias}
-        return spatial_sub_block(x, norm, attention, num_heads, adapter, eps, **scores)
+        scores = {"attention_backend": attention_backend, "rotation": rotation, "bias": bias, "scaled": scaled}
+        return spatial_sub_block(x, norm, attention, num_heads, plain(adapter), eps, **scores)
     dtype = compute_dtype(x, attention.qkv_weight)
-    constants = (num_heads, eps, memory, attention_backend, dtype, recorded((x,), adapter))
-    operands = _Operands(x, norm, attention, adapter, rotation, bias, *constants)
-    return _SpatialAdaptation.apply(*_PACKING.pack(operands))
+    ready = formed_of(adapter, dtype, reads=attention[2:], beside=attention.out_bias)
+    unit = isinstance(norm, UnitNorm)
+    constants = (num_heads, eps, memory, attention_backend, dtype, recorded((x,), ready), unit, scaled, ahead)
+    operands = _Operands(x, normed_of(x, before), norm, attention, ready, rotation, bias, *constants)
+    out = _SpatialAdaptation.apply(*_PACKING.pack(operands))
+    return out if ahead is None else ahead.filled(out)
 
 
 class _Operands(NamedTuple):
     x: Tensor
+    normed: Normed | None
     norm: NormWeights
     attention: AttentionWeights
-    adapter: AdapterWeights | None
+    adapter: FormedAdapter | None
     rotation: Rotation | None
     bias: Tensor | None
     num_heads: int
@@ -89,6 +116,9 @@ class _Operands(NamedTuple):
     backend: Backend
     dtype: torch.dtype
     recorded: bool
+    unit: bool  # whether the norm is a UnitNorm
+    scaled: Any  # ScaledTrunk, which is no tensor of autograd's
+    ahead: Ahead | None
 
 
 _PACKING = Packing(_Operands)
@@ -96,82 +126,99 @@ _PACKING = Packing(_Operands)
 
 class _SpatialAdaptation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *row: Any) -> Tensor:
+    def forward(ctx: Any, *row: Any) -> Any:
         o = _PACKING.unpack(row)
-        z, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, o.dtype, o.dtype, o.recorded)
-        qkv = _project(z, o)
-        del z
-        a, lse = torch.ops.aim.spatial_attention(qkv, o.num_heads, o.backend, o.bias)
-        branch = project(a.view(-1, a.shape[-1]), o.adapter, o.attention, o.dtype)
+        normed, ahead = o.normed or _norm(o, o.norm, o.recorded), o.ahead
+        mean, rstd, kept_x = normed.mean, normed.rstd, normed.kept_of(o.x)
+        o = o._replace(normed=None, ahead=None)
+        qkv = _project(normed.rows, o)
+        del normed
+        a, lse = ops.spatial_attention(qkv, o.num_heads, o.backend, o.bias)
+        branch = project(a.view(-1, a.shape[-1]), o.adapter, o.attention, o.scaled.out, o.dtype)
         kept: tuple[Tensor | None, ...] = (None,) * 3
         if o.memory == "fast":
             kept = (qkv, a, lse)
         elif o.memory == "balanced":
             kept = (qkv, None, None)
-        _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *kept)
-        return residual_add(o.x, branch)
+        out = add_and_norm(o.x, branch, None, None, ahead, o.dtype)
+        _PACKING.keep(ctx, o._replace(x=kept_x), *left(out, ahead), mean, rstd, *kept)
+        constants_of(ctx, out)
+        return out
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        o, mean, rstd, qkv, a, lse = _PACKING.kept(ctx)
+    def backward(ctx: Any, g: Tensor, dy: Tensor | None = None, *_: None) -> tuple[Any, ...]:
+        o, *found, mean, rstd, qkv, a, lse = _PACKING.kept(ctx)
         needs = _PACKING.needs(ctx)
         adapter, norm = copied_for_backward(o.adapter, g), copied_for_backward(o.norm, g)
         if qkv is None:
-            z, _, _ = torch.ops.aim.layer_norm(o.x, *norm, o.eps, o.dtype)
-            qkv = _project(z, o)
+            qkv = _project(o.x.flatten(0, -2) if o.unit else _norm(o, norm, False).rows, o)
         if a is None:
-            a, lse = torch.ops.aim.spatial_attention_recomputed(qkv, o.num_heads, o.backend, o.bias, g)
-        sides = branch_gradient(g, o.dtype, needs.adapter.b2)
-        da, gradients = project_backward(*sides, a.view(-1, a.shape[-1]), adapter, o.attention, needs.x, needs.adapter)
-        dx = None
+            a, lse = ops.spatial_attention_recomputed(qkv, o.num_heads, o.backend, o.bias, g)
+        scaled = o.scaled.out is not None and needs.x
+        g, branch, sums, eight = arrive((g, dy), found, o.dtype, needs.adapter.b2, scaled=scaled)
+        out = (adapter, o.attention, o.scaled.out)
+        da, gradients = project_backward(branch, sums, a.view(-1, a.shape[-1]), *out, needs.x, needs.adapter, eight)
+        del branch, eight
+        of_input = {}
         if da is not None:
             how = (o.num_heads, o.backend, o.bias)
-            dqkv = torch.ops.aim.spatial_attention_backward(da.view(a.shape), qkv, a, lse, *how)
-            del sides, da, qkv, a, lse  # what is formed again is held by nobody else
+            dqkv = ops.spatial_attention_backward(da.view(a.shape), qkv, a, lse, *how)
+            del da, qkv, a, lse  # what is formed again is held by nobody else
             dqkv = dqkv if o.rotation is None else rotated(dqkv, o.rotation, o.num_heads, inverse=True)
-            dz = (dqkv.view(-1, dqkv.shape[-1]) @ o.attention.qkv_weight.to(o.dtype)).view(o.x.shape)
+            frozen = (o.attention.qkv_weight, o.scaled.qkv, o.dtype)
+            dz = input_gradient(dqkv.view(-1, dqkv.shape[-1]), *frozen)
             del dqkv
-            dx = torch.ops.aim.layer_norm_backward(dz, o.x, norm.weight, mean, rstd, g)
-        return _PACKING.gradients(x=dx, adapter=gradients)
+            of_input = depart(needs, dz, o.x, norm.weight, mean, rstd, g)
+        return _PACKING.gradients(**of_input, adapter=gradients)
 
 
-def _project(z: Tensor, o: _Operands) -> Tensor:
+def _norm(o: _Operands, norm: NormWeights, recorded: bool) -> Normed:
+    scaled = o.scaled.qkv is not None
+    return norm_before(o.x, norm, o.eps, o.dtype, recorded, scaled, not scaled, o.unit)
+
+
+def _project(z: Tensor | ScaledRows, o: _Operands) -> Tensor:
     """qkv [B, T, N, 3D] as the attention reads it."""
-    qkv = F.linear(z, o.attention.qkv_weight.to(o.dtype), o.attention.qkv_bias.to(o.dtype))
+    qkv = product(z, o.attention.qkv_weight, o.attention.qkv_bias, o.scaled.qkv, o.dtype).view(*o.x.shape[:-1], -1)
     return qkv if o.rotation is None else rotated(qkv, o.rotation, o.num_heads)
 
 
-def project(rows: Tensor, adapter: AdapterWeights | None, attention: AttentionWeights, dtype: torch.dtype) -> Tensor:
+def project(
+    rows: Tensor,
+    adapter: FormedAdapter | None,
+    attention: AttentionWeights,
+    scaled: ScaledWeight | None,
+    dtype: torch.dtype,
+) -> Tensor:
     """The branch [M, D] of attended ``rows`` [M, D]: the output projection with the adapter on it."""
-    out_weight, out_bias = attention.out_weight.to(dtype), attention.out_bias.to(dtype)
     if adapter is None:
-        return F.linear(rows, out_weight, out_bias)
-    low = cast(adapter, dtype)
-    hidden = gelu(F.linear(rows, *fold_projection(adapter, attention, low.w1)))
-    out = F.linear(rows, out_weight, out_bias + low.b2)
-    return out.addmm_(hidden, low.w2.t())  # addmm would copy it first
+        return product(rows, attention.out_weight, attention.out_bias, scaled, dtype)
+    hidden = gelu(F.linear(rows, adapter.w1, adapter.low_b1))
+    out = product(rows, attention.out_weight, adapter.low_b2, scaled, dtype)
+    return out.addmm_(hidden, adapter.w2.t())  # addmm would copy it first
 
 
 def project_backward(
     branch: Tensor,
-    db2: Tensor | None,
+    sums: Tensor | None,
     rows: Tensor,
-    adapter: AdapterWeights | None,
+    adapter: FormedAdapter | None,
     attention: AttentionWeights,
+    scaled: ScaledWeight | None,
     needs_rows: bool,
     needs: AdapterNeeds,
+    eight: ScaledRows | None = None,
 ) -> tuple[Tensor | None, AdapterGradients]:
     """Gradients of ``rows`` [M, D] and of the adapter's tensors.
 
-    ``branch`` [M, D] is that of the branch, and ``db2`` [D] its sum where the adapter's bias wants it.
+    ``branch`` [M, D] is that of the branch, and ``sums`` [N, D] of its rows, where the adapter's bias wants them;
+    ``eight`` is ``branch`` in eight bits, where somebody has it.
     """
     dtype = branch.dtype
-    da = branch @ attention.out_weight.to(dtype) if needs_rows else None
+    da = input_gradient(eight or branch, attention.out_weight, scaled, dtype) if needs_rows else None
     if adapter is None or not (needs_rows or any(needs)):
         return da, AdapterGradients()
-    low = cast(adapter, dtype)
-    weight, bias = fold_projection(adapter, attention, low.w1)
-    u = F.linear(rows, weight, bias)
-    du = gelu_backward(branch @ low.w2, u)
-    gradients = folded_gradients(adapter, attention, needs, rows, u, du, branch, db2)
-    return None if da is None else da.addmm_(du, weight), gradients
+    u = F.linear(rows, adapter.w1, adapter.low_b1)
+    du, hidden, biases = gelu_gradients(adapter, branch @ adapter.w2, u, sums)
+    gradients = adapter_gradients(adapter, needs, rows, du, hidden, branch, biases)
+    return None if da is None else da.addmm_(du, adapter.w1), gradients

@@ -21,7 +21,7 @@ Source of the recurrence: Dao, FlashAttention-2, 2023.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor
 from aim_kernels import spatial_attention_triton
 from aim_kernels.adaptation import attention_over_space
 from aim_kernels.choices import AttentionBackend
-from aim_kernels.registration import OPERATORS, architecture_of, operator
+from aim_kernels.registration import OPERATORS, architecture_of, operator, ops
 from aim_kernels.temporal_attention import check_qkv
 
 Backend = AttentionBackend
@@ -54,7 +54,7 @@ def spatial_attention(qkv: Tensor, num_heads: int, backend: Backend = "auto", bi
     check_bias(bias, num_heads, qkv.shape[2])
     if bias is not None and bias.requires_grad:
         return attention_over_space(qkv, num_heads, bias)
-    return torch.ops.aim.spatial_attention(qkv, num_heads, backend, bias)[0]
+    return ops.spatial_attention(qkv, num_heads, backend, bias)[0]
 
 
 def check_bias(bias: Tensor | None, num_heads: int, tokens: int) -> None:
@@ -63,7 +63,7 @@ def check_bias(bias: Tensor | None, num_heads: int, tokens: int) -> None:
         raise ValueError(f"expected a bias {[1, num_heads, tokens, tokens]}, got {list(bias.shape)}")
 
 
-def backend_missing(backend: str, device: torch.device) -> str | None:
+def backend_missing(backend: str, device: torch.device, failed: Mapping[tuple[int, str], str] = FAILED) -> str | None:
     """Why ``backend`` cannot serve tensors on ``device``, in one line; None when it can."""
     if backend not in get_args(Backend):
         return f"backend {backend!r} is none of {', '.join(get_args(Backend))}"
@@ -73,7 +73,7 @@ def backend_missing(backend: str, device: torch.device) -> str | None:
         return None if device.type == "cpu" else f"backend cpu does not serve a {device.type} tensor: use auto"
     if device.type != "cuda":
         return f"backend {backend} needs a CUDA tensor, this one is on {device.type}: use auto"
-    if fault := FAILED and FAILED.get((architecture_of(device), backend)):
+    if fault := failed and failed.get((architecture_of(device), backend)):
         return f"backend {backend} failed its check on {torch.cuda.get_device_name(device)}: {fault}; use auto"
     return xformers_missing(device, "flash") if backend == "xformers" else None
 
@@ -276,7 +276,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _gradient(ctx: Any, dout: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
     qkv, out, lse, bias = ctx.saved_tensors
     constants = (ctx.num_heads, ctx.backend, bias)
-    return torch.ops.aim.spatial_attention_backward(dout, qkv, out, lse, *constants), None, None, None
+    return ops.spatial_attention_backward(dout, qkv, out, lse, *constants), None, None, None
 
 
 operator(

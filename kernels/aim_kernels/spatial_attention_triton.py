@@ -1,8 +1,9 @@
 """Triton kernels of spatial attention: flash attention on packed qkv, for image-sized sequences.
 
 ``frames`` [F, N, 3, h, d] with contiguous d, out [F, N, h, d], lse [F, h, N]. Forward: online softmax over blocks of
-keys. Backward in two kernels without atomics: dQ by blocks of queries, which also writes D = rowsum(dO ∘ O); then dK
-and dV by blocks of keys. Both write into the packed layout. A bias [1, h, N, N] is read where the scores are formed.
+keys. Backward in two kernels without atomics: dQ by blocks of queries, which also writes lse and D = rowsum(dO ∘ O)
+into rows of a length divisible by 16, that both are read several at once; then dK and dV by blocks of keys. Both write
+into the packed layout. A bias [1, h, N, N] is read where the scores are formed.
 A frame's base is an int64 offset; within a frame int32 serves (the launcher sees to it) and halves the registers of the
 addresses.
 """
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from aim_kernels.block_shapes import block_shape, dot_precision
-from aim_kernels.optional_triton import tl, triton
+from aim_kernels.optional_triton import cdiv, next_power_of_2, tl, triton
 from aim_kernels.registration import architecture
 
 MAX_HEAD_DIM = 128
@@ -96,7 +97,7 @@ def spatial_attention_backward_queries_kernel(
     bias_ptr: tl.tensor,
     out_ptr: tl.tensor,
     lse_ptr: tl.tensor,
-    delta_ptr: tl.tensor,
+    statistics_ptr: tl.tensor,
     dqkv_ptr: tl.tensor,
     heads: tl.tensor,
     blocks: tl.tensor,
@@ -113,6 +114,7 @@ def spatial_attention_backward_queries_kernel(
 ) -> None:
     i_block, i_head, i_frame = _place(heads, blocks)
     D = heads * HEAD
+    PADDED: tl.constexpr = (N + 15) // 16 * 16
     o_row = i_block * ROWS + tl.arange(0, ROWS)
     o_column = tl.arange(0, COLUMNS)
     m_column = (o_column < HEAD)[None, :]
@@ -120,13 +122,15 @@ def spatial_attention_backward_queries_kernel(
     p_frame = qkv_ptr + i_frame * stride_frame + i_head * HEAD + o_column[None, :]
     i_out = i_frame * N * D + i_head * HEAD
     o_out = (o_row * D)[:, None] + o_column[None, :]
-    o_lse = (i_frame * heads + i_head) * N + o_row
+    i_sequence = i_frame * heads + i_head
     b_q = tl.load(p_frame + o_row[:, None] * stride_token, mask=m_row, other=0.0)
     b_do = tl.load(dout_ptr + i_out + o_out, mask=m_row, other=0.0)
     b_o = tl.load(out_ptr + i_out + o_out, mask=m_row, other=0.0)
     b_delta = tl.sum(b_do.to(tl.float32) * b_o.to(tl.float32), 1)
-    tl.store(delta_ptr + o_lse, b_delta, mask=o_row < N)
-    b_lse = tl.load(lse_ptr + o_lse, mask=o_row < N, other=0.0) * 1.4426950408889634
+    b_lse = tl.load(lse_ptr + i_sequence * N + o_row, mask=o_row < N, other=0.0) * 1.4426950408889634
+    p_statistics = statistics_ptr + i_sequence * 2 * PADDED + o_row
+    tl.store(p_statistics, b_lse, mask=o_row < PADDED)  # zero for the rows of padding, like their delta
+    tl.store(p_statistics + PADDED, b_delta, mask=o_row < PADDED)
     b_dq = tl.zeros([ROWS, COLUMNS], tl.float32)
     for i_key in range(0, N, KEYS):
         o_key = i_key + tl.arange(0, KEYS)
@@ -150,8 +154,7 @@ def spatial_attention_backward_keys_kernel(
     dout_ptr: tl.tensor,
     qkv_ptr: tl.tensor,
     bias_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    delta_ptr: tl.tensor,
+    statistics_ptr: tl.tensor,
     dqkv_ptr: tl.tensor,
     heads: tl.tensor,
     blocks: tl.tensor,
@@ -168,6 +171,8 @@ def spatial_attention_backward_keys_kernel(
 ) -> None:
     i_block, i_head, i_frame = _place(heads, blocks)
     D = heads * HEAD
+    PADDED: tl.constexpr = (N + 15) // 16 * 16
+    p_statistics = statistics_ptr + (i_frame * heads + i_head) * 2 * PADDED
     o_key = i_block * KEYS + tl.arange(0, KEYS)
     o_column = tl.arange(0, COLUMNS)
     m_column = (o_column < HEAD)[None, :]
@@ -181,11 +186,10 @@ def spatial_attention_backward_keys_kernel(
     for i_row in range(0, N, ROWS):
         o_row = i_row + tl.arange(0, ROWS)
         m_row = (o_row < N)[:, None] & m_column
-        o_lse = (i_frame * heads + i_head) * N + o_row
         b_q = tl.load(p_frame + o_row[:, None] * stride_token, mask=m_row, other=0.0)
         b_do = tl.load(p_dout + (o_row * D)[:, None], mask=m_row, other=0.0)
-        b_lse = tl.load(lse_ptr + o_lse, mask=o_row < N, other=0.0) * 1.4426950408889634
-        b_delta = tl.load(delta_ptr + o_lse, mask=o_row < N, other=0.0)
+        b_lse = tl.load(p_statistics + o_row, mask=o_row < PADDED, other=0.0)
+        b_delta = tl.load(p_statistics + PADDED + o_row, mask=o_row < PADDED, other=0.0)
         b_st = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * (scale * 1.4426950408889634)
         if BIAS:
             b_st += _bias_tile(bias_ptr + i_head * N * N, o_row[None, :], o_key[:, None], N)
@@ -208,7 +212,7 @@ def launch_shape(
         "HEAD": head_dim,
         "ROWS": shape.rows,
         "KEYS": shape.columns,
-        "COLUMNS": max(16, triton.next_power_of_2(head_dim)),
+        "COLUMNS": max(16, next_power_of_2(head_dim)),
     }
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
@@ -220,7 +224,7 @@ def forward(frames: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]
     out = frames.new_empty((f, n, heads, head_dim))
     lse = frames.new_empty((f, heads, n), dtype=torch.float32)
     constants, options = launch_shape("forward", head_dim, *_kind(frames))
-    blocks = triton.cdiv(n, constants["ROWS"])
+    blocks = cdiv(n, constants["ROWS"])
     spatial_attention_forward_kernel[(f * heads * blocks,)](
         qkv_ptr=frames,
         out_ptr=out,
@@ -238,15 +242,15 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tenso
     frames, dout, out = _packed(frames), dout.contiguous(), out.contiguous()
     f, n, _, heads, head_dim = frames.shape
     dqkv = frames.new_empty(frames.shape)
-    delta = lse.new_empty(lse.shape)
+    statistics = lse.new_empty((f, heads, 2, triton.cdiv(n, 16) * 16))
     constants, options = launch_shape("backward_queries", head_dim, *_kind(frames))
-    blocks = triton.cdiv(n, constants["ROWS"])
+    blocks = cdiv(n, constants["ROWS"])
     spatial_attention_backward_queries_kernel[(f * heads * blocks,)](
         dout_ptr=dout,
         qkv_ptr=frames,
         out_ptr=out,
         lse_ptr=lse,
-        delta_ptr=delta,
+        statistics_ptr=statistics,
         dqkv_ptr=dqkv,
         blocks=blocks,
         **_arguments(frames, bias),
@@ -254,12 +258,11 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tenso
         **options,
     )
     constants, options = launch_shape("backward_keys", head_dim, *_kind(frames))
-    blocks = triton.cdiv(n, constants["KEYS"])
+    blocks = cdiv(n, constants["KEYS"])
     spatial_attention_backward_keys_kernel[(f * heads * blocks,)](
         dout_ptr=dout,
         qkv_ptr=frames,
-        lse_ptr=lse,
-        delta_ptr=delta,
+        statistics_ptr=statistics,
         dqkv_ptr=dqkv,
         blocks=blocks,
         **_arguments(frames, bias),

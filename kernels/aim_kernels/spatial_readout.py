@@ -26,17 +26,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels.column_sum import branch_gradient
+from aim_kernels.formed_adapter import formed_of, plain
 from aim_kernels.layer_norm import layer_norm_to_keep
 from aim_kernels.memory import copied_for_backward
 from aim_kernels.precision import compute_dtype
-from aim_kernels.registration import operator
-from aim_kernels.residual import residual_add
+from aim_kernels.registration import operator, ops
+from aim_kernels.residual_norm import Ahead, Normed, add_and_norm, arrive, constants_of, left, normed_of
 from aim_kernels.rotation import Rotation
 from aim_kernels.spatial_adaptation import project, project_backward
 from aim_kernels.spatial_attention import check_bias
 from aim_kernels.trained_trunk import spatial_sub_block
-from aim_kernels.weights import AdapterWeights, AttentionWeights, NormWeights, Packing, recorded, require_gradient
+from aim_kernels.weights import (
+    UNSCALED,
+    AdapterWeights,
+    AttentionWeights,
+    FormedAdapter,
+    NormWeights,
+    Packing,
+    ScaledTrunk,
+    recorded,
+    require_gradient,
+)
 
 
 def spatial_readout(
@@ -44,36 +54,47 @@ def spatial_readout(
     norm: NormWeights,
     attention: AttentionWeights,
     num_heads: int,
-    adapter: AdapterWeights | None = None,
+    adapter: AdapterWeights | FormedAdapter | None = None,
     eps: float = 1e-5,
     rotation: Rotation | None = None,
     bias: Tensor | None = None,
+    scaled: ScaledTrunk = UNSCALED,
+    before: Ahead | None = None,
+    ahead: Ahead | None = None,
 ) -> Tensor:
     """``spatial_adaptation(x, ...)[:, :, :1]``: ``x`` [B, T, N, D] to [B, T, 1, D], same value to rounding.
 
     Differentiable in ``x`` and the adapter; where a trunk weight, the table of ``rotation`` or ``bias`` requires a
-    gradient, in everything. Raises ValueError for a ``bias`` that is not [1, h, N, N].
+    gradient, in everything. ``before`` and ``ahead`` are the norms of ``x``, in float32 at least, and of the output,
+    where neighbours share them (:mod:`aim_kernels.residual_norm`).
+    Raises ValueError for a ``bias`` that is not [1, h, N, N].
     """
     if not x.numel() or rotation is not None or require_gradient(norm, attention, (bias,)):
-        scores = {"rotation": rotation, "bias": bias, "cls_only": True}
-        return spatial_sub_block(x, norm, attention, num_heads, adapter, eps, **scores)
+        scores = {"rotation": rotation, "bias": bias, "cls_only": True, "scaled": scaled}
+        return spatial_sub_block(x, norm, attention, num_heads, plain(adapter), eps, **scores)
     check_bias(bias, num_heads, x.shape[2])
     row = None if bias is None else bias[0, :, 0]
-    constants = (num_heads, eps, compute_dtype(x, attention.qkv_weight), recorded((x,), adapter))
-    operands = _Operands(x, norm, attention, adapter, row, *constants)
-    return _SpatialReadout.apply(*_PACKING.pack(operands))
+    dtype = compute_dtype(x, attention.qkv_weight)
+    ready = formed_of(adapter, dtype, reads=attention[2:], beside=attention.out_bias)
+    constants = (num_heads, eps, dtype, recorded((x,), ready), scaled, ahead)
+    operands = _Operands(x, normed_of(x, before), norm, attention, ready, row, *constants)
+    out = _SpatialReadout.apply(*_PACKING.pack(operands))
+    return out if ahead is None else ahead.filled(out)
 
 
 class _Operands(NamedTuple):
     x: Tensor
+    normed: Normed | None
     norm: NormWeights
     attention: AttentionWeights
-    adapter: AdapterWeights | None
+    adapter: FormedAdapter | None
     row: Tensor | None
     num_heads: int
     eps: float
     dtype: torch.dtype
     recorded: bool
+    scaled: Any  # ScaledTrunk, of which the output projection is read
+    ahead: Ahead | None
 
 
 _PACKING = Packing(_Operands)
@@ -81,38 +102,58 @@ _PACKING = Packing(_Operands)
 
 class _SpatialReadout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *row: Any) -> Tensor:
+    def forward(ctx: Any, *row: Any) -> Any:
         o = _PACKING.unpack(row)
-        precise = torch.promote_types(o.x.dtype, torch.float32)
-        z, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, precise, o.dtype, o.recorded)
+        normed = o.normed
+        if normed is None:
+            y, *statistics, kept = layer_norm_to_keep(o.x, o.norm, o.eps, precise(o.x), o.dtype, o.recorded)
+            normed = Normed(y, None if kept is o.x else kept, *statistics)
+        ahead, o = o.ahead, o._replace(normed=None, ahead=None)
         qkv_weights = (o.attention.qkv_weight, o.attention.qkv_bias)
-        a, p = torch.ops.aim.readout(z.flatten(0, 1), *qkv_weights, o.num_heads, o.row)
+        a, p = ops.readout(normed.y.flatten(0, 1), *qkv_weights, o.num_heads, o.row)
         rows = a.to(o.dtype)
-        _PACKING.keep(ctx, o._replace(x=x), mean, rstd, rows, p)
-        return residual_add(o.x[:, :, :1], project(rows, o.adapter, o.attention, o.dtype))
+        branch = project(rows, o.adapter, o.attention, o.scaled.out, o.dtype)
+        out = add_and_norm(o.x[:, :, :1], branch, None, None, ahead, o.dtype)
+        _PACKING.keep(ctx, o._replace(x=normed.kept_of(o.x)), *left(out, ahead), normed.mean, normed.rstd, rows, p)
+        constants_of(ctx, out)
+        return out
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        (o, mean, rstd, rows, p), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
+    def backward(ctx: Any, g: Tensor, dy: Tensor | None = None, *_: None) -> tuple[Any, ...]:
+        (o, *found, mean, rstd, rows, p), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
         adapter, norm = copied_for_backward(o.adapter, g), copied_for_backward(o.norm, g)
-        sides = branch_gradient(g, o.dtype, needs.adapter.b2)
-        da, gradients = project_backward(*sides, rows, adapter, o.attention, needs.x, needs.adapter)
-        dx = None
+        scaled = o.scaled.out is not None
+        g, branch, sums, eight = arrive((g, dy), found, o.dtype, needs.adapter.b2, scaled=scaled)
+        out = (adapter, o.attention, o.scaled.out)
+        da, gradients = project_backward(branch, sums, rows, *out, needs.x, needs.adapter, eight)
+        of_input = {}
         if da is not None:
-            z, _, _ = torch.ops.aim.layer_norm(o.x, *norm, o.eps, p.dtype)
+            z, _, _ = ops.layer_norm(o.x, *norm, o.eps, p.dtype)
             qkv_weights = (o.attention.qkv_weight, o.attention.qkv_bias)
-            dz = torch.ops.aim.readout_backward(da.to(p.dtype), z.flatten(0, 1), p, *qkv_weights)
+            dz = ops.readout_backward(da.to(p.dtype), z.flatten(0, 1), p, *qkv_weights)
             around = torch.cat([g, g.new_zeros(*g.shape[:2], o.x.shape[2] - 1, g.shape[3])], 2)
-            dx = torch.ops.aim.layer_norm_backward(dz.view(o.x.shape), o.x, norm.weight, mean, rstd, around)
-        return _PACKING.gradients(x=dx, adapter=gradients)
+            # by itself, though another ran its norm: two gradients in float32 would be the most that a step holds
+            dx = ops.layer_norm_backward(dz.view(o.x.shape), o.x, norm.weight, mean, rstd, around)
+            of_input = {"x": dx}
+        return _PACKING.gradients(**of_input, adapter=gradients)
+
+
+def precise(x: Tensor) -> torch.dtype:
+    """The dtype of all that a readout of ``x`` computes."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _query(z: Tensor, weight: Tensor, bias: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """q̃ [F, h, D] of ``z`` [F, N, D], and Wk/√d [h, d, D]."""
+    """q̃ [F, h, D] of ``z`` [F, N, D], and Wk [h, d, D]."""
     width = z.shape[-1]
-    keys = weight[width : 2 * width].unflatten(0, (heads, -1)) * (width // heads) ** -0.5
+    keys = weight[width : 2 * width].unflatten(0, (heads, -1))
     q = F.linear(z[:, 0], weight[:width], bias[:width]).unflatten(-1, (heads, -1))  # [F, h, d]
-    return (q.transpose(0, 1) @ keys).transpose(0, 1), keys
+    return _scaled(q.transpose(0, 1), keys, keys).transpose(0, 1), keys
+
+
+def _scaled(a: Tensor, b: Tensor, keys: Tensor) -> Tensor:
+    """``a`` ``b`` / √d, of ``keys`` [h, d, D]."""
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=keys.shape[1] ** -0.5)
 
 
 def _readout(
@@ -137,10 +178,10 @@ def _readout_backward(da: Tensor, z: Tensor, p: Tensor, weight: Tensor, bias: Te
         values = weight[2 * width :].unflatten(0, (heads, -1))
         dm = (da.unflatten(-1, (heads, -1)).transpose(0, 1) @ values).transpose(0, 1)  # [F, h, D]
         dp = dm @ z.transpose(1, 2)
-        ds = p * (dp - (p * dp).sum(-1, keepdim=True))  # [F, h, N]
+        ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)  # [F, h, N]
         dz = torch.cat([p, ds], 1).transpose(1, 2) @ torch.cat([dm, query], 1)
-        dq = (ds @ z).transpose(0, 1) @ keys.transpose(1, 2)  # [h, F, d]
-        dz[:, 0] += dq.transpose(0, 1).flatten(1) @ weight[:width]
+        dq = _scaled((ds @ z).transpose(0, 1), keys.transpose(1, 2), keys)  # [h, F, d]
+        dz[:, 0].addmm_(dq.transpose(0, 1).flatten(1), weight[:width])
         return dz
 
 

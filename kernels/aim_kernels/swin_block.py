@@ -21,21 +21,22 @@ from collections.abc import Collection
 from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_kernels.adaptation import adapter_reference, joint_adaptation_reference
 from aim_kernels.adapter import adapter
 from aim_kernels.choices import AdapterPlace, BlockBackend, DropPathMode, Memory
-from aim_kernels.folded_projection import fold_projection
+from aim_kernels.drop_path import DropPath
+from aim_kernels.formed_adapter import fold_projection
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.memory import check_memory, run_again
-from aim_kernels.modules import Adapter, DropPath
+from aim_kernels.modules import Adapter
 from aim_kernels.precision import compute_dtype
+from aim_kernels.scaled_product import frozen_linear
 from aim_kernels.spatial_attention import Backend as AttentionBackend
-from aim_kernels.weights import AdapterWeights, AttentionWeights, MLPWeights, NormWeights
+from aim_kernels.weights import UNSCALED, AdapterWeights, AttentionWeights, MLPWeights, NormWeights, ScaledTrunk
 
 
 class AIMSwinBlock(nn.Module):
@@ -60,6 +61,7 @@ class AIMSwinBlock(nn.Module):
     attn_mask: Tensor
     window_table: Tensor
     time_table: Tensor
+    scaled: ScaledTrunk = UNSCALED  # as in AIMBlock
 
     def __init__(
         self,
@@ -159,18 +161,19 @@ class AIMSwinBlock(nn.Module):
             a = group_attention(qkv.flatten(1, 2), self.time_table, attn.temporal_bias(), self.num_heads, backend)
             # The adapter has no skip, so it swallows the output projection.
             weights = self.T_Adapter.weights
-            folded = fold_projection(weights, attn.weights, weights.w1.to(dtype))
+            folded = fold_projection(weights, attn.weights[2:], weights.w1.to(dtype))
             swallowing = AdapterWeights(*folded, weights.w2, weights.b2)
             x = adapter(a.view(x.shape), swallowing, residual=x, factor=temporal_drop)
         qkv = self._project(x, dtype)
         a = group_attention(qkv.flatten(0, 1), self.window_table, self._window_bias(), self.num_heads, backend)
-        o = F.linear(a.view(x.shape), attn.proj.weight.to(dtype), attn.proj.bias.to(dtype))
+        o = frozen_linear(a.view(x.shape), attn.proj.weight.to(dtype), attn.proj.bias.to(dtype), self.scaled.out)
         if self.S_Adapter2 is None:
             x = x + o
         else:
             x = adapter(o, self.S_Adapter2.weights, skip=True, residual=x)
         memory = "lean" if self.memory == "lean" else memory  # no hidden state even while the block runs again
-        return joint_adaptation(x, *self.mlp_weights(), **self._joint(joint_drop), memory=memory)
+        joint = self._joint(joint_drop)
+        return joint_adaptation(x, *self.mlp_weights(), **joint, memory=memory, scaled=self.scaled)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
         attn = self.attn
@@ -193,7 +196,8 @@ class AIMSwinBlock(nn.Module):
     def _project(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Packed qkv of the normalised tokens, [B, T, N, 3D]."""
         z = layer_norm(x, self.norm1.weight, self.norm1.bias, self.norm1.eps, dtype)
-        return F.linear(z, self.attn.qkv.weight.to(dtype), self.attn.qkv.bias.to(dtype))
+        qkv = self.attn.qkv
+        return frozen_linear(z, qkv.weight.to(dtype), qkv.bias.to(dtype), self.scaled.qkv)
 
     def _window_bias(self) -> Tensor:
         """[1, h, w², w²], or one of each window, [N / w², h, w², w²], where they are shifted."""

@@ -20,16 +20,40 @@ from aim_kernels import temporal_attention  # noqa: F401  (registers the operato
 from aim_kernels.adaptation import temporal_adaptation_reference
 from aim_kernels.adapter import adapter as bottleneck
 from aim_kernels.adapter import adapter_gradients
+from aim_kernels.bias_gradients import gelu_gradients
 from aim_kernels.choices import Memory
-from aim_kernels.column_sum import branch_gradient
-from aim_kernels.folded_projection import fold_projection, folded_gradients
-from aim_kernels.layer_norm import layer_norm_to_keep
+from aim_kernels.formed_adapter import formed_of, plain
 from aim_kernels.memory import check_memory, copied_for_backward
-from aim_kernels.precision import cast, compute_dtype
-from aim_kernels.residual import residual_add, row_factor
+from aim_kernels.precision import compute_dtype
+from aim_kernels.registration import ops
+from aim_kernels.residual import row_factor
+from aim_kernels.residual_norm import (
+    Ahead,
+    Normed,
+    add_and_norm,
+    arrive,
+    constants_of,
+    depart,
+    left,
+    norm_before,
+    normed_of,
+)
+from aim_kernels.scaled_product import input_gradient, product
 from aim_kernels.trained_trunk import attention_branch
-from aim_kernels.weights import AdapterWeights, AttentionWeights, NormWeights, Packing, recorded, require_gradient
-from aim_kernels.wide_activation import gelu, gelu_backward
+from aim_kernels.weights import (
+    UNSCALED,
+    AdapterWeights,
+    AttentionWeights,
+    FormedAdapter,
+    NormWeights,
+    Packing,
+    ScaledRows,
+    ScaledTrunk,
+    UnitNorm,
+    recorded,
+    require_gradient,
+)
+from aim_kernels.wide_activation import gelu
 
 
 def temporal_adaptation(
@@ -37,42 +61,57 @@ def temporal_adaptation(
     norm: NormWeights,
     attention: AttentionWeights,
     num_heads: int,
-    adapter: AdapterWeights,
-    adapter_in: AdapterWeights | None = None,
+    adapter: AdapterWeights | FormedAdapter,
+    adapter_in: AdapterWeights | FormedAdapter | None = None,
     drop: Tensor | None = None,
     eps: float = 1e-5,
     memory: Memory = "fast",
+    scaled: ScaledTrunk = UNSCALED,
+    before: Ahead | None = None,
+    ahead: Ahead | None = None,
 ) -> Tensor:
     """:func:`~aim_kernels.adaptation.temporal_adaptation_reference`, fused: same arguments, same value to rounding.
 
-    Products run in autocast's dtype, else in that of ``qkv_weight``; the residual stream keeps the dtype of ``x``.
+    Products run in autocast's dtype, else in that of ``qkv_weight``, those of the weights that are ``scaled`` in eight
+    bits; the residual stream keeps the dtype of ``x``. The adapters may have been formed before, where the trunk is
+    frozen. With a :class:`~aim_kernels.weights.UnitNorm`, which a second adapter cannot read, the weights are folded.
+    ``before`` and ``ahead`` are the norms of ``x`` and of the output, where neighbours share them
+    (:mod:`aim_kernels.residual_norm`).
     Differentiable in ``x`` and the adapters; where a trunk weight requires a gradient, in everything, through
     :mod:`aim_kernels.trained_trunk`.
     """
     check_memory(memory)
     if not x.numel():
-        return temporal_adaptation_reference(x, norm, attention, num_heads, adapter, adapter_in, drop, eps)
+        adapters = plain(adapter), plain(adapter_in)
+        return temporal_adaptation_reference(x, norm, attention, num_heads, *adapters, drop, eps)
     if require_gradient(norm, attention):
-        attended = attention_branch(x, norm, attention, num_heads, "time", adapter_in, eps)
-        return bottleneck(attended, adapter, residual=x, factor=drop)
+        attended = attention_branch(x, norm, attention, num_heads, "time", plain(adapter_in), eps, scaled=scaled)
+        return bottleneck(attended, plain(adapter), residual=x, factor=drop)
     dtype = compute_dtype(x, attention.qkv_weight)
-    constants = (num_heads, eps, memory, dtype, recorded((x,), adapter, adapter_in))
-    operands = _Operands(x, drop, norm, attention, adapter, adapter_in, *constants)
-    return _TemporalAdaptation.apply(*_PACKING.pack(operands))
+    ready = formed_of(adapter, dtype, reads=attention[2:]), formed_of(adapter_in, dtype)
+    unit = isinstance(norm, UnitNorm)
+    constants = (num_heads, eps, memory, dtype, recorded((x,), *ready), unit, scaled, ahead)
+    operands = _Operands(x, normed_of(x, before), row_factor(drop, x), norm, attention, ready[0], ready[1], *constants)
+    out = _TemporalAdaptation.apply(*_PACKING.pack(operands))
+    return out if ahead is None else ahead.filled(out)
 
 
 class _Operands(NamedTuple):
     x: Tensor
-    drop: Tensor | None
+    normed: Normed | None
+    factor: Tensor | None  # [rows] droppath's
     norm: NormWeights
     attention: AttentionWeights
-    adapter: AdapterWeights
-    adapter_in: AdapterWeights | None
+    adapter: FormedAdapter
+    adapter_in: FormedAdapter | None
     num_heads: int
     eps: float
     memory: Memory
     dtype: torch.dtype
     recorded: bool
+    unit: bool  # whether the norm is a UnitNorm
+    scaled: Any  # ScaledTrunk, which is no tensor of autograd's
+    ahead: Ahead | None
 
 
 _PACKING = Packing(_Operands)
@@ -80,68 +119,75 @@ _PACKING = Packing(_Operands)
 
 class _TemporalAdaptation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *row: Any) -> Tensor:
+    def forward(ctx: Any, *row: Any) -> Any:
         o = _PACKING.unpack(row)
-        z, mean, rstd, x = layer_norm_to_keep(o.x, o.norm, o.eps, o.dtype, o.dtype, o.recorded)
-        u_in, qkv = _project(z, o)
-        del z
-        a, lse = torch.ops.aim.temporal_attention(qkv, o.num_heads)
-        low = cast(o.adapter, o.dtype)
-        u = F.linear(_rows(a), *fold_projection(o.adapter, o.attention, low.w1))
-        out = residual_add(o.x, F.linear(gelu(u), low.w2, low.b2), row_factor(o.drop, o.x))
+        normed, ahead = o.normed or _norm(o, o.norm, o.recorded), o.ahead
+        mean, rstd, kept_x = normed.mean, normed.rstd, normed.kept_of(o.x)
+        o = o._replace(normed=None, ahead=None)
+        u_in, qkv = _project(normed.rows, o)
+        del normed
+        a, lse = ops.temporal_attention(qkv, o.num_heads)
+        w = o.adapter
+        branch = F.linear(gelu(F.linear(_rows(a), w.w1, w.low_b1)), w.w2, w.low_b2)
+        out = add_and_norm(o.x, branch, o.factor, None, ahead, o.dtype)
         kept = (qkv, a, lse, u_in) if o.memory == "fast" else (None,) * 4
-        _PACKING.keep(ctx, o._replace(x=x), mean, rstd, *kept)
+        _PACKING.keep(ctx, o._replace(x=kept_x), *left(out, ahead), mean, rstd, *kept)
+        constants_of(ctx, out)
         return out
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        o, mean, rstd, qkv, a, lse, u_in = _PACKING.kept(ctx)
+    def backward(ctx: Any, g: Tensor, dy: Tensor | None = None, *_: None) -> tuple[Any, ...]:
+        o, *found, mean, rstd, qkv, a, lse, u_in = _PACKING.kept(ctx)
         needs = _PACKING.needs(ctx)
         adapter, adapter_in, norm = (copied_for_backward(w, g) for w in (o.adapter, o.adapter_in, o.norm))
         o = o._replace(adapter=adapter, adapter_in=adapter_in, norm=norm)
-        low = cast(o.adapter, o.dtype)
-        weight, bias = fold_projection(o.adapter, o.attention, low.w1)
-        z = None
+        w = o.adapter
+        z: Any = None  # plain rows where an adapter reads them
         if qkv is None:
-            z, _, _ = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, o.dtype)
+            z = _rows(o.x) if o.unit else _norm(o, o.norm, False).rows
             u_in, qkv = _project(z, o)
-            a, lse = torch.ops.aim.temporal_attention(qkv, o.num_heads)
-        u = F.linear(_rows(a), weight, bias)
+            z = None if o.adapter_in is None else z
+            a, lse = ops.temporal_attention(qkv, o.num_heads)
+        u = F.linear(_rows(a), w.w1, w.low_b1)
 
-        branch, db2 = branch_gradient(g, o.dtype, needs.adapter.b2, row_factor(o.drop, o.x))
-        du = gelu_backward(branch @ low.w2, u)
-        gradients = folded_gradients(o.adapter, o.attention, needs.adapter, _rows(a), u, du, branch, db2)
+        g, branch, rows = arrive((g, dy), found, o.dtype, needs.adapter.b2, o.factor)[:3]
+        du, hidden, biases = gelu_gradients(w, branch @ w.w2, u, rows)
+        gradients = adapter_gradients(w, needs.adapter, _rows(a), du, hidden, branch, biases)
         if not (needs.x or any(needs.adapter_in)):
             return _PACKING.gradients(adapter=gradients)
 
-        da = (du @ weight).view(a.shape)
-        dqkv = torch.ops.aim.temporal_attention_backward(da, qkv, a, lse, o.num_heads)
-        del branch, da, qkv, a, lse  # what is formed again is held by nobody else
-        dz = _rows(dqkv) @ o.attention.qkv_weight.to(o.dtype)
+        da = (du @ w.w1).view(a.shape)
+        del branch, du, u, hidden
+        dqkv = ops.temporal_attention_backward(da, qkv, a, lse, o.num_heads)
+        del da, qkv, a, lse  # what is formed again is held by nobody else
+        dz = input_gradient(_rows(dqkv), o.attention.qkv_weight, o.scaled.qkv, o.dtype)
         del dqkv
         gradients_in = None
         if o.adapter_in is not None:
             if z is None:
-                z, _, _ = torch.ops.aim.layer_norm(o.x, *o.norm, o.eps, o.dtype)
-            low_in = cast(o.adapter_in, o.dtype)
-            du_in = gelu_backward(dz @ low_in.w2, u_in)
-            gradients_in = adapter_gradients(o.adapter_in, needs.adapter_in, _rows(z), du_in, gelu(u_in), dz)
-            dz.addmm_(du_in, low_in.w1)
-        dx = None
-        if needs.x:
-            dx = torch.ops.aim.layer_norm_backward(dz.view(o.x.shape), o.x, o.norm.weight, mean, rstd, g)
-        return _PACKING.gradients(x=dx, adapter=gradients, adapter_in=gradients_in)
+                z = _norm(o, o.norm, False).rows
+            w = o.adapter_in
+            du_in, hidden, biases = gelu_gradients(w, dz @ w.w2, u_in, dz if needs.adapter_in.b2 else None)
+            gradients_in = adapter_gradients(w, needs.adapter_in, z, du_in, hidden, dz, biases)
+            dz.addmm_(du_in, w.w1)
+        of_input = depart(needs, dz, o.x, o.norm.weight, mean, rstd, g) if needs.x else {}
+        return _PACKING.gradients(**of_input, adapter=gradients, adapter_in=gradients_in)
 
 
-def _project(z: Tensor, o: _Operands) -> tuple[Tensor | None, Tensor]:
+def _norm(o: _Operands, norm: NormWeights, recorded: bool) -> Normed:
+    scaled = o.scaled.qkv is not None and o.adapter_in is None  # which reads y itself
+    return norm_before(o.x, norm, o.eps, o.dtype, recorded, scaled, not scaled, o.unit)
+
+
+def _project(rows: Tensor | ScaledRows, o: _Operands) -> tuple[Tensor | None, Tensor]:
     """The second adapter's hidden state before its activation, and qkv [B, T, N, 3D]."""
-    u_in, rows = None, _rows(z)
-    if o.adapter_in is not None:
-        low = cast(o.adapter_in, o.dtype)
-        u_in = F.linear(rows, low.w1, low.b1)
-        rows = rows + F.linear(gelu(u_in), low.w2, low.b2)
-    qkv = F.linear(rows, o.attention.qkv_weight.to(o.dtype), o.attention.qkv_bias.to(o.dtype))
-    return u_in, qkv.view(*z.shape[:-1], -1)
+    u_in = None
+    if o.adapter_in is not None and not isinstance(rows, ScaledRows):
+        w = o.adapter_in
+        u_in = F.linear(rows, w.w1, w.low_b1)
+        rows = rows + F.linear(gelu(u_in), w.w2, w.low_b2)
+    qkv = product(rows, o.attention.qkv_weight, o.attention.qkv_bias, o.scaled.qkv, o.dtype)
+    return u_in, qkv.view(*o.x.shape[:-1], -1)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from aim_kernels.block_shapes import block_shape, dot_precision
-from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, operator
+from aim_kernels.optional_triton import cdiv, next_power_of_2, tl, triton
+from aim_kernels.registration import architecture, operator, ops
 
 MAX_FRAMES = 64  # of the fused kernels; longer clips run the reference
 MAX_HEAD_DIM = 128
@@ -34,7 +34,7 @@ def temporal_attention(qkv: Tensor, num_heads: int) -> Tensor:
     autocast dtype under autocast). Differentiable in ``qkv``. Raises ValueError for a shape that cannot be.
     """
     check_qkv(qkv, num_heads)
-    return torch.ops.aim.temporal_attention(qkv, num_heads)[0]
+    return ops.temporal_attention(qkv, num_heads)[0]
 
 
 def temporal_attention_reference(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
@@ -195,8 +195,8 @@ def launch_shape(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Constants and launch options of a kernel at T = ``frames``: what a launch and an ahead-of-time compile share."""
     shape = block_shape(f"temporal_attention_{kernel}", head_dim, target, itemsize, frames)
-    rows = max(shape.rows, triton.next_power_of_2(frames))
-    constants = {"T": frames, "HEAD": head_dim, "ROWS": rows, "COLUMNS": max(16, triton.next_power_of_2(head_dim))}
+    rows = max(shape.rows, next_power_of_2(frames))
+    constants = {"T": frames, "HEAD": head_dim, "ROWS": rows, "COLUMNS": max(16, next_power_of_2(head_dim))}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
@@ -218,7 +218,7 @@ def _launch(direction: str, qkv: Tensor, num_heads: int, **tensors: Tensor) -> N
         qkv = qkv.contiguous()
     head_dim = packed // 3 // num_heads
     constants, options = launch_shape(direction, t, head_dim, architecture(qkv), qkv.dtype.itemsize)
-    groups = triton.cdiv(n, constants["ROWS"] // t)
+    groups = cdiv(n, constants["ROWS"] // t)
     (temporal_attention_forward_kernel if direction == "forward" else temporal_attention_backward_kernel)[
         (b * groups * num_heads,)
     ](
@@ -281,7 +281,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, T
 
 def _gradient(ctx: Any, dout: Tensor, _: Tensor) -> tuple[Tensor, None]:
     qkv, out, lse = ctx.saved_tensors
-    return torch.ops.aim.temporal_attention_backward(dout, qkv, out, lse, ctx.num_heads), None
+    return ops.temporal_attention_backward(dout, qkv, out, lse, ctx.num_heads), None
 
 
 operator(

@@ -30,6 +30,7 @@ from aim_kernels.choices import Memory
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.modules import Adapter, AIMBlock
 from aim_kernels.precision import compute_dtype
+from aim_kernels.scaled_product import frozen_linear
 from aim_kernels.spatial_attention import spatial_attention
 from aim_kernels.temporal_attention import temporal_attention
 from aim_kernels.weights import AttentionWeights, MLPWeights, NormWeights
@@ -90,6 +91,10 @@ class AIMViTBlock(AIMBlock):
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
 
+    @property
+    def fused_adapters(self) -> tuple[str, ...]:
+        return super().fused_adapters if self.attn.q_norm is None else ("MLP_Adapter",)
+
     def _adapt(
         self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory, cls_only: bool
     ) -> Tensor:
@@ -122,14 +127,14 @@ class AIMViTBlock(AIMBlock):
             z = F.layer_norm(x, x.shape[-1:], *norm, self.eps)
         if over_time and self.T_Adapter_in is not None:
             z = self._bottleneck(z, self.T_Adapter_in)
-        qkv = self.attn.normalise(F.linear(z, attention.qkv_weight, attention.qkv_bias))
+        qkv = self.attn.normalise(frozen_linear(z, attention.qkv_weight, attention.qkv_bias, self.scaled.qkv))
         if over_time:
             attended = temporal_attention(qkv, heads) if fused else attention_over_time(qkv, heads)
         elif fused:
             attended = spatial_attention(qkv, heads, self.attention_backend)
         else:
             attended = attention_over_space(qkv, heads)
-        return F.linear(attended, attention.out_weight, attention.out_bias)
+        return frozen_linear(attended, attention.out_weight, attention.out_bias, self.scaled.out)
 
     def _bottleneck(self, z: Tensor, module: Adapter) -> Tensor:
         if self.backend == "fused":
@@ -139,11 +144,14 @@ class AIMViTBlock(AIMBlock):
 
     def attention_weights(self) -> tuple[NormWeights, AttentionWeights]:
         qkv, out = self.attn.qkv, _scaled(self.attn.proj, self.ls1)
-        return NormWeights(self.norm1.weight, self.norm1.bias), AttentionWeights(qkv.weight, _bias(qkv), *out)
+        return self.norm_weights()[0], AttentionWeights(qkv.weight, _bias(qkv), *out)
 
     def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
         fc, proj = self.mlp.fc1, _scaled(self.mlp.fc2, self.ls2)
-        return NormWeights(self.norm2.weight, self.norm2.bias), MLPWeights(fc.weight, _bias(fc), *proj)
+        return self.norm_weights()[1], MLPWeights(fc.weight, _bias(fc), *proj)
+
+    def norm_weights(self) -> tuple[NormWeights, NormWeights]:
+        return NormWeights(self.norm1.weight, self.norm1.bias), NormWeights(self.norm2.weight, self.norm2.bias)
 
 
 class _Attention(nn.Module):

@@ -20,6 +20,38 @@ class NormWeights(NamedTuple):
     bias: Tensor | None  # [D]
 
 
+class UnitNorm(NormWeights):
+    """Of a layer norm whose affine is in the weights behind it: ones and zeros. See :mod:`aim_kernels.folded_norms`."""
+
+    __slots__ = ()
+
+
+class ScaledRows(NamedTuple):
+    """A matrix [M, K] in eight bits, ``values`` · ``scale``: see :mod:`aim_kernels.scaled_rows`."""
+
+    values: Tensor  # [M, K] e4m3
+    scale: Tensor  # [M, 1] float32
+
+
+class ScaledWeight(NamedTuple):
+    """A frozen weight [N, K] in eight bits: see :mod:`aim_kernels.scaled_product`."""
+
+    rows: ScaledRows  # [N, K]
+    columns: ScaledRows  # its transpose, [K, N]
+
+
+class ScaledTrunk(NamedTuple):
+    """The weights of a frozen block that are there in eight bits too."""
+
+    qkv: ScaledWeight | None = None
+    out: ScaledWeight | None = None
+    fc: ScaledWeight | None = None  # of a gated MLP [Wgate; Wfc]
+    proj: ScaledWeight | None = None
+
+
+UNSCALED = ScaledTrunk()
+
+
 class AttentionWeights(NamedTuple):
     """The two projections of an attention, the first packed as q, k, v."""
 
@@ -49,22 +81,50 @@ class AdapterWeights(NamedTuple):
     b2: Tensor  # [D]
 
 
+class FormedAdapter(NamedTuple):
+    """An adapter as its sub-block reads it, see :mod:`aim_kernels.formed_adapter`."""
+
+    w1: Tensor  # [H, D] in the products' dtype, like w2
+    b1: Tensor  # [H] in the parameters' dtype, like b2; both [P, ·], P times the same, where gradients come in P parts
+    w2: Tensor  # [D, H]
+    b2: Tensor  # [D]
+    low_b1: Tensor  # [H] b1 in the products' dtype, a constant
+    low_b2: Tensor  # [D] b2, and the bias that it is added to, likewise
+
+    @property
+    def added_bias(self) -> Tensor:
+        """b2 [D]."""
+        return self.b2[0] if self.b2.ndim == 2 else self.b2
+
+
+class StackedMLP(NamedTuple):
+    """The frozen MLP's weights with an adapter's beside them, constants in the products' dtype."""
+
+    widening: Tensor  # [M + H, D], gated [2M + H, D]
+    bias: Tensor  # [M + H], gated [2M + H]
+    narrowing: Tensor  # [D, M + H]
+
+
 class AdapterNeeds(NamedTuple):
-    """Which of an adapter's tensors want a gradient."""
+    """Which of an adapter's tensors want a gradient, those of a formed one and those of a plain one alike."""
 
     w1: bool
     b1: bool
     w2: bool
     b2: bool
+    low_b1: bool = False
+    low_b2: bool = False
 
 
 class AdapterGradients(NamedTuple):
-    """The gradients of an adapter's tensors, None where one is not wanted."""
+    """The gradients of a formed adapter's tensors, None where one is not wanted."""
 
     w1: Tensor | None = None
     b1: Tensor | None = None
     w2: Tensor | None = None
     b2: Tensor | None = None
+    low_b1: Tensor | None = None
+    low_b2: Tensor | None = None
 
 
 def require_gradient(*records: Sequence[Any] | None) -> bool:
@@ -106,7 +166,8 @@ class Packing(Generic[Operands]):
     def unpack(self, row: Sequence[Any]) -> Operands:
         values = []
         for record, start, end in self.places:
-            values.append(row[start] if record is None or row[start] is None else record(*row[start:end]))
+            first = row[start]
+            values.append(first if record is None or first is None else record._make(row[start:end]))
         return self.operands(*values)
 
     def keep(self, ctx: Any, operands: Operands, *others: Tensor | None) -> None:

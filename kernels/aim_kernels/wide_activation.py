@@ -21,8 +21,8 @@ from aim_kernels.activations_triton import activation_slope, activation_value, g
 from aim_kernels.adaptation import activate
 from aim_kernels.block_shapes import block_shape, kernel_name
 from aim_kernels.choices import Activation
-from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import architecture, operator
+from aim_kernels.optional_triton import cdiv, tl, triton
+from aim_kernels.registration import architecture, operator, ops
 
 
 def wide_activation(
@@ -34,7 +34,7 @@ def wide_activation(
     check_factor(factor, u)
     if activation not in get_args(Activation):
         raise ValueError(f"activation {activation!r} is none of {', '.join(get_args(Activation))}")
-    return torch.ops.aim.wide_activation(u, split, activation, factor)
+    return ops.wide_activation(u, split, activation, factor)
 
 
 def check_factor(factor: Tensor | None, u: Tensor) -> None:
@@ -45,12 +45,12 @@ def check_factor(factor: Tensor | None, u: Tensor) -> None:
 
 def gelu(u: Tensor, factor: Tensor | None = None) -> Tensor:
     """The exact GELU of ``u`` [M, H], an adapter's activation, times ``factor`` [M]. Differentiable in ``u``."""
-    return torch.ops.aim.wide_activation(u, 0, "gelu", factor)
+    return ops.wide_activation(u, 0, "gelu", factor)
 
 
 def gelu_backward(dy: Tensor, u: Tensor) -> Tensor:
     """``du`` of :func:`gelu` without a factor."""
-    return torch.ops.aim.wide_activation_backward(dy, u, 0, "gelu", None)
+    return ops.wide_activation_backward(dy, u, 0, "gelu", None)
 
 
 def wide_activation_reference(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
@@ -59,7 +59,7 @@ def wide_activation_reference(u: Tensor, split: int, activation: Activation, fac
     frozen, adapter = activate(wide[:, :split], activation), F.gelu(wide[:, split:])
     if factor is not None:
         adapter = adapter * factor[:, None]
-    return torch.cat([frozen, adapter], 1).to(u.dtype)
+    return (torch.cat([frozen, adapter], 1) if 0 < split < u.shape[1] else frozen if split else adapter).to(u.dtype)
 
 
 def wide_activation_backward_reference(
@@ -140,7 +140,7 @@ def launch_shape(
     """Constants and launch options at H = ``width``, of the ``kernel`` of a name."""
     shape = block_shape(kernel, width, target, itemsize, entry="wide_activation")
     # known when compiled: a division by it is most of a small tile's indices
-    blocks = triton.cdiv(width, shape.columns)
+    blocks = cdiv(width, shape.columns)
     constants = {"BLOCKS": blocks, "ROWS": shape.rows, "COLUMNS": shape.columns}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
@@ -150,7 +150,7 @@ def launch(kernel: Any, x: Tensor, **arguments: Any) -> None:
     rows, width = x.shape
     name = kernel_name(kernel, arguments.get("BACKWARD", False))
     constants, options = launch_shape(width, architecture(x), name, x.dtype.itemsize)
-    grid = (triton.cdiv(rows, constants["ROWS"]) * constants["BLOCKS"],)
+    grid = (cdiv(rows, constants["ROWS"]) * constants["BLOCKS"],)
     kernel[grid](M=rows, H=width, **arguments, **constants, **options)
 
 
@@ -205,7 +205,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, int, Activation, Tensor | Non
 
 def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
     u, factor = ctx.saved_tensors
-    return torch.ops.aim.wide_activation_backward(dy, u, ctx.split, ctx.activation, factor), None, None, None
+    return ops.wide_activation_backward(dy, u, ctx.split, ctx.activation, factor), None, None, None
 
 
 operator(

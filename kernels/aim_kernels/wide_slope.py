@@ -15,7 +15,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aim_kernels.activations_triton import activation_slope, activation_value, gelu_slope, gelu_value
+from aim_kernels.activations_triton import (
+    activation_slope,
+    activation_value,
+    gelu_slope,
+    gelu_value,
+    slope_code,
+    slope_of,
+)
 from aim_kernels.choices import Activation
 from aim_kernels.optional_triton import tl, triton
 from aim_kernels.registration import operator
@@ -67,9 +74,8 @@ def wide_slope_forward_kernel(
     m_frozen = m_row[:, None] & (o_column < split)[None, :]
     b_u = tl.load(u_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
     b_y = activation_value(b_u, ACTIVATION)
-    b_slope = activation_slope(b_u, ACTIVATION)
-    b_code = tl.where(b_slope == b_slope, b_slope * 200.0 + 27.5, 255.0)
-    tl.store(slope_ptr + o_row[:, None] * split + o_column[None, :], b_code.to(tl.uint8), mask=m_frozen)
+    b_code = slope_code(activation_slope(b_u, ACTIVATION))
+    tl.store(slope_ptr + o_row[:, None] * split + o_column[None, :], b_code, mask=m_frozen)
     if i_first + COLUMNS > split:
         b_own = gelu_value(b_u)
         if FACTOR:
@@ -95,8 +101,8 @@ def wide_slope_backward_kernel(
 ) -> None:
     i_first, o_row, o_column, m_row, m_tile, o_tile = wide_tile(M, H, BLOCKS, ROWS, COLUMNS)
     m_frozen = m_row[:, None] & (o_column < split)[None, :]
-    b_code = tl.load(slope_ptr + o_row[:, None] * split + o_column[None, :], mask=m_frozen, other=0).to(tl.float32)
-    b_slope = tl.where(b_code == 255.0, float("nan"), (b_code - 27.0) * 0.005)  # [ROWS, COLUMNS]
+    b_code = tl.load(slope_ptr + o_row[:, None] * split + o_column[None, :], mask=m_frozen, other=0)
+    b_slope = slope_of(b_code)  # [ROWS, COLUMNS]
     if i_first + COLUMNS > split:
         m_own = m_tile & (o_column >= split)[None, :]
         o_own = o_row[:, None] * (H - split) + (o_column - split)[None, :]
@@ -126,8 +132,11 @@ def _forward_triton(u: Tensor, split: int, activation: Activation, factor: Tenso
 
 
 def _backward_triton(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
-    dy = dy.contiguous()
-    du = dy.new_empty(dy.shape)
+    return multiply(dy.contiguous(), slope, own, factor, dy.new_empty(dy.shape))
+
+
+def multiply(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None, du: Tensor) -> Tensor:
+    """Writes ``du``, which may be ``dy``, contiguous both."""
     launch(
         wide_slope_backward_kernel,
         dy,

@@ -18,7 +18,7 @@ from torch import Tensor
 from aim_kernels.activations_triton import gelu_slope, gelu_value, sigmoid
 from aim_kernels.adaptation import activate
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import operator
+from aim_kernels.registration import operator, ops
 from aim_kernels.wide_activation import (
     check_factor,
     launch,
@@ -34,7 +34,7 @@ def wide_swiglu(u: Tensor, split: int, factor: Tensor | None = None) -> Tensor:
     if u.ndim != 2 or not 0 <= 2 * split <= u.shape[1]:
         raise ValueError(f"expected u [M, split + H] and 0 ≤ split ≤ H, got {list(u.shape)} and {split}")
     check_factor(factor, u)
-    return torch.ops.aim.wide_swiglu(u, split, factor)
+    return ops.wide_swiglu(u, split, factor)
 
 
 def wide_swiglu_reference(u: Tensor, split: int, factor: Tensor | None) -> Tensor:
@@ -140,7 +140,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, int, Tensor | None], output: 
 
 def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
     u, factor = ctx.saved_tensors
-    return torch.ops.aim.wide_swiglu_backward(dy, u, ctx.split, factor), None, None
+    return ops.wide_swiglu_backward(dy, u, ctx.split, factor), None, None
 
 
 operator(

@@ -5,9 +5,11 @@
 
 ``y`` [..., D], Wfc [M, D], W1 [H, D], f droppath's factor of each row, s the adapter's scale. Two products forward, two
 and the adapter's backward. Beside y, backward wants u, but of the frozen columns the slope at u alone, which in half
-precision is kept in a byte (:mod:`aim_kernels.wide_slope`), the adapter's columns being formed again. In float32 and
+precision is kept in a byte (:mod:`aim_kernels.wide_slope`), the adapter's columns being formed again; the activation
+and the slope's product may stand within the products beside them (:mod:`aim_kernels.wide_product`). In float32 and
 float64, and of a gated MLP, whose slopes are two numbers a unit, u is kept whole, or it is formed again. The stacked
-weights are formed when they are needed and never kept.
+weights are formed when they are needed and never kept. Where the frozen weights are there in eight bits, the adapter
+stands beside them: it keeps the products' dtype, has columns and products of its own, and adds to the same out and dy.
 Derivation: kernels/README.md. Source: AIM (ICLR 2023).
 """
 
@@ -19,14 +21,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import wide_slope, wide_swiglu  # noqa: F401  (registers the operators)
+from aim_kernels import scaled_activation, wide_product, wide_swiglu  # noqa: F401  (registers the operators)
 from aim_kernels.adaptation import adapter_reference, mlp_reference
+from aim_kernels.adapter import adapter_gradients
+from aim_kernels.bias_gradients import Biases, bias_gradients, gelu_gradients
 from aim_kernels.choices import MLPActivation
-from aim_kernels.column_sum import branch_gradient, column_sum
+from aim_kernels.column_sum import branch_gradient
+from aim_kernels.formed_adapter import formed_of
 from aim_kernels.memory import copied_for_backward
-from aim_kernels.precision import cast, compute_dtype
+from aim_kernels.precision import compute_dtype
+from aim_kernels.registration import ops
 from aim_kernels.residual import row_factor
-from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, MLPWeights, Packing, require_gradient
+from aim_kernels.scaled_product import input_gradient, product
+from aim_kernels.scaled_rows import EIGHT_BITS
+from aim_kernels.weights import (
+    UNSCALED,
+    AdapterGradients,
+    AdapterNeeds,
+    AdapterWeights,
+    FormedAdapter,
+    MLPWeights,
+    Packing,
+    ScaledRows,
+    ScaledTrunk,
+    StackedMLP,
+    require_gradient,
+)
 from aim_kernels.wide_activation import gelu
 
 
@@ -34,18 +54,33 @@ class WidenedMLP(NamedTuple):
     """The frozen MLP, the adapter that widens it, and how they are applied."""
 
     mlp: MLPWeights
-    adapter: AdapterWeights | None
-    low: AdapterWeights | None  # the adapter in the products' dtype
+    adapter: FormedAdapter | None  # its second bias with that of the frozen projection
     factor: Tensor | None  # [rows] droppath's
-    scale: float
     activation: MLPActivation
     dtype: torch.dtype
+    stacked: StackedMLP | None = None  # where somebody stacked them
+    scaled: ScaledTrunk = UNSCALED
+
+    @property
+    def in_half(self) -> bool:
+        """Whether its products are of half precision, and its hidden state has one slope a unit."""
+        return self.dtype.itemsize == 2 and self.mlp.gate_weight is None and self.scaled.fc is None
+
+    @property
+    def beside(self) -> FormedAdapter | None:
+        """The adapter, where it stands beside the frozen weights."""
+        return None if self.scaled.fc is None else self.adapter
+
+    @property
+    def within(self) -> FormedAdapter | None:
+        """The adapter, where its weights are stacked with the frozen ones."""
+        return self.adapter if self.scaled.fc is None else None
 
 
 class Hidden(NamedTuple):
     """What is kept of the hidden state before its activations: all of it, the frozen columns' slopes, or nothing."""
 
-    u: Tensor | None = None  # [rows, M + H], gated [rows, 2M + H]
+    u: Tensor | None = None  # [rows, M + H], gated [rows, 2M + H], without the adapter's where it stands beside
     slope: Tensor | None = None  # [rows, M] uint8
 
 
@@ -71,7 +106,9 @@ def wide_mlp(
     check_activation(mlp, activation)
     if require_gradient(mlp) or not y.numel():
         return wide_mlp_reference(y, mlp, adapter, drop, scale, activation)
-    operands = _Operands(y, drop, mlp, adapter, scale, activation, keep_hidden, compute_dtype(y, fc_weight))
+    dtype = compute_dtype(y, fc_weight)
+    ready = formed_of(adapter, dtype, beside=mlp.proj_bias, scale=scale)
+    operands = _Operands(y, row_factor(drop, y), mlp, ready, activation, keep_hidden, dtype)
     return _WideMLP.apply(*_PACKING.pack(operands))
 
 
@@ -103,10 +140,9 @@ def wide_mlp_reference(
 
 class _Operands(NamedTuple):
     y: Tensor
-    drop: Tensor | None
+    factor: Tensor | None  # [rows] droppath's
     mlp: MLPWeights
-    adapter: AdapterWeights | None
-    scale: float
+    adapter: FormedAdapter | None
     activation: MLPActivation
     keep_hidden: bool
     dtype: torch.dtype
@@ -120,9 +156,9 @@ class _WideMLP(torch.autograd.Function):
     def forward(ctx: Any, *row: Any) -> Tensor:
         o = _PACKING.unpack(row)
         rows = o.y.to(o.dtype).reshape(-1, o.y.shape[-1])
-        wide = _widened(o, o.adapter, o.y)
-        hidden, kept = activated(wide, expand(wide, rows), o.keep_hidden)
-        out, dropped_bias = contract(wide, hidden)
+        wide = _widened(o, o.adapter)
+        hidden, kept = activated(wide, rows, o.keep_hidden)
+        out, dropped_bias = contract(wide, hidden, rows)
         if wide.factor is not None and dropped_bias is not None:
             out.addcmul_(wide.factor[:, None].to(o.dtype), dropped_bias.to(o.dtype))
         _PACKING.keep(ctx, o._replace(y=rows), *kept)
@@ -132,93 +168,141 @@ class _WideMLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         (o, u, slope), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
-        wide = _widened(o, copied_for_backward(o.adapter, g), g)
+        wide = _widened(o, copied_for_backward(o.adapter, g))
         kept = Hidden(u, slope) if o.keep_hidden else Hidden(expand(wide, o.y))
-        sides = branch_gradient(g, o.dtype, needs.adapter.b2, wide.factor, dropped=False)
-        dy, gradients = wide_gradients(wide, *sides, o.y, kept, needs.y, needs.adapter)
+        branch, db2 = branch_gradient(g, o.dtype, needs.adapter.b2, wide.factor, dropped=False)
+        sums = None if db2 is None else db2[None]
+        dy, gradients = wide_gradients(wide, branch, None, sums, o.y, kept, needs.y, needs.adapter)
         return _PACKING.gradients(y=None if dy is None else dy.view(g.shape).to(ctx.dtype_in), adapter=gradients)
 
 
-def _widened(o: _Operands, adapter: AdapterWeights | None, x: Tensor) -> WidenedMLP:
-    factor, low = (None, None) if adapter is None else (row_factor(o.drop, x), cast(adapter, o.dtype))
-    return WidenedMLP(o.mlp, adapter, low, factor, o.scale, o.activation, o.dtype)
+def _widened(o: _Operands, adapter: FormedAdapter | None) -> WidenedMLP:
+    factor = None if adapter is None else o.factor
+    return WidenedMLP(o.mlp, adapter, factor, o.activation, o.dtype)
 
 
-def expand(wide: WidenedMLP, y: Tensor) -> Tensor:
-    """u [rows, M + H], gated [rows, 2M + H], of ``y`` [rows, D]."""
-    bias = _stacked(wide, wide.mlp.gate_bias, wide.mlp.fc_bias, None if wide.low is None else wide.low.b1)
-    return F.linear(y, _widening(wide), bias)
+def stack_weights(wide: WidenedMLP) -> WidenedMLP:
+    """The same with its weights stacked, to be read several times."""
+    if wide.stacked is not None or wide.within is None:
+        return wide
+    return wide._replace(stacked=StackedMLP(_widening(wide), _widening_bias(wide), _narrowing(wide)))
 
 
-def activated(wide: WidenedMLP, u: Tensor, keep: bool) -> tuple[Tensor, Hidden]:
-    """The hidden state after its activations [rows, M + H], and what ``keep`` asks to be kept of it."""
-    split, kept = wide.mlp.fc_weight.shape[0], Hidden(u if keep else None)
+def expand(wide: WidenedMLP, y: Tensor | ScaledRows) -> Tensor:
+    """u of :class:`Hidden`, of ``y`` [rows, D]."""
+    return product(y, _widening(wide), _widening_bias(wide), wide.scaled.fc, wide.dtype)
+
+
+def activated(wide: WidenedMLP, y: Tensor | ScaledRows, keep: bool) -> tuple[Tensor | ScaledRows, Hidden]:
+    """The hidden state of ``y`` [rows, D] after its activations, [rows, M + H], without the adapter's columns where it
+    stands beside, and what ``keep`` asks to be kept of it."""
+    split = wide.mlp.fc_weight.shape[0]
+    if wide.in_half and isinstance(y, Tensor):
+        weights = (_widening(wide), _widening_bias(wide))
+        hidden, slope = ops.wide_product(y, *weights, split, wide.activation, wide.factor, keep)
+        return hidden, Hidden(slope=slope if keep else None)
+    u = expand(wide, y)
+    kept = Hidden(u if keep else None)
     if wide.mlp.gate_weight is not None:
-        return torch.ops.aim.wide_swiglu(u, split, wide.factor), kept
-    if keep and u.dtype.itemsize == 2:
-        hidden, slope = torch.ops.aim.wide_slope(u, split, wide.activation, wide.factor)
-        return hidden, Hidden(slope=slope)
-    return torch.ops.aim.wide_activation(u, split, wide.activation, wide.factor), kept
+        return ops.wide_swiglu(u, split, wide.factor), kept
+    if wide.scaled.proj is not None and u.dtype.itemsize == 2:
+        *rows, slope = ops.scaled_activation(u, wide.activation, EIGHT_BITS, keep)
+        return ScaledRows(*rows), Hidden(slope=slope if keep else None)
+    return ops.wide_activation(u, split, wide.activation, wide.factor), kept
 
 
-def contract(wide: WidenedMLP, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The output [rows, D], and what it still lacks: s·b2 [D], to be multiplied by the factor; None without one."""
-    bias, dropped_bias = wide.mlp.proj_bias.to(wide.dtype), None
-    if wide.low is not None and wide.factor is None:
-        bias = bias + wide.scale * wide.low.b2
-    elif wide.adapter is not None:
-        dropped_bias = wide.scale * wide.adapter.b2
-    return F.linear(hidden, _narrowing(wide), bias), dropped_bias
+def contract(wide: WidenedMLP, hidden: Tensor | ScaledRows, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The output [rows, D], and what it still lacks: s·b2 [D], to be multiplied by the factor; None without one.
+
+    ``y`` [rows, D] is read by an adapter that stands beside.
+    """
+    bias, dropped_bias = wide.mlp.proj_bias, None if wide.adapter is None else wide.adapter.added_bias
+    if wide.adapter is not None and wide.factor is None:
+        bias, dropped_bias = wide.adapter.low_b2, None
+    out = product(hidden, _narrowing(wide), bias, wide.scaled.proj, wide.dtype)
+    if (own := wide.beside) and y is not None:
+        out.addmm_(gelu(F.linear(y, own.w1, own.low_b1), wide.factor), own.w2.t())
+    return out, dropped_bias
 
 
 def wide_gradients(
     wide: WidenedMLP,
     branch: Tensor,
-    db2: Tensor | None,
+    eight: ScaledRows | None,
+    sums: Tensor | None,
     y: Tensor | None,
     kept: Hidden,
     needs_y: bool,
     needs: AdapterNeeds,
 ) -> tuple[Tensor | None, AdapterGradients]:
-    """dy [rows, D] and the adapter's gradients from ``branch`` [rows, D], that of the output, in its dtype.
+    """dy [rows, D] and the adapter's gradients from ``branch`` [rows, D], that of the output, in its dtype, and where
+    somebody has it ``eight``, the same in eight bits.
 
-    ``db2`` [D] is the sum of its rows times droppath's factor, where b2 wants its gradient. ``y`` [rows, D] is read for
-    the adapter's hidden state, where that is not kept, and for the gradient of W1.
+    ``sums`` [N, D] are those of its rows times droppath's factor, where b2 wants its gradient. ``y`` [rows, D] is read
+    for the adapter's hidden state, where that is not kept, and for the gradient of W1.
     """
-    adapter, factor, split = wide.adapter, wide.factor, wide.mlp.fc_weight.shape[0]
+    adapter, beside, factor, split = wide.within, wide.beside, wide.factor, wide.mlp.fc_weight.shape[0]
     first = split if wide.mlp.gate_weight is None else 2 * split  # of the adapter's columns in u
-    own, du = None, None
-    if kept.u is not None:
+    own, du_own, gradients = None, None, None
+    du: Tensor | ScaledRows | None = None
+    if beside is not None and y is not None:
+        u = F.linear(y, beside.w1, beside.low_b1)
+        du_own, hidden, biases = gelu_gradients(beside, branch @ beside.w2, u, sums, factor)
+        gradients = adapter_gradients(beside, needs, y, du_own, hidden, branch, biases)
+        del u, hidden
+    elif kept.u is not None:
         own = kept.u[:, first:]
-    elif wide.low is not None and y is not None:
-        own = F.linear(y, wide.low.w1, wide.low.b1)
+    elif adapter is not None and y is not None:
+        own = F.linear(y, adapter.w1, adapter.low_b1)
+    dw1 = dw2 = None
+    if adapter is not None and needs.w2 and own is not None:
+        dw2 = (branch.t() @ gelu(own.contiguous(), factor)).to(adapter.w2.dtype)
     if needs_y or needs.w1 or needs.b1:
-        dhidden = branch @ _narrowing(wide)
-        if wide.mlp.gate_weight is not None:
-            du = torch.ops.aim.wide_swiglu_backward(dhidden, kept.u, split, factor)
-        elif kept.slope is None:
-            du = torch.ops.aim.wide_activation_backward(dhidden, kept.u, split, wide.activation, factor)
-        else:
+        if kept.slope is not None and wide.in_half:
             columns = branch.new_empty(branch.shape[0], 0) if own is None else own
-            du = torch.ops.aim.wide_slope_backward(dhidden, kept.slope, columns, factor)
-        del dhidden
-    dw1 = db1 = dw2 = None
-    if adapter is not None:
-        if needs.w2 and own is not None:
-            dw2 = (branch.t() @ gelu(own.contiguous(), factor)).to(adapter.w2.dtype) * wide.scale
-        if db2 is not None:
-            db2 = db2.to(adapter.b2.dtype) * wide.scale
-        if needs.b1 and du is not None:
-            db1 = column_sum(du[:, first:], adapter.b1.dtype)
-        if needs.w1 and du is not None and y is not None:
-            dw1 = (du[:, first:].t() @ y).to(adapter.w1.dtype)
-    dy = du @ _widening(wide) if needs_y and du is not None else None
-    return dy, AdapterGradients(dw1, db1, dw2, db2)
+            du = ops.wide_product_backward(branch, _narrowing(wide), kept.slope, columns, factor)
+            del branch
+        else:
+            dhidden = input_gradient(eight or branch, _narrowing(wide), wide.scaled.proj, wide.dtype)
+            del branch, eight
+            if wide.mlp.gate_weight is not None:
+                du = ops.wide_swiglu_backward(dhidden, kept.u, split, factor)
+            elif kept.slope is None:
+                du = ops.wide_activation_backward(dhidden, kept.u, split, wide.activation, factor)
+            else:
+                du = ScaledRows(*ops.scaled_slope(dhidden, kept.slope, EIGHT_BITS))
+            del dhidden
+        if isinstance(du, Tensor) and beside is None:
+            du_own = du[:, first:]
+    if gradients is None:
+        biases = Biases()
+        if adapter is not None:
+            biases = bias_gradients(adapter, du_own if needs.b1 else None, sums)
+            if needs.w1 and du_own is not None and y is not None:
+                dw1 = (du_own.t() @ y).to(adapter.w1.dtype)
+        gradients = AdapterGradients(dw1, biases.b1, dw2, biases.b2)
+    if not needs_y or du is None:
+        return None, gradients
+    dy = input_gradient(du, _widening(wide), wide.scaled.fc, wide.dtype)
+    if beside is not None and du_own is not None:
+        dy.addmm_(du_own, beside.w1)
+    return dy, gradients
 
 
 def _widening(wide: WidenedMLP) -> Tensor:
-    """[Wfc ; W1], [M + H, D], gated [Wgate ; Wfc ; W1], [2M + H, D]."""
-    return _stacked(wide, wide.mlp.gate_weight, wide.mlp.fc_weight, None if wide.low is None else wide.low.w1)
+    """[Wfc ; W1], [M + H, D], gated [Wgate ; Wfc ; W1], [2M + H, D]; in eight bits it is not read."""
+    if wide.stacked is not None:
+        return wide.stacked.widening
+    if wide.scaled.fc is not None:
+        return wide.mlp.fc_weight
+    return _stacked(wide, wide.mlp.gate_weight, wide.mlp.fc_weight, None if wide.adapter is None else wide.adapter.w1)
+
+
+def _widening_bias(wide: WidenedMLP) -> Tensor:
+    """[bfc ; b1], [M + H], gated [bgate ; bfc ; b1], [2M + H], b1 where W1 is."""
+    if wide.stacked is not None:
+        return wide.stacked.bias
+    return _stacked(wide, wide.mlp.gate_bias, wide.mlp.fc_bias, None if wide.within is None else wide.within.low_b1)
 
 
 def _stacked(wide: WidenedMLP, *parts: Tensor | None) -> Tensor:
@@ -229,5 +313,7 @@ def _stacked(wide: WidenedMLP, *parts: Tensor | None) -> Tensor:
 
 def _narrowing(wide: WidenedMLP) -> Tensor:
     """[Wproj | s·W2], [D, M + H]."""
+    if wide.stacked is not None:
+        return wide.stacked.narrowing
     weight = wide.mlp.proj_weight.to(wide.dtype)
-    return weight if wide.adapter is None else torch.cat([weight, (wide.scale * wide.adapter.w2).to(wide.dtype)], 1)
+    return weight if wide.within is None else torch.cat([weight, wide.within.w2], 1)

@@ -92,7 +92,9 @@ def test_help_has_the_options_of_added_parts_and_their_words(run):
     for heading, option in (("Before", "--before-ratio X"), ("Change", "--since N"), ("Distilled", "--distillation X")):
         assert f" {heading}: {option} " in text
     assert "hidden width of the adapters as a share of the model's width [default: 0.125]" in text
-    shipped = "aim, probe, full, timesformer, st_adapter, zeroi2v, bitfit, lora"
+    shipped = (
+        "aim, probe, full, timesformer, st_adapter, zeroi2v, bitfit, lora, x_clip, actionclip, evl, side4video, dist"
+    )
     assert f"what is put on the trunk: {shipped}, before or promptclip" in text
     assert "change: a classifier on the last frame less another" in text
     text = " ".join(run("models", "--help")[1].split())

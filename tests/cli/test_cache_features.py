@@ -5,7 +5,9 @@ import torch
 
 from aim_fast.data.features.store import FeatureStore
 from aim_fast.data.loader import ClipLoader
+from aim_fast.models.trunks.clip import CLIPViT
 from aim_fast.training.metrics import read_metrics
+from tests.cli.stopped_runs import train_and_resume
 
 VIEW = ("--train-view", "validation", "--epochs", 2, "--quiet")
 TOP = ("--adapter-layers", "top")
@@ -41,6 +43,58 @@ def test_a_linear_probe_keeps_one_token_a_frame_and_resumes(aim_fast, tiny, tmp_
     status, out, err = aim_fast("eval", tmp_path / "run")  # from the videos
     assert status == 0, err
     assert "top-1" in out
+
+
+BESIDE = {
+    "evl": ("--decoder-layers", 2, "--cache-layers", "all"),
+    "side4video": ("--side-width", 64),
+    "dist": ("--dist-width", 64, "--dist-temporal", 8, "--dist-pooling", 1),
+}
+
+
+@pytest.mark.parametrize(
+    "method", ["side4video", *(pytest.param(method, marks=pytest.mark.slow) for method in ("evl", "dist"))]
+)
+def test_all_that_a_network_reads_is_kept_and_a_run_from_it_resumes(method, aim_fast, tiny, tmp_path, monkeypatch):
+    own, cache = BESIDE[method], ("--cache-features", tmp_path / "cache", "--cache-dtype", "float32")
+    options = (*tiny, *VIEW[:2], "--epochs", 1, "--method", method, "--precision", "fp32", "--head-dropout", 0.5)
+    asked = own[: own.index("--cache-layers")] if "--cache-layers" in own else own
+    status, _, err = aim_fast("train", *options, *asked, "--quiet", "--output", tmp_path / "videos")
+    assert status == 0, err
+    status, _, err = aim_fast("train", *options, *own, *cache, "--output", tmp_path / "cached")
+    assert status == 0, err
+    assert f"what {method} reads of blocks" in err
+    assert " MiB a clip in float32, " in err
+    torch.testing.assert_close(curve(tmp_path / "cached"), curve(tmp_path / "videos"), rtol=1e-5, atol=0)
+    monkeypatch.setattr(ClipLoader, "batches", None)  # from here on no video can be read
+    whole = train_and_resume(aim_fast, monkeypatch, CLIPViT, (*options, *own, *cache), tmp_path)
+    assert torch.equal(curve(whole), curve(tmp_path / "cached"))
+
+
+def test_a_disk_without_room_for_all_layers_is_refused_beforehand(aim_fast, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("aim_fast.files.free_bytes", lambda place: 2**20)
+    options = (*tiny, *VIEW, "--method", "side4video", "--side-width", 64, "--cache-features", tmp_path / "cache")
+    status, _, err = aim_fast("train", *options, "--output", tmp_path / "run")
+    assert status == 2
+    assert "the features need 0.0 GiB and 0.0 GiB are free; take a larger disk, or --data-share" in err
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--cache-layers", "all"), "given with cache_features"),
+        (("--cache-layers", "all", *VIEW[:2], "--cache-features", "F"), "is of networks beside a trunk, and aim has"),
+        (("--cache-layers", "lower", *VIEW[:2], "--cache-features", "F", "--method", "dist"), "use --cache-layers all"),
+    ],
+)
+def test_layers_that_no_network_reads_are_refused(aim_fast, tiny, tmp_path, monkeypatch, options, line):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = aim_fast("train", *tiny, *options, "--output", tmp_path / "run", "--quiet")
+    assert status == 2
+    assert line in err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,16 @@ def test_models_runs_and_overrides_are_measured_side_by_side(aim_fast, trained, 
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_kernels_that_a_card_runs_are_said(aim_fast, monkeypatch):
+    from aim_fast.studies import comparison
+
+    line, asked = "tuned 3 calls of operators for Some Card before", []
+    monkeypatch.setattr(comparison, "run_recalled", lambda model, place: asked.append(model.embed_dim) or line)
+    status, out, _ = aim_fast("compare", "aim_vit_demo", *SPEED)
+    assert (status, asked) == (0, [64])
+    assert f"Kernels: {line}" in out.splitlines()
+
+
 def test_a_model_that_reads_class_names_is_measured_with_as_many(aim_fast):
     (row,) = rows_of(aim_fast, "promptclip_demo,num_frames=2,max_names=4", *SPEED)
     assert row["train"] > 0
@@ -86,17 +96,17 @@ def test_published_accuracies_stand_beside_what_is_counted(aim_fast):
     [
         (("aim_vit_b16_clp",), "did you mean 'aim_vit_b16_clip'"),
         (("torchvision:mvit_v2",), "did you mean 'torchvision:mvit_v2_s'"),
-        (("aim_vit_demo,frames=4",), "did you mean 'num_frames'"),
+        (("aim_vit_demo,num_frame=4",), "did you mean 'num_frames'"),
         (("aim_vit_demo,4",), "write NAME,key=value"),
         (("aim_vit_demo,tune=some",), "tune 'some' is none of"),
-        (("torchvision:mvit_v2_s,num_frames=8",), "num_frames 8 is not 16"),
+        (("torchvision:mvit_v2_s,num_frames=7",), "num_frames 7 is not a multiple of 2"),
         (("aim_vit_demo", "--dataset", "kinetics40"), "did you mean 'kinetics400'"),
         (("aim_vit_demo", "--csv", "/none/x.csv"), "cannot be written"),
         (("runs/none",), "runs/none does not exist"),
         (("xyzzy",), "`aim-fast models` lists models"),
         ((), "Missing argument 'MODEL|RUN...' or --trunk"),
         (("--trunk", "vit_dem"), "did you mean 'vit_demo'"),
-        (("--trunk", "torchvision:mvit_v2_s"), "unknown model 'torchvision:mvit_v2_s'"),
+        (("--trunk", "torchvision:mvit_v9"), "unknown model 'torchvision:mvit_v9'"),
         (("--trunk", "vit_demo,tun=all", "--method", "aim,full"), "did you mean 'tune'"),
         (("vit_demo", "--method", "aim,prob"), "did you mean 'probe'"),
         (("vit_demo", "--head", "linear,txt"), "did you mean 'text'"),

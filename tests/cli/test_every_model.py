@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from aim_fast.models.registry import find_entry
 from tests.cli.stopped_runs import train_and_resume
 
-MODELS = ("aim_vit_imagenet_demo", "aim_swin_demo", "timesformer_demo", "promptclip_demo", "text head")
+WHOLE = ("uniformer_demo", "vivit_fe_demo", "mtv_demo", "tokenlearner_demo")
+MODELS = ("aim_vit_imagenet_demo", "aim_swin_demo", "timesformer_demo", "promptclip_demo", "text head", *WHOLE)
 DROPS = ("--drop-path", 0.2, "--head-dropout", 0.5)
 
 
@@ -30,7 +31,8 @@ def test_a_stopped_run_resumes_to_the_same_values_bit_for_bit(
     model = "aim_vit_demo" if case == "text head" else case
     options = ("--dataset", "ssv2", "--data-root", motion_set, "--weights", weights, "--model", model, "--frames", 4)
     options += ("--batch-size", 8, "--total-batch-size", 8, "--epochs", 1, "--log-every", 1)
-    options += {"promptclip_demo": (), "text head": (*DROPS[:2], "--head", "text")}.get(case, DROPS)
+    drops = {"promptclip_demo": (), "text head": (*DROPS[:2], "--head", "text")} | dict.fromkeys(WHOLE, DROPS[:2])
+    options += drops.get(case, DROPS)
     train_and_resume(aim_fast, monkeypatch, find_entry(model).model, options, tmp_path)
 
 

@@ -15,6 +15,9 @@ OPTIONS = {
     "zeroi2v": ("--shift-reach", 2, "--zero-dropout", 0.1),
     "lora": ("--attention-over-time",),
     "bitfit": (),
+    "side4video": ("--side-width", 64),
+    "dist": ("--dist-width", 64, "--dist-temporal", 8, "--dist-pooling", 1),
+    "evl": ("--decoder-layers", 2, "--decoder-dropout", 0.5),
 }
 
 

@@ -1,10 +1,10 @@
 """`aim-fast --help`, `models`, `doctor`, `index`, and the whole of the demo."""
 
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -19,11 +19,11 @@ def test_help_answers_within_a_second_and_imports_nothing_heavy():
         "heavy = {'torch', 'nvidia.dali', 'av', 'matplotlib', 'timm', 'open_clip', 'transformers'} & set(sys.modules)\n"
         "print('HEAVY', heavy)"
     )
-    times = []
+    times = []  # of a core, whatever runs beside
     for _ in range(3):
-        start = time.perf_counter()
+        start = sum(os.times()[2:4])
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        times.append(time.perf_counter() - start)
+        times.append(sum(os.times()[2:4]) - start)
         assert result.stdout.strip().endswith("HEAVY set()")
         assert all(command in result.stdout for command in ("train", "eval", "predict", "demo", "doctor"))
     assert min(times) < 1.0
@@ -60,7 +60,7 @@ def test_help_tells_what_an_option_is_when_it_is_not_typed(aim_fast):
     }
     for option, text in by_recipe.items():
         assert default("train", option) == f"chosen by recipe, else {text}"
-    fixed = {"--mixup": "0.0", "--no-compile": "no", "--memory": "fast", "--weights": None}
+    fixed = {"--data-share": "1.0", "--no-compile": "no", "--memory": "fast", "--output": None}
     for option, text in fixed.items():
         assert default("train", option) == text
     assert default("eval", "--views") == "the run's"

@@ -260,7 +260,7 @@ def official(tmp_path: Path, videos: dict[str, Path]) -> Callable[..., Path]:
     def make(name: str, **options) -> Path:
         root = tmp_path / name.partition("-")[0]
         root.mkdir()
-        _LAYOUTS[root.name.rstrip("0123456789")](root, videos, **options)
+        LAYOUTS[root.name.rstrip("0123456789")](root, videos, **options)
         return root
 
     return make
@@ -359,4 +359,4 @@ def _jester(root: Path, _videos: dict[str, Path], newer: bool = False) -> None:
     _twentybn(root, "jester-v1", "20bn-jester-v1", ["Swiping Left", "Stop Sign"], newer)
 
 
-_LAYOUTS = {"kinetics": _kinetics, "diving": _diving, "ucf": _ucf, "hmdb": _hmdb, "ssv": _ssv, "jester": _jester}
+LAYOUTS = {"kinetics": _kinetics, "diving": _diving, "ucf": _ucf, "hmdb": _hmdb, "ssv": _ssv, "jester": _jester}

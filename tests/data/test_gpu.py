@@ -44,8 +44,12 @@ def test_frames_and_order_are_those_of_the_cpu(index, decoder, train):
             assert (a - b).abs().mean() < 8  # boxes of fractions of a pixel on blocks of random colour
 
 
-def test_every_augmentation_runs_on_the_gpu_as_on_the_cpu(index):
-    augmentation = Augmentation(flip=0.5, randaug=(18, 7), color_jitter=0.1, erasing=0.5)
+JITTERED = {"jitter": (0.4, 0.4, 0.2, 0.1), "grayscale": 0.2, "crop_scales": (1, 0.875, 0.75), "repeats": 2}
+
+
+@pytest.mark.parametrize("more", [{"randaug": (18, 7)}, JITTERED], ids=["randaug", "jitter"])
+def test_every_augmentation_runs_on_the_gpu_as_on_the_cpu(index, more):
+    augmentation = Augmentation(flip=0.5, color_jitter=0.1, erasing=0.5, **more)
     options = {"train": True, "sampling": Sampling(4), "augmentation": augmentation, "decoder": "pyav"}
     for found, expected in zip(batches(index, "cuda", **options), batches(index, "cpu", **options), strict=True):
         assert (found.frames.cpu().float() - expected.frames.float()).abs().mean() < 4

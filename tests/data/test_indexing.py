@@ -258,8 +258,11 @@ def test_an_index_of_which_any_bit_flipped_is_read_or_refused(root):
 def test_a_row_is_its_clip_and_its_probe_field_by_field():
     names = [field.name for kind in (Clip, Probe) for field in fields(kind)]
     assert sorted(names) == sorted(field.name for field in fields(Row))
-    clip, found = Clip("a.mp4", 3, "a"), Probe(**{field.name: f"its {field.name}" for field in fields(Probe)})
+    clip, found = (
+        Clip("a.mp4", 3, "a", others=(5,)),
+        Probe(**{field.name: f"its {field.name}" for field in fields(Probe)}),
+    )
     row = Row.of(clip, found)
     assert row.probe == found
     assert Row.of(Row.of(clip, Probe()), found) == row
-    assert [getattr(row, name) for name in names] == ["a.mp4", 3, "a", *(f"its {name}" for name in names[3:])]
+    assert [getattr(row, name) for name in names] == ["a.mp4", 3, "a", (5,), *(f"its {name}" for name in names[4:])]

@@ -40,7 +40,7 @@ def clips(videos):
                 index=number,
             )
             pixels = resize_box(decode_frames(path, plan.frames), plan, SIZE) if number % 3 == 2 else None
-            made.append(ClipInput(plan, path, pixels))
+            made.append(ClipInput(plan, path, pixels, size=(found.height, found.width)))
         return made
 
     return make
@@ -80,3 +80,35 @@ def test_randaugment_in_the_one_pipeline_runs_on_what_the_host_runs_it_on(clips)
     batch = [clip for clip in clips(augmentation) if clip.pixels is not None] * 3
     ((expected,), (found,)) = both_ways([batch], augmentation)
     assert torch.equal(found, expected)
+
+
+def test_a_gpu_decodes_files_of_one_size_behind_one_another_and_gives_the_same_clips(clips, monkeypatch):
+    """The decoder's cache on a GPU makes one anew where the size of the file before it was another."""
+    augmentation = Augmentation(flip=0.5, erasing=1.0, randaug=(2, 7))
+    mixed = clips(augmentation)
+    batch = [mixed[i] for i in (0, 3, 1, 0, 2, 3)]
+    assert len({clip.size for clip in batch}) > 1
+    decoded: list[list[tuple[int, int]]] = []
+
+    class OnGpu(DevicePipeline):
+        """Its decoding on a CPU, as there is none other."""
+
+        def _made(self, resized):
+            monkeypatch.setattr(self, "_decode_on", "cpu")
+            made = super()._made(resized)
+            monkeypatch.setattr(self, "_decode_on", "gpu")
+            return made
+
+        def _inputs(self, clips, resized):
+            decoded.append([clip.size for clip in clips])
+            return super()._inputs(clips, resized)
+
+    options = {"batch_size": 6, "img_size": SIZE, "augmentation": augmentation, "threads": 2}
+    found = []
+    for kind, where in ((DevicePipeline, "cpu"), (OnGpu, "gpu")):
+        pipeline = kind(**options, device=torch.device("cpu"), decode_on=where)
+        found += pipeline.run([batch])
+        pipeline.close()
+    files = decoded[0]
+    assert files == sorted(files) != [clip.size for clip in batch if clip.pixels is None]
+    assert torch.equal(*found)

@@ -106,6 +106,18 @@ def test_random_boxes_have_the_stated_area_and_aspect():
     assert np.histogram(small, bins=4, range=(0.08, 0.45))[0].min() > 0.2 * len(small)
 
 
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (224, 224)])
+def test_a_square_may_be_taken_anywhere_of_a_frame_whose_short_side_is_drawn(height, width):
+    augmentation = Augmentation(short_sides=(224, 258))
+    boxes = np.array([plan(augmentation, index=i, height=height, width=width).box for i in range(3000)])
+    top, left, bottom, right = boxes.T
+    np.testing.assert_allclose((bottom - top) * height, (right - left) * width, rtol=0.005)
+    sides = np.round(224 / np.maximum(bottom - top, right - left)).astype(int)  # a share of the short side
+    assert (sides.min(), sides.max()) == (224, 258)
+    for first, last in ((top, bottom), (left, right)):  # it reaches every edge and leaves none
+        assert 0 == first.min() <= last.max() == 1
+
+
 def test_a_box_that_never_fits_falls_back_to_the_centre_square():
     y0, x0, y1, x1 = plan(Augmentation(scale=(0.9, 1.0)), height=100, width=1000).box
     assert (y0, y1) == (0, 1)
@@ -215,3 +227,25 @@ def test_replacements_are_drawn_from_seed_epoch_and_index():
 def test_impossible_augmentation_is_a_usage_error(options):
     with pytest.raises(UsageError):
         Augmentation(**options)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 340), (340, 256), (256, 256)])
+def test_a_multi_scale_crop_has_neighbouring_sides_at_thirteen_places(height, width):
+    """Wang et al., TSN, 2016: sides of 256, 224, 192 and 168 of 256 pixels, at most one step of the list apart."""
+    augmentation = Augmentation(crop_scales=(1, 0.875, 0.75, 0.66))
+    boxes = np.array([plan(augmentation, index=i, height=height, width=width).box for i in range(4000)])
+    pixels = np.rint(boxes * [height, width, height, width]).astype(int)
+    top, left, bottom, right = pixels.T
+    sizes = {(h, w) for h, w in zip(bottom - top, right - left)}
+    sides = (256, 224, 192, 168)
+    assert sizes == {(a, b) for i, a in enumerate(sides) for j, b in enumerate(sides) if abs(i - j) <= 1}
+    places = {(y, x) for y, x, h, w in zip(top, left, bottom - top, right - left) if (h, w) == (168, 168)}
+    down, across = (height - 168) // 4, (width - 168) // 4
+    quarters = {(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (0, 2), (2, 0), (4, 2), (2, 4), (1, 1), (1, 3), (3, 1), (3, 3)}
+    assert places == {(y * down, x * across) for y, x in quarters}
+
+
+@pytest.mark.parametrize("fields", [{"crop_scales": (1.2,)}, {"crop_scales": (0.5,), "short_sides": (224, 256)}])
+def test_scales_that_cannot_be_are_refused(fields):
+    with pytest.raises(UsageError, match="give shares up to 1, and no short_sides"):
+        Augmentation(**fields)

@@ -31,6 +31,21 @@ def test_evaluation_takes_the_published_frames(case):
     assert found == case["test_indices"]
 
 
+@pytest.mark.parametrize(("frames", "clips"), [(300, 3), (301, 4), (128, 2), (129, 5), (100, 3), (300, 1)])
+def test_views_may_be_spread_from_the_first_start_to_the_last(frames, clips):
+    sampling = Sampling(8, 16, clips=clips, ends=True)
+    found = [frame_indices(sampling, frames, clip=clip) for clip in range(clips)]
+    last = frames - 128
+    if clips == 1 or last < 0:
+        plain = Sampling(8, 16, clips=clips)
+        assert found == [frame_indices(plain, frames, clip=clip) for clip in range(clips)]
+    else:
+        starts = [one[0] for one in found]
+        assert starts == [round(clip * last / (clips - 1)) for clip in range(clips)]
+        assert (starts[0], starts[-1]) == (0, last)
+        assert all(np.diff(one).tolist() == [16] * 7 for one in found)
+
+
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case["uniform"]], ids=lambda c: f"{c['num_frames']}-{c['clip_len']}"
 )
@@ -78,3 +93,21 @@ def test_further_uniform_clips_differ_and_stay_in_their_segments():
 def test_impossible_sampling_is_a_usage_error(options):
     with pytest.raises(UsageError):
         Sampling(**options)
+
+
+@pytest.mark.parametrize("n", [8, 37, 64, 5])
+def test_equal_segments_share_no_frame_and_are_tested_at_their_middles(n):
+    """TSN: n frames in T segments of n/T; one frame drawn of each, the middle in evaluation."""
+    sampling = Sampling(8, equal=True, clips=2)
+    rng = np.random.default_rng(n)
+    drawn = np.array([frame_indices(sampling, n, draws=rng.random(8).tolist()) for _ in range(500)])
+    edges = np.arange(9) * n / 8
+    assert (drawn >= np.floor(edges[:-1])).all()
+    assert (drawn < np.ceil(edges[1:])).all()
+    if n % 8 == 0:
+        seen = [set(column) for column in drawn.T]
+        assert sorted(frame for one in seen for frame in one) == list(range(n))
+    assert frame_indices(Sampling(8, equal=True), n) == [int((i + 0.5) * n / 8) for i in range(8)]
+    first, second = (frame_indices(sampling, n, clip=clip) for clip in range(2))
+    assert all(a <= b for a, b in zip(first, second))
+    assert first == [int((i + 0.25) * n / 8) for i in range(8)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aim_fast.data import Sampling, load_views
-from aim_fast.data.windows import read_windows
+from aim_fast.data.windows import Length, read_windows
 from aim_fast.errors import DataError, UsageError
 from tests.data.conftest import write_video
 
@@ -63,3 +63,14 @@ def test_lengths_that_cannot_be_are_refused(videos):
         next(read_windows(videos["vp9"], Sampling(4, interval=2), 48, seconds=3))
     with pytest.raises(DataError, match="does not exist"):
         next(read_windows(Path("nowhere.mp4"), Sampling(4), 48))
+
+
+def test_aligned_windows_start_on_the_grid_and_repeat_the_last_frame(tmp_path):
+    video = write_video(tmp_path / "v.webm", "libvpx-vp9", frames=21)
+    windows = list(read_windows(video, Sampling(8, interval=1), 48, stride=Length(6, "frames"), aligned=True))
+    assert [window.first for window in windows] == [window.tick for window in windows] == [0, 6, 12, 18]
+    assert [window.ticks for window in windows] == [8, 8, 8, 3]
+    assert (windows[-1].last, windows[-1].end) == (20, pytest.approx(21 / 12, abs=0.01))
+    (whole,) = read_windows(video, Sampling(21, interval=1), 48)
+    assert torch.equal(windows[1].frames, whole.frames[6:14])
+    assert all(torch.equal(frame, whole.frames[20]) for frame in windows[-1].frames[2:])

@@ -8,17 +8,23 @@ import torch.nn.functional as F
 
 from aim_kernels import (
     error_rule,
+    residual_norm,  # noqa: F401
+    wide_product,
+    wide_product_triton,
     wide_slope,  # noqa: F401  (registers the operator)
 )
 from aim_kernels.adaptation import activate, adapter_reference
 from aim_kernels.adapter import adapter
+from aim_kernels.bias_gradients import column_sums_reference, gelu_gradients_reference
+from aim_kernels.block_shapes import LIBRARY, Launch, candidates
 from aim_kernels.choices import Activation
 from aim_kernels.column_sum import branch_gradient, column_sum
-from aim_kernels.folded_projection import fold_projection
+from aim_kernels.formed_adapter import fold_projection
 from aim_kernels.group_attention import backend_missing as group_backend_missing
 from aim_kernels.group_attention import group_attention, group_attention_reference
-from aim_kernels.layer_norm import layer_norm
+from aim_kernels.layer_norm import layer_norm, layer_norm_backward_reference
 from aim_kernels.patch_embed import patch_embed, patch_embed_reference
+from aim_kernels.registration import architecture
 from aim_kernels.residual import residual_add
 from aim_kernels.spatial_attention import backend_missing, spatial_attention, spatial_attention_reference
 from aim_kernels.temporal_attention import temporal_attention, temporal_attention_reference
@@ -118,6 +124,26 @@ def test_layer_norm(width, dtype):
     check(lambda x: layer_norm(x, weight, bias), plain, x)
 
 
+@pytest.mark.parametrize("factor", [False, True])
+@pytest.mark.parametrize("width", [768, 1024])
+def test_gradient_of_a_folded_norm(width, factor):
+    dy, normal = (torch.randn(1576, width, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    g, weight = torch.randn(1576, width, device="cuda"), torch.ones(width, device="cuda")
+    rstd, drop = torch.rand(1576, device="cuda") + 0.5, torch.rand(1576, device="cuda") + 0.5 if factor else None
+    found = torch.ops.aim.residual_norm_backward(dy, normal, weight, None, rstd, g, drop, torch.bfloat16, True, True)
+    found = found[:3]  # nothing in eight bits is asked for
+
+    def plain(dtype):
+        operands = (x.to(dtype) for x in (dy, normal, weight))
+        dx = layer_norm_backward_reference(*operands, None, rstd.to(dtype), g.to(dtype))
+        branch = dx if drop is None else dx * drop[:, None].to(dtype)
+        low = branch if dtype == torch.float64 else branch.bfloat16().to(dtype)
+        return dx, low, low.sum(0)
+
+    for got, rounded, exact in zip(found, plain(torch.float32), plain(torch.float64), strict=True):
+        error_rule.hold(got, rounded, exact)
+
+
 @pytest.mark.parametrize("activation", get_args(Activation))
 def test_wide_activation(activation):
     u = torch.randn(1576, 3264, device="cuda", dtype=torch.bfloat16) * 2
@@ -160,11 +186,45 @@ def test_adapter(width, hidden, surrounded, dtype):
 def test_wide_slope(activation):
     u, dy = (torch.randn(1576, 3264, device="cuda", dtype=torch.bfloat16) * 2 for _ in range(2))
     factor = torch.bernoulli(torch.full((1576,), 0.8, device="cuda")) / 0.8
+    odd = u.clone()
+    odd[7, 9] = torch.nan
+    slope = torch.ops.aim.wide_slope(odd, 3072, activation, factor)[1]
+    assert torch.ops.aim.wide_slope_backward(dy, slope, u[:, 3072:], factor).isnan().nonzero().tolist() == [[7, 9]]
     y, slope = torch.ops.aim.wide_slope(u, 3072, activation, factor)
     torch.testing.assert_close(y, wide_activation_reference(u, 3072, activation, factor), atol=0.01, rtol=0.01)
     du = torch.ops.aim.wide_slope_backward(dy, slope, u[:, 3072:], factor)
     truth = wide_activation_backward_reference(dy.double(), u.double(), 3072, activation, factor)
     assert ((du - truth).abs() <= dy.double().abs() * 0.0028 + truth.abs() * 0.01 + 1e-3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activation", get_args(Activation))
+@pytest.mark.parametrize(("rows", "width", "hidden"), [(1576, 768, 192), (514, 1024, 256), (300, 200, 40)])
+def test_wide_product(rows, width, hidden, activation, dtype):
+    """Every tile that a tuning may take, and the library's product, forward and back."""
+    shapes = (rows, width), (4 * width + hidden, width), (4 * width + hidden,), (width, 4 * width + hidden)
+    y, widening, bias, narrowing = (torch.randn(*shape, device="cuda") * shape[-1] ** -0.5 for shape in shapes)
+    y, widening, bias, narrowing = (x.to(dtype) for x in (y * width**0.5, widening, bias, narrowing))
+    factor = torch.bernoulli(torch.full((rows,), 0.8, device="cuda")) / 0.8
+    given = (y, widening, bias, 4 * width, activation, factor, True)
+    wide = [x.double() if isinstance(x, torch.Tensor) and x.dtype == dtype else x for x in given]
+    plain, coded = wide_product.wide_product_reference(*given)
+    truth = wide_product.wide_product_reference(*wide)[0]
+    own = F.linear(y, widening[4 * width :], bias[4 * width :])
+    back = (y, narrowing, coded, own, factor)
+    wide = [x.double() if x.dtype == dtype else x for x in back]
+    backs = [wide_product.wide_product_backward_reference(*x) for x in (back, wide)]
+    launch = Launch("wide_product_forward", 4 * width + hidden, architecture(y), 2, 0, "wide_product")
+    for shape in candidates(launch):
+        if shape == LIBRARY:
+            out, slope = torch.ops.aim.wide_product(*given)
+            du = torch.ops.aim.wide_product_backward(*back)
+        else:
+            out, slope = wide_product_triton.forward(*given, shape)
+            du = wide_product_triton.backward(*back, shape)
+        assert (slope.int() - coded.int()).abs().max() <= 1, shape
+        error_rule.hold(out, plain, truth, name=str(shape))
+        error_rule.hold(du, *backs, name=str(shape))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -253,14 +313,33 @@ def test_column_sums(dtype):
         assert torch.equal(bias, branch_gradient(g, dtype, True, drop, dropped)[1])
 
 
+@pytest.mark.parametrize("parts", [1, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_bias_gradients(dtype, parts):
+    dy, u = (torch.randn(50432, 192, device="cuda").to(dtype) for _ in range(2))
+    rows = torch.randn(1576, 768, device="cuda")
+    wide = [x.double() for x in (dy, u, rows)]
+    for factor in (None, torch.rand(50432, device="cuda") + 0.5):
+        found = torch.ops.aim.gelu_gradients(dy, u, rows, parts, factor)
+        plain = gelu_gradients_reference(dy, u, rows, parts, factor)
+        truth = gelu_gradients_reference(*wide, parts, None if factor is None else factor.double())
+        for got, rounded, exact in zip(found, plain, truth, strict=True):
+            error_rule.hold(got, rounded, exact)
+        for got, again in zip(found, torch.ops.aim.gelu_gradients(dy, u, rows, parts, factor), strict=True):
+            assert torch.equal(got, again)
+    plain, truth = column_sums_reference(dy, rows, parts), column_sums_reference(wide[0], wide[2], parts)
+    for got, rounded, exact in zip(torch.ops.aim.column_sums(dy, rows, parts), plain, truth, strict=True):
+        error_rule.hold(got, rounded, exact)
+
+
 def test_a_folded_bias_is_the_same_under_autocast():
     """Forward forms it under autocast, backward outside."""
     adapter = AdapterWeights(*(torch.randn(*s, device="cuda") for s in ((192, 768), (192,), (768, 192), (768,))))
     sizes = ((2304, 768), (2304,), (768, 768), (768,))
     attention = AttentionWeights(*(torch.randn(*s, device="cuda").bfloat16() for s in sizes))
-    outside = fold_projection(adapter, attention, adapter.w1)[1]
+    outside = fold_projection(adapter, attention[2:], adapter.w1)[1]
     with torch.autocast("cuda", torch.bfloat16):
-        assert torch.equal(fold_projection(adapter, attention, adapter.w1)[1], outside)
+        assert torch.equal(fold_projection(adapter, attention[2:], adapter.w1)[1], outside)
 
 
 def test_no_launch_leaves_the_device_of_its_input():

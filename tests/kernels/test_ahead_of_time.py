@@ -1,5 +1,6 @@
 """Every Triton kernel compiles for every architecture at the sizes of B/16 and L/14, as the block table launches it."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -39,6 +40,27 @@ def test_what_spills_for_lack_of_warps_is_found():
     used = ahead_of_time.compile_kernel(starved, 90)
     assert used.spilled > 128
     assert used.spill_share > ahead_of_time.HARMLESS_SPILLS
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_slopes_code_is_made_and_read_without_a_conversion(direction):
+    """Conversions are as slow as the exponentials beside them. NaN's code costs a minimum, not a test and a choice."""
+    (kernel,) = [k for k in ahead_of_time.kernels(80) if (k.name, k.model) == (f"wide_slope {direction}", "B/16")]
+    code = ahead_of_time.instructions(ahead_of_time.compiled_for(kernel, 80).asm["cubin"])
+    words = Counter(word.partition(".")[0] for _, text in code for word in text.split()[:2])
+    assert not words.keys() & {"F2I", "I2F", "I2FP"}
+    elements = kernel.constants["ROWS"] * kernel.constants["COLUMNS"] // (32 * kernel.options["num_warps"])
+    assert words["FMNMX"] == (elements if direction == "forward" else 0)
+
+
+def test_the_statistics_of_queries_are_not_read_four_bytes_at_a_time():
+    (kernel,) = [
+        k for k in ahead_of_time.kernels(80) if (k.name, k.model) == ("spatial_attention backward_keys", "B/16")
+    ]
+    code = ahead_of_time.instructions(ahead_of_time.compiled_for(kernel, 80).asm["cubin"])
+    loads = {word for _, text in code for word in text.split()[:2] if word.startswith(("LDG.", "LDGSTS"))}
+    assert loads
+    assert not loads & {"LDG.E", "LDGSTS.E"}
 
 
 @pytest.mark.slow

@@ -5,9 +5,15 @@ import json
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
+from torch.overrides import TorchFunctionMode
 
+from aim_fast.timing import Timing
+from aim_kernels import AIMBlock
 from bench import __main__ as bench
-from bench import profile, step
+from bench import methods, profile, step
+from bench.attention_backends import named, pin
+from bench.published import published
 
 
 @pytest.fixture
@@ -51,6 +57,32 @@ def test_of_several_batches_each_has_a_file(run_all):
         assert json.loads((folder / f"some-{batch}.json").read_text())["batch"] == batch
 
 
+@pytest.mark.parametrize(
+    ("program", "precision", "serves"),
+    [("step", "bf16", "roofline"), ("memory", "fp8", "step and roofline"), ("all", "fp16", "roofline")],
+)
+def test_a_precision_that_a_program_has_not_is_refused_in_a_line(monkeypatch, capsys, program, precision, serves):
+    monkeypatch.setattr("sys.argv", ["bench", program, "--precision", precision])
+    assert bench.main() == 2
+    assert capsys.readouterr().err == f"--precision {precision} is for bench {serves}, not for {program}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--gpu", "a100", "--precision", "fp8"), "the compute capability of an NVIDIA A100 SXM 80 GB is below 8.9"),
+        (("--model", "aim_vit_b16_clp"), "aim_vit_b16_clip"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused_in_a_line(monkeypatch, capsys, options, line):
+    pytest.importorskip("triton")
+    monkeypatch.setattr("sys.argv", ["bench", "roofline", *options])
+    assert bench.main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("bench roofline: ")
+    assert (line in said, said.count("\n")) == (True, 1)
+
+
 def test_the_published_structure_drops_token_positions_in_training_alone():
     side = step.make_sides("aim_vit_demo", 2, "cpu")["published"]
     block = side.transformer.resblocks[-1]
@@ -61,6 +93,7 @@ def test_the_published_structure_drops_token_positions_in_training_alone():
     assert dropped.unique().tolist() == pytest.approx([0, 1.25])
     assert 0.7 < (dropped > 0).float().mean() < 0.9
     assert torch.equal(block.eval()._drop(dropped), dropped)
+    assert not any(part.training for part in published(torch.nn.Sequential(AIMBlock(8, 2)).eval()).modules())
 
 
 def test_a_baseline_that_does_not_run_is_named_and_left_out():
@@ -82,3 +115,33 @@ def test_a_profile_names_the_operators_of_a_step_by_time():
     found, plain = ({name for name, _, _ in sides[side]["kernels"]} for side in ("fast", "published"))
     assert any(name.startswith("aim_cpu::attention") for name in found)
     assert not any(name.startswith("aim_cpu::attention") for name in plain)
+
+
+def test_the_published_step_names_the_attention_that_it_is_pinned_to(capsys):
+    side = step.make_sides("aim_vit_demo", 2, "cpu")["published"]
+    choice = {"time": SDPBackend.MATH, "space": SDPBackend.FLASH_ATTENTION}
+    asked = []
+
+    class Asked(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.nn.functional.scaled_dot_product_attention:
+                asked.append([b for b in choice.values() if b in torch.nn.attention._cur_sdpa_kernel_backends()])
+            return func(*args, **(kwargs or {}))
+
+    clips = torch.zeros(1, 2, side.img_size, side.img_size, 3, dtype=torch.uint8)
+    with Asked():
+        pin(side, choice)(clips)
+    assert asked == [[SDPBackend.MATH], [SDPBackend.FLASH_ATTENTION]] * len(side.transformer.resblocks)
+    results = {"model": "m", "saved_mib_per_clip": {}, "attention": {"published": named(choice)}}
+    step._print(results, {"fast": Timing([1.0, 1.0])})
+    printed = capsys.readouterr().out
+    assert "attention of published, compiled or not: math over time, flash_attention over space" in printed
+
+
+@pytest.mark.slow
+def test_every_method_of_a_trunk_has_its_time_and_memory_beside_aims():
+    found = methods.run(argparse.Namespace(device="cpu", model="vit_demo", frames=2, batch=2))
+    assert found["methods"]["aim"]["speed_of_aim"] == found["methods"]["aim"]["memory_of_aim"] == 1
+    assert found["methods"]["probe"]["memory_of_aim"] < 0.1  # its head alone
+    assert found["methods"].keys() >= {"evl", "st_adapter", "lora", "x_clip", "dist"}
+    assert not found["refused"]

@@ -14,12 +14,13 @@ pytestmark = pytest.mark.stack
 
 TRAIN = """
 import torch
-from aim_kernels import AIMBlock, AIMSwinBlock, hold_trunk, registration
+from aim_kernels import AIMBlock, AIMSwinBlock, formed_together, frozen_trunk, hold_trunk, registration, residual_norm
+from aim_kernels import scaled_norm, scaled_rows, widened_mlp
 from aim_kernels.adaptation import spatial_adaptation_reference
 from aim_kernels.rotation import Rotation
 from aim_kernels.spatial_adaptation import spatial_adaptation
 
-dtypes, ran = (torch.float16, torch.float32), set()
+dtypes, ran, lent_to = (torch.float16, torch.float32), set(), []
 registration.runs_triton = lambda *typed: all(getattr(x, "dtype", x) in dtypes for x in typed)
 
 def counted(name, triton):
@@ -36,7 +37,7 @@ def gradients(block, x, flow, backend, half, **options):
     block.zero_grad()
     torch.manual_seed(1)
     leaf = x.clone().requires_grad_()
-    with torch.autocast("cpu", torch.float16, enabled=half):
+    with torch.autocast("cpu", torch.float16, enabled=half), formed_together.formed_together(lent_to, leaf):
         out = block(leaf, **options)
     out.backward(flow[:, :, : out.shape[2]].to(out.dtype))
     return [out.detach(), leaf.grad, *(p.grad for p in block.parameters() if p.requires_grad)]
@@ -63,6 +64,7 @@ class GatedBlock(AIMBlock):
         norm, mlp = super().mlp_weights()
         return norm, mlp._replace(gate_weight=self.mlp.c_gate.weight, gate_bias=self.mlp.c_gate.bias)
 
+residual_norm.gains = lambda x: True
 torch.manual_seed(0)
 for memory in ("fast", "balanced"):
     for half, allowed in ((False, 1e-5), (True, 0.01)):
@@ -72,6 +74,19 @@ block = AIMBlock(48, 2, drop_path=0.3, drop_path_mode="clip", activation="gelu")
 compare(block, torch.randn(2, 3, 6, 48), "fast", False, 1e-5, cls_only=True)
 block = AIMBlock(48, 2, drop_path=0.3, adapters=("joint",), activation="gelu_tanh")
 compare(block, torch.randn(2, 3, 6, 48), "fast", True, 0.01)
+formed_together._gains = frozen_trunk._reads_folded = lambda x: True
+lent_to.append(AIMBlock(48, 2, drop_path=0.3, adapter_scale=0.5))
+for norm in (lent_to[0].ln_1, lent_to[0].ln_2):
+    torch.nn.init.normal_(norm.weight, 1.0, 0.3)
+    torch.nn.init.normal_(norm.bias, std=0.3)
+compare(*lent_to, torch.randn(1, 3, 5, 48), "fast", True, 0.01)
+assert lent_to.pop().held_norms is not None
+for module in (scaled_rows, scaled_norm, widened_mlp, residual_norm):
+    module.EIGHT_BITS = torch.float32  # the interpreter's e4m3 is not a card's
+lent_to.append(AIMBlock(48, 2, drop_path=0.3, adapter_scale=0.5))
+frozen_trunk._quantise(*lent_to)
+compare(*lent_to, torch.randn(1, 3, 5, 48), "fast", True, 0.01)
+assert all(lent_to.pop().held_norms.scaled)
 block = GatedBlock(48, 2, drop_path=0.3, adapters=("joint",))
 block.activation = "swiglu"
 for memory, half, allowed in (("balanced", False, 1e-5), ("fast", True, 0.01)):
@@ -105,5 +120,6 @@ def test_a_block_on_the_gpus_operators_gives_the_references_gradients():
     )
     assert process.returncode == 0, process.stderr[-2000:]
     parts = {"temporal_attention", "spatial_attention", "group_attention", "layer_norm", "residual_add"}
-    parts |= {"wide_slope", "wide_swiglu", "rotation"}
+    parts |= {"wide_slope", "wide_swiglu", "rotation", "residual_norm", "residual_norm_backward"}
+    parts |= {"scaled_rows", "scaled_norm", "scaled_activation", "scaled_slope", "gelu_gradients"}
     assert parts <= set(process.stdout.split())

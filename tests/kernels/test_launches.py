@@ -18,10 +18,12 @@ from aim_kernels import (  # noqa: F401
     rotation,
     spatial_attention_triton,
     temporal_attention,
+    wide_product_triton,
     wide_swiglu,
 )
+from aim_kernels.block_shapes import BlockShape
 from aim_kernels.registration import OPERATORS
-from bench.ahead_of_time import HARMLESS_SPILLS, SHARED_LIMIT, spill_share, usage
+from bench.ahead_of_time import HARMLESS_SPILLS, SHARED_LIMIT, compiled_for, kernels, spill_share, usage
 
 pytestmark = pytest.mark.stack
 
@@ -53,6 +55,7 @@ def faults(request, monkeypatch):
             or not 0 < grid[0] < 2**31
         ):
             found.append(f"{self.__name__}: {spilled} bytes spilled, {kernel.metadata.shared} shared, grid {grid}")
+        return kernel
 
     monkeypatch.setattr(JITFunction, "run", compiled)
     monkeypatch.setattr(driver, "_active", Card())
@@ -118,11 +121,43 @@ def test_wide_activation(width, split, faults):
 
 
 @pytest.mark.slow
+def test_what_is_compiled_ahead_of_time_is_what_launches(faults, monkeypatch):
+    compile_launch, made = JITFunction.run, {}
+
+    def kept(self, *args, **kwargs):
+        made[self.__name__] = compile_launch(self, *args, **kwargs)
+
+    monkeypatch.setattr(JITFunction, "run", kept)
+    u, factor = torch.empty(16, 3264, dtype=BF16), torch.empty(16)
+    y, slope = OPERATORS["wide_slope"].triton(u, 3072, "quick_gelu", factor)
+    OPERATORS["wide_slope_backward"].triton(y, slope, u[:, 3072:], factor)
+    for direction in ("forward", "backward"):
+        launched = made[f"wide_slope_{direction}_kernel"]
+        architecture = launched.metadata.target.arch
+        listed = {kernel.name: kernel for kernel in kernels(architecture) if kernel.model == "B/16"}
+        ahead = compiled_for(listed[f"wide_slope {direction}"], architecture)
+        assert ahead.asm["ptx"] == launched.asm["ptx"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "split"), [(192, 0), (320, 171), (3264, 3072)])
 def test_wide_swiglu(width, split, faults):
     u, factor = torch.empty(70, split + width, dtype=BF16), torch.empty(70)
     y = OPERATORS["wide_swiglu"].triton(u, split, factor)
     OPERATORS["wide_swiglu_backward"].triton(y, u, split, factor)
+    assert not faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("depth", "split", "hidden", "keep"), [(768, 3072, 192, False), (200, 800, 40, True)])
+def test_wide_product(depth, split, hidden, keep, faults, monkeypatch):
+    monkeypatch.setattr(wide_product_triton, "architecture", lambda x: driver.active.get_current_target().arch)
+    y, factor = torch.empty(70, depth, dtype=BF16), torch.empty(70)
+    widening, bias = torch.empty(split + hidden, depth, dtype=BF16), torch.empty(split + hidden, dtype=BF16)
+    own, shape = torch.empty(70, hidden, dtype=BF16), BlockShape(128, 128, 8, 3)
+    wide_product_triton.forward(y, widening, bias, split, "gelu", factor, keep, shape)
+    slope = torch.empty(70, split, dtype=torch.uint8)
+    wide_product_triton.backward(y, torch.empty(depth, split + hidden, dtype=BF16), slope, own, factor, shape)
     assert not faults
 
 
@@ -133,4 +168,8 @@ def test_column_sum(rows, width, dtype, faults):
     OPERATORS["column_sum"].triton(wide[:, 16 * width :], None)
     for dropped in (False, True):
         OPERATORS["branch_gradient"].triton(wide[:, :width], factor, BF16, dropped)
+    x = wide[:, :width]
+    for more in (None, torch.empty(rows // 32 + 1, 4 * width)):
+        OPERATORS["column_sums"].triton(x, more, 4)
+        OPERATORS["gelu_gradients"].triton(x, x, more, 4)
     assert not faults

@@ -48,6 +48,10 @@ def test_backward_reference_is_the_gradient(rms):
     y.backward(dy)
     got = layer_norm_backward_reference(dy, x.detach(), weight, mean.detach(), rstd.detach())
     torch.testing.assert_close(got, x.grad)
+    if not rms:
+        normal = (x - mean[:, None]) * rstd[:, None]
+        got = torch.ops.aim.layer_norm_backward(dy, normal.detach(), weight, None, rstd.detach(), None)
+        torch.testing.assert_close(got, x.grad)
 
 
 @pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.float16])
@@ -70,7 +74,8 @@ def test_opcheck(dtype, rms):
     y, mean, rstd = torch.ops.aim.layer_norm(x.detach(), weight, bias, 1e-5, dtype)
     kept, tests = (x.detach(), weight, bias, 1e-5, dtype, torch.bfloat16), ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.aim.layer_norm_kept.default, kept, test_utils=tests)
-    torch.library.opcheck(torch.ops.aim.layer_norm_backward.default, (y, x.detach(), weight, mean, rstd, None))
+    for given in (mean, None):
+        torch.library.opcheck(torch.ops.aim.layer_norm_backward.default, (y, x.detach(), weight, given, rstd, None))
 
 
 @pytest.mark.parametrize("bias", [None, torch.zeros(8, requires_grad=True)], ids=["rms", ""])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from aim_kernels import AIMBlock, AIMViTBlock, error_rule, hold_trunk
+from aim_kernels.formed_adapter import form
 from aim_kernels.spatial_readout import spatial_readout
 from bench.published import published
 
@@ -118,8 +119,9 @@ def test_opcheck(dtype):
 def test_keeps_its_input_and_the_probabilities_alone():
     block, x = a_block().float(), torch.randn(B, T, N, D, requires_grad=True)
     kept = []
+    adapter = form(block.adapter_uses()["S_Adapter"], torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
-        spatial_readout(x, *block.attention_weights(), block.num_heads, block.S_Adapter.weights)
-    owned = {parameter.data_ptr() for parameter in block.parameters()}
+        spatial_readout(x, *block.attention_weights(), block.num_heads, adapter)
+    owned = {tensor.data_ptr() for tensor in (*block.parameters(), *adapter)}
     sizes = sorted(t.numel() for t in kept if t.data_ptr() not in owned)
     assert sizes == sorted([x.numel(), B * T * N, B * T * N, B * T * D, B * T * 2 * N])

@@ -68,7 +68,7 @@ def frame_features(theirs, clips):
 def family_model(name, method="aim", head="linear", **overrides):
     """A model of one family without anything random in training, all that trains doing something."""
     torch.manual_seed(0)
-    sizes = {**SIZES, "img_size": side(name), "num_frames": 3, "num_classes": 5, "method": method, "head": head}
+    sizes = {**SIZES, "img_size": side(name), "num_frames": 4, "num_classes": 5, "method": method, "head": head}
     model = create_model(f"timm:{name}", **{**sizes, **overrides})
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -84,4 +84,4 @@ def family_model(name, method="aim", head="linear", **overrides):
 def family_frames(name):
     """uint8 clips of the family's small models."""
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (2, 3, side(name), side(name), 3), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (2, 4, side(name), side(name), 3), dtype=torch.uint8, generator=generator)

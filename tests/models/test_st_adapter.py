@@ -1,11 +1,8 @@
 """ST-Adapter: the published numbers, what it starts as, and checkpoints of its authors."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from aim_fast.errors import UsageError, WeightsError
@@ -14,7 +11,7 @@ from aim_fast.models.identification import identify
 from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.registry import create_model
 from aim_fast.models.weights.files import read_weights
-from tests.models.golden_cases import GOLDEN, assert_relative, gradients_of
+from tests.models.golden_cases import assert_relative, gradients_of, peer_case
 
 SIZES = {"input_resolution": "img_size", "width": "embed_dim", "layers": "depth", "heads": "num_heads"}
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_frames": 4, "num_classes": 5}
@@ -24,18 +21,14 @@ BOTH = ("attention", "mlp")
 
 @pytest.fixture(scope="module", params=["st_adapter_attn_mlp", "st_adapter_mlp"])
 def golden(request):
-    path = GOLDEN / f"{request.param}.safetensors"
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = {name: json.loads(value) for name, value in file.metadata().items()}
-    config = metadata["config"]
+    case = peer_case(request.param)
+    config = dict(case.config)
     places = [place for place, word in zip(BOTH, ("attn", "mlp")) if config.pop(f"adapter_pre_{word}")]
     overrides = {SIZES.get(name, name): value for name, value in config.items()}
     overrides |= {"adapter_kernel": overrides.pop("adapter_kernel_size"), "adapter_before": places}
     assert overrides.pop("adapter_layers") == overrides["depth"]
     model = create_model("vit_b16_clip", method="st_adapter", **overrides).eval()
-    state = {name.removeprefix("state/"): t for name, t in tensors.items() if name.startswith("state/")}
-    return model, state, tensors, set(metadata["trainable"])
+    return model, case.state, case.truth, case.trainable
 
 
 def test_a_published_checkpoint_is_known_loaded_and_written_again(golden, tmp_path):

@@ -9,6 +9,8 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from aim_fast.models.trunks.timm_block import Place, TimmBlock
+from aim_kernels import formed_together, residual_norm
+from aim_kernels.folded_norms import fold_norms
 from aim_kernels.joint_adaptation import joint_adaptation
 
 GATES_FIRST, GATES_LAST = (partial(GluMlp, gate_last=last) for last in (False, True))
@@ -69,6 +71,29 @@ def test_with_the_adapter_beside_it_values_and_gradients_are_those_of_timms_modu
     found, wanted = (torch.autograd.grad(y, leaves, flow) for y in (fused, plain))
     for ours, theirs in zip((fused, *found), (plain, *wanted), strict=True):
         assert (ours - theirs).norm() <= 1e-8 * theirs.norm()
+
+
+@pytest.mark.parametrize(("kind", "folds"), [("gelu", True), ("gates apart", True), ("packed, gates last", False)])
+def test_neighbours_on_a_gpu_give_the_same(kind, folds, monkeypatch):
+    """Their norms shared and, where nothing is put together anew, folded."""
+    monkeypatch.setattr(formed_together, "_gains", lambda x: True)
+    monkeypatch.setattr(residual_norm, "gains", lambda x: True)
+    blocks = nn.ModuleList(a_block(kind)[0] for _ in range(2))
+    for block in blocks:
+        weights = block.attention_weights()[1], block.mlp_weights()[1]
+        block.held_norms = fold_norms(block.norm_weights(), *weights, torch.float64)
+        assert (block.held_norms is not None) is folds
+    x, found = torch.randn(2, 3, 5, 24, dtype=torch.float64), []
+    for lends in (False, True):
+        blocks.zero_grad()
+        with formed_together.formed_together(blocks if lends else (), x):
+            y = x
+            for block in blocks:
+                y = block._adapt_mlp(y, None, "fast")
+        y.square().sum().backward()
+        found.append([y, *(weight.grad for block in blocks for weight in block.MLP_Adapter.parameters())])
+    for wanted, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_a_gated_mlp_that_trains_gets_every_gradient():

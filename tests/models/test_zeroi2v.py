@@ -1,10 +1,7 @@
 """ZeroI2V: the published numbers, its merge into the trunk, and checkpoints of its authors."""
 
-import json
-
 import pytest
 import torch
-from safetensors import safe_open
 
 from aim_fast.errors import UsageError, WeightsError
 from aim_fast.models.counting.flops import count_costs
@@ -13,7 +10,7 @@ from aim_fast.models.loading import load_weights, save_trunk
 from aim_fast.models.registry import create_model
 from aim_fast.models.weights.files import read_weights
 from aim_kernels.temporal_shift import temporal_shift
-from tests.models.golden_cases import GOLDEN, assert_relative, gradients_of
+from tests.models.golden_cases import assert_relative, gradients_of, peer_case
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_frames": 4, "num_classes": 5}
 SMALL = TINY | {"method": "zeroi2v", "shift_div": 8}
@@ -29,16 +26,13 @@ def drawn(trunk, **arguments):
 
 @pytest.fixture(scope="module", params=["zeroi2v", "zeroi2v_long"])
 def golden(request):
-    with safe_open(GOLDEN / f"{request.param}.safetensors", "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = {name: json.loads(value) for name, value in file.metadata().items()}
-    config = metadata["config"]
+    case = peer_case(request.param)
+    config = dict(case.config)
     shift = config.pop("stdha_cfg")
     config |= {"mlp_adapters": config.pop("num_tadapter"), "adapter_ratio": config.pop("mlp_ratio")}
     reach = 2 if "long_shift_div" in shift else 1
     config |= {"shift_div": shift["shift_div"], "shift_reach": reach, "method": "zeroi2v"}
-    state = {name.removeprefix("state/"): t for name, t in tensors.items() if name.startswith("state/")}
-    return config, state, tensors, set(metadata["trainable"])
+    return config, case.state, case.truth, case.trainable
 
 
 def published(config, state, **running):

@@ -15,7 +15,7 @@ LABELS = torch.tensor([0, 1, 2, 2, 1])
 
 
 def test_scores_are_those_worked_out_by_hand():
-    scores = Evaluation(PROBABILITIES, LABELS, excluded=2)
+    scores = Evaluation(PROBABILITIES, LABELS, torch.arange(5), excluded=2)
     assert scores.top(1) == pytest.approx(3 / 5)
     assert scores.top(2) == 1.0
     assert scores.top(5) == 1.0
@@ -27,7 +27,7 @@ def test_scores_are_those_worked_out_by_hand():
 
 
 def test_nothing_to_score_is_no_crash():
-    scores = Evaluation(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), excluded=3)
+    scores = Evaluation(torch.zeros(0, 4), *torch.zeros(2, 0, dtype=torch.int64), excluded=3)
     assert scores.summary()["videos"] == 0
     assert scores.top(1) == 0.0
 
@@ -36,7 +36,7 @@ def test_the_confusion_matrix_is_drawn(tmp_path):
     from PIL import Image
 
     path = tmp_path / "confusion.png"
-    draw_confusion(Evaluation(PROBABILITIES, LABELS, 0), list("abcd"), path)
+    draw_confusion(Evaluation(PROBABILITIES, LABELS, torch.arange(5), 0), list("abcd"), path)
     with Image.open(path) as image:
         assert image.format == "PNG"
 
@@ -44,7 +44,8 @@ def test_the_confusion_matrix_is_drawn(tmp_path):
 def test_a_class_with_dollar_signs_in_its_name_is_drawn_as_it_is_written(tmp_path, capsys):
     path = tmp_path / "confusion.png"
     with drawing(path):
-        draw_confusion(Evaluation(PROBABILITIES, LABELS, 0), ["a", r"$\frac$", "counting $5 and $10", "d"], path)
+        scores = Evaluation(PROBABILITIES, LABELS, torch.arange(5), 0)
+        draw_confusion(scores, ["a", r"$\frac$", "counting $5 and $10", "d"], path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().err == ""
 
@@ -53,5 +54,5 @@ def test_a_picture_that_fails_is_named_and_costs_nothing_else(tmp_path, capsys):
     path = tmp_path / "confusion.png"
     path.mkdir()
     with drawing(path):
-        draw_confusion(Evaluation(PROBABILITIES, LABELS, 0), list("abcd"), path)
+        draw_confusion(Evaluation(PROBABILITIES, LABELS, torch.arange(5), 0), list("abcd"), path)
     assert capsys.readouterr().err == f"aim-fast: {path}: not drawn (Is a directory)\n"

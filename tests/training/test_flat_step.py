@@ -12,6 +12,7 @@ from torch import multiprocessing
 from aim_fast import create_model
 from aim_fast.data import Batch
 from aim_fast.models.counting.saved_bytes import saved_bytes
+from aim_fast.training import cuda_graph
 from aim_fast.training import optimization as module
 from aim_fast.training.clock import Clock
 from aim_fast.training.cuda_graph import WARM_UP, GraphedStep, renew_gradient_nodes
@@ -24,6 +25,7 @@ from aim_fast.training.steps import Steps
 pytestmark = pytest.mark.stack
 
 RECIPE = {"model": "aim_vit_demo", "frames": 2, "clip_norm": 0.5, "ema": 0.9, "precision": "fp32"}
+GROUPED = {"lr_factors": ("head=2", "*resblocks.0.*=0.5"), "no_decay": ("norms", "biases")}
 STILL = {"drop_path": 0.0, "head_dropout": 0.0}  # each process draws its own
 
 
@@ -60,7 +62,13 @@ def take(made: Optimization, numbers: range, accumulate: int = 1, count: int = 8
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize(
-    "fields", [{"drop_path": 0.3, "head_dropout": 0.5}, {"tune": "all", "clip_norm": 0.0}], ids=str
+    "fields",
+    [
+        {"drop_path": 0.3, "head_dropout": 0.5},
+        {"tune": "all", "clip_norm": 0.0},
+        {"optimizer": "sgd", "lr_factors": ("head=10", "*S_Adapter*=2"), "no_decay": ("vectors",)},
+    ],
+    ids=str,
 )
 def test_it_trains_as_the_plain_step(accumulate, fields):
     plain, flat = (optimization(kind, **fields) for kind in (False, True))
@@ -79,7 +87,7 @@ def _process(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
     place, found = Place(rank, 2, torch.device("cpu"), torch.float32), {}
     for flat in (False, True):
-        made = optimization(flat, place, batch_size=4)
+        made = optimization(flat, place, batch_size=4, **GROUPED)
         take(made, range(WARM_UP + 2), accumulate=2, count=4, rank=rank, world=2)
         found[flat] = {name: tensor.detach() for name, tensor in made.trainable.items()}
     torch.save(found, f"{folder}/{rank}.pt")
@@ -89,7 +97,7 @@ def _process(rank: int, folder: str) -> None:
 def test_two_processes_train_as_with_distributed_data_parallel_and_as_one_of_twice_the_clips(tmp_path):
     multiprocessing.spawn(_process, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    alone = optimization(True)
+    alone = optimization(True, **GROUPED)
     take(alone, range(WARM_UP + 2), accumulate=2)
     for name, tensor in first[False].items():
         assert torch.equal(first[True][name], second[True][name]), name
@@ -113,15 +121,17 @@ def test_processes_begin_with_the_values_of_the_first(tmp_path):
     multiprocessing.spawn(_apart, (str(tmp_path),), nprocs=2)
 
 
-def test_a_resumed_run_goes_on_to_the_bit():
-    whole = optimization(True, drop_path=0.3)
+@pytest.mark.parametrize("fields", [{}, {"optimizer": "sgd", "lr_factors": ("head=10",)}], ids=str)
+def test_a_resumed_run_goes_on_to_the_bit(fields):
+    fields = {"drop_path": 0.3, **fields}
+    whole = optimization(True, **fields)
     wanted = take(whole, range(6))
-    first = optimization(True, drop_path=0.3)
+    first = optimization(True, **fields)
     take(first, range(3))
     file = io.BytesIO()
     torch.save((first.state(), first.used), file)
     file.seek(0)
-    second = optimization(True, drop_path=0.3)
+    second = optimization(True, **fields)
     second.load_state(*torch.load(file, weights_only=True))
     assert take(second, range(3, 6)) == wanted[3:]
     assert all(torch.equal(second.trainable[name], tensor) for name, tensor in whole.trainable.items())
@@ -159,6 +169,32 @@ def test_a_capture_that_fails_says_why_in_one_line_and_trains_on():
     assert "\n" not in said[0]
     assert step.settled
     assert not step.graphed
+
+
+class Replayed:
+    """In the place of a capture, which a CPU has not: runs what was captured, on inputs of its shapes alone."""
+
+    def __init__(self, run, inputs, pool):
+        self.run, self.inputs = run, inputs
+
+    def __call__(self, *inputs):
+        assert [x.shape for x in inputs] == [x.shape for x in self.inputs]
+        return self.run(*inputs)
+
+
+@pytest.mark.parametrize("counts", [(4,) * (WARM_UP + 2) + (3, 3, 4), (3, 4) * (WARM_UP + 1)], ids=("last", "always"))
+def test_shapes_that_change_are_said_in_one_line_and_train_on(counts, monkeypatch):
+    monkeypatch.setattr(cuda_graph, "_Captured", Replayed)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    said = []
+    step, layer = small(kind=GraphedStep, say=said.append)
+    plain, wanted = small()
+    for count in counts:
+        batch = [x[:count] for x in INPUTS]
+        assert step(*batch).item() == pytest.approx(plain(*batch).item())
+    torch.testing.assert_close(layer.weight, wanted.weight)
+    assert said == ["training step: batches change their shapes: those of others than before run as they are"]
+    assert step.graphed == (counts[0] == counts[1])
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.1])

@@ -210,7 +210,7 @@ def test_a_saved_recipe_reads_back_equal(tmp_path):
         ("adapters: [spatail]\n", "did you mean 'spatial'?"),
         ("a: b: c\n", "not valid YAML at line 1"),
         ("- 1\n", "holds no fields"),
-        ("precision: fp8\n", "one of auto, bf16, fp16, fp32"),
+        ("precision: fp4\n", "one of auto, bf16, fp16, fp32, fp8"),
         ("compile: perhaps\n", "not yes or no"),
         ("extends: ssv2_b16_9f\n", "did you mean"),
         ("epochs: 3\n\n# rates\nlr: high\n", "mine.yaml, line 4: lr is 'high'"),

@@ -15,7 +15,9 @@ FLAT = json.loads((GOLDEN / "flat_recipes.json").read_text())
 # fields that came later, at what a recipe without them means
 SINCE = {
     "kernels": "tuned",
+    "tracker": ("tensorboard",),
     "accept_gaps": False,
+    "shard_cache_gib": 64.0,
     "weights_key": None,
     "method": None,
     "schedule": "epochs",
@@ -29,6 +31,41 @@ SINCE = {
     "attention_over_time": False,
     "lora_rank": 8,
     "lora_alpha": 16.0,
+    "lr_factors": (),
+    "optimizer": "adamw",
+    "momentum": 0.9,
+    "no_decay": ("default",),
+    "min_lr": 0.0,
+    "lr_drops": (),
+    "crop_short_side": (),
+    "view_starts": "middles",
+    "mit_layers": 1,
+    "prompt_layers": 2,
+    "fusion_layers": 6,
+    "decoder_layers": 4,
+    "decoder_dropout": 0.5,
+    "side_width": 320,
+    "dist_width": 384,
+    "dist_temporal": 96,
+    "dist_pooling": 4,
+    "cache_layers": None,
+    "equal_segments": False,
+    "crop_scales": (),
+    "flip_labels": False,
+    "jitter": (),
+    "jitter_prob": 1.0,
+    "grayscale": 0.0,
+    "aug_repeats": 1,
+    "multi_label": False,
+    "balanced_sampling": False,
+    "class_weights": None,
+    "layer_decay": 1.0,
+    "patience": 0,
+    "patience_metric": None,
+    "teacher": None,
+    "distill_weight": 0.5,
+    "distill_temperature": 4.0,
+    "time_limit": None,
 }
 # a field that had yes and no, which are read as on and off, and has a default since that chooses
 SINCE |= {"cuda_graph": "auto"}
@@ -115,9 +152,10 @@ def test_every_choice_of_a_recipe_is_what_it_was(row):
 
 
 def test_every_family_that_an_entry_names_has_recipes():
+    from aim_fast.models.libraries import NETWORKS
     from aim_fast.models.registry import MODELS
 
-    for name, entry in MODELS.items():
+    for name, entry in (MODELS | NETWORKS).items():
         assert any(recipe in shipped_recipes() for recipe in (f"finetune_{entry.recipes}", entry.recipes)), name
 
 

@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from aim_fast.models.argument_checks import item_kind
-from aim_fast.models.heads import HEADS
+from aim_fast.models.heads import ALL_HEADS, HEADS
 from aim_fast.models.methods import METHODS, method_lines
 from aim_fast.models.methods.prompting import Prompting
 from aim_fast.models.record import Clips
@@ -15,7 +15,7 @@ from aim_fast.models.trunks import TRUNKS
 from aim_fast.training.part_groups import UNTOLD
 from aim_fast.training.recipe import FIELDS
 
-RECORDS = (*METHODS.values(), *TRUNKS, Prompting, *HEADS.values(), Clips)
+RECORDS = (*METHODS.values(), *TRUNKS, Prompting, *ALL_HEADS.values(), Clips)
 every_record = pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
 
 

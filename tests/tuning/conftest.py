@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from aim_fast.tuning.calls import Call, Layout
-from aim_kernels import block_shapes, spatial_attention
-from aim_kernels.block_shapes import BlockShape, block_shape
+from aim_kernels import block_shapes, group_attention, spatial_attention
+from aim_kernels.block_shapes import BlockShape, Launch, block_shape, candidates
 from aim_kernels.layer_norm import layer_norm_reference
 from aim_kernels.registration import OPERATORS
+
+LAUNCH = Launch("layer_norm_forward", 40, 0, 2, 0, "layer_norm")  # that of norm_call
+SHAPES = candidates(LAUNCH)
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +22,8 @@ def _own_records(tmp_path, monkeypatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield
     block_shapes.CHOSEN.clear()
-    spatial_attention.FAILED.clear()
+    for attention in (spatial_attention, group_attention):
+        attention.FAILED.clear()
     for operator in OPERATORS.values():
         operator.chosen.clear()
 

@@ -59,11 +59,12 @@ def test_calls_are_kept_as_json(step):
 
 
 def test_every_operator_with_a_kernel_can_be_called_on_made_operands_and_is_right(step):
-    """The operators' own CPU implementations are held to what a tuning holds kernels to."""
+    """The operators' own CPU implementations and their plain forms are held to what a tuning holds kernels to."""
     for call in calls_of_step(step[0], step[1], [step[2]]):
         operands = make_operands(call, torch.device("cpu"), checked_rows(call))
-        verdict = Standard(call, operands).judge(OPERATORS[call.operator](*operands))
-        assert verdict.fault is None, (call, verdict)
+        standard, operator = Standard(call, operands), OPERATORS[call.operator]
+        for results in (operator(*operands), operator.run("reference", *operands)):
+            assert (verdict := standard.judge(results)).fault is None, (call, verdict)
 
 
 def test_a_step_that_looks_at_values_says_so(step):

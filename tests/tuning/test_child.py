@@ -32,8 +32,8 @@ choices, lines = choose_in_child(calls, torch.device("cpu"), {})
 assert [choice.call for choice in choices] == calls and not lines, (choices, lines)
 for choice in choices:
     own = [tried for tried in choice.tried if tried.name not in ("sdpa", "cudnn")]
-    assert choice.implementation == "triton" and len(own) > 3, choice
-    assert all(tried.fault is None and tried.seconds > 0 for tried in own), own
+    assert choice.name == own[-1].name == "plain" and len(own) > 4, choice  # the interpreter is slower by far
+    assert all(tried.fault is None and tried.seconds >= choice.taken.seconds for tried in own), own
     assert all("CPU" in tried.fault for tried in choice.tried if tried not in own), choice.tried
     print(choice.call.operator, len(choice.shapes))
 """

@@ -9,12 +9,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from aim_fast.cli import doctor
+from aim_fast.training import first_start
+from aim_fast.training.devices import Place
+from aim_fast.training.recipe_file import load_recipe
+from aim_fast.training.trained_model import TrainedModel
+from aim_fast.tuning import record
 from aim_fast.tuning import tuning as module
 from aim_fast.tuning.record import card_of, read_record, write_record
-from aim_fast.tuning.selection import Selection
-from aim_fast.tuning.tuning import tune
+from aim_fast.tuning.selection import PLAIN, Selection
+from aim_fast.tuning.tuning import recall, tune
 from aim_kernels import block_shapes
-from tests.tuning.conftest import norm_call
+from aim_kernels.block_shapes import committed
+from tests.tuning.conftest import SHAPES, norm_call
 
 CPU = torch.device("cpu")
 
@@ -27,7 +34,7 @@ def chooser(planted):
 
     def choose(calls, device, settled):
         asked.append(len(calls))
-        clock = lambda functions: {name: 1.0 / (1 + place) for place, name in enumerate(functions)}  # noqa: E731
+        clock = lambda functions: {x: 1.0 if x in ("committed", PLAIN) else 0.1 for x in functions}  # noqa: E731
         selection = Selection(device, clock, settled)
         return [selection.choose(call) for call in calls], []
 
@@ -51,6 +58,55 @@ def test_the_second_start_reads_what_the_first_one_chose(chooser):
     more = tune(calls + Counter([norm_call(width=48)]), CPU, choose=chooser)
     assert (more.new, chooser.asked, len(more.choices)) == (1, [1, 1], 2)
     assert tune(calls, CPU, anew=True, choose=chooser).new == 1
+
+
+def test_what_takes_no_step_runs_what_was_chosen_before(chooser):
+    assert (recall(CPU).choices, block_shapes.CHOSEN) == ({}, {})
+    tune(Counter([norm_call(), norm_call(width=48)]), CPU, choose=chooser)
+    chosen = dict(block_shapes.CHOSEN)
+    block_shapes.CHOSEN.clear()
+    assert len(recall(CPU).choices) == 2
+    assert block_shapes.CHOSEN == chosen != {launch: committed(launch) for launch in chosen}
+    assert chooser.asked == [2]
+
+
+def test_a_record_of_other_versions_is_not_recalled(chooser):
+    tune(Counter([norm_call()]), CPU, choose=chooser)
+    block_shapes.CHOSEN.clear()
+    file = card_of(CPU).file
+    file.write_text(file.read_text().replace(torch.__version__, "1.0"))
+    assert (recall(CPU).choices, block_shapes.CHOSEN) == ({}, {})
+
+
+def test_a_model_runs_what_was_chosen_on_its_card_unless_its_recipe_keeps_the_committed(chooser, monkeypatch):
+    tune(Counter([norm_call()]), CPU, choose=chooser)
+    monkeypatch.setattr(first_start, "recall", lambda device: recall(CPU))  # the record of the only device that is here
+    monkeypatch.setattr(first_start, "INSTALLED", True)
+    monkeypatch.setattr(module, "architecture_of", lambda device: 0)
+    cpu, card = (Place(0, 1, torch.device(name), torch.float32) for name in ("cpu", "cuda:0"))
+    for place, kernels, entered in ((cpu, "tuned", False), (card, "committed", False), (card, "tuned", True)):
+        block_shapes.CHOSEN.clear()
+        recipe = load_recipe("demo", {"kernels": kernels})
+        first_start.recall_kernels(TrainedModel(torch.nn.Linear(2, 2), None, recipe, "", []), place)
+        assert bool(block_shapes.CHOSEN) == entered
+    said = first_start.run_recalled(torch.nn.Linear(2, 2), card)
+    assert said.startswith(f"tuned 1 calls of operators for {card_of(CPU).name} before: 1 changed, ")
+    assert first_start.run_recalled(torch.nn.Linear(2, 2), cpu) is None
+
+
+def test_doctor_shows_what_was_chosen_and_what_was_left_out(planted, monkeypatch):
+    planted({SHAPES[1]: "wrong"})
+    clock = lambda functions: {x: 0.5 if x == PLAIN else 1.0 for x in functions}  # noqa: E731
+    tune(Counter([norm_call()]), CPU, choose=lambda calls, *_: ([Selection(CPU, clock).choose(*calls)], []))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    card = card_of(CPU)
+    monkeypatch.setattr(record, "card_of", lambda device: card)  # the only one that is here
+    shown = doctor._tuned()
+    assert shown[card.name] == f"1 calls in {card.file}: 1 changed"
+    assert shown[f"{card.name}, 1"] == "layer_norm plain"
+    assert "plain torch loses" in shown[f"{card.name}, left out 1"]
+    assert len(shown) == 3
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import torch
 from aim_fast.data.features.store import FeatureStore
 from aim_fast.data.index.rows import Index
 from aim_fast.data.loader import Batch, DataCounts
-from aim_fast.data.plan.clip_plan import epoch_order, replacement_draw, stored_view_draw
+from aim_fast.data.plan.balanced_order import training_order
+from aim_fast.data.plan.clip_plan import replacement_draw, stored_view_draw
 from aim_fast.data.prefetch import Prefetcher
 from aim_fast.errors import DataError
 
@@ -39,10 +40,12 @@ class FeatureLoader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        balanced: bool = False,
         device: str | torch.device = "cpu",
         prefetch: int = 2,
     ) -> None:
         self.index, self.store, self.train, self.batch_size = index, store, train, batch_size
+        self.balanced = balanced
         self.seed, self.rank, self.world, self.device = seed, rank, world, torch.device(device)
         self._positions = store.positions(index)
         self._usable = np.flatnonzero(self._positions >= 0)
@@ -72,20 +75,23 @@ class FeatureLoader:
 
     def _read(self, epoch: int, start: int) -> Generator[Batch, None, None]:
         if self.train:
-            rows = epoch_order(len(self.index), self.seed, epoch)
+            rows, times = training_order(self.index, self.balanced, self.seed, epoch)
         else:
             rows = np.repeat(self._usable, self.store.views)
+            times = np.zeros_like(rows)
         for number in range(start, self.batches_per_epoch):
             first = (number * self.world + self.rank) * self.batch_size
             at = np.arange(first, first + self.batch_size)
-            yield self._batch(rows[at % len(rows)].tolist(), at, epoch)
+            places = at % len(rows)
+            yield self._batch(rows[places].tolist(), times[places].tolist(), at, epoch)
 
-    def _batch(self, rows: list[int], at: np.ndarray, epoch: int) -> Batch:
+    def _batch(self, rows: list[int], times: list[int], at: np.ndarray, epoch: int) -> Batch:
         views = self.store.views
         if self.train:
             shown = [self._shown(row, epoch) for row in rows]
             self.counts.replaced += sum(row != other for row, other in zip(rows, shown))
-            chosen = [stored_view_draw(views, seed=self.seed, epoch=epoch, index=row) for row in rows]
+            draws = zip(rows, times)
+            chosen = [stored_view_draw(views, seed=self.seed, epoch=epoch, index=row, time=n) for row, n in draws]
         else:
             shown, chosen = rows, (at % self.clips_per_epoch % views).tolist()
         features = self.store.read(self._positions[shown].tolist(), chosen)
@@ -93,10 +99,10 @@ class FeatureLoader:
             features = features.pin_memory()
         return Batch(
             features.to(self.device, non_blocking=True),
-            torch.tensor([self.index.rows[row].label for row in shown], device=self.device),
+            torch.from_numpy(self.index.targets(self.index.rows[row] for row in shown)).to(self.device),
             torch.tensor(shown),
             torch.tensor((at < self.clips_per_epoch).astype(np.float32), device=self.device),
-            torch.tensor([0] * len(rows) if self.train else chosen),
+            torch.tensor(times if self.train else chosen),
         )
 
     def _shown(self, row: int, epoch: int) -> int:

@@ -36,6 +36,7 @@ __all__ = [
     "read_json",
     "read_lines",
     "read_table",
+    "read_text",
     "unquoted",
 ]
 
@@ -59,7 +60,7 @@ def files_read() -> Iterator[list[Path]]:
 def read_json(file: Path) -> Any:
     """The parsed file; DataError with line and column where it is not valid JSON."""
     try:
-        return json.loads(_text(file), object_pairs_hook=lambda pairs: _object(file, pairs))
+        return json.loads(read_text(file), object_pairs_hook=lambda pairs: _object(file, pairs))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{file} is not valid JSON at line {error.lineno} column {error.colno} ({error.msg}); "
@@ -83,7 +84,7 @@ def read_entries(file: Path, key: str) -> list[dict[str, Any]]:
 
 def read_lines(file: Path) -> list[str]:
     """The file's lines without line ends; blank lines stay, so that positions are line numbers."""
-    lines = _text(file).split("\n")  # str.splitlines() would also cut at marks that names may hold, such as U+2028
+    lines = read_text(file).split("\n")  # str.splitlines() would also cut at marks that names may hold, such as U+2028
     return lines if lines[-1] else lines[:-1]
 
 
@@ -219,7 +220,8 @@ def cells_of(line: str, delimiter: str) -> list[str]:
     return [cell.strip() for cell in found]
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """The whole file; DataError where it is not there, no text, or cannot be read."""
     files = _READ.get()
     if files is not None and file not in files:
         files.append(file)

@@ -85,8 +85,10 @@ class Sheet:
         return replace(self, rows=rows or self.rows)
 
 
-def read_sheet(file: Path, there: Callable[[str], bool]) -> Sheet:
+def read_sheet(file: Path, there: Callable[[str], bool], several: bool = False) -> Sheet:
     """A list's lines with their cells; ``there`` tells whether a path as the list writes it is that of a file.
+
+    With ``several`` the cells of a list without a heading are a path and all that is behind it, perhaps nothing.
 
     Raises DataError, with the line, for a line that is no clip, no heading and no comment, and where there is no clip.
     """
@@ -99,7 +101,10 @@ def read_sheet(file: Path, there: Callable[[str], bool]) -> Sheet:
             lines.append((number, line))
     if lines and re.match(r"[{\[]\s*[\"{\[]", lines[0][1]):
         raise DataError(f"{file} holds JSON; {_EXPECTED}")
-    sheet = _table(file, lines, there) or _anchored(file, lines, there) if lines else None
+    if several:
+        sheet = _with_labels(file, lines, there) if lines else None
+    else:
+        sheet = _table(file, lines, there) or _anchored(file, lines, there) if lines else None
     if sheet is None or not sheet.rows:
         raise DataError(f"{file} lists no clips; {_EXPECTED}")
     return replace(sheet, left_out=left_out)
@@ -189,6 +194,25 @@ def _table(file: Path, lines: list[tuple[int, str]], there: Callable[[str], bool
                 )
             return sheet
     return None
+
+
+def _with_labels(file: Path, lines: list[tuple[int, str]], there: Callable[[str], bool]) -> Sheet:
+    """The sheet of lines that each have a path and any number of labels, or of a table with a heading of both."""
+    words = [re.sub(r"[\W_]+", "", word).lower() for word in re.split(r"[\s,;|]+", lines[0][1])]
+    if {*_PATHS} & set(words) and {*_LABELS} & set(words) and not there(lines[0][1].split()[0]):
+        if sheet := _table(file, lines, there):
+            return sheet
+        lines = lines[1:]
+    rows = []
+    for number, line in lines:
+        match = _ENTRY.fullmatch(line) or _BARE.fullmatch(line)
+        path, label = (match["path"], line[match.start("label") :]) if match else (line, "")
+        if _VIDEO.search(line) and (match is None or there(unquoted(line))):
+            path, label = line, ""
+        if not _VIDEO.search(path) and not there(unquoted(path)):
+            raise _no_entry(file, number, line, unquoted(path))
+        rows.append((number, [unquoted(path), label]))
+    return Sheet(file, [], rows, 0)
 
 
 def _told(file: Path, rows: Rows, there: Callable[[str], bool]) -> Sheet | None:

@@ -2,9 +2,11 @@
 
 A class is the uppermost folder: videos may lie in it or in any folder below it, such as one a person or a session. With
 split folders (``train``, ``val`` or ``validation``, ``test``) the classes are those of ``train``, sorted by name.
-Without them every class is divided here: its files, sorted by name, are permuted by a generator keyed by the class
+With several labels a clip it lies, under one name, in each of its classes' folders, as a copy or a link. Without split
+folders every class is divided here: its files, sorted by name, are permuted by a generator keyed by the class
 name alone, the first fifth is for validation and test, the rest for training. Adding a class or changing the seed of
-a run moves no file from one side to the other.
+a run moves no file from one side to the other. With several labels a clip the names of all files are divided, not
+each class.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from aim_fast.data.formats.layout import DataRoot, Layout
 from aim_fast.data.formats.listing import Clip, Listing
 from aim_fast.errors import DataError, abridged
 
-__all__ = ["HELD_OUT", "LAYOUT", "read"]
+__all__ = ["HELD_OUT", "LAYOUT", "held_out", "read"]
 
 LAYOUT = Layout(
-    text="train/<class>/<video> with val/ (or validation/) and test/, or <class>/<video>", source="your own videos"
+    text="train/<class>/<video> with val/ (or validation/) and test/, or <class>/<video>",
+    source="your own videos",
+    labels="any",
 )
 HELD_OUT = 0.2
 _LIKE_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval")
@@ -50,11 +54,16 @@ def read(data: DataRoot) -> Listing:
         )
     data.later.append(lambda: _note_beside(data))
     clips = [
-        Clip(os.path.join(folder, file), label, file)
+        Clip(os.path.join(folder, file), label, _id(data, file))
         for label, name in enumerate(classes)
         for file in here.get(name, ())
     ]
     return Listing(list(classes), clips)
+
+
+def _id(data: DataRoot, file: str) -> str:
+    """A clip's name: its path, or where it may be in several class folders the part below them."""
+    return file.partition("/")[2] if data.multi_label else file
 
 
 def _split_folder(data: DataRoot) -> Path:
@@ -66,13 +75,33 @@ def _split_folder(data: DataRoot) -> Path:
 def _divided(data: DataRoot) -> Listing:
     classes = _classes(data, data.path, data.gaps)
     data.gaps.clips = sum(map(len, classes.values()))
+    if data.multi_label:
+        return Listing(list(classes), _divided_by_name(data, classes))
     clips = []
     for label, (name, files) in enumerate(classes.items()):
-        order = np.random.Generator(np.random.Philox(key=zlib.crc32(os.fsencode(name)))).permutation(len(files))
-        held_out = int(np.ceil(len(files) * HELD_OUT)) if len(files) > 1 else 0
-        chosen = order[held_out:] if data.split == "train" else order[:held_out]
-        clips += [Clip(str(data.path / files[i]), label, files[i]) for i in sorted(chosen)]
+        apart = held_out(name, len(files))
+        chosen = [file for i, file in enumerate(files) if (i in apart) != (data.split == "train")]
+        clips += [Clip(str(data.path / file), label, file) for file in chosen]
     return Listing(list(classes), clips)
+
+
+def held_out(name: str, files: int) -> set[int]:
+    """Which of a class's files, by their places in order of their names, are for validation and test."""
+    order = np.random.Generator(np.random.Philox(key=zlib.crc32(os.fsencode(name)))).permutation(files)
+    return set(order[: int(np.ceil(files * HELD_OUT)) if files > 1 else 0].tolist())
+
+
+def _divided_by_name(data: DataRoot, classes: dict[str, list[str]]) -> list[Clip]:
+    """Clips of a split where one may be in several class folders: all that have one name are on the same side."""
+    clips = [
+        Clip(str(data.path / file), label, _id(data, file))
+        for label, files in enumerate(classes.values())
+        for file in files
+    ]
+    names = sorted({clip.id for clip in clips})
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(names))
+    apart = {names[place] for place in order[: int(np.ceil(len(names) * HELD_OUT))]}
+    return [clip for clip in clips if (clip.id in apart) != (data.split == "train")]
 
 
 def _note_beside(data: DataRoot) -> None:

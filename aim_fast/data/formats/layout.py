@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from aim_fast.data.formats.gaps import Gaps
 from aim_fast.data.formats.listing import Clip, Entry
@@ -40,6 +41,7 @@ class Layout:
         pictures: a video may be a folder of pictures; it is looked for at the top of the first of ``videos`` alone.
         file: the root may be an annotation file itself.
         classes: how many the published data set has; 0 for a user's own.
+        labels: how many labels a clip has: one, several, or any: as many as the user says.
     """
 
     text: str
@@ -52,19 +54,20 @@ class Layout:
     pictures: bool = False
     file: bool = False
     classes: int = 0
+    labels: Literal["one", "several", "any"] = "one"
 
 
 class DataRoot:
     """One split of a data set on this disk, as its format looks for it.
 
-    Attributes: ``path``, ``split`` and ``layout``; ``asked`` and ``present``, how many clips were looked for by name
-    and how many of them are there, at the paths ``taken``; ``gaps``, what the format passes over, and ``later`` what
-    finds more of it, called where it is asked for.
+    Attributes: ``path``, ``split`` and ``layout``; ``multi_label``, whether a clip may have several labels; ``asked``
+    and ``present``, how many clips were looked for by name and how many of them are there, at the paths ``taken``;
+    ``gaps``, what the format passes over, and ``later`` what finds more of it, called where it is asked for.
     """
 
-    def __init__(self, path: Path, split: str, layout: Layout) -> None:
+    def __init__(self, path: Path, split: str, layout: Layout, multi_label: bool = False) -> None:
         """Raises DataError for a root that is not there, is empty, or is a file where a folder is expected."""
-        self.path, self.split, self.layout = path, split, layout
+        self.path, self.split, self.layout, self.multi_label = path, split, layout, multi_label
         self.asked = self.present = 0
         self.taken: set[str] = set()
         self.gaps = Gaps()
@@ -79,7 +82,7 @@ class DataRoot:
 
     def of(self, split: str) -> DataRoot:
         """Another split of the same data set."""
-        return DataRoot(self.path, split, self.layout)
+        return DataRoot(self.path, split, self.layout, self.multi_label)
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -106,7 +109,7 @@ class DataRoot:
     def videos(self) -> Videos:
         """Every video under the root, by name."""
         folders = [folder.format(name) for folder in self.layout.videos for name in self.split_names]
-        return Videos(self.path, list(dict.fromkeys(folders)), None if self.layout.pictures else self.layout.depth)
+        return Videos(self.folder, list(dict.fromkeys(folders)), None if self.layout.pictures else self.layout.depth)
 
     def find_annotation(self, *names: str) -> Path | None:
         """The first file of one of these names, with any of the layout's prefixes; None where there is none."""
@@ -178,12 +181,12 @@ class DataRoot:
                     read(other)
                 taken |= other.taken
         lost -= set(map(os.path.dirname, taken))
-        inside = [f"{os.path.relpath(folder, self.path)} ({apart[folder]} videos)" for folder in sorted(lost)]
+        inside = [f"{os.path.relpath(folder, self.folder)} ({apart[folder]} videos)" for folder in sorted(lost)]
         self.gaps.lose("class folders of which no list names a video", inside)
         if self.split == "train":
             names = {name for name, path in self.videos if path in taken}  # of a copy, in another place, too
             others = [
-                os.path.relpath(path, self.path)
+                os.path.relpath(path, self.folder)
                 for name, path in self.videos
                 if name not in names and os.path.dirname(path) not in lost and name not in self.layout.annotation
             ]

@@ -7,6 +7,9 @@ split's name serves whichever split is asked for.
 
 Class names come from ``classes.txt`` (or ``labels.txt``) beside the list where there is one, else from the training
 list, so that every split numbers them alike.
+
+Where clips may have several labels (see several_labels.py) all that is behind the path is labels, or the column of that
+name, and a path may come on several lines, each with some of its labels.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from aim_fast.data.formats.annotation import class_name, class_number, has_several, read_lines, unquoted
@@ -21,6 +25,7 @@ from aim_fast.data.formats.class_file import ClassFile, NoClassFile, read_class_
 from aim_fast.data.formats.columns import Sheet, label_column, read_sheet
 from aim_fast.data.formats.layout import SPLIT_NAMES, DataRoot, Layout
 from aim_fast.data.formats.listing import UNLABELLED, Clip, Entry, Listing
+from aim_fast.data.formats.several_labels import part_labels
 from aim_fast.data.formats.videos import on_disk, with_extension
 from aim_fast.errors import DataError, abridged
 
@@ -31,6 +36,7 @@ LAYOUT = Layout(
     source="your own videos",
     annotation=(),
     file=True,
+    labels="any",
 )
 _CLASS_FILES = ("classes.txt", "labels.txt")
 _TAILS = (".txt", ".csv", "_list.txt", "list.txt", ".tsv", "_list.csv")
@@ -47,16 +53,21 @@ def read(data: DataRoot) -> Listing:
         raise data.refusal(f"no list for the {data.split} split at {data.path} (looked for {names})")
     sheet = _sheet(file, data)
     first = sheet if train is None or data.split == "train" else _sheet(train, data.of("train"))
-    known = _entries(first, sheet)
-    entries = known if first is sheet else _entries(sheet, first)
-    named, notes = _class_file(file, known + entries)
-    if named is None:
-        notes += _joined_names(first, known)
-    classes, offset = _classes(train or file, known, named)
+    if data.multi_label:
+        named, notes = _class_file(file, [(number, cells[sheet.path], "") for number, cells in first.rows + sheet.rows])
+        known, entries = (_several_entries(one, named.names if named else ()) for one in (first, sheet))
+        labelled = [entry for entry in known if entry[2] != str(UNLABELLED)]
+    else:
+        known = labelled = _entries(first, sheet)
+        entries = known if first is sheet else _entries(sheet, first)
+        named, notes = _class_file(file, known + entries)
+        if named is None:
+            notes += _joined_names(first, known)
+    classes, offset = _classes(train or file, labelled, named)
     notes += _like_names(classes)
     numbers, told = {name: number for number, name in enumerate(classes)}, named.file if named else train or file
     # an integer is a class's number only where the classes are numbers, or have their names in a file of their own
-    integers = _integers(entries) and (bool(named) or _integers(known))
+    integers = _integers(entries) and (bool(named) or _integers(labelled))
     clips: list[Clip] = []
     name, beside, root = file.name, str(file.parent), str(data.folder)
     for line, path, label in entries:
@@ -65,7 +76,7 @@ def read(data: DataRoot) -> Listing:
             names = " and ".join(map(os.path.basename, several))
             raise DataError(f"{file}: line {line} has no file {path!r}, but {names} are there; write which it is")
         number = int(label) - offset if integers else numbers.get(label, -1)
-        if label == str(UNLABELLED) and data.split == "test":
+        if label == str(UNLABELLED) and (data.split == "test" or data.multi_label):
             number = UNLABELLED
         elif not 0 <= number < len(classes):
             raise DataError(f"{file}: line {line} has label {label!r}, none of the {len(classes)} classes of {told}")
@@ -111,8 +122,30 @@ def _find(data: DataRoot) -> Path | None:
 
 def _sheet(file: Path, data: DataRoot) -> Sheet:
     """The lines of a list that are of the split."""
-    sheet = read_sheet(file, lambda path: _there(path, str(file.parent), str(data.folder)))
+    there = lambda path: _there(path, str(file.parent), str(data.folder))  # noqa: E731
+    sheet = read_sheet(file, there, several=data.multi_label)
     return sheet.of_split(data.split_names)
+
+
+def _several_entries(sheet: Sheet, names: Collection[str]) -> list[_Entry]:
+    """(line number, path, label) of every label of every clip, -1 for a clip without any; labels are parted by what
+    part_labels says, with the class ``names`` that a file gives. Raises DataError for a negative label."""
+    column = label_column(sheet)
+    found = part_labels((cells[column] for _, cells in sheet.rows), names)
+    entries = [
+        (number, cells[sheet.path], re.sub(r"(?<=\d)\.0*$", "", label))
+        for (number, cells), labels in zip(sheet.rows, found)
+        for label in labels or [str(UNLABELLED)]
+    ]
+    if odd := next((entry for entry in entries if re.fullmatch(r"-\d+", entry[2]) and int(entry[2]) < -1), None):
+        raise DataError(f"{sheet.file}: line {odd[0]} has a negative label: {odd[2]!r}; expected classes")
+    number = next((entry for entry in entries if entry[2].isdecimal() and entry[2] not in names), None)
+    if number and not _integers(entries):
+        raise DataError(
+            f"{sheet.file}: line {number[0]} has the number {number[2]} among labels that are names; write numbers or "
+            "names, or head the columns, such as path,frames,label"
+        )
+    return entries
 
 
 def _entries(sheet: Sheet, other: Sheet) -> list[_Entry]:

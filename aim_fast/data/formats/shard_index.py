@@ -21,6 +21,7 @@ from pathlib import Path
 from aim_fast.data.formats.annotation import class_number, decoded
 from aim_fast.data.formats.extensions import HEAD, Kind, file_kind, hidden
 from aim_fast.data.formats.shard_samples import LABELS, REPAIR, group, label_in, parts_of, read_facts, stem
+from aim_fast.data.storage.cache import open_archive
 from aim_fast.data.video.source import TarMember
 from aim_fast.errors import DataError
 from aim_fast.files import write_whole
@@ -105,7 +106,7 @@ def _read(shard: Path) -> Shard:
     texts: dict[str, str] = {}
     passed = []
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with os.fdopen(open_archive(shard), "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 name = member.name
                 if member.isdir() or any(hidden(part) for part in name.split("/") if part not in (".", "..")):
@@ -124,7 +125,7 @@ def _read(shard: Path) -> Shard:
                 members[name], kinds[name] = target, kind
                 if text is not None:
                     texts[name] = text
-            if shard.stat().st_size < archive.offset + _BLOCK:
+            if os.fstat(file.fileno()).st_size < archive.offset + _BLOCK:
                 raise tarfile.ReadError("no end-of-archive block")
     except tarfile.TarError as error:
         found = sum(kind == "video" for kind in kinds.values())

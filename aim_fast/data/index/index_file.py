@@ -12,6 +12,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,8 @@ def _columns(index: Index, complete: bool) -> dict[str, np.ndarray]:
         "classes": index.classes,
         "words": words,
         "errors": {i: row.error for i, row in enumerate(rows) if row.error is not None},
+        "multi_label": index.multi_label,
+        "others": {i: row.others for i, row in enumerate(rows) if row.others},
     }
     columns: dict[str, np.ndarray] = {
         name: np.array([getattr(row, name) for row in rows], kind) for name, kind in _NUMBERS.items()
@@ -119,12 +122,14 @@ def read_index(path: Path, root: Path) -> tuple[Index, bool] | None:
         errors = {int(i): error for i, error in header["errors"].items()}
         facts = {name: columns[name].tolist() for name in _NUMBERS}
         facts |= {name: [header["words"][name][number] for number in columns[name].tolist()] for name in _WORDS}
+        others = {int(i): tuple(labels) for i, labels in header.get("others", {}).items()}
         names = zip(paths, _unpacked(columns["id"]), strict=True)
         rows = [
-            Row(path=name, id=identity, error=errors.get(i), **{fact: values[i] for fact, values in facts.items()})
+            Row(name, id=identity, error=errors.get(i), others=others.get(i, ()), **{k: v[i] for k, v in facts.items()})
             for i, (name, identity) in enumerate(names)
         ]
-        return Index(header["dataset"], header["split"], str(root), header["classes"], rows), header["complete"]
+        index = Index(header["dataset"], header["split"], str(root), header["classes"], rows)
+        return replace(index, multi_label=header.get("multi_label", False)), header["complete"]
     except _UNREADABLE as error:
         raise DataError(
             f"index {path} cannot be read ({type(error).__name__}); "

@@ -10,6 +10,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from aim_fast.data.formats import Clip, Listing, dataset_layout, read_dataset
@@ -21,7 +22,7 @@ from aim_fast.data.video.probe import MISSING, Probe, file_state
 from aim_fast.errors import DataError
 from aim_fast.files import one_builder
 
-__all__ = ["load_or_build_index"]
+__all__ = ["index_listing", "load_or_build_index"]
 
 _SAVED_EVERY = 30.0  # seconds between saves of an unfinished scan
 _NOT_SCANNED = "not scanned"
@@ -36,6 +37,7 @@ def load_or_build_index(
     rebuild: bool = False,
     progress: bool | None = None,
     accept_gaps: bool = False,
+    multi_label: bool = False,
 ) -> Index:
     """The index of a split, scanning what is new or changed since it was last written.
 
@@ -44,22 +46,40 @@ def load_or_build_index(
         rebuild: scan everything again.
         progress: show a bar; None for only on a terminal.
         accept_gaps: go on where a class, or a tenth of the files, is passed over.
+        multi_label: clips may have several labels, or none.
 
     Raises:
         UsageError, DataError: as ``read_dataset``; a class or a tenth of the files that is passed over; an index file
             that is no index; no clip that can be used.
     """
-    listing = read_dataset(dataset, root, split)
+    listing = read_dataset(dataset, root, split, multi_label)
     root = Path(root).expanduser()
     gaps = listing.gaps()
     if not accept_gaps and (refusal := gaps.refusal(len(listing.clips))):
         raise DataError(f"{root}: {refusal}")
+    listing = replace(listing, notes=(*listing.notes, *gaps.lines))
+    expected = dataset_layout(dataset).text
+    return count_once(index_listing(listing, dataset, root, split, expected, workers, rebuild, progress))
+
+
+def index_listing(
+    listing: Listing,
+    dataset: str,
+    root: Path,
+    split: str,
+    expected: str,
+    workers: int | None = None,
+    rebuild: bool = False,
+    progress: bool | None = None,
+) -> Index:
+    """The index of any clips, kept under ``root`` as that of a split of a data set; ``expected`` says which clips in
+    the error where none of them can be used. Other arguments and errors as of :func:`load_or_build_index`."""
 
     def remembered() -> tuple[list[Probe | None], bool]:
         return _remembered(listing, [] if rebuild else stored_indices(dataset, root, split))
 
     def assembled() -> Index:
-        return _assemble(dataset, root, split, listing, probes, tuple(gaps.lines))
+        return _assemble(dataset, root, split, listing, probes)
 
     probes, current = remembered()
     scanning: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -72,10 +92,10 @@ def load_or_build_index(
         if None in probes:
             probes, current = remembered()  # another process may have scanned meanwhile
             _scan_into(probes, listing, workers, progress, lambda: write_index(assembled(), root, complete=False))
-        index = _finished(assembled())
+        index = _finished(assembled(), expected)
         if not current:
             write_index(index, root, complete=True)
-    return count_once(index)
+    return index
 
 
 def _remembered(listing: Listing, stored: Iterable[tuple[Index, bool]]) -> tuple[list[Probe | None], bool]:
@@ -85,6 +105,7 @@ def _remembered(listing: Listing, stored: Iterable[tuple[Index, bool]]) -> tuple
     for old, complete in stored:
         known = {row.path: row for row in old.rows if row.error != _NOT_SCANNED}
         current = complete and old.classes == listing.classes and _clips(old.rows) == _clips(listing.clips)
+        current = current and old.multi_label == listing.multi_label
         break
     probes: list[Probe | None] = []
     for clip in listing.clips:
@@ -97,10 +118,10 @@ def _remembered(listing: Listing, stored: Iterable[tuple[Index, bool]]) -> tuple
     return probes, current
 
 
-def _finished(index: Index) -> Index:
+def _finished(index: Index, expected: str) -> Index:
     """The index itself; DataError where no clip of it can be used."""
     if len(index.healthy) == 0:
-        row, expected = index.rows[0], dataset_layout(index.dataset).text
+        row = index.rows[0]
         raise DataError(
             f"none of the {len(index)} {index.split} clips under {index.root} can be used ({len(index.missing)} "
             f"missing, {len(index.broken)} broken; the first: {row.path} {row.error}); expected {expected}"
@@ -153,13 +174,11 @@ def _scan_into(
             raise
 
 
-def _assemble(
-    dataset: str, root: Path, split: str, listing: Listing, probes: Iterable[Probe | None], notes: tuple[str, ...]
-) -> Index:
+def _assemble(dataset: str, root: Path, split: str, listing: Listing, probes: Iterable[Probe | None]) -> Index:
     unknown = Probe(error=_NOT_SCANNED)
     rows = [Row.of(clip, found or unknown) for clip, found in zip(listing.clips, probes)]
-    return Index(dataset, split, str(root), listing.classes, rows, (*listing.notes, *notes))
+    return Index(dataset, split, str(root), listing.classes, rows, listing.notes, listing.multi_label)
 
 
-def _clips(items: Iterable[Clip | Row]) -> list[tuple[str, int, str]]:
-    return [(item.path, item.label, item.id) for item in items]
+def _clips(items: Iterable[Clip | Row]) -> list[tuple[str, tuple[int, ...], str]]:
+    return [(item.path, item.labels, item.id) for item in items]

@@ -22,7 +22,7 @@ __all__ = ["count_once"]
 def count_once(index: Index) -> Index:
     """The index without links to files that it has already, which its notes name, as they do copies.
 
-    Raises DataError for links to one file under two labels.
+    Raises DataError for links to one file under two labels, but where clips may have several: then it has them all.
     """
     times: dict[tuple[int, int], list[Row]] = defaultdict(list)
     names: dict[tuple[int, str], list[Row]] = defaultdict(list)
@@ -39,6 +39,8 @@ def count_once(index: Index) -> Index:
                 if os.path.realpath(known.path) != os.path.abspath(known.path):  # the link came first
                     first[state.st_dev, state.st_ino], known, row = row, row, known
                 linked[row.path] = row, known
+    if index.multi_label and linked:
+        return _merged(index, linked)
     for row, known in linked.values():
         if row.label != known.label:
             classes = " and ".join(repr(index.classes[number]) for number in (known.label, row.label))
@@ -58,3 +60,12 @@ def count_once(index: Index) -> Index:
     if len(notes) == len(index.notes):
         return index
     return replace(index, rows=[row for row in index.rows if row.path not in linked], notes=tuple(notes))
+
+
+def _merged(index: Index, linked: dict[str, tuple[Row, Row]]) -> Index:
+    """The index without its links, each file with the labels of its links as well."""
+    labels: dict[str, set[int]] = defaultdict(set)
+    for row, known in linked.values():
+        labels[known.path].update(row.labels)
+    kept = [row for row in index.rows if row.path not in linked]
+    return replace(index, rows=[row.labelled({*row.labels, *labels[row.path]}) for row in kept])

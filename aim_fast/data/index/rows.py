@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from aim_fast.data.formats.listing import Clip
+from aim_fast.data.formats.listing import Clip, Labelled
 from aim_fast.data.video.picture import display_size
 from aim_fast.data.video.probe import MISSING, Probe
 from aim_fast.errors import abridged
@@ -20,7 +20,7 @@ _PROBED = tuple(field.name for field in fields(Probe))
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Row(Labelled):
     """One clip: annotation and probe together (see ``aim_fast.data.video.probe.Probe`` for the units)."""
 
     path: str
@@ -38,11 +38,13 @@ class Row:
     aspect: float = 1.0
     seekable: bool = True
     special: str = ""
+    others: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, clip: Clip | Row, probe: Probe) -> Row:
         """The row of a clip, in whose file a probe found this."""
-        return cls(clip.path, clip.label, clip.id, **{name: getattr(probe, name) for name in _PROBED})
+        probed = {name: getattr(probe, name) for name in _PROBED}
+        return cls(clip.path, clip.label, clip.id, others=clip.others, **probed)
 
     @property
     def probe(self) -> Probe:
@@ -73,6 +75,8 @@ class Row:
 class Index:
     """All clips of one split, in the order of the annotations, with the class names by class id.
 
+    ``multi_label``: whether a clip may have several labels, or none.
+
     ``notes`` are lines for the user about the annotations (see ``Listing``); they are not stored.
     """
 
@@ -82,6 +86,7 @@ class Index:
     classes: list[str]
     rows: list[Row]
     notes: tuple[str, ...] = field(default=(), compare=False)
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,6 +95,28 @@ class Index:
     def healthy(self) -> np.ndarray:
         """int64 [n]: numbers of the rows that can be decoded."""
         return np.array([i for i, row in enumerate(self.rows) if row.healthy], np.int64)
+
+    @cached_property
+    def members(self) -> list[np.ndarray]:
+        """Of each class, int64 [n]: numbers of its rows that can be decoded."""
+        found: list[list[int]] = [[] for _ in self.classes]
+        for number in self.healthy.tolist():
+            for label in self.rows[number].labels:
+                found[label].append(number)
+        return [np.array(rows, np.int64) for rows in found]
+
+    def targets(self, rows: Iterable[Row]) -> np.ndarray:
+        """What rows are labelled as: int64 [n], or where clips may have several labels float32 [n, classes] of 0 and 1.
+
+        A row without a label has -1, or no 1.
+        """
+        if not self.multi_label:
+            return np.array([row.label for row in rows], np.int64)
+        labels = [row.labels for row in rows]
+        found = np.zeros((len(labels), len(self.classes)), np.float32)
+        for target, one in zip(found, labels):
+            target[list(one)] = 1
+        return found
 
     @cached_property
     def missing(self) -> list[Row]:
@@ -103,8 +130,8 @@ class Index:
 
     def _absent(self) -> list[str]:
         """Classes that no usable clip has, in a split that has labels."""
-        present = {self.rows[i].label for i in self.healthy}
-        return [name for label, name in enumerate(self.classes) if label not in present] if max(present) >= 0 else []
+        counts = [len(rows) for rows in self.members]
+        return [name for name, count in zip(self.classes, counts) if not count] if any(counts) else []
 
     def summary(self, named: int = 5) -> list[str]:
         """Lines to print: counts, lengths, sizes, codecs, classes without a clip, the first ``named`` useless files."""
@@ -117,6 +144,10 @@ class Index:
             + "; "
             + _counted((row.codec for row in good), 4),
         ]
+        if self.multi_label:
+            labels = [len(row.labels) for row in good]
+            mean = sum(labels) / len(good)
+            lines.append(f"{mean:.2f} labels a clip, at most {max(labels)}; {labels.count(0)} clips have none")
         lines += self.notes
         if special := [row.special for row in good if row.special]:
             lines.append(f"left to PyAV: {len(special)} files ({_counted(special, 4)})")

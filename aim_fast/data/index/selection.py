@@ -63,8 +63,9 @@ def choose_classes(classes: list[str], wanted: str, seed: int) -> list[str]:
 
 def keep_classes(index: Index, names: list[str]) -> Index:
     """The clips of the classes ``names`` alone, labelled by their place in it. Raises DataError where none is left."""
-    labels = {index.classes.index(name): label for label, name in enumerate(names)}
-    rows = [replace(row, label=labels[row.label]) for row in index.rows if row.label in labels]
+    numbers = {index.classes.index(name): label for label, name in enumerate(names)}
+    kept = [(row, [numbers[label] for label in row.labels if label in numbers]) for row in index.rows]
+    rows = [row.labelled(labels) for row, labels in kept if labels]
     if not any(row.healthy for row in rows):
         raise DataError(f"{index.root}: its {index.split} split has no clip of the {len(names)} classes asked for")
     return replace(index, classes=list(names), rows=rows)
@@ -126,7 +127,7 @@ def keep_listed(index: Index, file: str) -> Index:
             )
         kept.append(numbers[line])
     rows = [index.rows[number] for number in sorted(kept)]
-    present = {row.label for row in rows if row.healthy}
+    present = {label for row in rows if row.healthy for label in row.labels}
     for label, name in enumerate(index.classes):
         if label not in present:
             raise DataError(f"{file}: has no clip of class {name!r}: add one, or leave the class out by --classes")

@@ -19,13 +19,15 @@ from aim_fast.errors import DataError, abridged
 __all__ = ["same_classes", "shared_videos"]
 
 
-def same_classes(name: str, root: str | Path, first: str = "train", second: str = "validation") -> list[str]:
+def same_classes(
+    name: str, root: str | Path, first: str = "train", second: str = "validation", multi_label: bool = False
+) -> list[str]:
     """The classes of two splits, which must be the same and have no video in common.
 
     Raises:
         DataError: as ``read_dataset``; splits of other classes, or with a video in both, which are named.
     """
-    one, other = read_dataset(name, root, first), read_dataset(name, root, second)
+    one, other = (read_dataset(name, root, split, multi_label) for split in (first, second))
     if one.classes != other.classes:
         odd = sorted(set(one.classes) ^ set(other.classes)) or ["the same names in another order"]
         raise DataError(

@@ -75,7 +75,7 @@ class BatchPipeline(ABC):
 
 
 class HostPipeline(BatchPipeline):
-    """Everything on the CPU."""
+    """Everything on the CPU. Samples of the same frames, one behind the other, are decoded once."""
 
     def __init__(self, *, batch_size: int, img_size: int, augmentation: Augmentation | None, threads: int) -> None:
         self.batch_size, self.img_size, self.augmentation, self.threads = batch_size, img_size, augmentation, threads
@@ -88,13 +88,15 @@ class HostPipeline(BatchPipeline):
             from aim_fast.data.pixels.timm_policy import TimmPolicy
 
             self._policy = TimmPolicy(augmentation.policy, img_size, augmentation.fill)
-        if augmentation is not None and (augmentation.randaug or augmentation.color_jitter or augmentation.erasing):
+        if augmentation is not None and (augmentation.layers or augmentation.color_jitter or augmentation.erasing):
             from aim_fast.data.pixels.dali_pipelines import augmenting
 
             self._augmenting = augmenting(img_size, augmentation, batch_size=batch_size, threads=threads)
 
     def _begin(self, clips: Sequence[ClipInput]) -> None:
-        native = [clip for clip in clips if clip.pixels is None]
+        native = [
+            clip for clip, before in zip(clips, (None, *clips)) if clip.pixels is None and not _again(clip, before)
+        ]
         decoder = None
         if native:
             from aim_fast.data.pixels.dali_pipelines import decode_inputs, decoding
@@ -107,7 +109,10 @@ class HostPipeline(BatchPipeline):
         clips, decoder = self._begun.popleft()
         decoded = iter(decoder.wait()) if decoder is not None else iter(())
         # Zero-copy views of DALI's buffers, which stay as they are until this decoder is started again.
-        sources = [torch.from_dlpack(next(decoded)) if clip.pixels is None else None for clip in clips]
+        sources: list[torch.Tensor | None] = []
+        for clip, before in zip(clips, (None, *clips)):
+            again = clip.pixels is None and _again(clip, before)
+            sources.append(sources[-1] if again else torch.from_dlpack(next(decoded)) if clip.pixels is None else None)
         if self._augmenting is None:
             length, size = len(clips[0].plan.order), self.img_size
             out = torch.empty(len(clips), length, size, size, 3, dtype=torch.uint8)
@@ -167,6 +172,8 @@ class DevicePipeline(BatchPipeline):
         begun = []
         for resized in (False, True):
             places = [i for i, clip in enumerate(clips) if (clip.pixels is not None) is resized]
+            if self._decode_on == "gpu":  # clips of one size behind one another: others take a decoder made anew
+                places.sort(key=lambda i: (clips[i].coded_size, clips[i].size))
             if places:
                 pipeline = self._idle[resized].pop() if self._idle[resized] else self._made(resized)
                 pipeline.start(self._inputs([clips[i] for i in places], resized))
@@ -201,6 +208,13 @@ class DevicePipeline(BatchPipeline):
 
     def close(self) -> None:
         self._idle = {False: [], True: []}
+
+
+def _again(clip: ClipInput, before: ClipInput | None) -> bool:
+    """Whether a clip is of the frames that were decoded for the one before it."""
+    if before is None or before.pixels is not None or clip.path != before.path:
+        return False
+    return np.array_equal(clip.plan.frames, before.plan.frames)
 
 
 def _resized(clip: ClipInput, source: torch.Tensor | None, img_size: int, policy: TimmPolicy | None) -> np.ndarray:

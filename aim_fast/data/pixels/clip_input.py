@@ -18,9 +18,15 @@ class PipelineError(Exception):
 @dataclass(slots=True)
 class ClipInput:
     """One clip for a pipeline: what to do, and the file for DALI to decode, or its bytes uint8 [n] where it is part of
-    a shard, or from PyAV frames uint8 [U, S, S, 3]."""
+    a shard, or from PyAV frames uint8 [U, S, S, 3]. ``size`` is the (height, width) of the file's frames."""
 
     plan: ClipPlan
     path: str
     pixels: np.ndarray | None = None
     encoded: np.ndarray | None = None
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def coded_size(self) -> tuple[int, int]:
+        """The size in whole blocks of 16 pixels, which a decoder on a GPU is made for."""
+        return -(-self.size[0] // 16), -(-self.size[1] // 16)

@@ -6,7 +6,8 @@ come resized: on a CPU behind the decoding one and PyTorch's uint8 kernel, six t
 and on either device behind PyAV. A batch has clips for a pipeline or does not go to it: on a GPU no operator takes a
 batch of none.
 
-    frames [U, H, W, 3] → box → [U, S, S, 3] → RandAugment → lighting → erase → gather → uint8 [T, S, S, 3]
+    frames [U, H, W, 3] → box → [U, S, S, 3] → RandAugment → colour jitter → lighting → erase → gather
+                                                                                         → uint8 [T, S, S, 3]
 
 Repeated frames are gathered at the very end, so they are never decoded or augmented twice.
 """
@@ -139,7 +140,7 @@ def augment_inputs(
     plans = [clip.plan for clip in clips]
     inputs = {"order": [plan.order for plan in plans]} | ({} if pixels is None else {"pixels": list(pixels)})
     if augmentation is not None:
-        if augmentation.randaug is not None:
+        if augmentation.layers:
             inputs["kinds"] = [plan.randaug[0] for plan in plans if plan.randaug]
             inputs["parameters"] = [plan.randaug[1] for plan in plans if plan.randaug]
         if augmentation.color_jitter:
@@ -210,9 +211,9 @@ def _decoded(path: Node, encoded: Node, held: Node, frames: Node, decode_device:
 
 def _augmented(video: Node, img_size: int, augmentation: Augmentation | None, device: str) -> Node:
     if augmentation is not None:
-        if augmentation.randaug is not None:
+        if augmentation.layers:
             kinds, parameters = _input("kinds", types.INT32, 1), _input("parameters", types.FLOAT, 2)
-            for layer in range(augmentation.randaug[0]):
+            for layer in range(augmentation.layers):
                 video = _operation(video, kinds[layer], parameters[layer], img_size, device)
         if augmentation.color_jitter:
             light = _input("light", types.FLOAT, 1)
@@ -226,7 +227,7 @@ def _augmented(video: Node, img_size: int, augmentation: Augmentation | None, de
 
 
 def _operation(video: Node, kind: Node, parameters: Node, img_size: int, device: str) -> Node:
-    """One RandAugment layer: the clip's kind of operation, Pillow's formula to one level."""
+    """One layer of RandAugment or of colour jitter: the clip's kind of operation, Pillow's formula to one level."""
     value, shift, cutout = parameters[31], parameters[32], parameters[32:36]
     kernel = fn.reshape(parameters[6:31], shape=[5, 5])
     scalar = value
@@ -265,9 +266,28 @@ def _operation(video: Node, kind: Node, parameters: Node, img_size: int, device:
         video = fn.equalize(video)
     elif kind == int(Kind.CUTOUT):
         video = fn.erase(video, anchor=cutout[0:2], shape=cutout[2:4], axes=(1, 2), fill_value=FILL)
+    elif kind == int(Kind.HUE):
+        video = _turned(video, scalar)
     else:
         video = video  # every branch of a conditional gives the frames
     return video
+
+
+def _turned(video: Node, turn: Node) -> Node:
+    """The hue turned by a share of a full turn, in HSV as torchvision has it."""
+    red, green, blue = (fn.cast(video[:, :, :, c : c + 1], dtype=types.FLOAT) for c in range(3))
+    value = math.max(math.max(red, green), blue)
+    chroma = value - math.min(math.min(red, green), blue)
+    over = chroma + (chroma == 0)
+    is_red, is_green = value == red, value == green
+    beyond = is_green * (2.0 + (blue - red) / over) + (is_green ^ True) * (4.0 + (red - green) / over)
+    hue = is_red * ((green - blue) / over) + (is_red ^ True) * beyond + 6.0 * turn  # in sixths of a turn
+    planes = []
+    for first in (5.0, 3.0, 1.0):
+        place = hue + first
+        place = place - 6.0 * math.floor(place / 6.0)
+        planes.append(value - chroma * math.clamp(math.min(place, 4.0 - place), 0.0, 1.0))
+    return fn.cast(fn.cat(*planes, axis_name="C"), dtype=types.UINT8)
 
 
 def _filtered(video: Node, kernel: Node, margin: Node, img_size: int, device: str) -> Node:

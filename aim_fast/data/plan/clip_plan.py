@@ -19,14 +19,28 @@ import numpy as np
 
 from aim_fast.data.plan.augmentation import Augmentation
 from aim_fast.data.plan.draws import Draws
+from aim_fast.data.plan.jitter import plan_grayscale, plan_jitter
 from aim_fast.data.plan.randaugment import RandAugmentPlan, plan_randaugment
 from aim_fast.data.plan.sampling import Sampling, frame_indices
 
-__all__ = ["ClipPlan", "epoch_order", "plan_clip", "replacement_draw", "stored_view_draw", "view_box"]
+__all__ = [
+    "ClipPlan",
+    "epoch_order",
+    "order_generator",
+    "plan_clip",
+    "replacement_draw",
+    "stored_view_draw",
+    "view_box",
+]
 
 Box = tuple[float, float, float, float]
 
 _CLIP, _ORDER, _REPLACEMENT, _VIEW, _STORED = 0, 1, 2, 3, 4  # streams of a seed
+# Places of a multi-scale crop, y and x in quarters of the room that it leaves: corners, centre, sides, between.
+_PLACES = (
+    *((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (0, 2), (4, 2)),
+    *((1, 1), (1, 3), (3, 1), (3, 3)),
+)
 _EIGENVALUES = np.array([55.4625, 4.7940, 1.1475])  # of RGB over ImageNet (Krizhevsky et al., 2012)
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
@@ -40,7 +54,7 @@ class ClipPlan:
         order: int32 [T], position in ``frames`` of each frame of the clip.
         box: (y0, x0, y1, x1) as fractions of the frame, resized to the square image.
         flip: mirror left and right.
-        randaug: kinds [n] and parameters [n, 36], or None.
+        randaug: kinds [n] and parameters [n, 36] of RandAugment's operations and colour jitter, in order, or None.
         light: float32 [3], levels added to R, G, B, or None.
         erase: float32 [4], (y, x, height, width) in pixels of the square image, zeros for nothing, or None.
         policy_seed: what the augmentation's policy is drawn from, or None.
@@ -71,8 +85,9 @@ def plan_clip(
 ) -> ClipPlan:
     """Plan one clip of a video of ``num_frames`` frames of ``height`` × ``width`` pixels (as displayed).
 
-    With ``augmentation`` the clip is a training clip, drawn from (seed, epoch, index, view). With None it is
-    evaluation view ``view`` of ``sampling``, the same whatever the epoch, and the seed unless the sampling is random.
+    With ``augmentation`` the clip is a training clip, drawn from (seed, epoch, index, view); its views are samples of
+    the same frames. With None it is evaluation view ``view`` of ``sampling``, the same whatever the epoch, and the seed
+    unless the sampling is random.
     """
     if augmentation is None or augmentation.none:
         clip, crop = divmod(view, sampling.crops)
@@ -85,21 +100,21 @@ def plan_clip(
 
     length = sampling.num_frames
     draws = _uniform_numbers(seed, _CLIP, view, index, epoch, length + Draws.count).tolist()
-    indices = frame_indices(sampling, num_frames, draws=draws[:length])
+    first = _uniform_numbers(seed, _CLIP, 0, index, epoch, length).tolist() if view else draws[:length]
+    indices = frame_indices(sampling, num_frames, draws=first)
     draws = draws[length:]
     box = _crop_box(height, width, augmentation, draws[Draws.box])
     if augmentation.pre_crop:
         box = _shrunk(box, augmentation.pre_crop / 224, draws[Draws.shrink])
-    randaug = light = erase = None
-    if augmentation.randaug is not None:
-        randaug = plan_randaugment(*augmentation.randaug, img_size, draws[Draws.randaug])
+    light = erase = None
     if augmentation.color_jitter:
         light = _lighting(augmentation.color_jitter, draws[Draws.light])
     if augmentation.erasing:
         hit = draws[Draws.erase_chance] < augmentation.erasing
         erase = _erase_box(img_size, augmentation, draws[Draws.erase]) if hit else np.zeros(4, np.float32)
     policy_seed = int(draws[Draws.policy] * 2**53) if augmentation.policy else None
-    return ClipPlan(*_unique(indices), box, draws[Draws.flip] < augmentation.flip, randaug, light, erase, policy_seed)
+    flip, layers = draws[Draws.flip] < augmentation.flip, _layers(augmentation, img_size, draws)
+    return ClipPlan(*_unique(indices), box, flip, layers, light, erase, policy_seed)
 
 
 def view_box(height: int, width: int, img_size: int, short_side: int, crop: int = 0, crops: int = 1) -> Box:
@@ -120,9 +135,14 @@ def view_box(height: int, width: int, img_size: int, short_side: int, crop: int 
     return top / rows, left / columns, (top + side_y) / rows, (left + side_x) / columns
 
 
+def order_generator(seed: int, epoch: int) -> np.random.Generator:
+    """What the order of an epoch is drawn from."""
+    return np.random.Generator(_philox(seed, _ORDER, 0, 0, epoch))
+
+
 def epoch_order(num_clips: int, seed: int, epoch: int) -> np.ndarray:
     """int64 [num_clips]: the training order of an epoch, a permutation drawn from (seed, epoch)."""
-    return np.random.Generator(_philox(seed, _ORDER, 0, 0, epoch)).permutation(num_clips)
+    return order_generator(seed, epoch).permutation(num_clips)
 
 
 def replacement_draw(num_choices: int, *, seed: int, epoch: int, index: int, attempt: int = 0) -> int:
@@ -130,9 +150,9 @@ def replacement_draw(num_choices: int, *, seed: int, epoch: int, index: int, att
     return int(_uniform_numbers(seed, _REPLACEMENT, attempt, index, epoch, 1)[0] * num_choices)
 
 
-def stored_view_draw(num_views: int, *, seed: int, epoch: int, index: int) -> int:
-    """Which of the ``num_views`` stored views of clip ``index`` is trained on in this epoch."""
-    return int(_uniform_numbers(seed, _STORED, 0, index, epoch, 1)[0] * num_views)
+def stored_view_draw(num_views: int, *, seed: int, epoch: int, index: int, time: int = 0) -> int:
+    """Which of the ``num_views`` stored views of clip ``index`` is trained on at its ``time``, from 0, in an epoch."""
+    return int(_uniform_numbers(seed, _STORED, time, index, epoch, 1)[0] * num_views)
 
 
 def _unique(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -141,10 +161,43 @@ def _unique(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(frames, np.int32), np.array([position[frame] for frame in indices], np.int32)
 
 
+def _layers(augmentation: Augmentation, img_size: int, draws: Sequence[float]) -> RandAugmentPlan | None:
+    """RandAugment's operations, then colour jitter and grey."""
+    parts = []
+    if augmentation.randaug is not None:
+        parts.append(plan_randaugment(*augmentation.randaug, img_size, draws[Draws.randaug]))
+    if augmentation.jitter:
+        parts.append(plan_jitter(augmentation.jitter, augmentation.jitter_prob, draws[Draws.jitter]))
+    if augmentation.grayscale:
+        parts.append(plan_grayscale(augmentation.grayscale, draws[Draws.grayscale]))
+    if not parts:
+        return None
+    kinds, parameters = zip(*parts)
+    return np.concatenate(kinds), np.concatenate(parameters)
+
+
 def _crop_box(height: int, width: int, augmentation: Augmentation, draws: Sequence[float]) -> Box:
-    """Published order: the short side becomes 256 pixels, then a box of whole pixels is drawn on that frame."""
-    short = min(height, width)
-    rows, columns = (int(side * 256 / short + 0.5) for side in (height, width))
+    """Published order: the short side becomes 256 pixels, then a box of whole pixels is drawn on that frame.
+
+    With ``short_sides`` it becomes a drawn number of pixels, and the box is a square of 224 anywhere. With
+    ``crop_scales`` its sides are two neighbouring shares of the short side, at one of 13 places (Wang et al., TSN,
+    ECCV 2016).
+    """
+    short, becomes = min(height, width), 256
+    if augmentation.short_sides:
+        least, most = augmentation.short_sides
+        becomes = least + int(draws[0] * (most - least + 1))
+    rows, columns = (int(side * becomes / short + 0.5) for side in (height, width))
+    if augmentation.short_sides:
+        y, x = int(draws[2] * (rows - 223)), int(draws[3] * (columns - 223))
+        return y / rows, x / columns, (y + 224) / rows, (x + 224) / columns
+    if augmentation.crop_scales:
+        sides = list(enumerate(int(256 * scale) for scale in augmentation.crop_scales))
+        pairs = [(h, w) for i, h in sides for j, w in sides if abs(i - j) <= 1]
+        h, w = pairs[int(draws[0] * len(pairs))]
+        down, right = _PLACES[int(draws[1] * len(_PLACES))]
+        y, x = down * ((rows - h) // 4), right * ((columns - w) // 4)
+        return y / rows, x / columns, (y + h) / rows, (x + w) / columns
     if augmentation.random_resized_crop:
         (low, high), (narrow, wide) = augmentation.scale, augmentation.ratio
         log_narrow, log_wide = math.log(narrow), math.log(wide)

@@ -13,7 +13,7 @@ __all__ = ["Draws"]
 class Draws:
     """Places among the numbers behind those of the frames; 46 and 47 are free."""
 
-    box = slice(0, 40)  # ten tries of area, aspect, top and left
+    box = slice(0, 40)  # ten tries of area, aspect, top and left; of a multi-scale crop size and place
     shrink = slice(40, 44)  # what the box loses at top, left, bottom and right
     flip = 44
     erase_chance = 45
@@ -21,4 +21,6 @@ class Draws:
     light = slice(120, 124)  # two pairs for Box and Muller
     erase = slice(124, 164)  # ten tries of area, aspect, top and left
     policy = 164
-    count = 165
+    jitter = slice(165, 174)  # whether, an order of the four changes, and how much of each
+    grayscale = 174
+    count = 175

@@ -58,6 +58,7 @@ class Kind(IntEnum):
     AUTOCONTRAST = 8
     EQUALIZE = 9
     CUTOUT = 10  # [32:36] y, x, height, width in pixels
+    HUE = 11  # [31] share of a full turn
 
 
 RandAugmentPlan = tuple[np.ndarray, np.ndarray]  # kinds int32 [n], parameters float32 [n, 36]

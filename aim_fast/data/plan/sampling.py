@@ -4,7 +4,9 @@ Uniform (segment) sampling cuts n frames into T segments: with g = (n-1)/T, segm
 e = round(g·(i+1)), halves to even and both ends inclusive. Training draws one frame of each segment; testing takes
 (s+e)//2. Dense sampling takes T frames at a fixed interval r, a span of L = T·r: training draws one of the n-L+1
 starts; testing, with a = (n-L+1)/clips, starts clip i at int(a·i + a/2). A video shorter than the span is looped:
-start 0, indices modulo n. Published with AIM (Yang et al., ICLR 2023).
+start 0, indices modulo n. Published with AIM (Yang et al., ICLR 2023). Others test from the first start to the last,
+clip i of V at round(i·(n-L)/(V-1)) (``ends``), or have T segments of n/T frames each (``equal``; Wang et al., TSN,
+ECCV 2016): training draws one frame of each, testing takes the middle.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ class Sampling:
         crops: evaluation views along the long side: 1 (centre) or 3 (left, right, middle, or top, bottom, middle).
         short_side: pixels that the short side has before an evaluation crop of the model's image size, or None for
             the image size itself (the published test view; validation crops 224 from 256).
+        ends: whether the dense clips of evaluation are spread from the first possible start to the last, instead of
+            over the middles of equal parts.
+        equal: uniform sampling with T segments of n/T frames that share no frame, as TSN, X-CLIP and ActionCLIP have
+            them, instead of AIM's.
         random: draw the frames of each evaluation clip as training does, by (seed, view, index), instead of dividing
             the video evenly among them.
     """
@@ -39,6 +45,8 @@ class Sampling:
     clips: int = 1
     crops: int = 1
     short_side: int | None = None
+    ends: bool = False
+    equal: bool = False
     random: bool = False
 
     def __post_init__(self) -> None:
@@ -72,8 +80,8 @@ def frame_indices(
         draws: uniform numbers in [0, 1) for training: T of them (uniform) or one (dense); None for evaluation.
     """
     if sampling.interval is None:
-        return _uniform(num_frames, sampling.num_frames, clip, sampling.clips, draws)
-    return _dense(num_frames, sampling.num_frames, sampling.interval, clip, sampling.clips, draws)
+        return (_equal if sampling.equal else _uniform)(num_frames, sampling.num_frames, clip, sampling.clips, draws)
+    return _dense(num_frames, sampling, sampling.interval, clip, draws)
 
 
 def _uniform(n: int, length: int, clip: int, clips: int, draws: Sequence[float] | None) -> list[int]:
@@ -84,10 +92,18 @@ def _uniform(n: int, length: int, clip: int, clips: int, draws: Sequence[float] 
     return [s + int(u * (e - s + 1)) for s, e, u in zip(edges, edges[1:], draws)]
 
 
-def _dense(n: int, length: int, interval: int, clip: int, clips: int, draws: Sequence[float] | None) -> list[int]:
+def _equal(n: int, length: int, clip: int, clips: int, draws: Sequence[float] | None) -> list[int]:
+    places = [(2 * clip + 1) / (2 * clips)] * length if draws is None else draws
+    return [int((i + place) * n / length) for i, place in zip(range(length), places)]
+
+
+def _dense(n: int, sampling: Sampling, interval: int, clip: int, draws: Sequence[float] | None) -> list[int]:
+    length, clips = sampling.num_frames, sampling.clips
     starts = n - length * interval + 1
     if starts < 1:
         start = 0
+    elif draws is None and sampling.ends and clips > 1:
+        start = round(clip * (starts - 1) / (clips - 1))
     elif draws is None:
         start = math.floor(starts / clips * clip + starts / clips / 2)
     else:

@@ -8,7 +8,7 @@ wanted frame behind it are decoded. The probe finds out whether it does; other f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import av
@@ -22,7 +22,7 @@ from aim_fast.data.video.source import file_state
 from aim_fast.data.video.stream import Clock, decoded, opened, tick_rate
 from aim_fast.errors import DataError
 
-__all__ = ["ORDERED_BY_TIME", "ShownFrame", "decode_frames", "each_frame", "reason", "stream_frames"]
+__all__ = ["ORDERED_BY_TIME", "ShownFrame", "decode_frames", "each_frame", "reason", "shown_frames", "stream_frames"]
 
 # Others have no times of packets that could be relied on, or none at all.
 ORDERED_BY_TIME = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")
@@ -110,15 +110,20 @@ def stream_frames(path: str, *, threads: int = 1) -> Iterator[ShownFrame]:
     the next is asked for. Raises DataError where the file cannot be opened or decoded any further."""
     try:
         with opened(path, threads) as (container, stream):
-            converter, clock = Converter(stream, rotate=True), Clock(container, stream)
-            rate, aspect = float(tick_rate(stream)), pixel_aspect(stream)
-            for frame in decoded(container, stream, clock.packet):
-                pixels = converter.rgb(frame)
-                width, height = converter.size
-                size = display_size(height, width, aspect, rotation(converter.matrix or UPRIGHT))
-                yield ShownFrame(float(clock.tick(frame) * clock.base), rate, size, pixels)
+            clock = Clock(container, stream)
+            yield from shown_frames(stream, clock, decoded(container, stream, clock.packet))
     except _FAILURES as error:
         raise DataError(f"{path} cannot be decoded: {reason(error)}") from None
+
+
+def shown_frames(stream: VideoStream, clock: Clock, frames: Iterable[av.VideoFrame]) -> Iterator[ShownFrame]:
+    """Decoded frames of a stream as they are shown, timed by a clock that was told of their packets."""
+    converter, rate, aspect = Converter(stream, rotate=True), float(tick_rate(stream)), pixel_aspect(stream)
+    for frame in frames:
+        pixels = converter.rgb(frame)
+        width, height = converter.size
+        size = display_size(height, width, aspect, rotation(converter.matrix or UPRIGHT))
+        yield ShownFrame(float(clock.tick(frame) * clock.base), rate, size, pixels)
 
 
 def reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from aim_fast.data.storage.cache import open_archive
 from aim_fast.errors import DataError
 
 __all__ = [
@@ -53,11 +54,12 @@ def tar_member(path: str) -> TarMember | None:
 
 
 def read_member(path: str) -> bytes:
-    """A member's bytes; OSError where the shard is not there or ends before it."""
+    """A member's bytes; OSError where the shard is not there or ends before it, DataError where it is remote and
+    cannot be fetched."""
     member = tar_member(path)
     if member is None:
         raise ValueError(f"{path} names no member of a tar")
-    handle = os.open(member.archive, os.O_RDONLY)
+    handle = open_archive(member.archive)
     try:
         data = os.pread(handle, member.size, member.offset)
         while 0 < len(data) < member.size:  # one read gives 2 GiB at most

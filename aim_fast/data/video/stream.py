@@ -30,7 +30,7 @@ _DEFAULT = 5_000_000  # pixels that a default stream is worth more, as FFmpeg co
 _BACK = 0.5  # seconds that times go back where recordings were joined
 # seconds that times leap ahead there, in containers whose times may, and in all others
 _AHEAD, _FAR_AHEAD = 10.0, 6 * 3600.0
-_LEAPING = ("mpegts", "mpeg")
+_LEAPING = ("mpegts", "mpeg", "rtsp", "video4linux2,v4l2", "avfoundation", "dshow")
 _UNTIMED = ("avi", "h264", "hevc", "m4v", "mpegvideo")  # times are in the order of packets, or none
 _TICKS = 120  # a second, at most
 # metadata that is no UTF-8 never matters: PyAV 19 takes it as it is, those before have to be told

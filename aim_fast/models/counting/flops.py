@@ -21,18 +21,25 @@ import aim_kernels.spatial_attention
 import aim_kernels.temporal_attention  # noqa: F401 - these define the operators that are counted below
 from aim_fast.errors import UsageError
 from aim_fast.models.composition import about_of
+from aim_fast.models.methods import METHODS
 from aim_fast.models.registry import create_model, find_entry
 from aim_fast.models.video_model import VideoModel
 
 
-def multiply_adds(model: VideoModel) -> int:
-    """Multiply-adds of one forward pass over one clip; the model is best made under ``torch.device("meta")``.
+def multiply_adds(model: VideoModel, stored: bool = False) -> int:
+    """Multiply-adds of one forward pass over one clip, or over its frozen features where those are ``stored``; the
+    model is best made under ``torch.device("meta")``.
 
     The published structure is counted: a module with a ``backend`` "fused" runs its "reference" meanwhile, because
     fused blocks compute the same function in fewer products.
     """
-    shape = (1, 3, model.num_frames, model.img_size, model.img_size)
-    parameter = next(model.parameters())
+    sides, parameter = (model.img_size, model.img_size), next(model.parameters())
+    if stored:
+        clips = torch.empty((1, model.num_frames, *sides, 3), device=parameter.device, dtype=torch.uint8)
+        with torch.no_grad():
+            clips = model.frozen_features(clips)
+    else:
+        clips = torch.empty((1, 3, model.num_frames, *sides), device=parameter.device, dtype=parameter.dtype)
     fused = [module for module in model.modules() if vars(module).get("backend") == "fused"]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = model.training
@@ -42,7 +49,7 @@ def multiply_adds(model: VideoModel) -> int:
     try:
         products = sdpa_kernel(SDPBackend.MATH)  # whose products are seen; a fused kernel's on a CPU are not
         with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, torch.no_grad(), products:
-            model(torch.empty(shape, device=parameter.device, dtype=parameter.dtype))
+            model(clips)
     finally:
         for module in fused:
             module.backend = "fused"  # type: ignore[assignment]
@@ -66,8 +73,10 @@ def count_costs(name: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]
     """
     entry = find_entry(name, overrides.get("head"), overrides.get("method"))
     depth = overrides.get("depth", entry.arguments.get("depth"))
+    if entry.method in METHODS and not METHODS[entry.method].blocks_alike:
+        return _count(name, overrides)
     alike = {"method", "head", *(key for key, about in about_of(entry).items() if about.alike)}
-    if not isinstance(depth, int) or depth <= 2 or not overrides.keys() <= alike:
+    if "depth" not in alike or not isinstance(depth, int) or depth <= 2 or not overrides.keys() <= alike:
         return _count(name, overrides)
     try:
         counts = [_count(name, {**overrides, "depth": blocks}) for blocks in (1, 2)]

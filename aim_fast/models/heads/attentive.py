@@ -39,7 +39,7 @@ class Attentive(Classifier):
         from timm.layers import AttentionPoolLatent
 
         model.attentive_pool = AttentionPoolLatent(model.feature_dim, num_heads=model.num_heads)
-        model.attentive_time = torch.nn.Parameter(torch.empty(1, model.num_frames, 1, model.feature_dim))
+        model.attentive_time = torch.nn.Parameter(torch.empty(1, model.time_slots, 1, model.feature_dim))
         super().make(model)
 
     def reset(self, model: Headed) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from aim_fast.models.block import dropped
 from aim_kernels.adaptation import attention_over_time
 from aim_kernels.choices import DropPathMode, Memory
+from aim_kernels.drop_path import DropPath
 from aim_kernels.memory import run_again
-from aim_kernels.modules import DropPath, TemporalAttention
+from aim_kernels.modules import TemporalAttention
 from aim_kernels.precision import compute_dtype
 from aim_kernels.trained_trunk import attention_branch
 from aim_kernels.weights import NormWeights
@@ -60,14 +61,17 @@ def run_divided(block: Any, x: Tensor) -> Tensor:
 def _adapt(
     block: Any, x: Tensor, time: Tensor | None, space: Tensor | None, mlp: Tensor | None, memory: Memory
 ) -> Tensor:
-    x = x + F.linear(dropped(_attend_time(block, x), time), block.T_Adapter.weight, block.T_Adapter.bias)
+    x = x + F.linear(
+        dropped(attend_time(block, x, block.t_norm, block.t_attn), time), block.T_Adapter.weight, block.T_Adapter.bias
+    )
     x = x + dropped(block.attend(x), space)
     return x + dropped(block.expand(x, memory), mlp)
 
 
-def _attend_time(block: Any, x: Tensor) -> Tensor:
-    norm, weights = block.t_norm, block.t_attn.weights
+def attend_time(block: Any, x: Tensor, norm: nn.LayerNorm, attention: TemporalAttention) -> Tensor:
+    """``attention`` of ``norm(x)`` among the frames, [B, T, N, D], by the backend of ``block``."""
+    weights = attention.weights
     if block.backend == "reference":
         qkv = F.linear(norm(x), weights.qkv_weight, weights.qkv_bias)
-        return block.t_attn.out_proj(attention_over_time(qkv, block.num_heads))
+        return attention.out_proj(attention_over_time(qkv, block.num_heads))
     return attention_branch(x, NormWeights(norm.weight, norm.bias), weights, block.num_heads, "time", eps=norm.eps)

@@ -54,7 +54,9 @@ class Prompting(Record):
     prompt_postfix: int = argument(
         16, "PromptCLIP: learned positions after a class name; 16 if not given", unset=True, told=False
     )
-    temporal_layers: int = argument(2, "PromptCLIP: blocks over frame features; 0 for their mean", unset=True)
+    temporal_layers: int = argument(
+        2, "PromptCLIP: blocks over frame features, 0 for their mean; ViViT: blocks over steps of time", unset=True
+    )
     temporal_heads: int = 8
     temperature: float = 0.07
     max_names: int = argument(

@@ -46,7 +46,8 @@ class STAdapter(Method):
     name: ClassVar[str] = "st_adapter"
     line: ClassVar[str] = "convolutions over time in bottlenecks before attention and MLP (NeurIPS 2022)"
     mean_first: ClassVar[bool] = True
-    classifier_std: ClassVar[float] = 0.02
+    classifier_std: ClassVar[float | None] = 0.02
+    renamed: ClassVar[Mapping[str, str]] = {"fc.": "fc_cls."}
 
     adapter_width: int = argument(384, "ST-Adapter: hidden channels of a bottleneck", alike=True, ge=1)
     adapter_before: Collection[STPlace] = argument(

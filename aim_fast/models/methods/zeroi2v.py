@@ -68,7 +68,7 @@ class ZeroI2V(Method):
         ge=1,
         le=2,
     )
-    adapters_merged: bool = argument(False, alike=True)
+    adapters_merged: bool = argument(False, structure=False, alike=True)
 
     def fitted(self, depth: int) -> Self:
         if self.shift_div < 2 * self.shift_reach:

@@ -13,14 +13,15 @@ CLIP Training, NeurIPS 2023; open_clip's ``no_ln_pre``, ``pool_type`` avg, ``fin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aim_fast.models.block import FrozenBlock
+from aim_fast.models.block import FrozenBlock, Transformer
 from aim_fast.models.frame_model import FrameModel
+from aim_fast.models.heads import ALL_HEADS, OF_METHODS
 from aim_fast.models.weights import clip as clip_weights
 from aim_fast.models.weights.adaptation import adapted_by
 from aim_fast.models.weights.architecture import infer_architecture, usual_heads
@@ -79,26 +80,33 @@ class CLIPViT(FrameModel):
 
     @classmethod
     def infer_arguments(cls, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
-        if "conv1.weight" not in tensors or ("ln_pre.weight" in tensors) is not cls.normed_stem:
-            return None
-        if (method := adapted_by(tensors)) is None:
+        method = adapted_by(tensors)
+        return None if method is None else cls.arguments_under(method, tensors, where)
+
+    @classmethod
+    def arguments_under(cls, method: str, tensors: Mapping[str, Tensor], where: str) -> dict[str, Any] | None:
+        """:meth:`infer_arguments` of a model under ``method``, of which its tensors need have nothing."""
+        whole = "visual." if "visual.conv1.weight" in tensors else ""  # of a CLIP, its text tower beside
+        if f"{whole}conv1.weight" not in tensors or (f"{whole}ln_pre.weight" in tensors) is not cls.normed_stem:
             return None
         found = infer_architecture(tensors, where) | ({} if method == "aim" else {"method": method})
         # The published code adds the temporal embedding in the stem, wherever the adapters are.
         place = {} if 0 in found.get("adapter_layers", [0]) else {"temporal_place": "stem"}
-        return found | place | {"num_heads": usual_heads(found["embed_dim"])}
+        head = method if method in OF_METHODS else "text" if "side.proj" in tensors else "linear"
+        of_head = {} if head == "linear" else {"head": head} | ALL_HEADS[head].told(tensors, where)
+        return found | place | {"num_heads": usual_heads(found["embed_dim"])} | of_head
 
     def embed(self, x: Tensor) -> Tensor:
         """Clips to the block's first input ``[B, T, N, D]``."""
         # on a CPU the fused stem is slower: bench/NOTES.md
         if x.is_cuda and x.dtype == torch.uint8 and self.backend == "fused" and isinstance(self.ln_pre, nn.LayerNorm):
-            self.check_clips(x)
+            self.check_clips(x, self.trunk_frames)
             return patch_embed(
                 x,
                 self.conv1.weight,
                 self.class_embedding,
                 self.positional_embedding,
-                self.stem_embedding[0],
+                self.stem_embedding.squeeze(0),
                 self.ln_pre.weight,
                 self.ln_pre.bias,
                 self.mean,
@@ -124,19 +132,3 @@ class CLIPAViT(CLIPViT):
     def pool(self, tokens: Tensor) -> Tensor:
         """The last block's output ``[B, T, N, D]`` to one feature a frame, ``[B, T, D]``: the mean of its patches."""
         return tokens[:, :, 1:].mean(2)
-
-
-class Transformer(nn.Module):
-    """The blocks in a row, named ``resblocks`` as in CLIP."""
-
-    resblocks: Sequence[Any]
-
-    def __init__(self, blocks: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.resblocks = nn.ModuleList(blocks)  # type: ignore[assignment]
-
-    def forward(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Blocks ``start`` to ``stop`` - 1 of ``x`` [B, T, N, D]."""
-        for number in range(start, stop):
-            x = self.resblocks[number](x)
-        return x

@@ -17,20 +17,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aim_fast.models.trunks.swin_record import Swin
+from aim_fast.models.tubelets import embed_tubelets
 from aim_fast.models.video_model import VideoModel
 from aim_fast.models.weights import swin as swin_weights
 from aim_fast.models.weights.files import WeightsFile
 from aim_fast.models.weights.fit import Fit
 from aim_kernels.modules import Adapter
 from aim_kernels.swin_block import AIMSwinBlock
-
-# The middle of uint8: pixels minus this are exact in bf16, and small enough that a rounded weight does little harm.
-_MIDDLE = 128.0
 
 
 class AIMSwin(VideoModel):
@@ -143,27 +139,10 @@ class AIMSwin(VideoModel):
         return self.fc_cls(self.dropout(features.mean((1, 2))))
 
     def embed(self, x: Tensor) -> Tensor:
-        """Clips to the first block's input ``[B, T, N, D]``, as one product over flattened patches.
-
-        For uint8 the normalisation is folded into it: W·((x − mean)/std) + b = (W/std)·(x − 128) + Σ (W/std)·(128 −
-        mean) + b. Mean and std stay plain numbers, exact in any dtype; the bias is that of the rounded weight.
-        """
-        b, (steps, side, _), grid = self.check_clips(x), self.patch_size, self.img_size // self.patch_size[1]
-        t, weight, bias = self.num_frames // steps, self.patch_embed.proj.weight, self.patch_embed.bias
-        if x.dtype == torch.uint8:
-            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-            scaled = torch.stack([wide[:, c] / self.std[c] for c in range(3)], dim=-1).to(
-                weight.dtype
-            )  # [D, 2, p, p, 3]
-            for c, sums in enumerate(scaled.to(wide.dtype).sum((1, 2, 3)).unbind(-1)):
-                bias = bias + (sums * (_MIDDLE - self.mean[c])).to(bias.dtype)
-            patches = x.reshape(b, t, steps, grid, side, grid, side, 3).permute(0, 1, 3, 5, 2, 4, 6, 7)
-            patches, weight = patches.to(weight.dtype) - _MIDDLE, scaled
-        else:
-            patches = x.to(weight.dtype).reshape(b, 3, t, steps, grid, side, grid, side)
-            patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7)
-        patches = patches.reshape(b, t, grid * grid, 3 * steps * side * side)
-        return self.patch_embed.norm(F.linear(patches, weight.flatten(1), bias))
+        """Clips to the first block's input ``[B, T, N, D]``."""
+        self.check_clips(x)
+        stem = self.patch_embed
+        return stem.norm(embed_tubelets(x, stem.proj.weight, stem.bias, self.mean, self.std))
 
 
 class PatchEmbed(nn.Module):

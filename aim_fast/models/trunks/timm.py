@@ -48,7 +48,7 @@ class TimmViT(FrameModel):
         ]
         module.blocks = nn.ModuleList(self.adapt(block, number) for number, block in enumerate(blocks))
         last = next((name for name in ("fc_norm", "norm") if _affine(getattr(module, name, None))), None)
-        self.ln_post = nn.LayerNorm(self.feature_dim) if last is None else None  # type: ignore[assignment]
+        self.ln_post = nn.LayerNorm(self.frame_dim) if last is None else None  # type: ignore[assignment]
         self.last_norm = "ln_post." if last is None else f"trunk.{last}."
         usual_decay: set[str] = getattr(module, "no_weight_decay", set)()
         self.undecayed = frozenset(f"trunk.{name}" for name in usual_decay)  # type: ignore[misc]
@@ -65,6 +65,9 @@ class TimmViT(FrameModel):
             if isinstance(module, _BatchNorm):
                 module.eval()
         return self
+
+    def trained_statistics(self) -> dict[str, Tensor]:
+        return {name: one for name, one in super().trained_statistics().items() if not name.startswith("trunk.")}
 
     def reset_trunk(self) -> None:
         """timm has initialised its modules."""
@@ -102,7 +105,7 @@ class TimmViT(FrameModel):
         return self.trunk.patch_embed.num_patches + self.trunk.num_prefix_tokens
 
     @property
-    def feature_dim(self) -> int:  # type: ignore[override]
+    def frame_dim(self) -> int:
         return self.trunk.num_features
 
     def no_weight_decay(self) -> set[str]:
@@ -114,7 +117,8 @@ class TimmViT(FrameModel):
         return timm_weights.fit_weights(self, twin, self.architecture, file, source)
 
     def embed(self, x: Tensor) -> Tensor:
-        trunk, b, t = self.trunk, self.check_clips(x), self.num_frames
+        trunk, t = self.trunk, self.trunk_frames
+        b = self.check_clips(x, t)
         stem = trunk.patch_embed
         if type(stem) is PatchEmbed:
             tokens = stem.norm(self.patch_tokens(x)).flatten(0, 1)  # [B·T, P, D]
@@ -133,7 +137,7 @@ class TimmViT(FrameModel):
             found = trunk._pos_embed(tokens)
             return found[0] if isinstance(found, tuple) else found
         if trunk.cls_token is not None:  # BEiT and the trunks of relative positions
-            tokens = torch.cat([trunk.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([trunk.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens if getattr(trunk, "pos_embed", None) is None else tokens + trunk.pos_embed
 
     @property

@@ -20,18 +20,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.layers import Attention, AttentionRope, GluMlp, Mlp, RmsNorm, SwiGLU
 from timm.models import beit, vision_transformer, vision_transformer_relpos
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from aim_fast.models.block import Before, Change, FrozenBlock, attention_over, dropped
+from aim_fast.models.block import Before, Change, FrozenBlock, Seen, attention_over, dropped
 from aim_kernels.adaptation import norm_reference
 from aim_kernels.choices import Memory, MLPActivation
 from aim_kernels.layer_norm import layer_norm
 from aim_kernels.precision import compute_dtype
 from aim_kernels.rotation import Rotation, rotated, rotation_reference
+from aim_kernels.scaled_product import frozen_linear
 from aim_kernels.spatial_adaptation import spatial_adaptation
 from aim_kernels.spatial_readout import spatial_readout
 from aim_kernels.temporal_adaptation import temporal_adaptation
@@ -195,6 +195,9 @@ class TimmBlock(FrozenBlock):
         out = _scaled(a.proj, self._factor("ls1", "gamma_1"))
         return _affine(self.norm1), AttentionWeights(weight, bias, *out)
 
+    def norm_weights(self) -> tuple[NormWeights, NormWeights]:
+        return _affine(self.norm1), _affine(self.norm2)
+
     def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
         mlp, out = self.mlp, _scaled(self.mlp.fc2, self._factor("ls2", "gamma_2"))
         norm = _affine(self.norm2)
@@ -219,9 +222,10 @@ class TimmBlock(FrozenBlock):
         cls_only: bool = False,
         before: Before | None = None,
         change: Change | None = None,
+        seen: Seen | None = None,
     ) -> Tensor:
         z = self._normed(self.norm1, x)
-        return self._branch(z if before is None else before(z), over_time, cls_only, change)
+        return self._branch(z if before is None else before(z), over_time, cls_only, change, seen)
 
     def expand(self, x: Tensor, memory: Memory = "fast", before: Before | None = None) -> Tensor:
         if self.plain_mlp:
@@ -233,23 +237,31 @@ class TimmBlock(FrozenBlock):
         out, factor = self.mlp(y), self._factor("ls2", "gamma_2")
         return out if factor is None else out * factor.to(out.dtype)
 
+    @property
+    def fused_adapters(self) -> tuple[str, ...]:
+        *attention, mlp = super().fused_adapters
+        return (*(attention if self.plain_attention else ()), *((mlp,) if self.plain_mlp else ()))
+
     def _adapt(
         self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory, cls_only: bool
     ) -> Tensor:
         frozen = (*self.attention_weights(), self.num_heads)
         if self.T_Adapter is not None:
             if self.plain_attention:
-                adapters = (self.T_Adapter.weights, None if self.T_Adapter_in is None else self.T_Adapter_in.weights)
-                x = temporal_adaptation(x, *frozen, *adapters, temporal_drop, self.eps, memory)
+                adapter: Any = self.adapter("T_Adapter")
+                before = self.adapter("T_Adapter_in")
+                x = temporal_adaptation(x, *frozen, adapter, before, temporal_drop, self.eps, memory, self.scaled)
             else:
                 x = self._over_time(x, temporal_drop)
-        adapter = None if self.S_Adapter is None else self.S_Adapter.weights
+        adapter = self.adapter("S_Adapter")
         if not self.plain_attention:
             x = self._over_space(x, cls_only)
         elif cls_only:
-            x = spatial_readout(x, *frozen, adapter, self.eps, **self._scores())
+            adapter = None if self.S_Adapter is None else self.S_Adapter.weights  # under a rotation it is read as it is
+            x = spatial_readout(x, *frozen, adapter, self.eps, **self._scores(), scaled=self.scaled)
         else:
-            x = spatial_adaptation(x, *frozen, adapter, self.eps, memory, self.attention_backend, **self._scores())
+            how = (self.eps, memory, self.attention_backend)
+            x = spatial_adaptation(x, *frozen, adapter, *how, **self._scores(), scaled=self.scaled)
         if self.plain_mlp:
             return self._adapt_mlp(x, joint_drop, memory)
         return self._beside_mlp(x, joint_drop)
@@ -289,18 +301,27 @@ class TimmBlock(FrozenBlock):
             return layer_norm(x, *_affine(norm), norm.eps, dtype)
         return _norm(norm, x).to(dtype)
 
-    def _branch(self, z: Tensor, over_time: bool, cls_only: bool = False, change: Change | None = None) -> Tensor:
+    def _branch(
+        self,
+        z: Tensor,
+        over_time: bool,
+        cls_only: bool = False,
+        change: Change | None = None,
+        seen: Seen | None = None,
+    ) -> Tensor:
         """attn(z) with all that stands between the norm before it and the residual, over T or over N."""
         weights = self.attention_weights()[1]
-        qkv = F.linear(z, weights.qkv_weight, weights.qkv_bias)
+        qkv = frozen_linear(z, weights.qkv_weight, weights.qkv_bias, self.scaled.qkv)
         qkv = self._turned(qkv if change is None else change(z, qkv), over_space=not over_time)
+        if seen is not None:
+            seen(qkv)
         attended = attention_over(qkv, self, over_time, None if over_time else self.place.bias(self.attn))
         attended, z = (attended[:, :, :1], z[:, :, :1]) if cls_only else (attended, z)
         if (inner := _given(self.attn, "norm")) is not None:
             attended = _norm(inner, attended)
         if self.gate is not None:
             attended = attended * self.gate(z).sigmoid()
-        return F.linear(attended, weights.out_weight, weights.out_bias)
+        return frozen_linear(attended, weights.out_weight, weights.out_bias, self.scaled.out)
 
     def _turned(self, qkv: Tensor, over_space: bool) -> Tensor:
         """Packed ``[B, T, N, 3D]`` with queries and keys normalised and, over space, rotated."""

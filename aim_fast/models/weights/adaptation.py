@@ -35,11 +35,14 @@ def fit_adaptation(
     _check_told(model, theirs, source)
     lines, left = _fit_adapters(model, tensors, theirs, blocks, source) if aims else ([], set())
     frames = theirs.get("num_frames", model.num_frames)
+    if frames != model.num_frames and model.method.beside:
+        raise WeightsError(f"{source} is of {frames} frames a clip: make the model with num_frames={frames}")
     if frames != model.num_frames:
         tensors["temporal_embedding"] = interpolate_frames(tensors["temporal_embedding"], model.num_frames)
         lines.append(f"temporal embedding interpolated from {frames} to {model.num_frames} frames")
-    if (classes := theirs.get("num_classes")) != model.num_classes:
-        left |= {name for name in own if name.startswith("fc_cls.")}
+    classifier = {name for name in own if name.startswith("fc_cls.")}
+    if (classes := theirs.get("num_classes")) != model.num_classes and classifier:
+        left |= classifier
         why = "has no head" if classes is None else f"has a head of {classes} classes, the model of {model.num_classes}"
         lines.append(f"{source} {why}: the head is left at its initialisation")
     left |= {name for name in own if name.startswith("attentive_")} - tensors.keys()
@@ -76,9 +79,9 @@ def _fit_adapters(
     return lines, left
 
 
-def check_method(model: Any, names: Mapping[str, Tensor], source: str) -> None:
-    """Raises WeightsError for a checkpoint of another method than the model's."""
-    own, found = model.state_dict().keys(), adapted_by(names)
+def check_method(model: Any, names: Mapping[str, Tensor], source: str, beside: Iterable[str] = ()) -> None:
+    """Raises WeightsError for a checkpoint of another method than the model's; ``beside``: names beside its trunk's."""
+    own, found = model.state_dict().keys(), adapted_by([*names, *beside])
     added = {name: match[1] for name in names if (match := _ADDED.search(name))}
     if model.method.name == "aim":  # of which a model may have less, or more
         odd = [name for name, kind in added.items() if kind not in _KINDS]
@@ -112,7 +115,8 @@ def told_by(names: Mapping[str, Tensor], block: re.Pattern[str]) -> dict[str, An
     tensor: its number, and the name within the block."""
     method = METHODS.get(adapted_by(names) or "", Method)
     matches = [match for match in map(block.fullmatch, names) if match]
-    return method.told({(int(match[1]), match[2]): names[match[0]] for match in matches})
+    beside = {(-1, name): tensor for name, tensor in names.items() if name.startswith("side.")}
+    return method.told({(int(match[1]), match[2]): names[match[0]] for match in matches} | beside)
 
 
 def _check_told(model: Any, theirs: Mapping[str, Any], source: str) -> None:

@@ -25,8 +25,10 @@ def visual_tower(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]
     """
     tensors = strip_prefixes(tensors, where)
     if any(name.startswith("visual.") for name in tensors):
-        tensors = {name.removeprefix("visual."): t for name, t in tensors.items() if name.startswith("visual.")}
-    tower = {name: tensor for name, tensor in tensors.items() if name != "proj"}
+        kept = ("visual.", "side.", "fc_cls.")  # what methods beside the trunk have, and their classifier
+        tensors = {name.removeprefix("visual."): t for name, t in tensors.items() if name.startswith(kept)}
+    unread = re.compile(r"proj|.*\.num_batches_tracked")  # the projection, and what batch norms count
+    tower = {name: tensor for name, tensor in tensors.items() if not unread.fullmatch(name)}
     if "conv1.weight" not in tower or not any(_BLOCK.match(name) for name in tower):
         raise WeightsError(f"{where} holds no CLIP ViT image tower: {what_else(tower)}")
     return tower

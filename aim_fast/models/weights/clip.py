@@ -25,7 +25,7 @@ def fit_weights(model: Any, file: WeightsFile, source: str) -> Fit:
         raise WeightsError(
             f"{source} is of another architecture: it looks like {describe(theirs)}; the model is {describe(ours)}"
         )
-    check_method(model, tower, source)
+    check_method(model, tower, source, file.tensors)
     check_structure(tower, "ln_pre.weight" in model.state_dict(), source)
     lines = []
     adaptation = {name: tensor for name, tensor in tower.items() if model.is_adaptation(name)}
@@ -42,6 +42,8 @@ def fit_weights(model: Any, file: WeightsFile, source: str) -> Fit:
         kind = "aim"
         adaptation_lines, left = fit_adaptation(model, adaptation, theirs, "transformer.resblocks.", source)
         lines += adaptation_lines
+        if model.method.beside:  # which do not read the last norm: their authors' files may lack it
+            left |= {f"ln_post.{part}" for part in ("weight", "bias")} - tensors.keys()
         tensors |= {name: tensor for name, tensor in adaptation.items() if name not in left}
     else:
         kind = "clip"

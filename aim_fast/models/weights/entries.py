@@ -16,6 +16,7 @@ from torch import Tensor
 from aim_fast.errors import WeightsError
 from aim_fast.models.weights.names import PLAIN, choose, trunk_roots, unwrap
 
+_FUSION = "fusion_model_state_dict"  # where ActionCLIP's authors keep what reads the towers
 _DEEPEST = 3  # entries within entries
 
 
@@ -46,7 +47,8 @@ def take_entry(content: Any, key: str | None, where: str) -> Entry:
         lines = (f"{where} holds {place or 'a trunk'} and {others}: {taken}",)
     elif place.rpartition(".")[2] not in PLAIN:
         lines = (f"of {where} its entry {place} is taken",)
-    return Entry(_checked(entries[place], where), lines)
+    beside = {f"fusion.{unwrap(name)}": one for name, one in entries.get(_FUSION, {}).items()} if trunks else {}
+    return Entry(_checked(entries[place], where) | _checked(beside, where), lines)
 
 
 def _entries(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:

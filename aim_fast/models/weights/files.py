@@ -1,4 +1,4 @@
-"""Tensors out of a weights file, whatever wrote it: torch, TorchScript or safetensors, in one file or in parts.
+"""Tensors out of a weights file, whatever wrote it: torch, TorchScript, safetensors or flax, in one file or in parts.
 
 What a file is, is read from its first bytes, not from its name. Pickles are opened with ``weights_only=True`` alone, so
 that a file can hold no code. Everything that can be wrong with a file is a WeightsError of one line.
@@ -13,6 +13,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from aim_fast.errors import WeightsError
 from aim_fast.models.weights.entries import take_entry
+from aim_fast.models.weights.flax_file import is_msgpack, read_flax
 from aim_fast.models.weights.folders import Settings, parts_of, read_index, read_settings, weights_in
 from aim_fast.plain_path import plain_path
 from aim_kernels.choices import Activation
@@ -121,6 +123,8 @@ def _read_file(path: Path) -> _Content:
         return _read_safetensors(path)
     if head.startswith(b"\x80"):
         return _pickled(_unpickle(path, mmap=False))
+    if is_msgpack(head):
+        return _Content(read_flax(path))
     for begin, what in _OTHERS.items():
         if head.lstrip().startswith(begin):
             raise WeightsError(f"weights file {path} {what}")
@@ -187,8 +191,8 @@ def _unpickle(path: Path, mmap: bool) -> Any:
     numpy_scalar = np.float64(0).__reduce__()[0]
     allowed: list[Any] = [(numpy_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     allowed += [np.dtype, *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")}]
-    # DINO, MAE and DeiT keep the options of their command line.
-    allowed += [argparse.Namespace, pathlib.PosixPath]
+    # DINO, MAE and DeiT keep the options of their command line, X-CLIP its configuration, a dictionary.
+    allowed += [argparse.Namespace, pathlib.PosixPath, (OrderedDict, "yacs.config.CfgNode")]
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
             return torch.load(plain_path(path), map_location="cpu", weights_only=True, mmap=mmap)

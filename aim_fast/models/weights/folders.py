@@ -27,6 +27,7 @@ _ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 _DEFAULTS: dict[str, Any] = {"hidden_act": "gelu", "num_attention_heads": 12}
 _OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
     "clip": {"hidden_act": "quick_gelu"},
+    "xclip": {"hidden_act": "quick_gelu"},
     "siglip": {"hidden_act": "gelu_pytorch_tanh"},
     "dinov3": {"num_attention_heads": 6},
     "aimv2": {"hidden_act": "silu", "num_attention_heads": 8},

@@ -2,6 +2,7 @@
 
     CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection     ->  OpenAI's names (visual.…, the text tower beside)
     ViTModel, Dinov2Model, Dinov2WithRegistersModel, IJepaModel   ->  timm's, and those with a classifier likewise
+    XCLIPModel                                                    ->  its authors'
     DINOv3ViTModel, SiglipVisionModel, Aimv2VisionModel           ->  timm's
     SiglipModel                                                   ->  open_clip's (visual.trunk.…, text.…)
 
@@ -40,6 +41,7 @@ _CLIP = {
     "embeddings.token_embedding.weight": "token_embedding.weight",
     "embeddings.position_embedding.weight": "positional_embedding",
     "pre_layrnorm.": "ln_pre.",
+    "pre_layernorm.": "ln_pre.",  # XCLIPModel's
     "post_layernorm.": "ln_post.",
     "final_layer_norm.": "ln_final.",
 }
@@ -112,6 +114,8 @@ def from_hugging_face(tensors: Mapping[str, Tensor], where: str) -> dict[str, Te
     """
     if any(name.endswith("embeddings.patch_embedding.bias") for name in tensors):
         return _siglip(tensors, where)
+    if "prompts_visual_projection" in tensors:
+        return _x_clip(tensors)
     if any(map(_CLIP_PATCHES.fullmatch, tensors)):
         return _clip(tensors)
     if _VIT_PATCHES in tensors and any(re.match(_LAYER + r"(layernorm_before|norm1)\.", name) for name in tensors):
@@ -188,6 +192,26 @@ def _clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     image = {name.removeprefix("vision_model."): tensor for name, tensor in image.items()}
     image = _renamed(image, _CLIP, _CLIP_LAYER, rows, "attn.in_proj_")
     return found | {f"visual.{name}": tensor for name, tensor in image.items()}
+
+
+def _x_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    clip: dict[str, Tensor] = {}
+    mit: dict[str, Tensor] = {}
+    prompts: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("mit."):
+            mit[name.removeprefix("mit.")] = tensor
+        elif name.startswith("prompts_"):
+            name = name.replace("layernorm", "ln" if name.startswith("prompts_visual_") else "norm")
+            prompts[name.replace("projection", "proj")] = tensor
+        elif match := re.fullmatch(r"(.*message_attn\.)([qkv])_proj\.(\w+)", name):
+            three = [tensors[f"{match[1]}{letter}_proj.{match[3]}"] for letter in "qkv"]
+            clip[f"{match[1]}in_proj_{match[3]}"] = torch.cat(three)
+        else:
+            clip[name] = tensor
+    top = {"position_embedding": "positional_embedding"}
+    mit = _renamed(mit, top, _CLIP_LAYER, "resblocks.", "attn.in_proj_")
+    return _clip(clip) | {f"mit.{name}": tensor for name, tensor in mit.items()} | prompts
 
 
 def _renamed(

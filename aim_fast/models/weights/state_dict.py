@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from aim_fast.errors import WeightsError
+from aim_fast.models.methods import METHODS
 from aim_fast.models.weights.files import read_weights
+from aim_fast.models.weights.flax import from_flax
 from aim_fast.models.weights.hugging_face import from_hugging_face
 from aim_fast.models.weights.names import choose, trunk_roots, unwrap
 
+_CLASSIFIERS = {"patch_embed4.proj.": "head"}  # of UniFormer
 _AVERAGED = "n_averaged"  # the count that torch's AveragedModel keeps beside its module
 
 
@@ -30,6 +33,8 @@ def load_checkpoint(model: nn.Module, checkpoint: str | Path | Mapping[str, Tens
         where, tensors = "the state dict", dict(nested) if isinstance(nested, Mapping) else {}
     else:
         where, tensors = str(checkpoint), read_weights(checkpoint).tensors
+    if tensors.keys() == model.state_dict().keys():
+        return load_strictly(model, tensors, where)
     trunk, beside = split_trunk(tensors, where)
     load_strictly(model, beside | trunk, where)
 
@@ -45,9 +50,10 @@ def split_trunk(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Te
 
     Raises WeightsError for two trunks of which neither is the usual one.
     """
-    names = [unwrap(name) for name in tensors]
-    if any(".adapter_pre_" in name for name in names):  # ST-Adapter's classifier
-        names = [re.sub(r"^((?:.+\.)?)fc\.(?=weight$|bias$)", r"\1fc_cls.", name) for name in names]
+    names = _renamed([unwrap(name) for name in tensors])
+    for part, classifier in _CLASSIFIERS.items():
+        if any(part in name for name in names):
+            names = [re.sub(rf"^((?:.+\.)?){classifier}\.(?=weight$|bias$)", r"\1fc_cls.", name) for name in names]
     roots = [root for root in trunk_roots(names) if root != "clipmodel."]  # where PromptCLIP itself has its trunk
     root = choose(roots, where) if roots and "" not in roots else ""
     inside = (root, f"{root.removesuffix('backbone.')}cls_head.")
@@ -64,7 +70,15 @@ def split_trunk(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Te
         if short in stripped:
             raise WeightsError(f"{where} holds {short!r} twice, with and without a prefix: keep one")
         stripped[short] = tensor
-    return from_hugging_face(stripped, where), beside
+    return from_flax(from_hugging_face(stripped, where)), beside
+
+
+def _renamed(names: list[str]) -> list[str]:
+    """The names of a checkpoint of a method's authors as they are here; others as they are."""
+    method = next((method for method in METHODS.values() if method.renamed and method.recognises(names)), None)
+    for theirs, ours in method.renamed.items() if method else ():
+        names = [re.sub(rf"^((?:.+\.)?){re.escape(theirs)}", rf"\g<1>{ours}", name) for name in names]
+    return names
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str, among: set[str] | None = None) -> None:

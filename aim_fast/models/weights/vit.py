@@ -24,6 +24,7 @@ from aim_fast.models.weights.state_dict import strip_prefixes
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _OPEN_CLIP_TOWER = "visual.trunk."  # open_clip's name for an image tower of timm's, beside its projection and text
 _NORMS = {"norm.": "ln_post.", "fc_norm.": "ln_post."}
+_BESIDE = "side."  # a network beside the trunk, with names of its own
 # Parts of names that tell a structure which AIM on a plain ViT has not.
 _STRUCTURES = {
     ".relative_position_bias_table": "relative position biases",
@@ -99,7 +100,7 @@ def vit_tower(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     if not is_vit(tensors):
         raise WeightsError(f"{where} holds no ViT in timm's names: {_what_else(tensors)}")
     for part, structure in _STRUCTURES.items():
-        if any(part in f".{name}" for name in tensors):
+        if any(part in f".{name}" for name in tensors if not name.startswith(_BESIDE)):
             raise WeightsError(f"{where} has {structure}, which AIM on a plain ViT has not: take a plain ViT")
     if "pos_embed" not in tensors:
         raise WeightsError(f"{where} has no positional embedding (pos_embed): take a plain ViT")

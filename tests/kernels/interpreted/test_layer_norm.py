@@ -27,5 +27,10 @@ def test_forward_and_backward(rms, width, residual, dtype):
     plain = op.layer_norm_reference(x, weight, bias, 1e-5, dtype)
     for got, rounded, exact in zip((y, mean, rstd), plain, truth, strict=True):
         error_rule.hold(got, rounded, exact)  # of an RMS norm the means are none
+    if not rms:  # and of x̂ in the place of x
+        normal, statistics = torch.randn(7, width).to(dtype), (None, rstd)
+        found = OPERATORS["layer_norm_backward"].triton(dy, normal, weight, *statistics, around)
+        wide = op.layer_norm_backward_reference(dy.double(), normal.double(), weight, None, rstd.double(), around)
+        error_rule.hold(found, op.layer_norm_backward_reference(dy, normal, weight, *statistics, around), wide)
     rounded = op.layer_norm_backward_reference(dy, x, weight, *plain[1:], around)
     error_rule.hold(dx, rounded, op.layer_norm_backward_reference(dy.double(), x.double(), weight, *truth[1:], around))

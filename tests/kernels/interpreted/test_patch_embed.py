@@ -11,6 +11,18 @@ MEAN, STD = (122.769, 116.74, 104.04), (68.493, 66.63, 70.321)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("p", [4, 7])
+def test_folded_normalisation(p, dtype):
+    weight = torch.randn(5, 3, p, p)
+    found = OPERATORS["fold_normalisation"].triton(weight, MEAN, STD, dtype)
+    plain = op.fold_normalisation_reference(weight, MEAN, STD, dtype)
+    truth = op.fold_normalisation_reference(weight.double(), MEAN, STD, torch.float64)
+    for got, rounded, exact in zip(found, plain, truth, strict=True):
+        assert got.dtype == rounded.dtype
+        error_rule.hold(got, rounded, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("p", "width", "batch"), [(4, 40, 5), (6, 77, 2), (2, 64, 12)])
 def test_forward_and_temporal_gradient(p, width, batch, dtype):
     torch.manual_seed(0)

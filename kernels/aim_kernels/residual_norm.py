@@ -1,0 +1,390 @@
+"""Where one sub-block ends and the next begins: the residual add and the norm after it, and back, each in one pass.
+
+    forward    out = x + branch · factor,  or  x + branch + factor · added;     y = norm(out) · weight + bias
+    backward   dx = g + the norm's input gradient of dy;     db = dx · factor in the products' dtype,  Σ_m db[m]
+               with ``added``, which alone is dropped:       db = dx,                        Σ_m db[m] · factor[m]
+    before a product in eight bits:               values · scale ≈ db too, a scale a row
+
+``x``, ``branch``, ``g``, ``dy`` [M, D]; ``factor`` [M]; ``added``, ``weight``, ``bias`` [D]. A sub-block that knows the
+norm :class:`Ahead` of it runs that norm, and gives both outputs to the next one (:class:`Normed`), whose backward gives
+it the gradients of both. The mathematics of the parts are those of :mod:`aim_kernels.residual`,
+:mod:`aim_kernels.layer_norm`, :mod:`aim_kernels.scaled_rows` and :mod:`aim_kernels.column_sum`, and so are the bits on
+a CPU, which runs the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aim_kernels import layer_norm_triton
+from aim_kernels.column_sum import branch_gradient
+from aim_kernels.layer_norm import layer_norm_to_keep
+from aim_kernels.registration import OPERATORS, operator, ops
+from aim_kernels.residual import residual_add
+from aim_kernels.rows_triton import MAX_WIDTH
+from aim_kernels.scaled_norm import scaled_norm
+from aim_kernels.scaled_rows import EIGHT_BITS
+from aim_kernels.weights import NormWeights, ScaledRows, ScaledWeight, UnitNorm, require_gradient
+
+
+class Normed(NamedTuple):
+    """What the norm before a sub-block gave."""
+
+    y: Tensor  # [.., D] of the input's shape; not filled where the rows in eight bits alone are read
+    kept: Tensor | None  # the input as it is kept for backward, where it is not the input itself
+    mean: Tensor | None  # None of a UnitNorm, whose y is kept
+    rstd: Tensor
+    values: Tensor | None = None  # of y in eight bits
+    scale: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor | ScaledRows:
+        """What the sub-block's first product reads, [M, D]."""
+        if self.values is None or self.scale is None:
+            return self.y.reshape(-1, self.y.shape[-1])
+        return ScaledRows(self.values, self.scale)
+
+    def kept_of(self, x: Tensor) -> Tensor:
+        """The sub-block's input ``x`` as backward reads it, or x̂ in its place."""
+        return _kept(x, self.y, self.kept, self.mean)
+
+
+class Ahead:
+    """The norm that the output of a sub-block meets next, and once that sub-block has run it, what it gave.
+
+    Args:
+        norm, eps: of the next sub-block, which must be frozen.
+        precise: whether y is in float32 at least, and not in the products' dtype.
+        scaled, plain: whether the next product reads rows in eight bits, and whether y itself is read.
+    """
+
+    def __init__(
+        self, norm: NormWeights, eps: float, precise: bool = False, scaled: bool = False, plain: bool = True
+    ) -> None:
+        self.norm, self.eps, self.precise, self.scaled, self.plain = norm, eps, precise, scaled, plain
+        self.kept = torch.is_grad_enabled()
+        self._found: tuple[Tensor, int, Normed] | None = None
+
+    def filled(self, outputs: Any) -> Tensor:
+        """Takes what :func:`add_and_norm` gave through autograd; returns its first output."""
+        out, *parts = outputs
+        self._found = out, out._version, Normed(*parts)
+        return out
+
+    def of(self, x: Tensor) -> Normed | None:
+        """What was found of ``x``, once; None where that is not the tensor, as it was, whose norm was run."""
+        found, self._found = self._found, None
+        return None if found is None or found[0] is not x or found[1] != x._version else found[2]
+
+
+def norm_ahead(
+    norm: NormWeights, eps: float, scaled: ScaledWeight | None, plain: bool = False, precise: bool = False
+) -> Ahead | None:
+    """A norm for a product with a ``scaled`` weight, or for more readers (``plain``); None for one that trains."""
+    if require_gradient(norm):
+        return None
+    in_eight_bits = scaled is not None and not precise
+    return Ahead(norm, eps, precise, in_eight_bits, plain or not in_eight_bits or isinstance(norm, UnitNorm))
+
+
+def gains(x: Tensor) -> bool:
+    """Whether neighbours on ``x`` share norms: a CPU runs the parts, and a compiler would keep more for backward."""
+    return x.is_cuda and not torch.compiler.is_compiling()
+
+
+def normed_of(x: Tensor, before: Ahead | None) -> Normed | None:
+    """What the sub-block ``before`` has found of ``x``."""
+    return None if before is None else before.of(x)
+
+
+def norm_before(
+    x: Tensor,
+    norm: NormWeights,
+    eps: float,
+    dtype: torch.dtype,
+    recorded: bool,
+    scaled: bool = False,
+    plain: bool = True,
+    unit: bool = False,
+) -> Normed:
+    """The norm of ``x`` [.., D] that nobody has run yet, y in ``dtype``, that of the products; of a ``unit`` one y is
+    kept."""
+    if scaled:
+        rows, y, mean, rstd, kept = scaled_norm(x, norm, eps, dtype, plain or unit, recorded and not unit)
+        statistics = None if unit else mean, rstd
+        return Normed(_unfilled(x, dtype) if y is None else y, None if kept is x else kept, *statistics, *rows)
+    if unit:
+        y, _, rstd = ops.layer_norm(x, *norm, eps, dtype)
+        return Normed(y, None, None, rstd)
+    y, mean, rstd, kept = layer_norm_to_keep(x, norm, eps, dtype, dtype, recorded)
+    return Normed(y, None if kept is x else kept, mean, rstd)
+
+
+def add_and_norm(
+    x: Tensor, branch: Tensor, factor: Tensor | None, added: Tensor | None, ahead: Ahead | None, dtype: torch.dtype
+) -> Any:
+    """The sum in the shape and dtype of ``x``, and with a norm ``ahead`` what :class:`Normed` has of it."""
+    if ahead is None:
+        return residual_add(x, branch, factor, added)
+    rows, width, lead = x.reshape(-1, x.shape[-1]), x.shape[-1], x.shape[:-1]
+    unit = isinstance(ahead.norm, UnitNorm)
+    kept = ahead.kept and not unit and dtype.itemsize < x.dtype.itemsize
+    of_y = torch.promote_types(x.dtype, torch.float32) if ahead.precise else dtype
+    asked = (of_y, EIGHT_BITS if ahead.scaled else None, ahead.plain, dtype if kept else None)
+    operands = (rows, branch.reshape(-1, width), factor, added, *ahead.norm, ahead.eps, *asked)
+    out, y, copy, mean, rstd, values, scale = ops.residual_norm(*operands)
+    return (
+        out.view(x.shape),
+        y.view(x.shape) if ahead.plain else _unfilled(x, dtype),
+        copy.view(x.shape) if kept else None,
+        None if unit else mean if ahead.norm.bias is None else mean.view(lead),
+        rstd.view(lead),
+        *((values, scale) if ahead.scaled else (None, None)),
+    )
+
+
+def constants_of(ctx: Any, outputs: Any) -> None:
+    """Tells autograd of a function that returns ``outputs`` of :func:`add_and_norm` that the sum and y alone vary."""
+    if isinstance(outputs, tuple):
+        ctx.mark_non_differentiable(*(x for x in outputs[2:] if x is not None))
+        ctx.set_materialize_grads(False)
+
+
+def left(outputs: Any, ahead: Ahead | None) -> tuple[Tensor | None, ...]:
+    """What the backward wants of ``outputs`` of :func:`add_and_norm`: the sum as it is kept, mean, rstd, the weight."""
+    if ahead is None:
+        return None, None, None, None
+    out, y, kept, mean, rstd, *_ = outputs
+    return _kept(out, y, kept, mean), mean, rstd, ahead.norm.weight
+
+
+def _kept(x: Tensor, y: Tensor, kept: Tensor | None, mean: Tensor | None) -> Tensor:
+    return y if mean is None else x if kept is None else kept
+
+
+def arrive(
+    gradients: tuple[Tensor, Tensor | None],
+    found: Sequence[Any],
+    dtype: torch.dtype,
+    needs_bias: bool,
+    factor: Tensor | None = None,
+    dropped: bool = True,
+    scaled: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None, ScaledRows | None]:
+    """From the ``gradients`` of the sum and of y: that of the sum in all, of the branch [M, D] in ``dtype``, where
+    ``needs_bias`` rows [N, D] whose sum is that of its bias, and that of the branch in eight bits where ``scaled`` asks
+    for it and it comes in the same pass. ``found`` is what :func:`left` gave, the rest as of ``branch_gradient``."""
+    (g, dy), (kept, mean, rstd, weight) = gradients, found
+    if dy is None:
+        return g, *_with_rows(branch_gradient(g, dtype, needs_bias, factor, dropped)), None
+    rows = (-1, g.shape[-1])
+    flat = None if mean is None else mean.flatten()
+    operands = (dy.reshape(rows), kept.reshape(rows), weight, flat, rstd.flatten(), g.reshape(rows))
+    if g.dtype == dtype and (factor is None or not dropped):  # the branch's gradient is the sum's
+        dx = ops.layer_norm_backward(*operands).view(g.shape)
+        return dx, *_with_rows(branch_gradient(dx, dtype, needs_bias, factor, dropped)), None
+    how = (factor, dtype, dropped, needs_bias, g.is_cuda)  # on a GPU, which adds them to the sums of others
+    dx, branch, sums, *eight = ops.residual_norm_backward(*operands, *how, EIGHT_BITS if scaled else None)
+    return dx.view(g.shape), branch, sums.view(rows) if needs_bias else None, ScaledRows(*eight) if scaled else None
+
+
+def _with_rows(found: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    branch, sums = found
+    return branch, None if sums is None else sums[None]
+
+
+def depart(
+    needs: Any, dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor | None, rstd: Tensor, g: Tensor
+) -> dict[str, Tensor | Normed | None]:
+    """The gradients of a sub-block's input from ``dy``, that of its norm's output, and ``g``, that of its sum.
+
+    Where the norm was run before it, they are those of the two as they are.
+    """
+    if needs.normed.y:
+        return {"x": g, "normed": Normed(dy.view(x.shape), *(None,) * 5)}  # type: ignore[arg-type]
+    return {"x": ops.layer_norm_backward(dy.view(x.shape), x, weight, mean, rstd, g)}
+
+
+def _unfilled(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.new_empty((), dtype=dtype).expand(x.shape)
+
+
+def residual_norm_reference(
+    x: Tensor,
+    branch: Tensor,
+    factor: Tensor | None,
+    added: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
+    eight_bits: torch.dtype | None,
+    plain: bool,
+    kept: torch.dtype | None,
+) -> tuple[Tensor, ...]:
+    """``out``, ``y``, ``kept``, ``mean``, ``rstd``, ``values``, ``scale`` by the operators that it is made of.
+
+    They are [0] where they are not asked for.
+    """
+    out = OPERATORS["residual_add"](x, branch, factor, added)
+    none = x.new_empty(0, dtype=kept or dtype)
+    if eight_bits is not None:
+        asked = (eight_bits, dtype, plain, kept is not None)
+        values, scale, y, mean, rstd, copy = OPERATORS["scaled_norm"](out, weight, bias, eps, *asked)
+        return out, y, copy, mean, rstd, values, scale
+    if kept is not None:
+        y, mean, rstd, copy = OPERATORS["layer_norm_kept"](out, weight, bias, eps, dtype, kept)
+    else:
+        (y, mean, rstd), copy = OPERATORS["layer_norm"](out, weight, bias, eps, dtype), none
+    return out, y, copy, mean, rstd, none.clone(), rstd.new_empty(0)
+
+
+def residual_norm_backward_reference(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    g: Tensor,
+    factor: Tensor | None,
+    dtype: torch.dtype,
+    dropped: bool,
+    summed: bool,
+    apart: bool = False,
+    eight_bits: torch.dtype | None = None,
+) -> tuple[Tensor, ...]:
+    """``dx``, ``branch``, its sums, ``values`` and ``scale`` by the operators that it is made of, [0] where not asked
+    for; ``apart`` the sums of each :data:`~aim_kernels.layer_norm_triton.PART` rows."""
+    dx = OPERATORS["layer_norm_backward"](dy, x, weight, mean, rstd, g)
+    branch, sums = OPERATORS["branch_gradient"](dx, factor, dtype, dropped)
+    if summed and apart:
+        counted = branch.to(sums.dtype) if factor is None or dropped else branch * factor[:, None]
+        part = layer_norm_triton.PART
+        sums = F.pad(counted, (0, 0, 0, -len(x) % part)).view(-1, part, x.shape[1]).sum(1)
+    rows = (branch.new_empty(0), sums.new_empty(0))
+    if eight_bits is not None:
+        rows = OPERATORS["scaled_rows"](branch, eight_bits)
+    return dx, branch, sums if summed else sums.new_empty(0), *rows
+
+
+def _triton(
+    x: Tensor,
+    branch: Tensor,
+    factor: Tensor | None,
+    added: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
+    eight_bits: torch.dtype | None,
+    plain: bool,
+    kept: torch.dtype | None,
+) -> tuple[Tensor, ...]:
+    found = _fake(x, branch, factor, added, weight, bias, eps, dtype, eight_bits, plain, kept)
+    out, y, copy, mean, rstd, values, scale = found
+    scaled = None if eight_bits is None else (values, scale)
+    layer_norm_triton.forward(
+        *(x, weight, bias, eps, mean, rstd, y if plain else None, None if kept is None else copy, scaled),
+        *(branch, factor, added, out),
+    )
+    return found
+
+
+def _backward_triton(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    g: Tensor,
+    factor: Tensor | None,
+    dtype: torch.dtype,
+    dropped: bool,
+    summed: bool,
+    apart: bool = False,
+    eight_bits: torch.dtype | None = None,
+) -> tuple[Tensor, ...]:
+    how = (factor, dtype, dropped, False, apart, eight_bits)
+    dx, branch, _, *rows = _backward_fake(dy, x, weight, mean, rstd, g, *how)
+    written = (dx, branch, None if eight_bits is None else (rows[0], rows[1]))
+    sums = layer_norm_triton.branch_backward(dy, x, weight, mean, rstd, g, factor, dropped, summed, *written)
+    return dx, branch, sums if apart or not summed else sums.sum(0), *rows
+
+
+def _fake(
+    x: Tensor,
+    branch: Tensor,
+    factor: Tensor | None,
+    added: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
+    eight_bits: torch.dtype | None,
+    plain: bool,
+    kept: torch.dtype | None,
+) -> tuple[Tensor, ...]:
+    wide, rows = torch.promote_types(x.dtype, torch.float32), x.shape[0]
+    return (
+        x.new_empty(x.shape),
+        x.new_empty(x.shape if plain else 0, dtype=dtype),
+        x.new_empty(0 if kept is None else x.shape, dtype=kept or dtype),
+        x.new_empty(0 if bias is None else rows, dtype=wide),
+        x.new_empty(rows, dtype=wide),
+        x.new_empty(0 if eight_bits is None else x.shape, dtype=eight_bits or kept or dtype),
+        x.new_empty(0 if eight_bits is None else (rows, 1), dtype=wide),
+    )
+
+
+def _backward_fake(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    g: Tensor,
+    factor: Tensor | None,
+    dtype: torch.dtype,
+    dropped: bool,
+    summed: bool,
+    apart: bool = False,
+    eight_bits: torch.dtype | None = None,
+) -> tuple[Tensor, ...]:
+    wide = torch.promote_types(dtype, torch.float32)
+    dx, branch = x.new_empty(x.shape, dtype=g.dtype), x.new_empty(x.shape, dtype=dtype)
+    parts = (-(-len(x) // layer_norm_triton.PART),) if apart else ()
+    sums = x.new_empty((*parts, x.shape[1]) if summed else 0, dtype=wide)
+    if eight_bits is None:
+        return dx, branch, sums, x.new_empty(0, dtype=dtype), x.new_empty(0, dtype=wide)
+    return dx, branch, sums, x.new_empty(x.shape, dtype=eight_bits), x.new_empty((len(x), 1), dtype=wide)
+
+
+def _fits(x: Tensor, *_: Any) -> bool:
+    return x.shape[1] <= MAX_WIDTH
+
+
+operator(
+    "residual_norm",
+    "(Tensor x, Tensor branch, Tensor? factor, Tensor? added, Tensor weight, Tensor? bias, float eps, ScalarType dtype,"
+    " ScalarType? eight_bits, bool plain, ScalarType? kept)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    reference=residual_norm_reference,
+    triton=_triton,
+    fits=_fits,
+    fake=_fake,
+)
+operator(
+    "residual_norm_backward",
+    "(Tensor dy, Tensor x, Tensor weight, Tensor? mean, Tensor rstd, Tensor g, Tensor? factor, ScalarType dtype,"
+    " bool dropped, bool summed, bool apart=False, ScalarType? eight_bits=None)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    reference=residual_norm_backward_reference,
+    triton=_backward_triton,
+    fits=_fits,
+    fake=_backward_fake,
+)
