@@ -72,7 +72,7 @@ def command(
     """Write vectors of videos: of files, of all in folders, of a list with a path a line, or of a data set's split.
 
     \b
-    aim-fast embed videos/ --run RUN --output vectors
+    aim-fast embed recordings/ --run RUN --output vectors
     aim-fast embed films/*.mp4 --trunk vit_b16_clip --head text --weights ViT-B-16.pt --window 64 --stride 16 --output V
     aim-fast embed --dataset hmdb51 --data-root DIR --split test --run RUN --format parquet --output V
 

@@ -154,8 +154,8 @@ def test_every_line_is_run(page, aim_fast, data_sets, shallow, videos, tmp_path,
     Path("k400_classes.txt").write_text("air drumming\nplaying guitar\n")
     clips = ("brush_hair/#20_(best)_brush_hair_u_nm_np1_ba_goo_1;x.avi", "wave/#20_(best)_wave_u_nm_np1_ba_goo_1;x.avi")
     Path("train.txt").write_text("\n".join(clips))
-    Path("videos").mkdir()
-    shutil.copy2(videos["vp9"], "videos")
+    Path("recordings").mkdir()
+    shutil.copy2(videos["vp9"], "recordings")
     said = {"--dataset": "ssv2", "--data-root": "DIR"}
     for line in [*BEFORE.get(page, ()), *LINES[page]]:
         if any(word in line for word in ELSEWHERE):
