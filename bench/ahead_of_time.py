@@ -38,7 +38,7 @@ from aim_kernels import (
     wide_slope,
     wide_swiglu,
 )
-from aim_kernels.block_shapes import LIBRARY, Launch, block_shape, candidates, trying
+from aim_kernels.block_shapes import APART, LIBRARY, Launch, block_shape, candidates, trying
 from aim_kernels.scaled_product import OLDEST
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
@@ -85,6 +85,10 @@ def kernels(architecture: int) -> Iterator[Kernel]:
             for bias in ("", ", bias"):
                 shape = {"N": tokens, "BIAS": bool(bias), **constants}, options
                 yield _kernel(f"spatial_attention {part}{bias}", model, function, shape, True, **types)
+        if (tile := spatial_attention_triton.backward_shape(head_dim, architecture, 2, tokens)) != APART:
+            constants, options = spatial_attention_triton.launched(tile, head_dim)
+            function, shape = spatial_attention_triton.spatial_attention_backward_kernel, {"N": tokens, **constants}
+            yield _kernel("spatial_attention backward", model, function, (shape, options), True, **_floats("lse"))
         constants, options = rotation_triton.launch_shape(head_dim, architecture)
         for layout in ("half", "interleaved"):
             shape = {"N": tokens, "INTERLEAVED": layout != "half", **constants}, options
@@ -115,7 +119,7 @@ def candidate_kernels(architecture: int) -> Iterator[Kernel]:
     with trying({}) as trial:
         committed = chosen()
     for launch in trial.asked:
-        for shape in candidates(launch)[1:]:
+        for shape in (tile for tile in candidates(launch)[1:] if tile != APART):
             with trying({launch: shape}):
                 tried = chosen()
             for kernel, before in zip(tried, committed, strict=True):

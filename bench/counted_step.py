@@ -107,7 +107,8 @@ def count_step(
         step = training_step(chosen, clips, labels, "cuda", dtype)
         with trying({}) as trial:
             step()
-        libraries = [launch for launch in trial.asked if own_products and committed(launch) == LIBRARY]
+        libraries = [launch for launch in trial.asked if own_products and launch.entry == "wide_product"]
+        libraries = [launch for launch in libraries if committed(launch) == LIBRARY]
         with trying({launch: candidates(launch)[1] for launch in libraries}):
             for _ in range(WARM_UP - 1):
                 step()
@@ -297,6 +298,7 @@ def _attention(factor: int, length: str) -> Callable[[Mapping[str, Any]], float]
 _OWN_MATRIX = ("wide_product_forward_kernel", "wide_product_backward_kernel")
 OWN_PRODUCTS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "spatial_attention_forward_kernel": _attention(4, "N"),
+    "spatial_attention_backward_kernel": _attention(10, "N"),
     "spatial_attention_backward_queries_kernel": _attention(6, "N"),
     "spatial_attention_backward_keys_kernel": _attention(8, "N"),
     "temporal_attention_forward_kernel": _attention(4, "T"),

@@ -32,12 +32,14 @@ class BlockShape(NamedTuple):
 
 
 LIBRARY = BlockShape(0, 0, 0, 0)  # no tile of ours: a library's product, and a pass after it
+APART = LIBRARY  # or two kernels for one
 
 
 def _shapes(*shapes: tuple[int, int, int, int]) -> list[BlockShape]:
     return [BlockShape(*shape) for shape in shapes]
 
 
+_SHORT = [(64, BlockShape(32, 64, 4, 2)), (128, BlockShape(32, 128, 8, 2))]  # sequences, on any card
 _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
     # (largest size served, shape), in rising order of size
     "temporal_attention_forward": [(64, BlockShape(64, 64, 4, 1)), (128, BlockShape(64, 128, 8, 1))],
@@ -50,6 +52,12 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
     "spatial_attention_forward_float32": [(64, BlockShape(32, 32, 4, 1)), (128, BlockShape(16, 32, 4, 1))],
     "spatial_attention_backward_queries_float32": [(64, BlockShape(32, 32, 4, 1)), (128, BlockShape(16, 32, 4, 1))],
     "spatial_attention_backward_keys_float32": [(64, BlockShape(32, 32, 8, 1)), (128, BlockShape(32, 16, 8, 1))],
+    # in one kernel, by the tokens, padded to a power of two. Instructions of warps a head at 197 tokens, and of the two
+    # kernels: on sm_90 37,400 and 74,000, with 16 rows 50,600; on sm_80, where 32 rows spill, 57,500 and 89,000
+    "spatial_attention_backward": [*_SHORT, (1 << 31, APART)],
+    "spatial_attention_backward_sm80": [*_SHORT, (256, BlockShape(16, 256, 8, 2)), (1 << 31, APART)],
+    "spatial_attention_backward_sm90": [*_SHORT, (256, BlockShape(32, 256, 8, 2)), (1 << 31, APART)],
+    "spatial_attention_backward_float32": [(1 << 31, APART)],
     # by the tokens of a group, padded to a power of two
     "group_attention_forward": [
         (16, BlockShape(16, 16, 1, 1)),
@@ -105,8 +113,8 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
     "wide_product": [(1 << 31, LIBRARY)],
 }
 
-# What a tuning measures beside the table's entry, on all architectures or from sm_90 up; each compiles for those of
-# sm_80, 90 and 100 without spilling to speak of.
+# What a tuning measures beside the table's entry, on all architectures or on those of :func:`_entries`; each compiles
+# for those of sm_80, 90 and 100 without spilling to speak of.
 _CANDIDATES: dict[str, list[tuple[int, list[BlockShape]]]] = {
     "temporal_attention_forward": [
         (64, _shapes((32, 64, 2, 1), (32, 64, 4, 1), (64, 64, 8, 1), (128, 64, 8, 1))),
@@ -137,6 +145,12 @@ _CANDIDATES: dict[str, list[tuple[int, list[BlockShape]]]] = {
         (128, _shapes((32, 64, 8, 2), (64, 64, 8, 2), (16, 64, 4, 2), (32, 128, 8, 2))),
     ],
     "spatial_attention_backward_keys_sm90": [(64, _shapes((64, 64, 4, 2), (64, 64, 8, 2), (64, 128, 8, 2)))],
+    "spatial_attention_backward": [
+        (64, [APART, *_shapes((64, 64, 4, 2))]),
+        (128, [APART, *_shapes((64, 128, 8, 2))]),
+    ],
+    "spatial_attention_backward_sm80": [(128, []), (256, [APART, *_shapes((16, 256, 8, 1))])],
+    "spatial_attention_backward_sm90": [(128, []), (256, [APART, *_shapes((16, 256, 8, 2), (16, 256, 8, 3))])],
     "temporal_attention_forward_float32": [
         (64, _shapes((32, 64, 8, 1))),
         (128, _shapes((16, 128, 8, 1))),
@@ -259,19 +273,25 @@ def block_shape(
 @functools.cache  # asked at every launch
 def committed(launch: Launch) -> BlockShape:
     """The table's."""
-    return _serving(_TABLE, launch)
+    entry = next(entry for entry in reversed(_entries(launch)) if entry in _TABLE)
+    return _serving(_TABLE, launch._replace(entry=entry))
 
 
 def candidates(launch: Launch) -> list[BlockShape]:
     """What may be the fastest, the table's first."""
     found = [committed(launch)]
-    newer = [f"{launch.entry}_sm90"] if launch.architecture >= 90 and launch.itemsize < 4 else []
-    for entry in (launch.entry, *newer):
+    for entry in _entries(launch):
         if entry in _CANDIDATES:
             with suppress(ValueError):  # none for so large a size
                 listed: list[BlockShape] = _serving(_CANDIDATES, launch._replace(entry=entry))
                 found += listed
     return list(dict.fromkeys(found))
+
+
+def _entries(launch: Launch) -> list[str]:
+    """Of halves beside the one for all, one for cards with 160 KiB of shared memory and more, less 86, 89 and 120."""
+    family = "sm80" if launch.architecture == 80 else "sm90" if 90 <= launch.architecture < 120 else ""
+    return [launch.entry, f"{launch.entry}_{family}"] if family and launch.itemsize < 4 else [launch.entry]
 
 
 _T = TypeVar("_T")

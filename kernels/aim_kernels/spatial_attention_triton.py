@@ -1,9 +1,11 @@
 """Triton kernels of spatial attention: flash attention on packed qkv, for image-sized sequences.
 
 ``frames`` [F, N, 3, h, d] with contiguous d, out [F, N, h, d], lse [F, h, N]. Forward: online softmax over blocks of
-keys. Backward in two kernels without atomics: dQ by blocks of queries, which also writes lse and D = rowsum(dO ∘ O)
-into rows of a length divisible by 16, that both are read several at once; then dK and dV by blocks of keys. Both write
-into the packed layout. A bias [1, h, N, N] is read where the scores are formed.
+keys. Backward without atomics, into the packed layout. In one kernel where a program has room for dK and dV of all keys
+of a frame and head: it goes over blocks of queries, whose dQ is whole at once, five products a tile. In two elsewhere:
+dQ by blocks of queries, which also writes lse and D = rowsum(dO ∘ O) into rows of a length divisible by 16, that both
+are read several at once; then dK and dV by blocks of keys; seven products. A bias [1, h, N, N] is read where the scores
+are formed.
 A frame's base is an int64 offset; within a frame int32 serves (the launcher sees to it) and halves the registers of the
 addresses.
 """
@@ -15,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aim_kernels.block_shapes import block_shape, dot_precision
+from aim_kernels.block_shapes import APART, BlockShape, block_shape, dot_precision
 from aim_kernels.optional_triton import cdiv, next_power_of_2, tl, triton
 from aim_kernels.registration import architecture
 
 MAX_HEAD_DIM = 128
+_WIDEST = 64  # heads whose dK and dV of all keys lie in registers
 
 
 @triton.jit
@@ -203,11 +206,78 @@ def spatial_attention_backward_keys_kernel(
     tl.store(p_dk + 2 * D, b_dv.to(dqkv_ptr.dtype.element_ty), mask=m_key)
 
 
+@triton.jit
+def spatial_attention_backward_kernel(
+    dout_ptr: tl.tensor,
+    qkv_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    lse_ptr: tl.tensor,
+    dqkv_ptr: tl.tensor,
+    heads: tl.tensor,
+    stride_frame: tl.tensor,
+    stride_token: tl.tensor,
+    scale: tl.tensor,
+    N: tl.constexpr,
+    HEAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> None:
+    _, i_head, i_frame = _place(heads, 1)
+    D = heads * HEAD
+    o_key = tl.arange(0, KEYS)
+    o_column = tl.arange(0, COLUMNS)
+    m_column = (o_column < HEAD)[None, :]
+    m_key = (o_key < N)[:, None] & m_column
+    p_frame = qkv_ptr + i_frame * stride_frame + i_head * HEAD + o_column[None, :]
+    b_k = tl.load(p_frame + o_key[:, None] * stride_token + D, mask=m_key, other=0.0)  # [KEYS, COLUMNS]
+    b_v = tl.load(p_frame + o_key[:, None] * stride_token + 2 * D, mask=m_key, other=0.0)
+    i_out = i_frame * N * D + i_head * HEAD
+    p_lse = lse_ptr + (i_frame * heads + i_head) * N
+    p_dqkv = dqkv_ptr + i_frame * N * 3 * D + i_head * HEAD
+    b_dk = tl.zeros([KEYS, COLUMNS], tl.float32)
+    b_dv = tl.zeros([KEYS, COLUMNS], tl.float32)
+    for i_row in range(0, N, ROWS):
+        o_row = i_row + tl.arange(0, ROWS)
+        m_row = (o_row < N)[:, None] & m_column
+        o_out = (o_row * D)[:, None] + o_column[None, :]
+        b_q = tl.load(p_frame + o_row[:, None] * stride_token, mask=m_row, other=0.0)  # [ROWS, COLUMNS]
+        b_do = tl.load(dout_ptr + i_out + o_out, mask=m_row, other=0.0)
+        b_o = tl.load(out_ptr + i_out + o_out, mask=m_row, other=0.0)
+        b_delta = tl.sum(b_do.to(tl.float32) * b_o.to(tl.float32), 1)
+        b_lse = tl.load(p_lse + o_row, mask=o_row < N, other=0.0) * 1.4426950408889634
+        b_st = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * (scale * 1.4426950408889634)
+        # of padding's queries q and dO are zero, of its keys K alone, whose P may lie beyond float32
+        b_pt = tl.where((o_key < N)[:, None], tl.exp2(b_st - b_lse[None, :]), 0.0)  # [KEYS, ROWS]
+        b_dv = tl.dot(b_pt.to(b_do.dtype), b_do, b_dv, input_precision=PRECISION)
+        b_dpt = tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION)
+        b_dst = (b_pt * (b_dpt - b_delta[None, :]) * scale).to(b_q.dtype)
+        b_dk = tl.dot(b_dst, b_q, b_dk, input_precision=PRECISION)
+        b_dqt = tl.dot(tl.trans(b_k), b_dst, input_precision=PRECISION)  # 64 rows of a tile for wgmma: [COLUMNS, ROWS]
+        p_dq = p_dqkv + (o_row * 3 * D)[None, :] + o_column[:, None]
+        tl.store(p_dq, b_dqt.to(dqkv_ptr.dtype.element_ty), mask=(o_row < N)[None, :] & (o_column < HEAD)[:, None])
+    p_dk = p_dqkv + (o_key * 3 * D)[:, None] + o_column[None, :]
+    tl.store(p_dk + D, b_dk.to(dqkv_ptr.dtype.element_ty), mask=m_key)
+    tl.store(p_dk + 2 * D, b_dv.to(dqkv_ptr.dtype.element_ty), mask=m_key)
+
+
 def launch_shape(
     kernel: str, head_dim: int, target: int, itemsize: int = 2, tokens: int = 0
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Constants and launch options of "forward", "backward_queries" or "backward_keys"."""
-    shape = block_shape(f"spatial_attention_{kernel}", head_dim, target, itemsize, tokens)
+    return launched(block_shape(f"spatial_attention_{kernel}", head_dim, target, itemsize, tokens), head_dim)
+
+
+def backward_shape(head_dim: int, target: int, itemsize: int = 2, tokens: int = 0) -> BlockShape:
+    """Of the backward in one kernel, without a bias; APART where two are taken."""
+    if head_dim > _WIDEST:
+        return APART
+    return block_shape("spatial_attention_backward", next_power_of_2(tokens), target, itemsize, tokens)
+
+
+def launched(shape: BlockShape, head_dim: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """Constants and launch options of ``shape``."""
     constants = {
         "HEAD": head_dim,
         "ROWS": shape.rows,
@@ -242,6 +312,20 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tenso
     frames, dout, out = _packed(frames), dout.contiguous(), out.contiguous()
     f, n, _, heads, head_dim = frames.shape
     dqkv = frames.new_empty(frames.shape)
+    whole = APART if bias is not None else backward_shape(head_dim, *_kind(frames))
+    if whole != APART:
+        constants, options = launched(whole, head_dim)
+        spatial_attention_backward_kernel[(f * heads,)](
+            dout_ptr=dout,
+            qkv_ptr=frames,
+            out_ptr=out,
+            lse_ptr=lse,
+            dqkv_ptr=dqkv,
+            **_sizes(frames),
+            **constants,
+            **options,
+        )
+        return dqkv
     statistics = lse.new_empty((f, heads, 2, triton.cdiv(n, 16) * 16))
     constants, options = launch_shape("backward_queries", head_dim, *_kind(frames))
     blocks = cdiv(n, constants["ROWS"])
@@ -288,6 +372,12 @@ def _arguments(frames: Tensor, bias: Tensor | None) -> dict[str, Any]:
     return {
         "bias_ptr": frames if bias is None else bias.contiguous(),
         "BIAS": bias is not None,
+        **_sizes(frames),
+    }
+
+
+def _sizes(frames: Tensor) -> dict[str, Any]:
+    return {
         "N": frames.shape[1],
         "heads": frames.shape[3],
         "stride_frame": frames.stride(0),

@@ -16,7 +16,7 @@ from aim_kernels import (
 from aim_kernels.adaptation import activate, adapter_reference
 from aim_kernels.adapter import adapter
 from aim_kernels.bias_gradients import column_sums_reference, gelu_gradients_reference
-from aim_kernels.block_shapes import LIBRARY, Launch, candidates
+from aim_kernels.block_shapes import LIBRARY, Launch, candidates, trying
 from aim_kernels.choices import Activation
 from aim_kernels.column_sum import branch_gradient, column_sum
 from aim_kernels.formed_adapter import fold_projection
@@ -76,6 +76,18 @@ def test_spatial_attention(n, h, d, dtype, backend):
         pytest.skip(missing)
     qkv = torch.randn(1, 4, n, 3 * h * d, device="cuda", dtype=dtype)
     check(lambda x: spatial_attention(x, h, backend), lambda x: attend(x, h, over_time=False), qkv)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("n", "h", "d"), [(197, 12, 64), (129, 3, 48), (100, 4, 64), (50, 12, 64), (9, 2, 20)])
+def test_spatial_attention_backward_in_one_kernel_or_two(n, h, d, dtype):
+    qkv = torch.randn(1, 4, n, 3 * h * d, device="cuda", dtype=dtype)
+    tokens = 1 << (n - 1).bit_length()
+    launch = Launch("spatial_attention_backward", tokens, architecture(qkv), 2, n, "spatial_attention_backward")
+    for shape in candidates(launch):
+        with trying({launch: shape}) as trial:
+            check(lambda x: spatial_attention(x, h, "triton"), lambda x: attend(x, h, over_time=False), qkv)
+        assert trial.asked[launch] == shape
 
 
 @pytest.mark.parametrize("backend", ["triton", "sdpa", "xformers"])

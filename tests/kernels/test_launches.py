@@ -62,6 +62,18 @@ def faults(request, monkeypatch):
     return found
 
 
+@pytest.fixture
+def launched(faults, monkeypatch):
+    """What the launches of a test made, by the kernels' names."""
+    compile_launch, made = JITFunction.run, {}
+
+    def kept(self, *args, **kwargs):
+        made[self.__name__] = compile_launch(self, *args, **kwargs)
+
+    monkeypatch.setattr(JITFunction, "run", kept)
+    return made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("b", "t", "n", "h", "d", "dtype"),
@@ -84,6 +96,19 @@ def test_spatial_attention(biased, n, h, d, dtype, faults):
     bias = torch.empty(1, h, n, n) if biased else None
     out, lse = spatial_attention_triton.forward(frames, bias)
     spatial_attention_triton.backward(out, frames, out, lse, bias)
+    assert not faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("n", "h", "d", "dtype"), [(197, 12, 64, torch.float16), (256, 1, 20, BF16), (100, 3, 64, BF16), (1, 2, 64, BF16)]
+)
+def test_spatial_attention_backward_in_one_kernel(n, h, d, dtype, faults, launched, monkeypatch):
+    monkeypatch.setattr(spatial_attention_triton, "architecture", lambda x: driver.active.get_current_target().arch)
+    frames, lse = torch.empty(2, n, 3, h, d, dtype=dtype), torch.empty(2, h, n)
+    spatial_attention_triton.backward(frames[:, :, 0], frames, frames[:, :, 0], lse)
+    assert launched.keys() == {"spatial_attention_backward_kernel"}
+    assert usage(launched["spatial_attention_backward_kernel"].asm["cubin"])[1] == 0
     assert not faults
 
 
@@ -121,22 +146,16 @@ def test_wide_activation(width, split, faults):
 
 
 @pytest.mark.slow
-def test_what_is_compiled_ahead_of_time_is_what_launches(faults, monkeypatch):
-    compile_launch, made = JITFunction.run, {}
-
-    def kept(self, *args, **kwargs):
-        made[self.__name__] = compile_launch(self, *args, **kwargs)
-
-    monkeypatch.setattr(JITFunction, "run", kept)
+def test_what_is_compiled_ahead_of_time_is_what_launches(faults, launched):
     u, factor = torch.empty(16, 3264, dtype=BF16), torch.empty(16)
     y, slope = OPERATORS["wide_slope"].triton(u, 3072, "quick_gelu", factor)
     OPERATORS["wide_slope_backward"].triton(y, slope, u[:, 3072:], factor)
     for direction in ("forward", "backward"):
-        launched = made[f"wide_slope_{direction}_kernel"]
-        architecture = launched.metadata.target.arch
+        made = launched[f"wide_slope_{direction}_kernel"]
+        architecture = made.metadata.target.arch
         listed = {kernel.name: kernel for kernel in kernels(architecture) if kernel.model == "B/16"}
         ahead = compiled_for(listed[f"wide_slope {direction}"], architecture)
-        assert ahead.asm["ptx"] == launched.asm["ptx"]
+        assert ahead.asm["ptx"] == made.asm["ptx"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from aim_kernels import spatial_attention_triton
+from aim_kernels.block_shapes import APART, candidates, trying
 from aim_kernels.spatial_attention import (
     backend_missing,
     spatial_attention,
@@ -119,3 +121,25 @@ def test_a_backend_that_cannot_serve_says_why():
     with pytest.raises(ValueError, match="is none of auto, cpu"):
         spatial_attention(torch.randn(1, 1, 4, 96), 2, backend="flash")
     assert backend_missing("auto", torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "architecture", "itemsize", "head_dim", "rows"),
+    [
+        (197, 80, 2, 64, 16),
+        (197, 90, 2, 64, 32),
+        (197, 100, 2, 20, 32),
+        (50, 86, 2, 64, 32),
+        (197, 89, 2, 64, None),  # too little shared memory
+        (197, 120, 2, 64, None),
+        (257, 90, 2, 64, None),
+        (197, 90, 2, 80, None),
+        (197, 90, 4, 64, None),
+    ],
+)
+def test_a_backward_is_one_kernel_where_a_program_has_room_for_all_keys(tokens, architecture, itemsize, head_dim, rows):
+    with trying({}) as trial:
+        shape = spatial_attention_triton.backward_shape(head_dim, architecture, itemsize, tokens)
+    assert shape == APART if rows is None else (shape.rows, shape.columns >= tokens) == (rows, True)
+    for launch in trial.asked:
+        assert (APART in candidates(launch), len(candidates(launch)) > 1) == (True, rows is not None)
