@@ -32,7 +32,7 @@ choices, lines = choose_in_child(calls, torch.device("cpu"), {})
 assert [choice.call for choice in choices] == calls and not lines, (choices, lines)
 for choice in choices:
     own = [tried for tried in choice.tried if tried.name not in ("sdpa", "cudnn")]
-    assert choice.name == own[-1].name == "plain" and len(own) > 4, choice  # the interpreter is slower by far
+    assert choice.name == own[-1].name == "plain" and len(own) > 3, choice  # the interpreter is slower by far
     assert all(tried.fault is None and tried.seconds >= choice.taken.seconds for tried in own), own
     assert all("CPU" in tried.fault for tried in choice.tried if tried not in own), choice.tried
     print(choice.call.operator, len(choice.shapes))
@@ -51,7 +51,8 @@ def test_real_kernels_are_tried_in_a_process_of_their_own():
     )
     assert process.returncode == 0, process.stderr[-2000:]
     found = process.stdout.split()
-    assert found == ["layer_norm", "1", "spatial_attention", "1", "spatial_attention_backward", "2"]
+    assert found[:-1] == ["layer_norm", "1", "spatial_attention", "1", "spatial_attention_backward"]
+    assert found[-1] in ("1", "3")  # one kernel, or that there are two, and theirs
 
 
 MORTAL = """

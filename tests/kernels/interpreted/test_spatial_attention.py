@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from aim_fast.tuning.calls import Call, Layout
+from aim_fast.tuning.selection import Selection
 from aim_kernels import spatial_attention_triton as op
 from aim_kernels.block_shapes import APART, BlockShape, trying
 
@@ -73,3 +75,19 @@ def test_scores_far_below_zero_stay_finite(tile):
     assert dq.isfinite().all()
     assert dk.isfinite().all()
     torch.testing.assert_close(dv, torch.ones_like(dv), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("apart", "kernels"), [(1.0, ["backward"]), (0.5, ["backward", "backward_queries", "backward_keys"])]
+)
+def test_a_tuning_takes_one_kernel_or_two_of_which_all_are_right(apart, kernels):
+    half, width = torch.float16, 2 * 16
+    qkv, out = (Layout((1, 2, 40, m * width), (80 * m * width, 40 * m * width, m * width, 1), half) for m in (3, 1))
+    lse = Layout((1, 2, 2, 40), (160, 80, 40, 1), torch.float32)
+    call = Call("spatial_attention_backward", (out, qkv, out, lse, 2, "triton", None))
+    two = "backward (0, 0, 0, 0)"
+    clock = lambda functions: {name: apart if two in name else 1.0 for name in functions}  # noqa: E731
+    choice = Selection(torch.device("cpu"), clock).choose(call)
+    assert {tried.fault for tried in choice.tried} == {None}
+    assert any(two in tried.name for tried in choice.tried)
+    assert [launch.kernel.removeprefix("spatial_attention_") for launch in choice.shapes] == kernels
