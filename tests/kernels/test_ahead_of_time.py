@@ -5,10 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 from bench import ahead_of_time
 
 pytestmark = pytest.mark.stack
+# instructions are chosen by the compiler: 3.8 writes a minimum otherwise, and statistics go by way of shared memory
+compiler = pytest.mark.skipif(not triton.__version__.startswith("3.6."), reason="of Triton 3.6's instructions")
 
 
 @pytest.mark.slow
@@ -42,6 +44,7 @@ def test_what_spills_for_lack_of_warps_is_found():
     assert used.spill_share > ahead_of_time.HARMLESS_SPILLS
 
 
+@compiler
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_slopes_code_is_made_and_read_without_a_conversion(direction):
     """Conversions are as slow as the exponentials beside them. NaN's code costs a minimum, not a test and a choice."""
@@ -53,6 +56,7 @@ def test_a_slopes_code_is_made_and_read_without_a_conversion(direction):
     assert words["FMNMX"] == (elements if direction == "forward" else 0)
 
 
+@compiler
 def test_the_statistics_of_queries_are_not_read_four_bytes_at_a_time():
     (kernel,) = [
         k for k in ahead_of_time.kernels(80) if (k.name, k.model) == ("spatial_attention backward_keys", "B/16")
