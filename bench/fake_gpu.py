@@ -36,6 +36,8 @@ def fake_gpu(architecture: int, launch: Callable[..., None]) -> Iterator[None]:
     """
     if not optional_triton.INSTALLED:
         raise RuntimeError("a step is counted where Triton is installed, which launches kernels: pip install triton")
+    from triton import JITFunction
+
     on_gpu = property(lambda x: x.fake_device.type == "cuda")
     with contextlib.ExitStack() as stack:
         for where, name, value in (
@@ -44,7 +46,7 @@ def fake_gpu(architecture: int, launch: Callable[..., None]) -> Iterator[None]:
             (registration, "_multiprocessors", lambda index: 132),
             (torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
-            (optional_triton.triton.JITFunction, "run", lambda *args, **kwargs: launch(*args, **kwargs)),
+            (JITFunction, "run", lambda *args, **kwargs: launch(*args, **kwargs)),
         ):
             stack.enter_context(mock.patch.object(where, name, value))
         stack.enter_context(mock.patch.object(FakeTensor, "is_cuda", on_gpu, create=True))

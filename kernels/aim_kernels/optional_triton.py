@@ -2,7 +2,7 @@
 
 Operator files take both names from here, so that each can be imported on any platform. Under the stand-in a kernel is
 the plain function that was written, which nothing calls: :func:`aim_kernels.registration.runs_triton` is False, and
-every operator runs its C++ or plain-torch path.
+every operator runs its C++ or plain-torch path. Where Triton is, a kernel is a :class:`~aim_kernels.launch_again.Kernel`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ def next_power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-class _StandIn:
-    """What a kernel's file needs of Triton to be imported."""
+class _ForKernels:
+    """What a kernel's file needs of Triton."""
 
-    @staticmethod
-    def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-        return function
+    jit: Callable[..., Any] = staticmethod(lambda function: function)
 
 
-triton: Any
+triton: Any = _ForKernels()
 tl: Any
 try:
-    triton, tl = import_module("triton"), import_module("triton.language")
+    tl = import_module("triton.language")
 except ImportError:
-    triton, tl = _StandIn(), None
+    tl = None
+else:
+    triton.jit = import_module("aim_kernels.launch_again").jit
 INSTALLED = tl is not None
