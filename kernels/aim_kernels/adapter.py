@@ -20,7 +20,7 @@ from torch import Tensor
 from aim_kernels import adapter_triton
 from aim_kernels.adaptation import adapter_reference
 from aim_kernels.bias_gradients import Biases, bias_gradients
-from aim_kernels.precision import cast, compute_dtype
+from aim_kernels.precision import cast, compute_dtype, in_dtype
 from aim_kernels.registration import operator, ops
 from aim_kernels.residual import row_factor
 from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, FormedAdapter, Packing
@@ -69,9 +69,9 @@ def adapter_gradients(
     value after it, and ``dout`` [M, D] the gradient of its output.
     """
     return AdapterGradients(
-        (du.t() @ source).to(weights.w1.dtype) if needs.w1 else None,
+        in_dtype(du.t() @ source, weights.w1.dtype) if needs.w1 else None,
         biases.b1 if needs.b1 else None,
-        (dout.t() @ hidden).to(weights.w2.dtype) if needs.w2 else None,
+        in_dtype(dout.t() @ hidden, weights.w2.dtype) if needs.w2 else None,
         biases.b2 if needs.b2 else None,
     )
 

@@ -22,7 +22,8 @@ from aim_kernels import column_sum, wide_activation  # noqa: F401  (registers th
 from aim_kernels.activations_triton import gelu_slope, gelu_value
 from aim_kernels.block_shapes import block_shape
 from aim_kernels.optional_triton import cdiv, tl, triton
-from aim_kernels.registration import OPERATORS, architecture, operator, ops
+from aim_kernels.precision import in_dtype
+from aim_kernels.registration import OPERATORS, alike, architecture, operator, ops
 from aim_kernels.weights import AdapterWeights, FormedAdapter
 
 MOST, _ROWS = 256, 64  # parts, of which there are then programs for every card; rows of a part at least
@@ -63,7 +64,7 @@ def _parts(weights: AdapterWeights | FormedAdapter) -> int:
 
 def _of(weights: AdapterWeights | FormedAdapter, *sums: Tensor) -> Biases:
     like = (weights.b1, weights.b2)
-    return Biases(*(s.view(b.shape).to(b.dtype) if s.numel() else None for s, b in zip(sums, like, strict=True)))
+    return Biases(*(in_dtype(s.view_as(b), b.dtype) if s.numel() else None for s, b in zip(sums, like, strict=True)))
 
 
 def column_sums_reference(x: Tensor, rows: Tensor | None, parts: int) -> tuple[Tensor, Tensor]:
@@ -262,14 +263,14 @@ def _sums_fake(x: Tensor, rows: Tensor | None, parts: int) -> tuple[Tensor, Tens
 def _gelu_fake(
     dy: Tensor, u: Tensor, rows: Tensor | None, parts: int, factor: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    return u.new_empty(u.shape), u.new_empty(u.shape), *_sums_fake(u, rows, parts)
+    return alike(u), alike(u), *_sums_fake(u, rows, parts)
 
 
 def _gelu_triton(
     dy: Tensor, u: Tensor, rows: Tensor | None, parts: int, factor: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     dy, u = dy.contiguous(), u.contiguous()
-    du, hidden = u.new_empty(u.shape), u.new_empty(u.shape)
+    du, hidden = alike(u), alike(u)
     operands: dict[str, Tensor | int] = {"dy_ptr": dy, "u_ptr": u, "du_ptr": du, "hidden_ptr": hidden}
     operands |= {"factor_ptr": u if factor is None else factor.contiguous(), "FACTOR": factor is not None}
     return du, hidden, *_launch("gelu_gradients", u, rows, parts, **operands)

@@ -25,9 +25,9 @@ from aim_kernels.bias_gradients import parts_of
 from aim_kernels.folded_norms import behind
 from aim_kernels.formed_adapter import AdapterUse
 from aim_kernels.modules import AIMBlock
-from aim_kernels.precision import compute_dtype
+from aim_kernels.precision import compute_dtype, in_dtype
 from aim_kernels.stacked_adapters import form_stacked
-from aim_kernels.weights import FormedAdapter, MLPWeights, StackedMLP, require_gradient
+from aim_kernels.weights import AttentionWeights, FormedAdapter, MLPWeights, NormWeights, StackedMLP, require_gradient
 
 
 @contextmanager
@@ -39,12 +39,13 @@ def formed_together(modules: Iterable[nn.Module], x: Tensor) -> Iterator[None]:
     were folded when the trunk was held are read so.
     """
     blocks = [block for block in modules if isinstance(block, AIMBlock)] if _gains(x) else []
-    if not all(_served(block) for block in blocks):
+    weights = [(block.attention_weights(), block.mlp_weights()) for block in blocks]
+    if not all(_served(block, held) for block, held in zip(blocks, weights)):
         blocks = []
     try:
-        _lend_folded(blocks)
-        _form_adapters(blocks, x)
-        _stack_mlps(blocks)
+        _lend_folded(blocks, weights)
+        _form_adapters(blocks, weights, x)
+        _stack_mlps(blocks, weights)
         _draw_drops(blocks, x)
         _share_norms(blocks)
         yield
@@ -58,23 +59,25 @@ def _gains(x: Tensor) -> bool:
     return x.is_cuda and x.numel() > 0 and not torch.compiler.is_compiling()
 
 
-def _served(block: AIMBlock) -> bool:
-    frozen = (*block.attention_weights(), *block.mlp_weights())
-    return block.backend == "fused" and not require_gradient(*frozen)
+_Weights = tuple[tuple[NormWeights, AttentionWeights], tuple[NormWeights, MLPWeights]]  # of a block
 
 
-def _lend_folded(blocks: Sequence[AIMBlock]) -> None:
+def _served(block: AIMBlock, weights: _Weights) -> bool:
+    return block.backend == "fused" and not require_gradient(*weights[0], *weights[1])
+
+
+def _lend_folded(blocks: Sequence[AIMBlock], weights: Sequence[_Weights]) -> None:
     """Of the norms that were folded when the trunk was held, those whose weights have not changed since."""
-    for block in blocks:
+    for block, ((first, attention), (second, mlp)) in zip(blocks, weights):
         held = block.held_norms if block.memory == "fast" else None
-        if held is not None and held.holds(*block.norm_weights(), block.attention_weights()[1], block.mlp_weights()[1]):
+        if held is not None and held.holds(first, second, attention, mlp):
             block.folded = held
 
 
-def _form_adapters(blocks: Sequence[AIMBlock], x: Tensor) -> None:
+def _form_adapters(blocks: Sequence[AIMBlock], weights: Sequence[_Weights], x: Tensor) -> None:
     alike: dict[Any, list[tuple[AIMBlock, str, AdapterUse]]] = defaultdict(list)
-    for block in blocks:
-        dtype = compute_dtype(x, block.attention_weights()[1].qkv_weight)
+    for block, ((_, attention), _) in zip(blocks, weights):
+        dtype = compute_dtype(x, attention.qkv_weight)
         for name, use in block.adapter_uses().items():
             kinds = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in use.weights)
             alike[dtype, kinds].append((block, name, use))
@@ -119,10 +122,10 @@ def draw_at_once(kept: Sequence[float], shape: Sequence[int], x: Tensor) -> list
     return drawn
 
 
-def _stack_mlps(blocks: Sequence[AIMBlock]) -> None:
+def _stack_mlps(blocks: Sequence[AIMBlock], weights: Sequence[_Weights]) -> None:
     alike: dict[Any, list[tuple[AIMBlock, MLPWeights, FormedAdapter]]] = defaultdict(list)
-    for block in blocks:
-        adapter, mlp = block.formed.get("MLP_Adapter"), behind(block.folded, *block.mlp_weights())[1]
+    for block, (_, held) in zip(blocks, weights):
+        adapter, mlp = block.formed.get("MLP_Adapter"), behind(block.folded, *held)[1]
         if adapter is not None and block.memory == "fast" and block.scaled.fc is None:
             alike[mlp.proj_weight.shape[0], adapter.w1.dtype, adapter.w1.device].append((block, mlp, adapter))
     for (_, dtype, _), found in alike.items():
@@ -138,8 +141,8 @@ def _stack_mlps(blocks: Sequence[AIMBlock]) -> None:
             ups.append(sum(len(part) for part in (*frozen, adapter.w1)))
             downs.append(mlp.proj_weight.shape[1] + adapter.w2.shape[1])
         with torch.no_grad():
-            up = torch.cat([part.to(dtype) for part in rows]).split(ups)
-            bias = torch.cat([part.to(dtype) for part in biases]).split(ups)
-            down = torch.cat([part.to(dtype) for part in columns], 1).split(downs, 1)
+            up = torch.cat([in_dtype(part, dtype) for part in rows]).split(ups)
+            bias = torch.cat([in_dtype(part, dtype) for part in biases]).split(ups)
+            down = torch.cat([in_dtype(part, dtype) for part in columns], 1).split(downs, 1)
         for (block, _, _), *parts in zip(found, up, bias, down):
             block.stacked = StackedMLP(*parts)

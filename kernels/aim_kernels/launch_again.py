@@ -1,8 +1,8 @@
 """Triton kernels whose later launches cost the host less.
 
 ``kernel[grid](...)`` binds operands to parameters, tells what the kernel is compiled for and looks it up, at every
-launch: most of the time that the host takes for one. A :class:`Kernel` remembers, by dtypes, numbers and constants, what
-Triton launched the first times, and hands the same to the compiled kernel with other pointers. It does so only
+launch: most of the time that the host takes for one. A :class:`Kernel` remembers, by dtypes, numbers and constants,
+what Triton launched the first times, and hands the same to the compiled kernel with other pointers. It does so only
 
 - where all operands are tensors on the current device that begin at a multiple of 16 bytes, which a kernel is compiled
   for, and numbers and constants of the same types and values as before;
@@ -49,38 +49,19 @@ class Kernel(JITFunction[Any]):
         return partial(self._launch, grid)
 
     def _launch(self, grid: tuple[int, ...], /, *unnamed: Any, **operands: Any) -> Any:
-        told: list[Any] = [*operands]
-        values: list[Any] = []
-        bits, device = 0, None
-        for value in operands.values():
-            kind = type(value)
-            if kind in _TENSORS:
-                if device is None:
-                    device = value.get_device()
-                if device < 0 or value.get_device() != device:
-                    break
-                pointer = value.data_ptr()
-                bits |= pointer
-                values.append(pointer)
-                told.append(value.dtype)
-            elif kind in _NUMBERS:
-                values.append(value)
-                told += (kind, value)
-            else:
-                break
-        else:
-            if not (unnamed or bits % 16) and device is not None and driver.active.get_current_device() == device and not _hooked():
-                key = (device, *told)
-                known = self._known.get(key)
-                if known is None:
-                    return self._learn(key, grid, operands)
-                if known.same:
-                    stream = driver.active.get_current_stream(device)
-                    ordered = [values[i] for i in known.order]
-                    return known.compiled.run(*_handed(known.compiled, grid, stream), None, None, None, *ordered)
-                if not known.watched:
-                    return self._watch(key, known, grid, operands)
-        return self.run(*unnamed, grid=grid, warmup=False, **operands)
+        device, told, values = _kind(operands)
+        if unnamed or device < 0 or driver.active.get_current_device() != device or _hooked():
+            return self.run(*unnamed, grid=grid, warmup=False, **operands)
+        key = (device, *told)
+        known = self._known.get(key)
+        if known is None:
+            return self._learn(key, grid, operands)
+        if known.same:
+            handed = _handed(known.compiled, grid, driver.active.get_current_stream(device))
+            return known.compiled.run(*handed, None, None, None, *[values[place] for place in known.order])
+        if known.watched:
+            return self.run(grid=grid, warmup=False, **operands)
+        return self._watch(key, known, grid, operands)
 
     def _learn(self, key: tuple[Any, ...], grid: tuple[int, ...], operands: dict[str, Any]) -> Any:
         compiled = self.run(grid=grid, warmup=False, **operands)
@@ -112,6 +93,31 @@ class Kernel(JITFunction[Any]):
 def jit(function: Callable[..., Any]) -> Any:
     """``triton.jit``."""
     return _jit(function) if knobs.runtime.interpret else Kernel(function)
+
+
+def _kind(operands: dict[str, Any]) -> tuple[int, list[Any], list[Any]]:
+    """The device of the tensors, or -1 where these are not to be remembered; what a kernel is compiled for; and the
+    operands, tensors by their addresses."""
+    device, bits = -1, 0
+    told: list[Any] = [*operands]
+    values: list[Any] = []
+    for value in operands.values():
+        kind = type(value)
+        if kind in _TENSORS:
+            place, address = value.get_device(), value.data_ptr()
+            if device < 0:
+                device = place
+            if place != device or place < 0:
+                return -1, told, values
+            bits |= address
+            values.append(address)
+            told.append(value.dtype)
+        elif kind in _NUMBERS:
+            values.append(value)
+            told += (kind, value)
+        else:
+            return -1, told, values
+    return -1 if bits % 16 else device, told, values
 
 
 def _handed(compiled: Any, grid: tuple[int, ...], stream: int) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from aim_kernels import layer_norm_triton
 from aim_kernels.adaptation import norm_reference
-from aim_kernels.registration import operator, ops
+from aim_kernels.registration import alike, operator, ops
 from aim_kernels.rows_triton import MAX_WIDTH
 from aim_kernels.weights import NormWeights
 
@@ -108,7 +108,7 @@ def _forward_triton(
 def _kept_triton(
     x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype, kept: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    copy = x.new_empty(x.shape, dtype=kept)
+    copy = alike(x, kept)
     return *_forward_triton(x, weight, bias, eps, dtype, copy), copy
 
 
@@ -162,19 +162,19 @@ def _forward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     precise, rows = torch.promote_types(x.dtype, torch.float32), x.shape[:-1]
     mean, rstd = (x.new_empty(shape, dtype=precise) for shape in ((0,) if bias is None else rows, rows))
-    return x.new_empty(x.shape, dtype=dtype), mean, rstd
+    return alike(x, dtype), mean, rstd
 
 
 def _kept_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype, kept: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return *_forward_fake(x, weight, bias, eps, dtype), x.new_empty(x.shape, dtype=kept)
+    return *_forward_fake(x, weight, bias, eps, dtype), alike(x, kept)
 
 
 def _backward_fake(
     dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor | None, rstd: Tensor, residual: Tensor | None
 ) -> Tensor:
-    return x.new_empty(x.shape, dtype=x.dtype if residual is None else residual.dtype)
+    return alike(x, x.dtype if residual is None else residual.dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

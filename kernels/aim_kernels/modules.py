@@ -81,7 +81,7 @@ class Adapter(nn.Module):
 
     @property
     def weights(self) -> AdapterWeights:
-        return AdapterWeights(self.D_fc1.weight, self.D_fc1.bias, self.D_fc2.weight, self.D_fc2.bias)
+        return AdapterWeights(*_affine(self.D_fc1), *_affine(self.D_fc2))
 
     def forward(self, z: Tensor) -> Tensor:
         return adapter(z, self.weights, skip=self.skip)
@@ -133,7 +133,7 @@ class TemporalAttention(nn.Module):
 
     @property
     def weights(self) -> AttentionWeights:
-        return AttentionWeights(self.in_proj_weight, self.in_proj_bias, self.out_proj.weight, self.out_proj.bias)
+        return AttentionWeights(self.in_proj_weight, self.in_proj_bias, *_affine(self.out_proj))
 
     def forward(self, x: Tensor) -> Tensor:
         clips = _as_clips(x, self.dim)
@@ -160,7 +160,7 @@ class MLP(nn.Module):
 
     @property
     def weights(self) -> MLPWeights:
-        return MLPWeights(self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
+        return MLPWeights(*_affine(self.c_fc), *_affine(self.c_proj))
 
 
 class AIMBlock(nn.Module):
@@ -370,18 +370,22 @@ class AIMBlock(nn.Module):
 
     def attention_weights(self) -> tuple[NormWeights, AttentionWeights]:
         """The frozen attention, over time and over space, and the norm before it."""
-        return self.norm_weights()[0], self.attn.weights
+        return NormWeights(*_affine(self.ln_1)), self.attn.weights
 
     def mlp_weights(self) -> tuple[NormWeights, MLPWeights]:
         """The frozen MLP and the norm before it."""
-        return self.norm_weights()[1], self.mlp.weights
+        return NormWeights(*_affine(self.ln_2)), self.mlp.weights
 
     def norm_weights(self) -> tuple[NormWeights, NormWeights]:
         """The norms before the attention and before the MLP."""
-        return NormWeights(self.ln_1.weight, self.ln_1.bias), NormWeights(self.ln_2.weight, self.ln_2.bias)
+        return NormWeights(*_affine(self.ln_1)), NormWeights(*_affine(self.ln_2))
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, adapter_scale={self.adapter_scale:g}, activation={self.activation!r}"
+
+
+def _affine(module: nn.Linear | nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    return module.weight, module.bias
 
 
 def _weights(module: Adapter | None) -> AdapterWeights | None:

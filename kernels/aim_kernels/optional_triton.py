@@ -2,7 +2,7 @@
 
 Operator files take both names from here, so that each can be imported on any platform. Under the stand-in a kernel is
 the plain function that was written, which nothing calls: :func:`aim_kernels.registration.runs_triton` is False, and
-every operator runs its C++ or plain-torch path. Where Triton is, a kernel is a :class:`~aim_kernels.launch_again.Kernel`.
+every operator runs its C++ or plain-torch path. Where Triton is, a kernel is one of :mod:`aim_kernels.launch_again`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,11 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
+def in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x.to(dtype)``, without asking torch where there is nothing to do: that takes the host ten times as long."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def cast(weights: AdapterWeights, dtype: torch.dtype) -> AdapterWeights:
     """An adapter's tensors in the products' dtype; on a GPU in one launch, unless autograd or a compiler records it."""
     plain = torch.is_grad_enabled() or torch.compiler.is_compiling()

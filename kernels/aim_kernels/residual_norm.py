@@ -24,7 +24,7 @@ from torch import Tensor
 from aim_kernels import layer_norm_triton
 from aim_kernels.column_sum import branch_gradient
 from aim_kernels.layer_norm import layer_norm_to_keep
-from aim_kernels.registration import OPERATORS, operator, ops
+from aim_kernels.registration import OPERATORS, alike, operator, ops
 from aim_kernels.residual import residual_add
 from aim_kernels.rows_triton import MAX_WIDTH
 from aim_kernels.scaled_norm import scaled_norm
@@ -139,9 +139,9 @@ def add_and_norm(
     operands = (rows, branch.reshape(-1, width), factor, added, *ahead.norm, ahead.eps, *asked)
     out, y, copy, mean, rstd, values, scale = ops.residual_norm(*operands)
     return (
-        out.view(x.shape),
-        y.view(x.shape) if ahead.plain else _unfilled(x, dtype),
-        copy.view(x.shape) if kept else None,
+        out.view_as(x),
+        y.view_as(x) if ahead.plain else _unfilled(x, dtype),
+        copy.view_as(x) if kept else None,
         None if unit else mean if ahead.norm.bias is None else mean.view(lead),
         rstd.view(lead),
         *((values, scale) if ahead.scaled else (None, None)),
@@ -186,11 +186,11 @@ def arrive(
     flat = None if mean is None else mean.flatten()
     operands = (dy.reshape(rows), kept.reshape(rows), weight, flat, rstd.flatten(), g.reshape(rows))
     if g.dtype == dtype and (factor is None or not dropped):  # the branch's gradient is the sum's
-        dx = ops.layer_norm_backward(*operands).view(g.shape)
+        dx = ops.layer_norm_backward(*operands).view_as(g)
         return dx, *_with_rows(branch_gradient(dx, dtype, needs_bias, factor, dropped)), None
     how = (factor, dtype, dropped, needs_bias, g.is_cuda)  # on a GPU, which adds them to the sums of others
     dx, branch, sums, *eight = ops.residual_norm_backward(*operands, *how, EIGHT_BITS if scaled else None)
-    return dx.view(g.shape), branch, sums.view(rows) if needs_bias else None, ScaledRows(*eight) if scaled else None
+    return dx.view_as(g), branch, sums.view(rows) if needs_bias else None, ScaledRows(*eight) if scaled else None
 
 
 def _with_rows(found: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
@@ -206,12 +206,12 @@ def depart(
     Where the norm was run before it, they are those of the two as they are.
     """
     if needs.normed.y:
-        return {"x": g, "normed": Normed(dy.view(x.shape), *(None,) * 5)}  # type: ignore[arg-type]
-    return {"x": ops.layer_norm_backward(dy.view(x.shape), x, weight, mean, rstd, g)}
+        return {"x": g, "normed": Normed(dy.view_as(x), *(None,) * 5)}  # type: ignore[arg-type]
+    return {"x": ops.layer_norm_backward(dy.view_as(x), x, weight, mean, rstd, g)}
 
 
 def _unfilled(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.new_empty((), dtype=dtype).expand(x.shape)
+    return x.new_empty((), dtype=dtype).expand_as(x)
 
 
 def residual_norm_reference(
@@ -331,9 +331,9 @@ def _fake(
 ) -> tuple[Tensor, ...]:
     wide, rows = torch.promote_types(x.dtype, torch.float32), x.shape[0]
     return (
-        x.new_empty(x.shape),
-        x.new_empty(x.shape if plain else 0, dtype=dtype),
-        x.new_empty(0 if kept is None else x.shape, dtype=kept or dtype),
+        alike(x),
+        alike(x, dtype) if plain else x.new_empty(0, dtype=dtype),
+        x.new_empty(0, dtype=dtype) if kept is None else alike(x, kept),
         x.new_empty(0 if bias is None else rows, dtype=wide),
         x.new_empty(rows, dtype=wide),
         x.new_empty(0 if eight_bits is None else x.shape, dtype=eight_bits or kept or dtype),
@@ -356,7 +356,7 @@ def _backward_fake(
     eight_bits: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
     wide = torch.promote_types(dtype, torch.float32)
-    dx, branch = x.new_empty(x.shape, dtype=g.dtype), x.new_empty(x.shape, dtype=dtype)
+    dx, branch = alike(x, g.dtype), alike(x, dtype)
     parts = (-(-len(x) // layer_norm_triton.PART),) if apart else ()
     sums = x.new_empty((*parts, x.shape[1]) if summed else 0, dtype=wide)
     if eight_bits is None:

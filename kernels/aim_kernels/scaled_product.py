@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels.precision import compute_dtype
+from aim_kernels.precision import compute_dtype, in_dtype
 from aim_kernels.registration import architecture_of
 from aim_kernels.scaled_rows import quantised
 from aim_kernels.weights import ScaledRows, ScaledWeight
@@ -56,7 +56,7 @@ def product(
     Where ``x`` has been quantised, the weight must be. Not differentiable.
     """
     if scaled is None:
-        return F.linear(x, weight.to(dtype), bias.to(dtype))  # type: ignore[arg-type]
+        return F.linear(x, in_dtype(weight, dtype), in_dtype(bias, dtype))  # type: ignore[arg-type]
     if isinstance(x, ScaledRows):
         return _multiplied(x, scaled.rows, bias, dtype)
     return _multiplied(quantised(x.flatten(0, -2)), scaled.rows, bias, dtype).view(*x.shape[:-1], -1)
@@ -65,7 +65,7 @@ def product(
 def input_gradient(dy: Tensor | ScaledRows, weight: Tensor, scaled: ScaledWeight | None, dtype: torch.dtype) -> Tensor:
     """``dy W`` [M, K] in ``dtype``, that of ``dy`` [M, N], likewise."""
     if scaled is None:
-        return dy @ weight.to(dtype)  # type: ignore[operator]
+        return dy @ in_dtype(weight, dtype)  # type: ignore[operator]
     return _multiplied(dy if isinstance(dy, ScaledRows) else quantised(dy), scaled.columns, None, dtype)
 
 

@@ -141,7 +141,7 @@ def _backward_triton(
     dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int, backend: str, bias: Tensor | None = None
 ) -> Tensor:
     frames, (do, o) = _frames(qkv, num_heads), (_frames(x, num_heads, 1).squeeze(2) for x in (dout, out))
-    return spatial_attention_triton.backward(do, frames, o, lse.flatten(0, 1), bias).view(qkv.shape)
+    return spatial_attention_triton.backward(do, frames, o, lse.flatten(0, 1), bias).view_as(qkv)
 
 
 def _forward_cpp(qkv: Tensor, num_heads: int, backend: str, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aim_kernels.block_shapes import APART, BlockShape, block_shape, dot_precision
 from aim_kernels.optional_triton import cdiv, next_power_of_2, tl, triton
-from aim_kernels.registration import architecture
+from aim_kernels.registration import alike, architecture
 
 MAX_HEAD_DIM = 128
 _WIDEST = 64  # heads whose dK and dV of all keys lie in registers
@@ -311,7 +311,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tenso
     """``dqkv`` [F, N, 3, h, d], contiguous."""
     frames, dout, out = _packed(frames), dout.contiguous(), out.contiguous()
     f, n, _, heads, head_dim = frames.shape
-    dqkv = frames.new_empty(frames.shape)
+    dqkv = alike(frames)
     whole = APART if bias is not None else backward_shape(head_dim, *_kind(frames))
     if whole != APART:
         constants, options = launched(whole, head_dim)
@@ -326,7 +326,7 @@ def backward(dout: Tensor, frames: Tensor, out: Tensor, lse: Tensor, bias: Tenso
             **options,
         )
         return dqkv
-    statistics = lse.new_empty((f, heads, 2, triton.cdiv(n, 16) * 16))
+    statistics = lse.new_empty((f, heads, 2, cdiv(n, 16) * 16))
     constants, options = launch_shape("backward_queries", head_dim, *_kind(frames))
     blocks = cdiv(n, constants["ROWS"])
     spatial_attention_backward_queries_kernel[(f * heads * blocks,)](

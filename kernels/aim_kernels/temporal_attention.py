@@ -21,7 +21,7 @@ from torch import Tensor
 
 from aim_kernels.block_shapes import block_shape, dot_precision
 from aim_kernels.optional_triton import cdiv, next_power_of_2, tl, triton
-from aim_kernels.registration import architecture, operator, ops
+from aim_kernels.registration import alike, architecture, operator, ops
 
 MAX_FRAMES = 64  # of the fused kernels; longer clips run the reference
 MAX_HEAD_DIM = 128
@@ -207,7 +207,7 @@ def _forward_triton(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
 
 
 def _backward_triton(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
-    dqkv = qkv.new_empty(qkv.shape)
+    dqkv = alike(qkv)
     _launch("backward", qkv, num_heads, dout_ptr=dout.contiguous(), out_ptr=out, lse_ptr=lse, dqkv_ptr=dqkv)
     return dqkv
 
@@ -270,7 +270,7 @@ def _forward_fake(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
 
 
 def _backward_fake(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
-    return qkv.new_empty(qkv.shape)
+    return alike(qkv)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:

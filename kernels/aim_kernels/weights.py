@@ -167,8 +167,8 @@ class Packing(Generic[Operands]):
         values = []
         for record, start, end in self.places:
             first = row[start]
-            values.append(first if record is None or first is None else record._make(row[start:end]))
-        return self.operands(*values)
+            values.append(first if record is None or first is None else tuple.__new__(record, row[start:end]))
+        return tuple.__new__(self.operands, values)
 
     def keep(self, ctx: Any, operands: Operands, *others: Tensor | None) -> None:
         """Keeps the operands, and other tensors, for :meth:`kept` in backward."""

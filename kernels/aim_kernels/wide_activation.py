@@ -22,7 +22,7 @@ from aim_kernels.adaptation import activate
 from aim_kernels.block_shapes import block_shape, kernel_name
 from aim_kernels.choices import Activation
 from aim_kernels.optional_triton import cdiv, tl, triton
-from aim_kernels.registration import architecture, operator, ops
+from aim_kernels.registration import alike, architecture, operator, ops
 
 
 def wide_activation(
@@ -156,7 +156,7 @@ def launch(kernel: Any, x: Tensor, **arguments: Any) -> None:
 
 def _triton(dy: Tensor | None, u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
     u = u.contiguous()
-    y = u.new_empty(u.shape)
+    y = alike(u)
     launch(
         wide_activation_kernel,
         u,
@@ -191,11 +191,11 @@ def _backward_cpp(dy: Tensor, u: Tensor, split: int, activation: Activation, fac
 
 
 def _forward_fake(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
-    return u.new_empty(u.shape)
+    return alike(u)
 
 
 def _backward_fake(dy: Tensor, u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> Tensor:
-    return u.new_empty(u.shape)
+    return alike(u)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, int, Activation, Tensor | None], output: Tensor) -> None:

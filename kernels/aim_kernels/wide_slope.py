@@ -25,7 +25,7 @@ from aim_kernels.activations_triton import (
 )
 from aim_kernels.choices import Activation
 from aim_kernels.optional_triton import tl, triton
-from aim_kernels.registration import operator
+from aim_kernels.registration import alike, operator
 from aim_kernels.wide_activation import (
     launch,
     single,
@@ -132,7 +132,7 @@ def _forward_triton(u: Tensor, split: int, activation: Activation, factor: Tenso
 
 
 def _backward_triton(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
-    return multiply(dy.contiguous(), slope, own, factor, dy.new_empty(dy.shape))
+    return multiply(dy.contiguous(), slope, own, factor, alike(dy))
 
 
 def multiply(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None, du: Tensor) -> Tensor:
@@ -161,11 +161,11 @@ def _backward_cpp(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None)
 
 
 def _forward_fake(u: Tensor, split: int, activation: Activation, factor: Tensor | None) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape), u.new_empty((u.shape[0], split), dtype=torch.uint8)
+    return alike(u), u.new_empty((u.shape[0], split), dtype=torch.uint8)
 
 
 def _backward_fake(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
-    return dy.new_empty(dy.shape)
+    return alike(dy)
 
 
 operator(

@@ -29,7 +29,7 @@ from aim_kernels.choices import MLPActivation
 from aim_kernels.column_sum import branch_gradient
 from aim_kernels.formed_adapter import formed_of
 from aim_kernels.memory import copied_for_backward
-from aim_kernels.precision import compute_dtype
+from aim_kernels.precision import compute_dtype, in_dtype
 from aim_kernels.registration import ops
 from aim_kernels.residual import row_factor
 from aim_kernels.scaled_product import input_gradient, product
@@ -256,7 +256,7 @@ def wide_gradients(
         own = F.linear(y, adapter.w1, adapter.low_b1)
     dw1 = dw2 = None
     if adapter is not None and needs.w2 and own is not None:
-        dw2 = (branch.t() @ gelu(own.contiguous(), factor)).to(adapter.w2.dtype)
+        dw2 = in_dtype(branch.t() @ gelu(own.contiguous(), factor), adapter.w2.dtype)
     if needs_y or needs.w1 or needs.b1:
         if kept.slope is not None and wide.in_half:
             columns = branch.new_empty(branch.shape[0], 0) if own is None else own
@@ -279,7 +279,7 @@ def wide_gradients(
         if adapter is not None:
             biases = bias_gradients(adapter, du_own if needs.b1 else None, sums)
             if needs.w1 and du_own is not None and y is not None:
-                dw1 = (du_own.t() @ y).to(adapter.w1.dtype)
+                dw1 = in_dtype(du_own.t() @ y, adapter.w1.dtype)
         gradients = AdapterGradients(dw1, biases.b1, dw2, biases.b2)
     if not needs_y or du is None:
         return None, gradients
