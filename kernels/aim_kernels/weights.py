@@ -141,23 +141,29 @@ Operands = TypeVar("Operands", bound=tuple)
 
 
 class Packing(Generic[Operands]):
-    """``operands``, a NamedTuple of tensors, records of tensors (or None) and constants, as a flat row and back.
+    """``operands``, a NamedTuple of tensors, records of tensors (or None), and last constants, as a row and back.
 
     Each tensor of a record has its place in the row whether the record is there or None, so that gradients and
-    ``needs_input_grad`` are named by the same fields.
+    ``needs_input_grad`` are named by the same fields. The constants are one tuple, the row's last element.
     """
 
     def __init__(self, operands: type[Operands]) -> None:
         self.operands = operands
         hints, end = get_type_hints(operands), 0
         self.names = tuple(hints)
-        self.places: list[tuple[Any, int, int]] = []  # record, None for a single value; first place, one past last
+        self.places: list[tuple[Any, int, int]] = []  # record, None for a single tensor; first place, one past last
         for hint in hints.values():
-            record = next((kind for kind in (hint, *get_args(hint)) if hasattr(kind, "_fields")), None)
+            kinds = (hint, *get_args(hint))
+            record = next((kind for kind in kinds if hasattr(kind, "_fields")), None)
+            if record is None and Tensor not in kinds:
+                break
             start, end = end, end + (1 if record is None else len(record._fields))
             self.places.append((record, start, end))
 
     def pack(self, operands: Operands) -> list[Any]:
+        return [*self._tensors(operands), operands[len(self.places) :]]
+
+    def _tensors(self, operands: Operands) -> list[Any]:
         row: list[Any] = []
         for value, (record, start, end) in zip(operands, self.places):
             row.extend((None,) * (end - start) if value is None else (value,) if record is None else value)
@@ -167,26 +173,25 @@ class Packing(Generic[Operands]):
         values = []
         for record, start, end in self.places:
             first = row[start]
-            values.append(first if record is None or first is None else tuple.__new__(record, row[start:end]))
-        return tuple.__new__(self.operands, values)
+            values.append(first if record is None or first is None else record._make(row[start:end]))
+        return self.operands(*values, *row[-1])
 
     def keep(self, ctx: Any, operands: Operands, *others: Tensor | None) -> None:
         """Keeps the operands, and other tensors, for :meth:`kept` in backward."""
-        row = self.pack(operands)
-        ctx.save_for_backward(*others, *(value if isinstance(value, Tensor) else None for value in row))
-        ctx.constants = [None if isinstance(value, Tensor) else value for value in row]
+        ctx.save_for_backward(*others, *self._tensors(operands))
+        ctx.constants = operands[len(self.places) :]
 
     def kept(self, ctx: Any) -> tuple[Any, ...]:
         """The operands that were kept, and the other tensors."""
         saved = ctx.saved_tensors  # asked for once, as a checkpoint wants it
-        others = len(saved) - len(ctx.constants)
-        row = [constant if tensor is None else tensor for tensor, constant in zip(saved[others:], ctx.constants)]
-        return self.unpack(row), *saved[:others]
+        others = len(saved) - self.places[-1][-1]
+        return self.unpack((*saved[others:], ctx.constants)), *saved[:others]
 
     def needs(self, ctx: Any) -> Any:
         """Which operands want a gradient, by name: booleans in place of tensors."""
-        return self.unpack(ctx.needs_input_grad)
+        nothing = (False,) * (len(self.names) - len(self.places))
+        return self.unpack((*ctx.needs_input_grad[:-1], nothing))
 
     def gradients(self, **gradients: Any) -> tuple[Any, ...]:
         """What backward returns: these, by the names of their operands, and None for all else."""
-        return tuple(self.pack(self.operands(**{**dict.fromkeys(self.names), **gradients})))
+        return *self._tensors(self.operands(**{**dict.fromkeys(self.names), **gradients})), None
