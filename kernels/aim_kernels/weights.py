@@ -178,14 +178,16 @@ class Packing(Generic[Operands]):
 
     def keep(self, ctx: Any, operands: Operands, *others: Tensor | None) -> None:
         """Keeps the operands, and other tensors, for :meth:`kept` in backward."""
-        ctx.save_for_backward(*others, *self._tensors(operands))
-        ctx.constants = operands[len(self.places) :]
+        row = self.pack(operands)
+        ctx.save_for_backward(*others, *(value if isinstance(value, Tensor) else None for value in row))
+        ctx.constants = [None if isinstance(value, Tensor) else value for value in row]
 
     def kept(self, ctx: Any) -> tuple[Any, ...]:
         """The operands that were kept, and the other tensors."""
         saved = ctx.saved_tensors  # asked for once, as a checkpoint wants it
-        others = len(saved) - self.places[-1][-1]
-        return self.unpack((*saved[others:], ctx.constants)), *saved[:others]
+        others = len(saved) - len(ctx.constants)
+        row = [constant if tensor is None else tensor for tensor, constant in zip(saved[others:], ctx.constants)]
+        return self.unpack(row), *saved[:others]
 
     def needs(self, ctx: Any) -> Any:
         """Which operands want a gradient, by name: booleans in place of tensors."""
