@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 __all__ = ["INSTALLED", "cdiv", "next_power_of_2", "tl", "triton"]
@@ -24,18 +25,20 @@ def next_power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-class _ForKernels:
-    """What a kernel's file needs of Triton."""
+class _StandIn:
+    """What a kernel's file needs of Triton to be imported."""
 
-    jit: Callable[..., Any] = staticmethod(lambda function: function)
+    @staticmethod
+    def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
 
 
-triton: Any = _ForKernels()
+triton: Any
 tl: Any
 try:
-    tl = import_module("triton.language")
+    triton, tl = import_module("triton"), import_module("triton.language")
 except ImportError:
-    tl = None
+    triton, tl = _StandIn(), None
 else:
-    triton.jit = import_module("aim_kernels.launch_again").jit
+    triton = SimpleNamespace(**{**vars(triton), "jit": import_module("aim_kernels.launch_again").jit})
 INSTALLED = tl is not None
