@@ -15,6 +15,7 @@ All else is Triton's own launch.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from triton.runtime.jit import JITFunction
 
 _TENSORS = frozenset((Tensor, nn.Parameter))
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
+_WATCHING = threading.Lock()  # a kernel is watched by one thread at a time, so that what it was is put back
 
 
 class _Known(NamedTuple):
@@ -61,7 +63,8 @@ class Kernel(JITFunction[Any]):
             return known.compiled.run(*handed, None, None, None, *[values[place] for place in known.order])
         if known.watched:
             return self.run(grid=grid, warmup=False, **operands)
-        return self._watch(key, known, grid, operands)
+        with _WATCHING:
+            return self._watch(key, known, grid, operands)
 
     def _learn(self, key: tuple[Any, ...], grid: tuple[int, ...], operands: dict[str, Any]) -> Any:
         compiled = self.run(grid=grid, warmup=False, **operands)
@@ -127,4 +130,5 @@ def _handed(compiled: Any, grid: tuple[int, ...], stream: int) -> tuple[Any, ...
 
 def _hooked() -> bool:
     runtime = knobs.runtime
-    return bool(runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls)
+    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))

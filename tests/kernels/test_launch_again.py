@@ -130,10 +130,11 @@ def test_a_triton_that_hands_over_more_is_left_alone(machine):
     assert machine.runs == 5
 
 
-def test_hooks_see_every_launch(machine, monkeypatch):
+@pytest.mark.parametrize("when", ["launch_enter_hook", "launch_exit_hook"])
+def test_hooks_see_every_launch(machine, monkeypatch, when):
     for _ in range(3):
         launch(machine)
-    monkeypatch.setattr(knobs.runtime.launch_enter_hook, "calls", [lambda told: None])
+    monkeypatch.setattr(getattr(knobs.runtime, when), "calls", [lambda told: None])
     launch(machine)
     assert machine.runs == 3
 
