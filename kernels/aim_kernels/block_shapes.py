@@ -99,6 +99,11 @@ _TABLE: dict[str, list[tuple[int, BlockShape]]] = {
         (128, BlockShape(128, 64, 8, 3)),
         (256, BlockShape(64, 32, 8, 3)),
     ],
+    "adapter_forward_sm100": [  # at 128 × 64, 32 bytes a thread are spilled where D is 1024
+        (64, BlockShape(128, 64, 8, 3)),
+        (128, BlockShape(128, 32, 8, 3)),
+        (256, BlockShape(64, 32, 8, 3)),
+    ],
     "adapter_backward": [
         (64, BlockShape(64, 64, 4, 3)),
         (128, BlockShape(64, 64, 8, 2)),
@@ -289,9 +294,10 @@ def candidates(launch: Launch) -> list[BlockShape]:
 
 
 def _entries(launch: Launch) -> list[str]:
-    """Of halves beside the one for all, one for cards with 160 KiB of shared memory and more, less 86, 89 and 120."""
-    family = "sm80" if launch.architecture == 80 else "sm90" if 90 <= launch.architecture < 120 else ""
-    return [launch.entry, f"{launch.entry}_{family}"] if family and launch.itemsize < 4 else [launch.entry]
+    """The one for all cards, then, of halves, those of cards with 160 KiB of shared memory and more."""
+    families = {"sm80": (80, 81), "sm90": (90, 120), "sm100": (100, 120)} if launch.itemsize < 4 else {}
+    served = [family for family, (first, end) in families.items() if first <= launch.architecture < end]
+    return [launch.entry, *(f"{launch.entry}_{family}" for family in served)]
 
 
 _T = TypeVar("_T")

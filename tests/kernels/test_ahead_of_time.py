@@ -11,8 +11,9 @@ import triton
 from bench import ahead_of_time
 
 pytestmark = pytest.mark.stack
+PINNED = triton.__version__.startswith("3.6.")  # by whose registers the table's shapes were chosen
 # instructions are chosen by the compiler: 3.8 writes a minimum otherwise, and statistics go by way of shared memory
-compiler = pytest.mark.skipif(not triton.__version__.startswith("3.6."), reason="of Triton 3.6's instructions")
+compiler = pytest.mark.skipif(not PINNED, reason="of Triton 3.6's instructions")
 
 
 @pytest.mark.slow
@@ -22,7 +23,7 @@ def test_kernels_fit_the_card(architecture):
     for kernel in ahead_of_time.kernels(architecture):
         used = ahead_of_time.compile_kernel(kernel, architecture)
         name = f"{kernel.name} {kernel.model}"
-        if used.spill_share > ahead_of_time.HARMLESS_SPILLS:
+        if used.spilled if PINNED else used.spill_share > ahead_of_time.HARMLESS_SPILLS:
             faults.append(f"{name}: {used.spilled} bytes spilled, {used.spill_share:.1%} of instructions touch them")
         if used.shared > ahead_of_time.SHARED_LIMIT[architecture]:
             faults.append(f"{name}: {used.shared} bytes of shared memory")
