@@ -9,7 +9,7 @@ from aim_fast.training.exports.graph import trace
 from tests.models.test_contract import CASES
 
 CPU = torch.device("cpu")
-THROUGH_ONNX = ("aim_vit_demo", "aim_swin_demo", "uniformer_demo", "torchvision:mvit_v2_s")
+THROUGH_ONNX = ("aim_vit_demo", "aim_vit_demo-evl", "aim_swin_demo", "uniformer_demo", "torchvision:mvit_v2_s")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -60,9 +60,20 @@ class _Logits(nn.Module):
 
 
 def _plain_operators() -> dict[Any, Any]:
-    """What stands for each operator of the engine."""
+    """What stands for each operator of the engine, and for the one of torch's that ONNX has not."""
     found = {getattr(torch.ops.aim, name).default: operator.reference for name, operator in OPERATORS.items()}
-    return found | {torch.ops.aim.layer_norm.default: _layer_norm}
+    strided = {torch.ops.aten.as_strided_scatter.default: _strided_scatter}
+    return found | strided | {torch.ops.aim.layer_norm.default: _layer_norm}
+
+
+def _strided_scatter(
+    x: Tensor, source: Tensor, size: Sequence[int], stride: Sequence[int], offset: int | None = None
+) -> Tensor:
+    """A contiguous ``x`` with ``source`` at the places of ``size``, ``stride`` and ``offset``, each by its number."""
+    places = torch.full((), offset or 0, dtype=torch.int64, device=x.device)
+    for count, step in zip(size, stride):
+        places = places[..., None] + torch.arange(count, device=x.device) * step
+    return x.reshape(-1).scatter(0, places.reshape(-1), source.reshape(-1)).view(x.shape)
 
 
 def _layer_norm(
@@ -89,6 +100,8 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says first, or its kind where it says nothing."""
+    """What an exception, or the one that caused it, says first, or its kind where it says nothing."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
