@@ -96,8 +96,10 @@ def measure(
     """Writes speed and memory into ``rows``, which stand for ``contenders`` in order; on a GPU a line on its kernels.
 
     A model whose step does not fit into the device's memory alone gets a note instead of figures. Raises TrainingError
-    when they do not fit together.
+    when they do not fit together, and before anything runs CheckpointError for machine code that was not allowed.
     """
+    for contender in contenders:
+        contender.check_code()
     kernels: str | None = None
     runners: dict[str, _Runner] = {}
     for number, (contender, row) in enumerate(zip(contenders, rows, strict=True)):

@@ -34,7 +34,7 @@ from aim_fast.models.video_model import VideoModel
 from aim_fast.models.words import named, written
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint
 from aim_fast.training.exports.description import Description
-from aim_fast.training.exports.opening import open_model, read_exported
+from aim_fast.training.exports.opening import check_code, open_model, read_exported
 from aim_fast.training.metrics import METRICS, read_metrics
 from aim_fast.training.recipe_file import load_recipe, shipped_recipes
 from aim_fast.training.recipe_model import model_options
@@ -58,6 +58,11 @@ class Contender:
     stored: Literal["lower", "all"] | None = None
     export: Description | None = None
     run_code: bool = False  # whether an export may hold machine code
+
+    def check_code(self) -> None:
+        """Raises CheckpointError for an export of machine code that was not allowed."""
+        if self.export is not None:
+            check_code(Path(self.label), self.export, self.run_code)
 
     def open_export(self, device: torch.device) -> VideoModel:
         """The model of the exported file."""

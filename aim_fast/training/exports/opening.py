@@ -86,16 +86,21 @@ def read_exported(path: Path) -> Description | None:
     return read_description(text, path) if text else None
 
 
+def check_code(path: Path, description: Description, run_code: bool) -> None:
+    """Raises CheckpointError for a file of machine code where ``run_code`` does not allow it."""
+    if description.format == "aoti" and not run_code:
+        raise CheckpointError(
+            f"{path}: holds machine code, which would run in this process unchecked; add --run-code if you made it"
+        )
+
+
 def open_model(path: Path, description: Description, device: torch.device, run_code: bool) -> ExportedModel:
     """The model of an exported file on a device. Raises CheckpointError for a file that is damaged or not safe.
 
     ``run_code``: whether machine code may be loaded from it.
     """
+    check_code(path, description, run_code)
     if description.format == "aoti":
-        if not run_code:
-            raise CheckpointError(
-                f"{path}: holds machine code, which would run in this process unchecked; add --run-code if you made it"
-            )
         run = aoti_file.open_runner(path, device)
     else:
         run = (onnx_file if description.format == "onnx" else pt2_file).open_runner(path, device)
