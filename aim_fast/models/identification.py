@@ -57,6 +57,8 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     name, entry = asked or right, known or find_entry(right)
     other_size = _fits(MODELS[right].arguments, found, _SIZES) and not _fits(entry.arguments, found, _SIZES)
     if entry.model is not variant or entry.method not in (own, method) or other_size:
+        if named(name)[0] == right:  # of this name, under another method
+            raise WeightsError(f"{where}: is of method {method}, not {entry.method}: leave that out")
         article = "an" if right.startswith("aim") else "a"
         raise WeightsError(f"{where}: is {article} {right} checkpoint, not {name}: give --model {right}")
     taken = arguments_of(entry._replace(method=method, head=head))

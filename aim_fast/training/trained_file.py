@@ -14,20 +14,22 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 
-from aim_fast.errors import CheckpointError, UsageError
+from aim_fast.errors import CheckpointError, UsageError, WeightsError
 from aim_fast.files import write_whole
 from aim_fast.models.identification import identify
 from aim_fast.models.identity import Identity
 from aim_fast.models.loading import load_weights, with_trunk
-from aim_fast.models.registry import create_model
+from aim_fast.models.registry import create_model, find_entry
 from aim_fast.models.video_model import VideoModel
-from aim_fast.models.weights.files import DESCRIPTION, read_weights
+from aim_fast.models.weights.files import DESCRIPTION, WeightsFile, read_weights
+from aim_fast.models.words import written
 from aim_fast.training.part_groups import UNTOLD
 from aim_fast.training.recipe import FIELDS, Recipe, coerce
 from aim_fast.training.recipe_file import load_recipe
@@ -47,7 +49,8 @@ def read_trained(path: Path, fields: dict[str, Any], classes: list[str] | None =
     """
     trunk = fields.get("weights")
     file = with_trunk(read_weights(path, fields.get("weights_key")), str(path), trunk)
-    found = identify(file, str(path), fields.get("model"))
+    parts = {part: str(fields[part]) for part in ("method", "head") if fields.get(part) is not None}
+    found = _identified(file, path, fields.get("model"), parts)
     options = dict(found.options)
     for field, option in (("frames", "num_frames"), *((name, name) for name in UNTOLD)):
         if fields.get(field) is not None:
@@ -65,6 +68,20 @@ def read_trained(path: Path, fields: dict[str, Any], classes: list[str] | None =
         recipe = recipe.replace(**MULTI_LABEL)
     trained = TrainedModel(model, identity, recipe, str(path), lines)
     return name_classes(trained, classes) if classes else trained
+
+
+def _identified(file: WeightsFile, path: Path, asked: str | None, parts: Mapping[str, str]) -> Identity:
+    """The model that a file is of; raises WeightsError for one of another method or head than ``parts`` name."""
+    if file.description is None and asked:  # by its tensors: the name has the parts for that alone
+        found, method = replace(identify(file, str(path), written(asked, parts)), model=asked), parts.get("method")
+    else:
+        found = identify(file, str(path), asked)
+        method = found.options.get("method")
+    own = find_entry(found.model, found.options.get("head"), method)
+    for part, name in parts.items():
+        if (right := getattr(own, part)) != name:
+            raise WeightsError(f"{path}: is of {part} {right}, not {name}: leave that out")
+    return replace(found, options={**found.options, **parts})
 
 
 def _recipe_of(identity: Identity, path: Path, fields: dict[str, Any]) -> Recipe:

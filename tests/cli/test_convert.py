@@ -9,8 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from aim_fast import create_model
+from aim_fast.errors import WeightsError
 from aim_fast.models.identification import identify
 from aim_fast.models.weights.files import WeightsFile, read_weights
+from aim_fast.training.trained_file import read_trained
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 VARIANTS = {
@@ -182,6 +184,22 @@ def test_what_cannot_be_converted_is_one_line_and_writes_nothing(kind, options, 
     assert (status, err.count("\n")) == (2, 1)
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_file_of_another_method_or_head_than_asked_is_refused(described, tmp_path):
+    arguments = {"img_size": 48, "num_frames": 2, "num_classes": 3, "method": "lora"}
+    model = create_model("aim_vit_demo", **arguments)
+    path = tmp_path / "lora.pth"
+    told = {"model": "aim_vit_demo", "options": model.config, "classes": ["a", "b", "c"]}
+    meta = {"aim_fast": json.dumps(told)} if described else {}
+    names = {model.published_name(name): tensor for name, tensor in model.state_dict().items()}
+    torch.save({"meta": meta, "state_dict": names}, path)
+    for part, other, own in (("method", "st_adapter", "lora"), ("head", "attentive", "linear")):
+        with pytest.raises(WeightsError, match=f"lora.pth: is of {part} {own}, not {other}"):
+            read_trained(path, {"model": "aim_vit_demo", "method": "lora", part: other})
+    found = read_trained(path, {"model": "aim_vit_demo", "method": "lora"})
+    assert found.model.config == model.config
 
 
 def test_destinations_are_not_overwritten(aim_fast, tmp_path):
