@@ -61,6 +61,10 @@ def test_towers_with_other_parts_are_refused_by_name(tmp_path):
         (["vision_model.encoder.layers.0.mlp.fc1.weight"], "Hugging Face"),
         (["visual.trunk.blocks.0.attn.qkv.weight"], "names are those of timm"),
         (["transformer.resblocks.0.S_Adapter.D_fc1.weight", "fc_cls.bias"], "adapters without their trunk"),
+        (["transformer.resblocks.0.adapter_pre_mlp.conv.weight", "fc_cls.bias"], "ST-Adapter's bottlenecks without"),
+        (["transformer.resblocks.0.lora.q_down", "fc_cls.bias"], "LoRA's changes without their trunk"),
+        (["side.cls_token", "fc_cls.bias"], "a network beside a trunk without that"),
+        (["fc_cls.bias"], "a classifier without its trunk"),
         (["a", "b"], "first names are a, b"),
     ],
 )

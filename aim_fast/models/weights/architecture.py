@@ -129,10 +129,16 @@ def width_ratio(width: int, hidden: int) -> float:
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
+_OF_RUN = "of a run: use the run itself"
+
+
 def what_else(names: Mapping[str, Tensor]) -> str:
     """What tensors are that were none of what was looked for, by their names."""
     hints = {
-        r".*_Adapter\.D_fc1\.weight": "it holds adapters without their trunk (a run's adapters: use the run itself)",
+        r".*_Adapter(_in)?\.D_fc1\.weight": f"it holds adapters without their trunk ({_OF_RUN})",
+        r".*\.adapter_pre_(attn|mlp)\.": f"it holds ST-Adapter's bottlenecks without their trunk ({_OF_RUN})",
+        r".*\.lora\.[qv]_(up|down)": f"it holds LoRA's changes without their trunk ({_OF_RUN})",
+        r"side\.": f"it holds a network beside a trunk without that ({_OF_RUN})",
         r"(.*\.)?layer1\.0\.conv1\.": "it looks like a ResNet",
         r"(.*\.)?(vision_model\.)?encoder\.(layers?|block)\.": "its names are those of Hugging Face transformers, "
         "but of no model known here with its patch embedding: take the file of timm or open_clip",
@@ -140,6 +146,7 @@ def what_else(names: Mapping[str, Tensor]) -> str:
         "--model timm:vit_base_patch16_siglip_224, or what fits it",
         r".*\.lora_[AB]\.": "it holds LoRA adapters without their trunk: merge them into it with PEFT first",
         r"(.*\.)?blocks\.0\.(attn|norm1)\.": "its names are those of timm: take aim_vit_b16_in21k or --model timm:NAME",
+        r"fc_cls\.": f"it holds a classifier without its trunk ({_OF_RUN})",
     }
     for pattern, hint in hints.items():
         if any(re.match(pattern, name) for name in names):
