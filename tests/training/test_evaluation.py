@@ -1,6 +1,7 @@
 """Scores against values worked out by hand."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -48,6 +49,13 @@ def test_a_class_with_dollar_signs_in_its_name_is_drawn_as_it_is_written(tmp_pat
         draw_confusion(scores, ["a", r"$\frac$", "counting $5 and $10", "d"], path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().err == ""
+
+
+def test_letters_that_the_font_has_not_are_drawn_without_a_warning(tmp_path):
+    path = tmp_path / "confusion.png"
+    with warnings.catch_warnings(action="error"), drawing(path):
+        draw_confusion(Evaluation(PROBABILITIES, LABELS, torch.arange(5), 0), ["日本", "b", "c", "d"], path)
+    assert path.is_file()
 
 
 def test_a_picture_that_fails_is_named_and_costs_nothing_else(tmp_path, capsys):
