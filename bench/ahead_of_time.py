@@ -138,10 +138,12 @@ def _swin(architecture: int) -> Iterator[Kernel]:
 
 
 def _norms(model: str, width: int, architecture: int) -> Iterator[Kernel]:
-    """The row norm alone, with the residual add before it, and back, there with the gradient of the branch as well."""
-    types = _floats("weight", "bias", "mean", "rstd")
-    stream = _floats("x", "out", "factor", "added", "dx", "residual", "partial")
-    alone = dict.fromkeys(("BRANCH", "SCALED"), False)
+    """The row norm alone, with the residual add before it, and back, there with the gradient of the branch as well.
+
+    Of a folded norm the stream is packed.
+    """
+    types = _floats("weight", "bias", "mean", "rstd", "x_mean", "x_rstd")
+    alone = dict.fromkeys(("BRANCH", "SCALED", "UNPACK", "PACK"), False)
     constants, options = rows_triton.launch_shape(width, architecture)
     for norm, rms, normal in (("layer_norm", False, False), ("rms_norm", True, False), ("folded norm", False, True)):
         forward, sized = (
@@ -150,11 +152,16 @@ def _norms(model: str, width: int, architecture: int) -> Iterator[Kernel]:
         )
         yield _kernel(f"{norm} forward", model, forward, sized, **types)
         yield _kernel(f"{norm} backward", model, layer_norm_triton.layer_norm_backward_kernel, sized, **types)
+        packed, stream = {"UNPACK": normal, "PACK": normal}, _floats("factor", "added", "partial")
+        stream |= _floats("x", "out", "dx", "residual")
+        if normal:
+            stream |= dict.fromkeys(("x_ptr", "residual_ptr"), "*bf16")
+            stream |= dict.fromkeys(("x_low_ptr", "out_ptr", "residual_low_ptr", "dx_ptr"), "*i8")
         tile, launched = rows_triton.launch_shape(width, architecture, "layer_norm_branch_forward")
-        added = {**sized[0], **tile, "BRANCH": True}, launched
+        added = {**sized[0], **tile, **packed, "BRANCH": True}, launched
         yield _kernel(f"residual {norm} forward", model, forward, added, **types, **stream)
         tile, launched = rows_triton.launch_shape(width, architecture, "layer_norm_branch")
-        span = {**sized[0], "SPAN": layer_norm_triton.PART // tile["ROWS"], **tile}, launched
+        span = {**sized[0], "SPAN": layer_norm_triton.PART // tile["ROWS"], **tile, **packed}, launched
         branch, stream_types = layer_norm_triton.layer_norm_branch_kernel, {**types, **stream, "x_ptr": "*bf16"}
         yield _kernel(f"residual {norm} backward", model, branch, span, **stream_types)
 
@@ -213,7 +220,8 @@ def _eight_bits(model: str, width: int, architecture: int) -> Iterator[Kernel]:
     ):
         constants, options = rows_triton.launch_shape(columns, architecture)
         floats = _floats("scale", "weight", "bias", "mean", "rstd")
-        shape = {"D": columns, "RMS": False, "BRANCH": False, **constants}, options
+        alone = dict.fromkeys(("RMS", "BRANCH", "UNPACK", "PACK"), False)
+        shape = {"D": columns, **alone, **constants}, options
         yield _kernel(name, model, function, shape, **types, **floats)
         if name == "scaled_norm":
             tile, launched = rows_triton.launch_shape(columns, architecture, "layer_norm_branch_forward")

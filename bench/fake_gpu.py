@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from aim_kernels import block_shapes, optional_triton, registration
+from aim_kernels import block_shapes, optional_triton, packed, registration
 
 _CUDA, _NOWHERE = torch.device("cuda"), torch.device("meta")
 
@@ -50,6 +50,8 @@ def fake_gpu(architecture: int, launch: Callable[..., None]) -> Iterator[None]:
         ):
             stack.enter_context(mock.patch.object(where, name, value))
         stack.enter_context(mock.patch.object(FakeTensor, "is_cuda", on_gpu, create=True))
+        stack.enter_context(mock.patch.object(packed, "place", return_value=_NOWHERE))
+        stack.enter_context(mock.patch.object(packed.Packed, "is_cuda", True, create=True))
         for measured in (block_shapes.CHOSEN, *(operator.chosen for operator in registration.OPERATORS.values())):
             stack.enter_context(mock.patch.dict(measured, clear=True))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))  # backward here, where modes see it

@@ -148,7 +148,7 @@ class _JointAdaptation(torch.autograd.Function):
         o, *found, mean, rstd, u, slope = _PACKING.kept(ctx)
         needs, norm = _PACKING.needs(ctx), copied_for_backward(o.norm, g)
         wide = _widened(o, copied_for_backward(o.adapter, g))
-        how = (wide.factor, False, wide.scaled.proj is not None)
+        how = (wide.factor, False, wide.scaled.proj is not None, needs.normed.y)
         g, branch, sums, eight = arrive((g, dy_ahead), found, o.dtype, needs.adapter.b2, *how)
         y, kept = None, Hidden(u, slope)
         kept_own = u is not None and wide.beside is None

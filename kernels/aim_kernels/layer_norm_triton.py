@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aim_kernels.optional_triton import cdiv, tl, triton
+from aim_kernels.packed import load_stream, store_low
 from aim_kernels.registration import architecture
 from aim_kernels.rows_triton import launch, launch_shape, norm_gradient, normal_gradient, normalise, row_tile, rows_at
 from aim_kernels.scaled_rows import store_scaled_rows
@@ -21,6 +22,9 @@ PART = 32  # rows whose gradients a program adds before it writes their sum
 @triton.jit
 def layer_norm_forward_kernel(
     x_ptr: tl.tensor,
+    x_low_ptr: tl.tensor,
+    x_mean_ptr: tl.tensor,
+    x_rstd_ptr: tl.tensor,
     branch_ptr: tl.tensor,
     factor_ptr: tl.tensor,
     added_ptr: tl.tensor,
@@ -37,6 +41,8 @@ def layer_norm_forward_kernel(
     eps: tl.tensor,
     D: tl.constexpr,
     RMS: tl.constexpr,
+    UNPACK: tl.constexpr,
+    PACK: tl.constexpr,
     BRANCH: tl.constexpr,
     FACTOR: tl.constexpr,
     ADDED: tl.constexpr,
@@ -47,14 +53,19 @@ def layer_norm_forward_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
-    b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
+    b_x = load_stream(x_ptr, x_low_ptr, o_tile, m_tile, UNPACK)  # [ROWS, COLUMNS]
+    if UNPACK:
+        b_deviation = 1.0 / tl.load(x_rstd_ptr + o_row, mask=m_row, other=1.0)
+        b_x = b_x * b_deviation[:, None] + tl.load(x_mean_ptr + o_row, mask=m_row, other=0.0)[:, None]
+        b_x = tl.where(m_tile, b_x, 0.0)
     if BRANCH:
         b_x = add_branch(
             b_x, branch_ptr, factor_ptr, added_ptr, o_row, o_column, m_row, m_column, o_tile, m_tile, FACTOR, ADDED
         )
-        b_out = b_x.to(out_ptr.dtype.element_ty)
-        tl.store(out_ptr + o_tile, b_out, mask=m_tile)
-        b_x = b_out.to(tl.float32)
+        if not PACK:
+            b_out = b_x.to(out_ptr.dtype.element_ty)
+            tl.store(out_ptr + o_tile, b_out, mask=m_tile)
+            b_x = b_out.to(tl.float32)
     if KEPT:
         tl.store(kept_ptr + o_tile, b_x.to(kept_ptr.dtype.element_ty), mask=m_tile)
     b_weight = tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
@@ -67,7 +78,10 @@ def layer_norm_forward_kernel(
         tl.store(mean_ptr + o_row, b_mean, mask=m_row)
     tl.store(rstd_ptr + o_row, b_rstd, mask=m_row)
     if PLAIN:
-        tl.store(y_ptr + o_tile, b_y.to(y_ptr.dtype.element_ty), mask=m_tile)
+        b_high = b_y.to(y_ptr.dtype.element_ty)
+        tl.store(y_ptr + o_tile, b_high, mask=m_tile)
+        if PACK:
+            store_low(b_y, b_high, out_ptr, o_tile, m_tile)
     if SCALED:
         store_scaled_rows(b_y, values_ptr, scale_ptr, o_row, m_row, o_tile, m_tile)
 
@@ -106,7 +120,6 @@ def _gradient(
     b_weight: tl.tensor,
     mean_ptr: tl.tensor,
     rstd_ptr: tl.tensor,
-    residual_ptr: tl.tensor,
     o_row: tl.tensor,
     m_row: tl.tensor,
     o_tile: tl.tensor,
@@ -114,9 +127,8 @@ def _gradient(
     D: tl.constexpr,
     RMS: tl.constexpr,
     NORMAL: tl.constexpr,
-    RESIDUAL: tl.constexpr,
 ) -> tl.tensor:
-    """dx of a tile of rows, with what flows around the norm; of NORMAL rows, which are x̂ themselves."""
+    """dx of a tile of rows, without what flows around the norm; of NORMAL rows, which are x̂ themselves."""
     b_x = tl.load(x_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     b_dy = tl.load(dy_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     b_rstd = tl.load(rstd_ptr + o_row, mask=m_row, other=0.0)
@@ -129,8 +141,6 @@ def _gradient(
     else:
         b_mean = tl.load(mean_ptr + o_row, mask=m_row, other=0.0)
         b_dx = norm_gradient(b_dy, b_x, b_weight, b_mean, b_rstd, m_tile, D)
-    if RESIDUAL:
-        b_dx += tl.load(residual_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     return b_dx
 
 
@@ -153,22 +163,9 @@ def layer_norm_backward_kernel(
 ) -> None:
     o_row, o_column, m_row, m_column, m_tile, o_tile = row_tile(M, D, ROWS, COLUMNS)
     b_weight = tl.load(weight_ptr + o_column, mask=m_column, other=0.0).to(tl.float32)
-    b_dx = _gradient(
-        dy_ptr,
-        x_ptr,
-        b_weight,
-        mean_ptr,
-        rstd_ptr,
-        residual_ptr,
-        o_row,
-        m_row,
-        o_tile,
-        m_tile,
-        D,
-        RMS,
-        NORMAL,
-        RESIDUAL,
-    )
+    b_dx = _gradient(dy_ptr, x_ptr, b_weight, mean_ptr, rstd_ptr, o_row, m_row, o_tile, m_tile, D, RMS, NORMAL)
+    if RESIDUAL:
+        b_dx += tl.load(residual_ptr + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     tl.store(dx_ptr + o_tile, b_dx.to(dx_ptr.dtype.element_ty), mask=m_tile)
 
 
@@ -180,6 +177,7 @@ def layer_norm_branch_kernel(
     mean_ptr: tl.tensor,
     rstd_ptr: tl.tensor,
     residual_ptr: tl.tensor,
+    residual_low_ptr: tl.tensor,
     factor_ptr: tl.tensor,
     dx_ptr: tl.tensor,
     branch_ptr: tl.tensor,
@@ -190,6 +188,8 @@ def layer_norm_branch_kernel(
     D: tl.constexpr,
     RMS: tl.constexpr,
     NORMAL: tl.constexpr,
+    UNPACK: tl.constexpr,
+    PACK: tl.constexpr,
     FACTOR: tl.constexpr,
     DROPPED: tl.constexpr,
     SCALED: tl.constexpr,
@@ -206,31 +206,21 @@ def layer_norm_branch_kernel(
     b_sum = tl.zeros([ROWS, COLUMNS], tl.float32)
     for i_step in range(SPAN):
         o_row, m_row, m_tile, o_tile = rows_at(i_chunk * SPAN + i_step, o_column, m_column, M, D, ROWS)
-        b_dx = _gradient(
-            dy_ptr,
-            x_ptr,
-            b_weight,
-            mean_ptr,
-            rstd_ptr,
-            residual_ptr,
-            o_row,
-            m_row,
-            o_tile,
-            m_tile,
-            D,
-            RMS,
-            NORMAL,
-            True,
-        )
-        b_dx = b_dx.to(dx_ptr.dtype.element_ty)
-        tl.store(dx_ptr + o_tile, b_dx, mask=m_tile)
-        b_branch = b_dx.to(tl.float32)
+        b_dx = _gradient(dy_ptr, x_ptr, b_weight, mean_ptr, rstd_ptr, o_row, m_row, o_tile, m_tile, D, RMS, NORMAL)
+        b_dx += load_stream(residual_ptr, residual_low_ptr, o_tile, m_tile, UNPACK)
+        b_branch = b_dx
+        if not PACK:
+            b_dx = b_dx.to(dx_ptr.dtype.element_ty)
+            tl.store(dx_ptr + o_tile, b_dx, mask=m_tile)
+            b_branch = b_dx.to(tl.float32)
         if FACTOR:
             b_factor = tl.load(factor_ptr + o_row, mask=m_row, other=0.0)[:, None]
         if FACTOR and DROPPED:
             b_branch *= b_factor
         b_low = b_branch.to(branch_ptr.dtype.element_ty)
         tl.store(branch_ptr + o_tile, b_low, mask=m_tile)
+        if PACK:
+            store_low(b_dx, b_low, dx_ptr, o_tile, m_tile)
         b_branch = tl.where(m_tile, b_low.to(tl.float32), 0.0)
         if SCALED:
             store_scaled_rows(b_branch, values_ptr, scale_ptr, o_row, m_row, o_tile, m_tile)
@@ -256,8 +246,10 @@ def forward(
     factor: Tensor | None = None,
     added: Tensor | None = None,
     out: Tensor | None = None,
+    packed: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> None:
-    """Writes ``mean``, ``rstd``, and what there is of ``y``, ``kept``, ``scaled`` and, with a ``branch``, ``out``."""
+    """Writes ``mean``, ``rstd``, and what there is of ``y``, ``kept``, ``scaled`` and, with a ``branch``, ``out``, or
+    where that is int8 what ``y`` lacks. ``packed`` are the other parts of an ``x`` that is :class:`~.packed.Packed`."""
     x = x.contiguous()
 
     def given(tensor: Tensor | None, otherwise: Tensor = x) -> Tensor:
@@ -268,6 +260,9 @@ def forward(
         x,
         "" if branch is None else "layer_norm_branch_forward",
         x_ptr=x,
+        x_low_ptr=given(packed and packed[0]),
+        x_mean_ptr=given(packed and packed[1]),
+        x_rstd_ptr=given(packed and packed[2]),
         branch_ptr=given(branch),
         factor_ptr=given(None if factor is None else factor.float()),
         added_ptr=given(added),
@@ -282,6 +277,8 @@ def forward(
         kept_ptr=given(kept),
         eps=eps,
         RMS=bias is None,
+        UNPACK=packed is not None,
+        PACK=out is not None and out.dtype == torch.int8,
         BRANCH=branch is not None,
         FACTOR=factor is not None,
         ADDED=added is not None,
@@ -324,9 +321,11 @@ def branch_backward(
     dx: Tensor,
     branch: Tensor,
     scaled: tuple[Tensor, Tensor] | None = None,
+    residual_low: Tensor | None = None,
 ) -> Tensor:
-    """Writes ``dx``, ``branch`` [M, D] and what there is of its rows in eight bits, ``scaled``; returns the column sums
-    of each :data:`PART` rows of the branch, where they are ``summed``, in float32, else [0]."""
+    """Writes ``dx``, or where that is int8 what ``branch`` lacks of it, ``branch`` [M, D] and what there is of its rows
+    in eight bits, ``scaled``; returns the column sums of each :data:`PART` rows of the branch, where they are
+    ``summed``, in float32, else [0]. ``residual_low`` is there where ``residual`` is packed."""
     rows, width = x.shape
     constants, options = launch_shape(width, architecture(x), "layer_norm_branch", x.dtype.itemsize)
     chunks = cdiv(rows, PART)
@@ -338,6 +337,7 @@ def branch_backward(
         mean_ptr=rstd if mean is None else mean,
         rstd_ptr=rstd,
         residual_ptr=residual.contiguous(),
+        residual_low_ptr=rstd if residual_low is None else residual_low.contiguous(),
         factor_ptr=rstd if factor is None else factor.float().contiguous(),
         dx_ptr=dx,
         branch_ptr=branch,
@@ -348,6 +348,8 @@ def branch_backward(
         D=width,
         RMS=mean is not None and mean.shape != rstd.shape,
         NORMAL=mean is None,
+        UNPACK=residual_low is not None,
+        PACK=dx.dtype == torch.int8,
         FACTOR=factor is not None,
         DROPPED=dropped,
         SCALED=scaled is not None,

@@ -24,6 +24,7 @@ from torch import Tensor
 from aim_kernels import layer_norm_triton
 from aim_kernels.column_sum import branch_gradient
 from aim_kernels.layer_norm import layer_norm_to_keep
+from aim_kernels.packed import Packed, packed_reference, parts_of, unpacked_reference
 from aim_kernels.registration import OPERATORS, alike, operator, ops
 from aim_kernels.residual import residual_add
 from aim_kernels.rows_triton import MAX_WIDTH
@@ -128,24 +129,33 @@ def norm_before(
 def add_and_norm(
     x: Tensor, branch: Tensor, factor: Tensor | None, added: Tensor | None, ahead: Ahead | None, dtype: torch.dtype
 ) -> Any:
-    """The sum in the shape and dtype of ``x``, and with a norm ``ahead`` what :class:`Normed` has of it."""
+    """The sum in the shape and dtype of ``x``, and with a norm ``ahead`` what :class:`Normed` has of it.
+
+    Beside an x̂ in bfloat16 a sum in float32 is :class:`~aim_kernels.packed.Packed`.
+    """
     if ahead is None:
         return residual_add(x, branch, factor, added)
-    rows, width, lead = x.reshape(-1, x.shape[-1]), x.shape[-1], x.shape[:-1]
+    (rows, *parts), width, lead = parts_of(x), x.shape[-1], x.shape[:-1]
     unit = isinstance(ahead.norm, UnitNorm)
     kept = ahead.kept and not unit and dtype.itemsize < x.dtype.itemsize
+    packs = unit and not ahead.precise and _packs(x, dtype)
     of_y = torch.promote_types(x.dtype, torch.float32) if ahead.precise else dtype
     asked = (of_y, EIGHT_BITS if ahead.scaled else None, ahead.plain, dtype if kept else None)
-    operands = (rows, branch.reshape(-1, width), factor, added, *ahead.norm, ahead.eps, *asked)
+    operands = (rows, branch.reshape(-1, width), factor, added, *ahead.norm, ahead.eps, *asked, *parts, packs)
     out, y, copy, mean, rstd, values, scale = ops.residual_norm(*operands)
     return (
-        out.view_as(x),
-        y.view_as(x) if ahead.plain else _unfilled(x, dtype),
-        copy.view_as(x) if kept else None,
+        Packed(x.shape, y, out, mean, rstd) if packs else out.view(x.shape),
+        y.view(x.shape) if ahead.plain else _unfilled(x, dtype),
+        copy.view(x.shape) if kept else None,
         None if unit else mean if ahead.norm.bias is None else mean.view(lead),
         rstd.view(lead),
         *((values, scale) if ahead.scaled else (None, None)),
     )
+
+
+def _packs(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether 24 bits hold a stream ``x`` beside a tensor in the products' ``dtype``."""
+    return x.dtype == torch.float32 and dtype == torch.bfloat16
 
 
 def constants_of(ctx: Any, outputs: Any) -> None:
@@ -175,22 +185,28 @@ def arrive(
     factor: Tensor | None = None,
     dropped: bool = True,
     scaled: bool = False,
+    packed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, ScaledRows | None]:
     """From the ``gradients`` of the sum and of y: that of the sum in all, of the branch [M, D] in ``dtype``, where
     ``needs_bias`` rows [N, D] whose sum is that of its bias, and that of the branch in eight bits where ``scaled`` asks
-    for it and it comes in the same pass. ``found`` is what :func:`left` gave, the rest as of ``branch_gradient``."""
+    for it and it comes in the same pass. ``found`` is what :func:`left` gave, the rest as of ``branch_gradient``; where
+    it may be ``packed``, as the next to read it is such a function too, that of the sum is that of the branch and a
+    byte."""
     (g, dy), (kept, mean, rstd, weight) = gradients, found
     if dy is None:
         return g, *_with_rows(branch_gradient(g, dtype, needs_bias, factor, dropped)), None
     rows = (-1, g.shape[-1])
     flat = None if mean is None else mean.flatten()
-    operands = (dy.reshape(rows), kept.reshape(rows), weight, flat, rstd.flatten(), g.reshape(rows))
+    stream, low, *_ = parts_of(g)
+    operands = (dy.reshape(rows), kept.reshape(rows), weight, flat, rstd.flatten(), stream)
     if g.dtype == dtype and (factor is None or not dropped):  # the branch's gradient is the sum's
-        dx = ops.layer_norm_backward(*operands).view_as(g)
+        dx = ops.layer_norm_backward(*operands).view(g.shape)
         return dx, *_with_rows(branch_gradient(dx, dtype, needs_bias, factor, dropped)), None
-    how = (factor, dtype, dropped, needs_bias, g.is_cuda)  # on a GPU, which adds them to the sums of others
-    dx, branch, sums, *eight = ops.residual_norm_backward(*operands, *how, EIGHT_BITS if scaled else None)
-    return dx.view_as(g), branch, sums.view(rows) if needs_bias else None, ScaledRows(*eight) if scaled else None
+    packed = packed and _packs(g, dtype) and (factor is None or not dropped)
+    how = (factor, dtype, dropped, needs_bias, dy.is_cuda)  # on a GPU, which adds them to the sums of others
+    dx, branch, sums, *eight = ops.residual_norm_backward(*operands, *how, EIGHT_BITS if scaled else None, low, packed)
+    dx = Packed(g.shape, branch, dx) if packed else dx.view(g.shape)
+    return dx, branch, sums.view(rows) if needs_bias else None, ScaledRows(*eight) if scaled else None
 
 
 def _with_rows(found: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
@@ -211,7 +227,7 @@ def depart(
 
 
 def _unfilled(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.new_empty((), dtype=dtype).expand_as(x)
+    return x.new_empty((), dtype=dtype).expand(x.shape)
 
 
 def residual_norm_reference(
@@ -226,13 +242,25 @@ def residual_norm_reference(
     eight_bits: torch.dtype | None,
     plain: bool,
     kept: torch.dtype | None,
+    low: Tensor | None = None,
+    x_mean: Tensor | None = None,
+    x_rstd: Tensor | None = None,
+    packed: bool = False,
 ) -> tuple[Tensor, ...]:
     """``out``, ``y``, ``kept``, ``mean``, ``rstd``, ``values``, ``scale`` by the operators that it is made of.
 
-    They are [0] where they are not asked for.
+    They are [0] where they are not asked for. ``low``, ``x_mean`` and ``x_rstd`` are the other parts of an ``x`` that
+    is packed; of a ``packed`` sum ``out`` is what ``y`` lacks of x̂.
     """
-    out = OPERATORS["residual_add"](x, branch, factor, added)
+    out = OPERATORS["residual_add"](unpacked_reference(x, low, x_mean, x_rstd), branch, factor, added)
     none = x.new_empty(0, dtype=kept or dtype)
+    if packed:
+        y, mean, rstd = OPERATORS["layer_norm"](out, weight, bias, eps, out.dtype)
+        high, left = packed_reference(y)
+        rows = (none.clone(), rstd.new_empty(0))
+        if eight_bits is not None:
+            rows = OPERATORS["scaled_rows"](y, eight_bits)
+        return left, high, none, mean, rstd, *rows
     if eight_bits is not None:
         asked = (eight_bits, dtype, plain, kept is not None)
         values, scale, y, mean, rstd, copy = OPERATORS["scaled_norm"](out, weight, bias, eps, *asked)
@@ -257,10 +285,13 @@ def residual_norm_backward_reference(
     summed: bool,
     apart: bool = False,
     eight_bits: torch.dtype | None = None,
+    g_low: Tensor | None = None,
+    packed: bool = False,
 ) -> tuple[Tensor, ...]:
     """``dx``, ``branch``, its sums, ``values`` and ``scale`` by the operators that it is made of, [0] where not asked
-    for; ``apart`` the sums of each :data:`~aim_kernels.layer_norm_triton.PART` rows."""
-    dx = OPERATORS["layer_norm_backward"](dy, x, weight, mean, rstd, g)
+    for; ``apart`` the sums of each :data:`~aim_kernels.layer_norm_triton.PART` rows. ``g_low`` is the other part of a
+    ``g`` that is packed; of a ``packed`` gradient ``dx`` is what ``branch`` lacks."""
+    dx = OPERATORS["layer_norm_backward"](dy, x, weight, mean, rstd, unpacked_reference(g, g_low))
     branch, sums = OPERATORS["branch_gradient"](dx, factor, dtype, dropped)
     if summed and apart:
         counted = branch.to(sums.dtype) if factor is None or dropped else branch * factor[:, None]
@@ -269,6 +300,7 @@ def residual_norm_backward_reference(
     rows = (branch.new_empty(0), sums.new_empty(0))
     if eight_bits is not None:
         rows = OPERATORS["scaled_rows"](branch, eight_bits)
+    dx = packed_reference(dx)[1] if packed else dx
     return dx, branch, sums if summed else sums.new_empty(0), *rows
 
 
@@ -284,13 +316,19 @@ def _triton(
     eight_bits: torch.dtype | None,
     plain: bool,
     kept: torch.dtype | None,
+    low: Tensor | None = None,
+    x_mean: Tensor | None = None,
+    x_rstd: Tensor | None = None,
+    packed: bool = False,
 ) -> tuple[Tensor, ...]:
-    found = _fake(x, branch, factor, added, weight, bias, eps, dtype, eight_bits, plain, kept)
+    asked = (dtype, eight_bits, plain, kept, low, x_mean, x_rstd, packed)
+    found = _fake(x, branch, factor, added, weight, bias, eps, *asked)
     out, y, copy, mean, rstd, values, scale = found
     scaled = None if eight_bits is None else (values, scale)
     layer_norm_triton.forward(
         *(x, weight, bias, eps, mean, rstd, y if plain else None, None if kept is None else copy, scaled),
         *(branch, factor, added, out),
+        None if low is None or x_mean is None or x_rstd is None else (low, x_mean, x_rstd),
     )
     return found
 
@@ -308,10 +346,12 @@ def _backward_triton(
     summed: bool,
     apart: bool = False,
     eight_bits: torch.dtype | None = None,
+    g_low: Tensor | None = None,
+    packed: bool = False,
 ) -> tuple[Tensor, ...]:
-    how = (factor, dtype, dropped, False, apart, eight_bits)
+    how = (factor, dtype, dropped, False, apart, eight_bits, g_low, packed)
     dx, branch, _, *rows = _backward_fake(dy, x, weight, mean, rstd, g, *how)
-    written = (dx, branch, None if eight_bits is None else (rows[0], rows[1]))
+    written = (dx, branch, None if eight_bits is None else (rows[0], rows[1]), g_low)
     sums = layer_norm_triton.branch_backward(dy, x, weight, mean, rstd, g, factor, dropped, summed, *written)
     return dx, branch, sums if apart or not summed else sums.sum(0), *rows
 
@@ -328,10 +368,14 @@ def _fake(
     eight_bits: torch.dtype | None,
     plain: bool,
     kept: torch.dtype | None,
+    low: Tensor | None = None,
+    x_mean: Tensor | None = None,
+    x_rstd: Tensor | None = None,
+    packed: bool = False,
 ) -> tuple[Tensor, ...]:
     wide, rows = torch.promote_types(x.dtype, torch.float32), x.shape[0]
     return (
-        alike(x),
+        alike(x, _of_stream(x, low, packed)),
         alike(x, dtype) if plain else x.new_empty(0, dtype=dtype),
         x.new_empty(0, dtype=dtype) if kept is None else alike(x, kept),
         x.new_empty(0 if bias is None else rows, dtype=wide),
@@ -354,14 +398,21 @@ def _backward_fake(
     summed: bool,
     apart: bool = False,
     eight_bits: torch.dtype | None = None,
+    g_low: Tensor | None = None,
+    packed: bool = False,
 ) -> tuple[Tensor, ...]:
     wide = torch.promote_types(dtype, torch.float32)
-    dx, branch = alike(x, g.dtype), alike(x, dtype)
+    dx, branch = alike(x, _of_stream(g, g_low, packed)), alike(x, dtype)
     parts = (-(-len(x) // layer_norm_triton.PART),) if apart else ()
     sums = x.new_empty((*parts, x.shape[1]) if summed else 0, dtype=wide)
     if eight_bits is None:
         return dx, branch, sums, x.new_empty(0, dtype=dtype), x.new_empty(0, dtype=wide)
     return dx, branch, sums, x.new_empty(x.shape, dtype=eight_bits), x.new_empty((len(x), 1), dtype=wide)
+
+
+def _of_stream(x: Tensor, low: Tensor | None, packed: bool) -> torch.dtype:
+    """What is written of a stream that comes in as ``x`` and ``low``."""
+    return torch.int8 if packed else x.dtype if low is None else torch.float32
 
 
 def _fits(x: Tensor, *_: Any) -> bool:
@@ -371,7 +422,8 @@ def _fits(x: Tensor, *_: Any) -> bool:
 operator(
     "residual_norm",
     "(Tensor x, Tensor branch, Tensor? factor, Tensor? added, Tensor weight, Tensor? bias, float eps, ScalarType dtype,"
-    " ScalarType? eight_bits, bool plain, ScalarType? kept)"
+    " ScalarType? eight_bits, bool plain, ScalarType? kept, Tensor? low=None, Tensor? x_mean=None, Tensor? x_rstd=None,"
+    " bool packed=False)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=residual_norm_reference,
     triton=_triton,
@@ -381,7 +433,7 @@ operator(
 operator(
     "residual_norm_backward",
     "(Tensor dy, Tensor x, Tensor weight, Tensor? mean, Tensor rstd, Tensor g, Tensor? factor, ScalarType dtype,"
-    " bool dropped, bool summed, bool apart=False, ScalarType? eight_bits=None)"
+    " bool dropped, bool summed, bool apart=False, ScalarType? eight_bits=None, Tensor? g_low=None, bool packed=False)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=residual_norm_backward_reference,
     triton=_backward_triton,

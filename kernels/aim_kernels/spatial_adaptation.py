@@ -155,7 +155,7 @@ class _SpatialAdaptation(torch.autograd.Function):
         if a is None:
             a, lse = ops.spatial_attention_recomputed(qkv, o.num_heads, o.backend, o.bias, g)
         scaled = o.scaled.out is not None and needs.x
-        g, branch, sums, eight = arrive((g, dy), found, o.dtype, needs.adapter.b2, scaled=scaled)
+        g, branch, sums, eight = arrive((g, dy), found, o.dtype, needs.adapter.b2, scaled=scaled, packed=needs.normed.y)
         out = (adapter, o.attention, o.scaled.out)
         da, gradients = project_backward(branch, sums, a.view(-1, a.shape[-1]), *out, needs.x, needs.adapter, eight)
         del branch, eight

@@ -150,8 +150,9 @@ class _TemporalAdaptation(torch.autograd.Function):
             a, lse = ops.temporal_attention(qkv, o.num_heads)
         u = F.linear(_rows(a), w.w1, w.low_b1)
 
-        g, branch, rows = arrive((g, dy), found, o.dtype, needs.adapter.b2, o.factor)[:3]
-        du, hidden, biases = gelu_gradients(w, branch @ w.w2, u, rows)
+        how = (o.factor, False, False, needs.normed.y)  # the factor is of the adapter's hidden state
+        g, branch, rows = arrive((g, dy), found, o.dtype, needs.adapter.b2, *how)[:3]
+        du, hidden, biases = gelu_gradients(w, branch @ w.w2, u, rows, o.factor)
         gradients = adapter_gradients(w, needs.adapter, _rows(a), du, hidden, branch, biases)
         if not (needs.x or any(needs.adapter_in)):
             return _PACKING.gradients(adapter=gradients)

@@ -145,7 +145,6 @@ def temporal_attention_forward_kernel(
 def temporal_attention_backward_kernel(
     dout_ptr: tl.tensor,
     qkv_ptr: tl.tensor,
-    out_ptr: tl.tensor,
     lse_ptr: tl.tensor,
     dqkv_ptr: tl.tensor,
     N: tl.tensor,
@@ -166,13 +165,10 @@ def temporal_attention_backward_kernel(
     )
     D = heads * HEAD
     p_q = qkv_ptr + i_b * stride_b + (o_t * stride_t + o_n * stride_n)[:, None] + o_channel
-    o_out = (o_token * D)[:, None] + o_channel
     b_q = tl.load(p_q, mask=m_tile, other=0.0)  # [ROWS, COLUMNS]
     b_k = tl.load(p_q + D, mask=m_tile, other=0.0)
-    b_do = tl.load(dout_ptr + o_out, mask=m_tile, other=0.0)
-    b_o = tl.load(out_ptr + o_out, mask=m_tile, other=0.0)
+    b_do = tl.load(dout_ptr + (o_token * D)[:, None] + o_channel, mask=m_tile, other=0.0)
     b_lse = tl.load(lse_ptr + o_lse, mask=m_row, other=0.0) * 1.4426950408889634
-    b_delta = tl.sum(b_do.to(tl.float32) * b_o.to(tl.float32), 1)
 
     m_same = o_sequence[:, None] == o_sequence[None, :]
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * 1.4426950408889634)
@@ -183,6 +179,7 @@ def temporal_attention_backward_kernel(
 
     b_v = tl.load(p_q + 2 * D, mask=m_tile, other=0.0)
     b_dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
+    b_delta = tl.sum(b_p * b_dp, 1)  # of whole rows of the softmax: the output need not be read
     b_ds = (b_p * (b_dp - b_delta[:, None]) * scale).to(b_q.dtype)
     b_dq = tl.dot(b_ds, b_k, input_precision=PRECISION)
     tl.store(p_dq, b_dq.to(dqkv_ptr.dtype.element_ty), mask=m_tile)
@@ -208,7 +205,7 @@ def _forward_triton(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
 
 def _backward_triton(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, num_heads: int) -> Tensor:
     dqkv = alike(qkv)
-    _launch("backward", qkv, num_heads, dout_ptr=dout.contiguous(), out_ptr=out, lse_ptr=lse, dqkv_ptr=dqkv)
+    _launch("backward", qkv, num_heads, dout_ptr=dout.contiguous(), lse_ptr=lse, dqkv_ptr=dqkv)
     return dqkv
 
 

@@ -79,6 +79,7 @@ lent_to.append(AIMBlock(48, 2, drop_path=0.3, adapter_scale=0.5))
 for norm in (lent_to[0].ln_1, lent_to[0].ln_2):
     torch.nn.init.normal_(norm.weight, 1.0, 0.3)
     torch.nn.init.normal_(norm.bias, std=0.3)
+residual_norm._packs = lambda x, dtype: x.dtype == torch.float32 and dtype == torch.float16  # in place of bfloat16
 compare(*lent_to, torch.randn(1, 3, 5, 48), "fast", True, 0.01)
 assert lent_to.pop().held_norms is not None
 for module in (scaled_rows, scaled_norm, widened_mlp, residual_norm):

@@ -35,7 +35,9 @@ def gradients(blocks, x, between=lambda x: x):
 
 
 def both(monkeypatch, *arguments, **named):
+    """With and without sharing, where the stream is float32."""
     found = []
+    monkeypatch.setattr(residual_norm, "_packs", lambda x, dtype: False)
     for shares in (False, True):
         monkeypatch.setattr(formed_together, "_gains", lambda x: True)
         monkeypatch.setattr(residual_norm, "gains", lambda x, shares=shares: shares)

@@ -5,6 +5,7 @@ import torch
 
 from aim_kernels import error_rule, layer_norm_triton
 from aim_kernels import residual_norm as op
+from aim_kernels.packed import packed_reference, unpacked_reference
 from aim_kernels.registration import OPERATORS
 
 HALF, WIDE = torch.float16, torch.float64
@@ -54,3 +55,48 @@ def test_backward(rows, factor, dropped, norm):
         _, branch, _, *rows = hold("residual_norm_backward", operands)
         if eight_bits is not None:  # the bits of a pass of its own
             assert all(map(torch.equal, rows, OPERATORS["scaled_rows"].triton(branch, eight_bits)))
+
+
+def agree(found, reference, stream):
+    """Where one rounds up and the other down the two parts differ, and what they make does not."""
+    for got, wanted in zip(found, reference, strict=True):
+        assert got.shape == wanted.shape
+        assert got.dtype == wanted.dtype
+    got, wanted = (unpacked_reference(*(x[i] for i in stream)) for x in (found, reference))
+    torch.testing.assert_close(got, wanted, rtol=2**-14, atol=1e-5)
+    for i, (got, wanted) in enumerate(zip(found, reference, strict=True)):
+        if i not in stream:
+            torch.testing.assert_close(got.float(), wanted.float(), rtol=2**-8, atol=1e-4)
+
+
+@pytest.mark.parametrize(("unpack", "pack"), [(False, True), (True, True), (True, False)])
+@pytest.mark.parametrize(("factor", "added"), [(False, False), (True, False), (True, True)])
+def test_forward_of_a_packed_stream(factor, added, unpack, pack):
+    torch.manual_seed(0)
+    x, branch = torch.randn(7, 77), torch.randn(7, 77).bfloat16()
+    rows, column = torch.rand(7) + 0.5 if factor else None, torch.randn(77) if added else None
+    parts = (x, None, None, None)
+    if unpack:
+        parts = (*packed_reference(x), torch.randn(7), torch.rand(7) + 0.5)
+    norm = torch.ones(77), torch.zeros(77)
+    for eight_bits in (None, torch.float32):
+        how = (branch, rows, column, *norm, 1e-5, torch.bfloat16, eight_bits, True, None)
+        operands = (parts[0], *how, *parts[1:], pack)
+        found, reference = OPERATORS["residual_norm"].triton(*operands), op.residual_norm_reference(*operands)
+        agree(found, reference, (1, 0) if pack else (0,))
+
+
+@pytest.mark.parametrize(("unpack", "pack"), [(False, True), (True, True), (True, False)])
+@pytest.mark.parametrize("factor", [False, True])
+def test_backward_of_a_packed_stream(factor, unpack, pack):
+    torch.manual_seed(0)
+    rows = layer_norm_triton.PART + 3
+    dy, x = (torch.randn(rows, 77).bfloat16() for _ in range(2))
+    g, low = torch.randn(rows, 77), None
+    if unpack:
+        g, low = packed_reference(g)
+    drop = torch.rand(rows) + 0.5 if factor else None
+    how = (drop, torch.bfloat16, False, True, True, None, low, pack)
+    operands = (dy, x, torch.ones(77), None, torch.rand(rows) + 0.5, g, *how)
+    found = OPERATORS["residual_norm_backward"].triton(*operands)
+    agree(found, op.residual_norm_backward_reference(*operands), (1, 0) if pack else (0,))
