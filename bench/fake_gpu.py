@@ -50,7 +50,7 @@ def fake_gpu(architecture: int, launch: Callable[..., None]) -> Iterator[None]:
         ):
             stack.enter_context(mock.patch.object(where, name, value))
         stack.enter_context(mock.patch.object(FakeTensor, "is_cuda", on_gpu, create=True))
-        stack.enter_context(mock.patch.object(packed, "place", return_value=_NOWHERE))
+        stack.enter_context(mock.patch.object(packed, "place", _nowhere))  # a mock would hold what it is given
         stack.enter_context(mock.patch.object(packed.Packed, "is_cuda", True, create=True))
         for measured in (block_shapes.CHOSEN, *(operator.chosen for operator in registration.OPERATORS.values())):
             stack.enter_context(mock.patch.dict(measured, clear=True))
@@ -59,6 +59,10 @@ def fake_gpu(architecture: int, launch: Callable[..., None]) -> Iterator[None]:
         for mode in (FakeTensorMode(), _Place(), _TorchAttention()):
             stack.enter_context(mode)
         yield
+
+
+def _nowhere(x: Tensor) -> torch.device:
+    return _NOWHERE
 
 
 def move(model: nn.Module) -> None:

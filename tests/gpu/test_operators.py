@@ -23,6 +23,7 @@ from aim_kernels.formed_adapter import fold_projection
 from aim_kernels.group_attention import backend_missing as group_backend_missing
 from aim_kernels.group_attention import group_attention, group_attention_reference
 from aim_kernels.layer_norm import layer_norm, layer_norm_backward_reference
+from aim_kernels.packed import packed_reference, unpacked_reference
 from aim_kernels.patch_embed import patch_embed, patch_embed_reference
 from aim_kernels.registration import architecture
 from aim_kernels.residual import residual_add
@@ -154,6 +155,25 @@ def test_gradient_of_a_folded_norm(width, factor):
 
     for got, rounded, exact in zip(found, plain(torch.float32), plain(torch.float64), strict=True):
         error_rule.hold(got, rounded, exact)
+
+
+@pytest.mark.parametrize("width", [768, 1024])
+def test_a_packed_stream_and_its_gradient(width):
+    x, g = (torch.randn(1576, width, device="cuda") * 3 for _ in range(2))
+    branch, dy, normal = (torch.randn(1576, width, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    ones, zeros = torch.ones(width, device="cuda"), torch.zeros(width, device="cuda")
+    mean, rstd = torch.randn(1576, device="cuda"), torch.rand(1576, device="cuda") + 0.5
+    (high, low), (g_high, g_low) = packed_reference(x), packed_reference(g)
+    how = (branch, None, None, ones, zeros, 1e-5, torch.bfloat16, None, True, None, low, mean, rstd, True)
+    left, y, *_ = torch.ops.aim.residual_norm(high, *how)
+    out = unpacked_reference(high, low, mean, rstd) + branch.float()
+    exact = F.layer_norm(out.double(), (width,), eps=1e-5)
+    torch.testing.assert_close(unpacked_reference(y, left).double(), exact, rtol=2**-14, atol=1e-5)
+    how = (None, torch.bfloat16, True, False, False, None, g_low, True)
+    left, branch, *_ = torch.ops.aim.residual_norm_backward(dy, normal, ones, None, rstd, g_high, *how)
+    operands = (value.double() for value in (dy, normal, ones))
+    exact = layer_norm_backward_reference(*operands, None, rstd.double(), unpacked_reference(g_high, g_low).double())
+    torch.testing.assert_close(unpacked_reference(branch, left).double(), exact, rtol=2**-14, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", get_args(Activation))

@@ -16,7 +16,7 @@ def test_launches_and_traffic_of_fast():
     guessed = sum(kernel.name == "split-K sum" for kernel in step.kernels)  # what cuBLAS may do beside a product
     assert len(step.kernels) - guessed <= 648  # goal: 900
     assert len(step.small) - guessed <= 100  # on nothing larger than a parameter; goal: 100
-    assert step.vectors <= 91  # of width D a token and block, outside products; goal: 60
+    assert step.vectors <= 79.2  # of width D a token and block, outside products; goal: 60
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ def test_launches_and_traffic_of_fast_by_products_with_the_activation_within():
     step = counted_step.count_step(own_products=True)
     guessed = sum(kernel.name == "split-K sum" for kernel in step.kernels)
     assert len(step.kernels) - guessed <= 624
-    assert step.vectors <= 71.5  # goal: 60
+    assert step.vectors <= 59.7  # goal: 60
     assert step.peak_bytes <= 13.0e9
 
 
@@ -36,7 +36,7 @@ def test_launches_and_traffic_of_fast_in_eight_bits():
     guessed = sum(kernel.name == "split-K sum" for kernel in step.kernels)
     assert len(step.kernels) - guessed <= 729
     assert sum(kernel.name == "scaled_rows_kernel" for kernel in step.kernels) <= 36  # in a pass of their own
-    assert step.vectors <= 99
+    assert step.vectors <= 87.2
     assert step.peak_bytes <= 13.1e9
 
 
