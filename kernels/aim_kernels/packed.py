@@ -67,9 +67,9 @@ def parts_of(x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | 
     return x.reshape(-1, x.shape[-1]), None, None, None
 
 
-def packed_reference(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``high`` and ``low`` of ``x`` in float32, in plain torch."""
-    high = x.bfloat16()
+def packed_reference(x: Tensor, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor]:
+    """``high``, in ``dtype``, and ``low`` of ``x`` in float32, in plain torch."""
+    high = x.to(dtype)
     left = x.view(torch.int32) - high.float().view(torch.int32)
     return high, ((left + 128) >> 8).clamp_max(127).to(torch.int8)
 

@@ -256,7 +256,7 @@ def residual_norm_reference(
     none = x.new_empty(0, dtype=kept or dtype)
     if packed:
         y, mean, rstd = OPERATORS["layer_norm"](out, weight, bias, eps, out.dtype)
-        high, left = packed_reference(y)
+        high, left = packed_reference(y, dtype)
         rows = (none.clone(), rstd.new_empty(0))
         if eight_bits is not None:
             rows = OPERATORS["scaled_rows"](y, eight_bits)
@@ -300,7 +300,7 @@ def residual_norm_backward_reference(
     rows = (branch.new_empty(0), sums.new_empty(0))
     if eight_bits is not None:
         rows = OPERATORS["scaled_rows"](branch, eight_bits)
-    dx = packed_reference(dx)[1] if packed else dx
+    dx = packed_reference(dx, dtype)[1] if packed else dx
     return dx, branch, sums if summed else sums.new_empty(0), *rows
 
 

@@ -26,7 +26,7 @@ def test_launches_and_traffic_of_fast_by_products_with_the_activation_within():
     guessed = sum(kernel.name == "split-K sum" for kernel in step.kernels)
     assert len(step.kernels) - guessed <= 624
     assert step.vectors <= 59.7  # goal: 60
-    assert step.peak_bytes <= 13.0e9
+    assert step.peak_bytes <= 12.95e9
 
 
 @pytest.mark.slow
@@ -37,12 +37,12 @@ def test_launches_and_traffic_of_fast_in_eight_bits():
     assert len(step.kernels) - guessed <= 729
     assert sum(kernel.name == "scaled_rows_kernel" for kernel in step.kernels) <= 36  # in a pass of their own
     assert step.vectors <= 87.2
-    assert step.peak_bytes <= 13.1e9
+    assert step.peak_bytes <= 13.0e9
 
 
 @pytest.mark.slow
 @pytest.mark.stack
-@pytest.mark.parametrize(("side", "gigabytes"), [("fast", 13.0), ("balanced", 6.7), ("lean", 2.85)])
+@pytest.mark.parametrize(("side", "gigabytes"), [("fast", 12.95), ("balanced", 6.7), ("lean", 2.85)])
 def test_peaks(side, gigabytes):
     assert counted_step.count_step(side=side).peak_bytes <= gigabytes * 1e9
 
