@@ -14,9 +14,9 @@ counted_step = pytest.importorskip("bench.counted_step", reason="needs the count
 def test_launches_and_traffic_of_fast():
     step = counted_step.count_step(side="fast")
     guessed = sum(kernel.name == "split-K sum" for kernel in step.kernels)  # what cuBLAS may do beside a product
-    assert len(step.kernels) - guessed <= 648  # goal: 900
+    assert len(step.kernels) - guessed <= 637  # goal: 900
     assert len(step.small) - guessed <= 100  # on nothing larger than a parameter; goal: 100
-    assert step.vectors <= 79.2  # of width D a token and block, outside products; goal: 60
+    assert step.vectors <= 75.4  # of width D a token and block, outside products; goal: 60
 
 
 @pytest.mark.slow
@@ -24,8 +24,8 @@ def test_launches_and_traffic_of_fast():
 def test_launches_and_traffic_of_fast_by_products_with_the_activation_within():
     step = counted_step.count_step(own_products=True)
     guessed = sum(kernel.name == "split-K sum" for kernel in step.kernels)
-    assert len(step.kernels) - guessed <= 624
-    assert step.vectors <= 59.7  # goal: 60
+    assert len(step.kernels) - guessed <= 613
+    assert step.vectors <= 55.9  # goal: 60
     assert step.peak_bytes <= 12.95e9
 
 
@@ -34,9 +34,9 @@ def test_launches_and_traffic_of_fast_by_products_with_the_activation_within():
 def test_launches_and_traffic_of_fast_in_eight_bits():
     step = counted_step.count_step(dtype=torch.float8_e4m3fn)
     guessed = sum(kernel.name == "split-K sum" for kernel in step.kernels)
-    assert len(step.kernels) - guessed <= 729
+    assert len(step.kernels) - guessed <= 718
     assert sum(kernel.name == "scaled_rows_kernel" for kernel in step.kernels) <= 36  # in a pass of their own
-    assert step.vectors <= 87.2
+    assert step.vectors <= 83.4
     assert step.peak_bytes <= 13.0e9
 
 
