@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from aim_kernels import extension, optional_triton
+from aim_kernels.packed import Packed
 
 Implementation = Callable[..., Any]
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn)
@@ -191,6 +192,7 @@ def _undispatched(operator: Operator, overload: torch._ops.OpOverload, autocast:
             or torch.is_grad_enabled()
             or not first.is_cuda
             or torch._C._len_torch_dispatch_stack()
+            or type(first) is Packed
             or (autocast and torch.is_autocast_enabled("cuda") and first.dtype != torch.get_autocast_dtype("cuda"))
         ):
             return overload(first, *others)
