@@ -1,11 +1,14 @@
 """DiST: the published numbers, its frames, and checkpoints of its authors."""
 
+import math
+
 import pytest
 import torch
 
 from aim_fast.errors import UsageError
 from aim_fast.models.counting.flops import count_costs
 from aim_fast.models.loading import load_weights
+from aim_fast.models.methods.dist_network import _over_frames
 from aim_fast.models.registry import create_model
 from tests.models.golden_cases import assert_relative, gradients_of, peer_case
 
@@ -85,3 +88,20 @@ def test_a_published_checkpoint_of_both_towers_is_loaded(golden, tmp_path):
     held = {model.published_name(name): tensor for name, tensor in model.state_dict().items()}
     assert held.keys() == state.keys() - {"visual.proj"}  # which nothing reads
     assert all(torch.equal(tensor, state[name]) for name, tensor in held.items())
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_clip_shorter_than_the_convolution_has_its_values_and_finite_gradients(frames):
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv3d(96, 96, (3, 1, 1), padding=(1, 0, 0)), torch.randn(2, frames, 16, 96)
+    grid = x.unflatten(2, (4, 4)).permute(0, 4, 1, 2, 3)
+    torch.testing.assert_close(_over_frames(conv.double(), grid.double()), conv(grid.double()))
+    conv = conv.float()
+    for _ in range(20):
+        conv.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = _over_frames(conv, grid)
+        left = [torch.full((size,), math.nan) for size in (5_000, 20_000, 100_000, 300_000) for _ in range(3)]
+        del left  # for what is not written before it is read
+        found.float().square().sum().backward()
+        assert conv.weight.grad.isfinite().all()

@@ -103,6 +103,13 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def _over_frames(conv: Any, x: Tensor) -> Tensor:
+    """``conv`` [B, C, T, ..], where it is longer than the clip with frames of zeros behind, as it is padded anyway:
+    torch's weight gradient of two frames in bfloat16 reads memory that nobody wrote, on a CPU without such products."""
+    short = max(conv.kernel_size[0] - x.shape[2], 0)
+    return conv(F.pad(x, (0, 0, 0, 0, 0, short)))[:, :, : x.shape[2]] if short else conv(x)
+
+
 class _Temporal(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -114,7 +121,7 @@ class _Temporal(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         side = math.isqrt(t.shape[2])
         grid = self.ln(t).unflatten(2, (side, side)).permute(0, 4, 1, 2, 3)
-        found = self.temporal_net["c_fc2"](quick_gelu(self.temporal_net["c_fc1"](grid)))
+        found = self.temporal_net["c_fc2"](quick_gelu(_over_frames(self.temporal_net["c_fc1"], grid)))
         return quick_gelu(t + found.permute(0, 2, 3, 4, 1).flatten(2, 3))
 
 
@@ -156,7 +163,7 @@ class _Integration(nn.Module):
         within = self.ffn["c_proj"](quick_gelu(self.ffn["c_fc"](self.ln(m))))
         first, over_time, last = (self.temporal_ffn[name] for name in ("c_fc1", "c_fc2", "c_proj"))
         narrow = F.linear(self.ln_temporal(m), first.weight.flatten(1), first.bias)  # type: ignore[operator, arg-type]
-        moved = over_time(narrow.permute(0, 3, 1, 2)[..., None])[..., 0].permute(0, 2, 3, 1)
+        moved = _over_frames(over_time, narrow.permute(0, 3, 1, 2)[..., None])[..., 0].permute(0, 2, 3, 1)
         return within + F.linear(quick_gelu(moved), last.weight.flatten(1), last.bias)  # type: ignore[operator, arg-type]
 
 
