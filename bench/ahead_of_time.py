@@ -29,8 +29,8 @@ from aim_kernels import (
     residual,
     rotation_triton,
     rows_triton,
-    scaled_activation,
     scaled_rows,
+    scaled_wide_product,
     spatial_attention_triton,
     temporal_attention,
     wide_activation,
@@ -104,6 +104,7 @@ def kernels(architecture: int) -> Iterator[Kernel]:
         yield from _activations(model, hidden, architecture)
         yield from _own_products(model, width, hidden, architecture)
         if architecture >= OLDEST:
+            yield from _own_products(model, width, 4 * width, architecture, 1)
             yield from _eight_bits(model, width, architecture)
         yield from _stem(model, width, architecture)
     yield from _swin(architecture)
@@ -197,16 +198,22 @@ def _activations(model: str, hidden: int, architecture: int) -> Iterator[Kernel]
         yield _kernel(f"wide_swiglu {direction}", model, wide_swiglu.wide_swiglu_kernel, shape, **types)
 
 
-def _own_products(model: str, width: int, hidden: int, architecture: int) -> Iterator[Kernel]:
+def _own_products(model: str, width: int, hidden: int, architecture: int, itemsize: int = 2) -> Iterator[Kernel]:
     """With the activation within, at the first tile that a tuning tries where the committed shape is a library's."""
+    eight = {"x_ptr": "*fp8e4nv", "weight_ptr": "*fp8e4nv", "out_ptr": "*fp8e4nv"} if itemsize == 1 else {}
     for direction in ("forward", "backward"):
-        launch = Launch(f"wide_product_{direction}", hidden, architecture, 2, 0, "wide_product")
+        name = f"{'scaled_' if eight else ''}wide_product"
+        launch = Launch(f"{name}_{direction}", hidden, architecture, itemsize, 0, "wide_product")
         shape = block_shape(*launch)
         tile = candidates(launch)[1] if shape == LIBRARY else shape
-        constants, options = wide_product_triton.launch_shape(tile, described=architecture >= 90)
+        constants, options = wide_product_triton.launch_shape(tile, architecture >= 90, itemsize)
+        how = {"SCALED": bool(eight), "FACTOR": not eight}
         function = getattr(wide_product_triton, f"wide_product_{direction}_kernel")
-        sized, types = ({"D": width, **constants}, options), {"slope_ptr": "*u8", "stride": "i32", **_floats("factor")}
-        yield _kernel(f"wide_product {direction}", model, function, sized, True, **types)
+        floats = _floats("factor", "x_scale", "weight_scale", "bound", "out_scale")
+        types = {"slope_ptr": "*u8", "stride": "i32", **floats, **eight}
+        yield _kernel(
+            f"{name} {direction}", model, function, ({"D": width, **how, **constants}, options), True, **types
+        )
 
 
 def _eight_bits(model: str, width: int, architecture: int) -> Iterator[Kernel]:
@@ -215,11 +222,11 @@ def _eight_bits(model: str, width: int, architecture: int) -> Iterator[Kernel]:
     for name, function, columns in (
         ("scaled_rows", scaled_rows.scaled_rows_kernel, width),
         ("scaled_norm", layer_norm_triton.layer_norm_forward_kernel, width),
-        ("scaled_activation", scaled_activation.scaled_activation_kernel, 4 * width),
-        ("scaled_slope", scaled_activation.scaled_slope_kernel, 4 * width),
+        ("scaled_activation", scaled_wide_product.scaled_activation_kernel, 4 * width),
+        ("scaled_slope", scaled_wide_product.scaled_slope_kernel, 4 * width),
     ):
         constants, options = rows_triton.launch_shape(columns, architecture)
-        floats = _floats("scale", "weight", "bias", "mean", "rstd")
+        floats = _floats("scale", "bound", "out_scale", "weight", "bias", "mean", "rstd")
         alone = dict.fromkeys(("RMS", "BRANCH", "UNPACK", "PACK"), False)
         shape = {"D": columns, **alone, **constants}, options
         yield _kernel(name, model, function, shape, **types, **floats)

@@ -50,10 +50,9 @@ def limits(kernel: Kernel, gpu: GPU) -> dict[str, float]:
         flop *= (128 * math.ceil(kernel.length / 128) / kernel.length) ** 2
     elif ours:
         rate = matrix * share["own attention"]
-    elif kernel.own:
-        rate = matrix * share["product"] * share["own product"]
     else:
-        rate = matrix * share["product"] * (share["eight bits"] if kernel.dtype == EIGHT_BITS else 1)
+        eight, own = kernel.dtype == EIGHT_BITS, kernel.own
+        rate = matrix * share["product"] * (share["eight bits"] if eight else 1) * (share["own product"] if own else 1)
     return {"bytes": kernel.bytes / (gpu.memory * share["copy"] * reached), "FLOPs": flop / rate}
 
 

@@ -22,7 +22,21 @@ from aim_kernels.registration import OPERATORS, plain_torch
 _CHECKED_ROWS = 256
 # operands of the size of a parameter: they have no row for each clip
 _PARAMETERS = (
-    *("w1", "b1", "w2", "b2", "weight", "bias", "added", "table", "folded", "widening", "narrowing"),
+    *(
+        "w1",
+        "b1",
+        "w2",
+        "b2",
+        "weight",
+        "weight_scale",
+        "bound",
+        "bias",
+        "added",
+        "table",
+        "folded",
+        "widening",
+        "narrowing",
+    ),
     *("class_embedding", "positional_embedding", "temporal_embedding", "ln_weight", "ln_bias"),
 )
 _HALVES = (torch.float16, torch.bfloat16)
@@ -119,7 +133,9 @@ def _values(
         return torch.randint(0, 250, shape, dtype=dtype, device=device, generator=generator)
     if not dtype.is_floating_point:  # tokens of groups: each once
         return torch.randperm(math.prod(shape), device=device, generator=generator).view(shape)
-    if name in ("rstd", "factor"):
+    if name == "bound":  # beyond what products of the numbers below come to
+        return torch.full(shape, 4.0, device=device)
+    if name in ("rstd", "factor", "scale", "weight_scale"):
         return torch.rand(shape, device=device, generator=generator) + 0.5
     if name in ("w1", "w2", "folded", "widening", "narrowing"):
         return torch.randn(shape, device=device, generator=generator) * shape[-1] ** -0.5

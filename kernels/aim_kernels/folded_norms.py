@@ -93,7 +93,8 @@ def _quantised(plain: ScaledWeight | None, folded: dict[str, Tensor]) -> ScaledW
     """What stands in the place of ``plain``: the weights of ``folded``, taken out of it."""
     if plain is None:
         return None
-    return scaled_weight(torch.cat([folded.pop(name) for name in [*folded] if name.endswith("weight")]))
+    biases = torch.cat([x for name, x in folded.items() if name.endswith("bias")])
+    return scaled_weight(torch.cat([folded.pop(name) for name in [*folded] if name.endswith("weight")]), biases)
 
 
 def _state(*records: NormWeights | AttentionWeights | MLPWeights) -> tuple[Any, ...]:

@@ -56,6 +56,7 @@ def _reads_folded(block: AIMBlock) -> bool:
 def _quantise(block: AIMBlock | AIMSwinBlock) -> None:
     attention = block.attn.weights if isinstance(block, AIMSwinBlock) else block.attention_weights()[1]
     _, mlp = block.mlp_weights()
-    first = mlp.fc_weight if mlp.gate_weight is None else torch.cat([mlp.gate_weight, mlp.fc_weight])
-    weights = (attention.qkv_weight, attention.out_weight, first, mlp.proj_weight)
-    block.scaled = ScaledTrunk(*map(scaled_weight, weights))
+    first = mlp[:2]
+    if mlp.gate_weight is not None and mlp.gate_bias is not None:
+        first = torch.cat([mlp.gate_weight, mlp.fc_weight]), torch.cat([mlp.gate_bias, mlp.fc_bias])
+    block.scaled = ScaledTrunk(*(scaled_weight(*pair) for pair in (attention[:2], attention[2:], first, mlp[2:4])))

@@ -7,6 +7,14 @@ twice, once: along its rows for the forward, along its columns for the backward.
 scale a row, a third bit of mantissa is worth more than the range of e5m2 (measured: docs/speed.md). On a GPU the
 product is torch's, accumulated in float32; elsewhere the same values are multiplied in float32. A weight with a side
 that 16 does not divide, which the library cannot serve, is not quantised.
+
+A row of a product is bounded before it is there, by the largest row of the weight and by the bias:
+
+    |y[m, n]| ≤ 448 (sx[m] · r + c),   r = max_n sw[n] · Σ_k |w8[n, k]|,   c = max_n |b[n]| / 448
+
+So a next product in eight bits may read what a program writes that sees no more of the row than its tile. A bound is
+looser than the row's largest element, which costs range and no precision (measured: docs/speed.md); it takes no state
+from step to step, and nothing exceeds it.
 """
 
 from __future__ import annotations
@@ -19,10 +27,11 @@ from torch import Tensor
 
 from aim_kernels.precision import compute_dtype, in_dtype
 from aim_kernels.registration import architecture_of
-from aim_kernels.scaled_rows import quantised
-from aim_kernels.weights import ScaledRows, ScaledWeight
+from aim_kernels.scaled_rows import LARGEST, LEAST, quantised
+from aim_kernels.weights import BoundedRows, ScaledRows, ScaledWeight
 
 SIDES, OLDEST = 16, 89  # what divides a side; the first architecture with such products
+STEEPEST = 1.14  # an activation multiplies its input by less, and its slope a gradient: by what a code can say at most
 
 
 def scaled_products_missing(device: torch.device) -> str | None:
@@ -34,18 +43,26 @@ def scaled_products_missing(device: torch.device) -> str | None:
         return f"its compute capability is {architecture / 10}, below 8.9"
     rows = ScaledRows(torch.ones(16, 16, device=device).to(torch.float8_e4m3fn), torch.ones(16, 1, device=device))
     try:
-        _multiplied(rows, rows, torch.ones(16, device=device), torch.bfloat16)
+        multiplied(rows, rows, torch.ones(16, device=device), torch.bfloat16)
     except RuntimeError as error:
         return f"torch {torch.__version__} has no such product there: {str(error).splitlines()[0]}"
     return None
 
 
-def scaled_weight(weight: Tensor | None) -> ScaledWeight | None:
-    """A frozen ``weight`` [N, K] in eight bits; None of one that trains, is not there, or has an odd side."""
+def scaled_weight(weight: Tensor | None, bias: Tensor | None = None) -> ScaledWeight | None:
+    """A frozen ``weight`` [N, K] in eight bits, bounded with the ``bias`` [N] of its products; None of one that trains,
+    is not there, or has an odd side."""
     if weight is None or weight.requires_grad or any(side % SIDES for side in weight.shape):
         return None
     weight = weight.detach()
-    return ScaledWeight(quantised(weight), quantised(weight.t()))
+    return ScaledWeight(_bounded(quantised(weight), bias), _bounded(quantised(weight.t()), None))
+
+
+def _bounded(rows: ScaledRows, bias: Tensor | None) -> BoundedRows:
+    """With r and c, both times STEEPEST, so that they bound what an activation makes of the product as well."""
+    reach = (rows.values.to(rows.scale.dtype).abs().sum(1, keepdim=True) * rows.scale).amax()
+    most = torch.zeros_like(reach) if bias is None else bias.detach().abs().amax().to(reach.dtype)
+    return BoundedRows(*rows, torch.stack([reach, most.clamp_min(LEAST) / LARGEST]) * STEEPEST)
 
 
 def product(
@@ -58,15 +75,15 @@ def product(
     if scaled is None:
         return F.linear(x, in_dtype(weight, dtype), in_dtype(bias, dtype))  # type: ignore[arg-type]
     if isinstance(x, ScaledRows):
-        return _multiplied(x, scaled.rows, bias, dtype)
-    return _multiplied(quantised(x.flatten(0, -2)), scaled.rows, bias, dtype).view(*x.shape[:-1], -1)
+        return multiplied(x, scaled.rows, bias, dtype)
+    return multiplied(quantised(x.flatten(0, -2)), scaled.rows, bias, dtype).view(*x.shape[:-1], -1)
 
 
 def input_gradient(dy: Tensor | ScaledRows, weight: Tensor, scaled: ScaledWeight | None, dtype: torch.dtype) -> Tensor:
     """``dy W`` [M, K] in ``dtype``, that of ``dy`` [M, N], likewise."""
     if scaled is None:
         return dy @ in_dtype(weight, dtype)  # type: ignore[operator]
-    return _multiplied(dy if isinstance(dy, ScaledRows) else quantised(dy), scaled.columns, None, dtype)
+    return multiplied(dy if isinstance(dy, ScaledRows) else quantised(dy), scaled.columns, None, dtype)
 
 
 def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor, scaled: ScaledWeight | None) -> Tensor:
@@ -93,12 +110,19 @@ class _FrozenLinear(torch.autograd.Function):
         return dx, db, None, None
 
 
-def _multiplied(x: ScaledRows, weight: ScaledRows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def multiplied(x: ScaledRows, weight: ScaledRows | BoundedRows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """``x weightᵀ + bias`` [M, N]."""
     if x.values.is_cuda:
         low = None if bias is None else bias.to(dtype)
         return torch._scaled_mm(x.values, weight.values.t(), x.scale, weight.scale.t(), low, out_dtype=dtype)
-    with torch.autocast("cpu", enabled=False):
+    return multiplied_reference(x, weight, bias, dtype)
+
+
+def multiplied_reference(
+    x: ScaledRows, weight: ScaledRows | BoundedRows, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The same in plain torch, multiplied in the scales' dtype."""
+    with torch.autocast(x.values.device.type, enabled=False):
         wide = x.values.to(x.scale.dtype) @ weight.values.to(x.scale.dtype).t()
         wide = wide.mul_(x.scale).mul_(weight.scale.t())
         return (wide if bias is None else wide.add_(bias)).to(dtype)

@@ -53,6 +53,15 @@ def store_scaled_rows(
 
 
 @triton.jit
+def bounded_scale(
+    scale_ptr: tl.tensor, bound_ptr: tl.tensor, o_row: tl.tensor, m_row: tl.tensor
+) -> tuple[tl.tensor, ...]:
+    """The scales of a product's rows, and those that its results are in by their bound."""
+    b_scale = tl.load(scale_ptr + o_row, mask=m_row, other=1.0)
+    return b_scale, b_scale * tl.load(bound_ptr) + tl.load(bound_ptr + 1)
+
+
+@triton.jit
 def scaled_rows_kernel(
     x_ptr: tl.tensor,
     values_ptr: tl.tensor,

@@ -33,11 +33,19 @@ class ScaledRows(NamedTuple):
     scale: Tensor  # [M, 1] float32
 
 
+class BoundedRows(NamedTuple):
+    """A weight [N, K] likewise, and what bounds its products: see :mod:`aim_kernels.scaled_product`."""
+
+    values: Tensor  # [N, K] e4m3
+    scale: Tensor  # [N, 1] float32
+    bound: Tensor  # [2] float32
+
+
 class ScaledWeight(NamedTuple):
     """A frozen weight [N, K] in eight bits: see :mod:`aim_kernels.scaled_product`."""
 
-    rows: ScaledRows  # [N, K]
-    columns: ScaledRows  # its transpose, [K, N]
+    rows: BoundedRows  # [N, K]
+    columns: BoundedRows  # its transpose, [K, N]
 
 
 class ScaledTrunk(NamedTuple):

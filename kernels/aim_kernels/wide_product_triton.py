@@ -7,13 +7,17 @@ Shapes as in :mod:`aim_kernels.wide_product`. A program goes through tiles of th
 holds at a time; what it reads for the next tile is on its way while it finishes one. Tiles go down some rows before the
 next columns, so that what is read lies in the level-2 cache. Sums and activations are float32; u is not rounded before
 its activation. From sm_90 up the hardware copies whole tiles where their rows lie 16 bytes apart (tensor descriptors).
+
+In eight bits both operands are contiguous along what is summed over, and the result is written in eight bits too, its
+rows in the scale of their bound (:mod:`aim_kernels.scaled_product`). On sm_90 the matrix units keep some 14 bits of
+such sums, a thousandth where e4m3 loses a thirtieth.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,11 +34,21 @@ from aim_kernels.block_shapes import BlockShape, dot_precision
 from aim_kernels.choices import Activation
 from aim_kernels.optional_triton import cdiv, tl, triton
 from aim_kernels.registration import architecture, multiprocessors
+from aim_kernels.scaled_rows import bounded_scale
 
-DEPTH = 64  # of what is summed over, at a time
+DEPTH = 64  # of what is summed over, at a time; twice as much in eight bits
 GROUP = 8  # tiles of rows that share a tile's columns of the weight while that is in the cache
 PART = 32  # columns of a tile that are finished at a time: what that takes must fit the registers beside the sums
 RESIDENT = 2 * 128 * 128  # sums of a multiprocessor: half its registers; one program finishes while another multiplies
+
+
+class Scales(NamedTuple):
+    """Of products in eight bits (:mod:`aim_kernels.scaled_product`), float32 and contiguous."""
+
+    x_scale: Tensor  # [rows, 1]
+    weight_scale: Tensor  # [width, 1]
+    bound: Tensor  # [2]
+    out_scale: Tensor  # [rows, 1], which is written
 
 
 @triton.jit
@@ -99,7 +113,8 @@ def _read(
         return matrix.load([i_row, i_column])
     else:
         i_first, o_tile, m_tile = _tile(i_row, i_column, rows, columns, stride, ROWS, COLUMNS)
-        return tl.load(matrix + i_first + o_tile, mask=m_tile, other=0)
+        b_zero = tl.zeros([ROWS, COLUMNS], matrix.dtype.element_ty)
+        return tl.load(matrix + i_first + o_tile, mask=m_tile, other=b_zero)
 
 
 @triton.jit
@@ -140,8 +155,37 @@ def _times_factor(
 
 
 @triton.jit
+def _restored(
+    b_sum: tl.tensor,
+    x_scale_ptr: tl.tensor,
+    weight_scale_ptr: tl.tensor,
+    bound_ptr: tl.tensor,
+    out_scale_ptr: tl.tensor,
+    i_row: tl.tensor,
+    i_column: tl.tensor,
+    M: tl.tensor,
+    W: tl.tensor,
+    SCALED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """A tile of sums of eight-bit products in their scales, and by what its rows are multiplied before they are written
+    in those of their bound, which the tiles of the first column write."""
+    o_row, o_column = i_row + tl.arange(0, ROWS), i_column + tl.arange(0, COLUMNS)
+    b_times = tl.full([ROWS], 1.0, tl.float32)
+    if SCALED:
+        b_scale, b_out = bounded_scale(x_scale_ptr, bound_ptr, o_row, o_row < M)
+        if i_column == 0:
+            tl.store(out_scale_ptr + o_row, b_out, mask=o_row < M)
+        b_weight = tl.load(weight_scale_ptr + o_column, mask=o_column < W, other=0.0)
+        b_sum, b_times = b_sum * (b_scale[:, None] * b_weight[None, :]), 1.0 / b_out
+    return b_sum, b_times
+
+
+@triton.jit
 def _activate(
     b_u: tl.tensor,
+    b_times: tl.tensor,
     bias_ptr: tl.tensor,
     factor_ptr: tl.tensor,
     out_ptr: tl.tensor,
@@ -155,6 +199,7 @@ def _activate(
     ACTIVATION: tl.constexpr,
     FACTOR: tl.constexpr,
     KEPT: tl.constexpr,
+    SCALED: tl.constexpr,
     DESCRIBED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -163,10 +208,10 @@ def _activate(
     """Writes what follows from a tile of products, PART columns at a time."""
     if COLUMNS > PART:
         b_left, b_right = _halves(b_u, ROWS, COLUMNS)
-        _activate(b_left, bias_ptr, factor_ptr, out_ptr, out, slope, i_row, i_column, M, W, split, ACTIVATION, FACTOR,
-                  KEPT, DESCRIBED, ROWS, COLUMNS // 2, PART)  # fmt: skip
-        _activate(b_right, bias_ptr, factor_ptr, out_ptr, out, slope, i_row, i_column + COLUMNS // 2, M, W, split,
-                  ACTIVATION, FACTOR, KEPT, DESCRIBED, ROWS, COLUMNS // 2, PART)  # fmt: skip
+        _activate(b_left, b_times, bias_ptr, factor_ptr, out_ptr, out, slope, i_row, i_column, M, W, split, ACTIVATION,
+                  FACTOR, KEPT, SCALED, DESCRIBED, ROWS, COLUMNS // 2, PART)  # fmt: skip
+        _activate(b_right, b_times, bias_ptr, factor_ptr, out_ptr, out, slope, i_row, i_column + COLUMNS // 2, M, W,
+                  split, ACTIVATION, FACTOR, KEPT, SCALED, DESCRIBED, ROWS, COLUMNS // 2, PART)  # fmt: skip
     else:
         o_column = i_column + tl.arange(0, COLUMNS)
         b_u += tl.load(bias_ptr + o_column, mask=o_column < W, other=0.0).to(tl.float32)[None, :]
@@ -178,6 +223,8 @@ def _activate(
         else:
             b_own = _times_factor(gelu_value(b_u), factor_ptr, i_row, M, FACTOR, ROWS)
             b_y = tl.where((o_column < split)[None, :], activation_value(b_u, ACTIVATION), b_own)
+        if SCALED:
+            b_y *= b_times[:, None]
         _write(out, b_y.to(out_ptr.dtype.element_ty), i_row, i_column, M, W, W, DESCRIBED, ROWS, COLUMNS)
 
 
@@ -226,8 +273,12 @@ def wide_product_forward_kernel(
     weight_ptr: tl.tensor,
     bias_ptr: tl.tensor,
     factor_ptr: tl.tensor,
+    x_scale_ptr: tl.tensor,
+    weight_scale_ptr: tl.tensor,
+    bound_ptr: tl.tensor,
     out_ptr: tl.tensor,
     slope_ptr: tl.tensor,
+    out_scale_ptr: tl.tensor,
     M: tl.tensor,
     W: tl.tensor,
     split: tl.tensor,
@@ -236,6 +287,7 @@ def wide_product_forward_kernel(
     ACTIVATION: tl.constexpr,
     FACTOR: tl.constexpr,
     KEPT: tl.constexpr,
+    SCALED: tl.constexpr,
     DESCRIBED: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -256,8 +308,10 @@ def wide_product_forward_kernel(
             b_x = _read(x, i_row, i_depth, M, D, D, DESCRIBED, ROWS, DEPTH)
             b_weight = _read(weight, i_column, i_depth, W, D, stride, DESCRIBED, COLUMNS, DEPTH)
             b_u = tl.dot(b_x, b_weight.T, b_u, input_precision=PRECISION)
-        _activate(b_u, bias_ptr, factor_ptr, out_ptr, out, slope, i_row, i_column, M, W, split, ACTIVATION, FACTOR,
-                  KEPT, DESCRIBED, ROWS, COLUMNS, PART)  # fmt: skip
+        b_u, b_times = _restored(b_u, x_scale_ptr, weight_scale_ptr, bound_ptr, out_scale_ptr, i_row, i_column, M, W,
+                                 SCALED, ROWS, COLUMNS)  # fmt: skip
+        _activate(b_u, b_times, bias_ptr, factor_ptr, out_ptr, out, slope, i_row, i_column, M, W, split, ACTIVATION,
+                  FACTOR, KEPT, SCALED, DESCRIBED, ROWS, COLUMNS, PART)  # fmt: skip
 
 
 @triton.jit
@@ -267,13 +321,18 @@ def wide_product_backward_kernel(
     slope_ptr: tl.tensor,
     own_ptr: tl.tensor,
     factor_ptr: tl.tensor,
+    x_scale_ptr: tl.tensor,
+    weight_scale_ptr: tl.tensor,
+    bound_ptr: tl.tensor,
     out_ptr: tl.tensor,
+    out_scale_ptr: tl.tensor,
     M: tl.tensor,
     W: tl.tensor,
     split: tl.tensor,
     stride: tl.tensor,
     D: tl.constexpr,
     FACTOR: tl.constexpr,
+    SCALED: tl.constexpr,
     DESCRIBED: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -283,7 +342,10 @@ def wide_product_backward_kernel(
     PART: tl.constexpr,
 ) -> None:
     x = _matrix(x_ptr, M, D, D, DESCRIBED, ROWS, DEPTH)
-    weight = _matrix(weight_ptr, D, W, stride, DESCRIBED, DEPTH, COLUMNS)
+    if SCALED:  # the transpose, contiguous along what is summed over
+        weight = _matrix(weight_ptr, W, D, stride, DESCRIBED, COLUMNS, DEPTH)
+    else:
+        weight = _matrix(weight_ptr, D, W, stride, DESCRIBED, DEPTH, COLUMNS)
     out = _matrix(out_ptr, M, W, W, DESCRIBED, ROWS, PART)
     slope = _matrix(slope_ptr, M, split, split, DESCRIBED, ROWS, PART)
     tiles = tl.cdiv(M, ROWS) * tl.cdiv(W, COLUMNS)
@@ -292,15 +354,22 @@ def wide_product_backward_kernel(
         b_dhidden = tl.zeros([ROWS, COLUMNS], tl.float32)
         for i_depth in range(0, D, DEPTH):
             b_x = _read(x, i_row, i_depth, M, D, D, DESCRIBED, ROWS, DEPTH)
-            b_weight = _read(weight, i_depth, i_column, D, W, stride, DESCRIBED, DEPTH, COLUMNS)
+            if SCALED:
+                b_weight = _read(weight, i_column, i_depth, W, D, stride, DESCRIBED, COLUMNS, DEPTH).T
+            else:
+                b_weight = _read(weight, i_depth, i_column, D, W, stride, DESCRIBED, DEPTH, COLUMNS)
             b_dhidden = tl.dot(b_x, b_weight, b_dhidden, input_precision=PRECISION)
+        b_dhidden, b_times = _restored(b_dhidden, x_scale_ptr, weight_scale_ptr, bound_ptr, out_scale_ptr, i_row,
+                                       i_column, M, W, SCALED, ROWS, COLUMNS)  # fmt: skip
+        if SCALED:
+            b_dhidden *= b_times[:, None]
         _multiply(b_dhidden, own_ptr, factor_ptr, out_ptr, out, slope, i_row, i_column, M, W, split, FACTOR,
                   DESCRIBED, ROWS, COLUMNS, PART)  # fmt: skip
 
 
 def fits(x: Tensor, width: int, split: int) -> bool:
-    """Whether these kernels serve products of ``x`` [M, D]: in half precision, of rows that lie 16 bytes apart."""
-    return x.dtype.itemsize == 2 and not (x.shape[1] % 8 or width % 8 or split % 16)
+    """Whether these kernels serve products of ``x`` [M, D]: of 8 or 16 bits, of rows that lie 16 bytes apart."""
+    return x.dtype.itemsize <= 2 and not (x.shape[1] * x.dtype.itemsize % 16 or width % 8 or split % 16)
 
 
 def described(matrices: Iterable[Tensor], target: int) -> bool:
@@ -309,10 +378,10 @@ def described(matrices: Iterable[Tensor], target: int) -> bool:
     return target >= 90 and all(apart and not (first % 16 or apart % 16) for first, apart in starts)
 
 
-def launch_shape(shape: BlockShape, described: bool) -> tuple[dict[str, Any], dict[str, int]]:
+def launch_shape(shape: BlockShape, described: bool, itemsize: int = 2) -> tuple[dict[str, Any], dict[str, int]]:
     """Constants and launch options."""
     constants = {"DESCRIBED": described, "ROWS": shape.rows, "COLUMNS": shape.columns}
-    constants |= {"DEPTH": DEPTH, "GROUP": GROUP, "PART": min(PART, shape.columns)}
+    constants |= {"DEPTH": DEPTH * (2 if itemsize == 1 else 1), "GROUP": GROUP, "PART": min(PART, shape.columns)}
     return constants, {"num_warps": shape.warps, "num_stages": shape.stages}
 
 
@@ -325,22 +394,30 @@ def forward(
     factor: Tensor | None,
     keep: bool,
     shape: BlockShape,
+    scales: Scales | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``hidden`` [rows, M + H] and ``slope`` [rows, M], [0] unless ``keep``."""
+    """``hidden`` [rows, M + H] and ``slope`` [rows, M], [0] unless ``keep``; in eight bits with ``scales``."""
     y, rows, width = y.contiguous(), y.shape[0], widening.shape[0]
     hidden, slope = y.new_empty((rows, width)), y.new_empty((rows, split) if keep else 0, dtype=torch.uint8)
     given = {"bias_ptr": bias.contiguous(), "ACTIVATION": activation, "KEPT": keep}
-    _launch(wide_product_forward_kernel, y, widening, factor, hidden, slope, split, shape, given)
+    _launch(wide_product_forward_kernel, y, widening, factor, hidden, slope, split, shape, scales, given)
     return hidden, slope
 
 
 def backward(
-    dout: Tensor, narrowing: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None, shape: BlockShape
+    dout: Tensor,
+    narrowing: Tensor,
+    slope: Tensor,
+    own: Tensor,
+    factor: Tensor | None,
+    shape: BlockShape,
+    scales: Scales | None = None,
 ) -> Tensor:
-    """``du`` [rows, M + H]."""
-    dout, du = dout.contiguous(), dout.new_empty((dout.shape[0], narrowing.shape[1]))
-    given = {"own_ptr": own.contiguous()}
-    _launch(wide_product_backward_kernel, dout, narrowing, factor, du, slope.contiguous(), slope.shape[1], shape, given)
+    """``du`` [rows, M + H]; in eight bits with ``scales``, ``narrowing`` then transposed, [M, D]."""
+    width = narrowing.shape[1 if scales is None else 0]
+    dout, du = dout.contiguous(), dout.new_empty((dout.shape[0], width))
+    slope, given = slope.contiguous(), {"own_ptr": own.contiguous()}
+    _launch(wide_product_backward_kernel, dout, narrowing, factor, du, slope, slope.shape[1], shape, scales, given)
     return du
 
 
@@ -358,11 +435,12 @@ def _launch(
     slope: Tensor,
     split: int,
     shape: BlockShape,
+    scales: Scales | None,
     given: dict[str, Any],
 ) -> None:
     (rows, width), weight = out.shape, weight if weight.stride(1) == 1 else weight.contiguous()
     matrices = [matrix for matrix in (x, weight, out, slope) if matrix.ndim == 2]
-    constants, options = launch_shape(shape, described(matrices, architecture(x)))
+    constants, options = launch_shape(shape, described(matrices, architecture(x)), x.dtype.itemsize)
     if constants["DESCRIBED"]:
         triton.set_allocator(_room(x.device))  # where the programs put them; asked of the thread that launches
     tiles = cdiv(rows, shape.rows) * cdiv(width, shape.columns)
@@ -379,7 +457,9 @@ def _launch(
         stride=weight.stride(0),
         D=x.shape[1],
         FACTOR=factor is not None,
+        SCALED=scales is not None,
         PRECISION=dot_precision(x),
+        **{f"{name}_ptr": part for name, part in zip(Scales._fields, scales or (x,) * len(Scales._fields))},
         **given,
         **constants,
         **options,

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aim_kernels import scaled_activation, wide_product, wide_swiglu  # noqa: F401  (registers the operators)
+from aim_kernels import scaled_wide_product, wide_product, wide_swiglu  # noqa: F401  (registers the operators)
 from aim_kernels.adaptation import adapter_reference, mlp_reference
 from aim_kernels.adapter import adapter_gradients
 from aim_kernels.bias_gradients import Biases, bias_gradients, gelu_gradients
@@ -33,7 +33,7 @@ from aim_kernels.precision import compute_dtype, in_dtype
 from aim_kernels.registration import ops
 from aim_kernels.residual import row_factor
 from aim_kernels.scaled_product import input_gradient, product
-from aim_kernels.scaled_rows import EIGHT_BITS
+from aim_kernels.scaled_rows import quantised
 from aim_kernels.weights import (
     UNSCALED,
     AdapterGradients,
@@ -65,6 +65,12 @@ class WidenedMLP(NamedTuple):
     def in_half(self) -> bool:
         """Whether its products are of half precision, and its hidden state has one slope a unit."""
         return self.dtype.itemsize == 2 and self.mlp.gate_weight is None and self.scaled.fc is None
+
+    @property
+    def in_eight(self) -> bool:
+        """Whether, with one slope a unit, both of its products are in eight bits."""
+        scaled = self.scaled.fc is not None and self.scaled.proj is not None
+        return scaled and self.dtype.itemsize == 2 and self.mlp.gate_weight is None
 
     @property
     def beside(self) -> FormedAdapter | None:
@@ -201,13 +207,20 @@ def activated(wide: WidenedMLP, y: Tensor | ScaledRows, keep: bool) -> tuple[Ten
         weights = (_widening(wide), _widening_bias(wide))
         hidden, slope = ops.wide_product(y, *weights, split, wide.activation, wide.factor, keep)
         return hidden, Hidden(slope=slope if keep else None)
+    if wide.in_eight:
+        given = (
+            *(y if isinstance(y, ScaledRows) else quantised(y)),
+            *wide.scaled.fc.rows,
+            _widening_bias(wide),
+            wide.activation,
+            keep,
+        )
+        *rows, slope = ops.scaled_wide_product(*given)
+        return ScaledRows(*rows), Hidden(slope=slope if keep else None)
     u = expand(wide, y)
     kept = Hidden(u if keep else None)
     if wide.mlp.gate_weight is not None:
         return ops.wide_swiglu(u, split, wide.factor), kept
-    if wide.scaled.proj is not None and u.dtype.itemsize == 2:
-        *rows, slope = ops.scaled_activation(u, wide.activation, EIGHT_BITS, keep)
-        return ScaledRows(*rows), Hidden(slope=slope if keep else None)
     return ops.wide_activation(u, split, wide.activation, wide.factor), kept
 
 
@@ -262,15 +275,18 @@ def wide_gradients(
             columns = branch.new_empty(branch.shape[0], 0) if own is None else own
             du = ops.wide_product_backward(branch, _narrowing(wide), kept.slope, columns, factor)
             del branch
+        elif kept.slope is not None:
+            rows = eight or quantised(branch)
+            del branch, eight
+            du = ScaledRows(*ops.scaled_wide_product_backward(*rows, *wide.scaled.proj.columns, kept.slope, wide.dtype))
+            del rows
         else:
             dhidden = input_gradient(eight or branch, _narrowing(wide), wide.scaled.proj, wide.dtype)
             del branch, eight
             if wide.mlp.gate_weight is not None:
                 du = ops.wide_swiglu_backward(dhidden, kept.u, split, factor)
-            elif kept.slope is None:
-                du = ops.wide_activation_backward(dhidden, kept.u, split, wide.activation, factor)
             else:
-                du = ScaledRows(*ops.scaled_slope(dhidden, kept.slope, EIGHT_BITS))
+                du = ops.wide_activation_backward(dhidden, kept.u, split, wide.activation, factor)
             del dhidden
         if isinstance(du, Tensor) and beside is None:
             du_own = du[:, first:]

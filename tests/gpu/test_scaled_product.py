@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 
-from aim_kernels import AIMBlock, hold_trunk, scaled_activation, scaled_norm  # noqa: F401  (registers the operators)
+from aim_kernels import AIMBlock, hold_trunk, scaled_norm, scaled_wide_product  # noqa: F401  (registers the operators)
+from aim_kernels.block_shapes import Launch, candidates, trying
 from aim_kernels.formed_together import formed_together
-from aim_kernels.registration import OPERATORS
+from aim_kernels.registration import OPERATORS, architecture
 from aim_kernels.scaled_product import input_gradient, product, scaled_products_missing, scaled_weight
+from aim_kernels.scaled_rows import quantised
 
 EIGHT_BITS = torch.float8_e4m3fn
 
@@ -29,8 +31,6 @@ def relative(got, wanted):
     [
         ("scaled_rows", lambda x, slope: (x, EIGHT_BITS)),
         ("scaled_norm", lambda x, slope: (x, x[0].abs(), x[1], 1e-5, EIGHT_BITS, torch.bfloat16, True, True)),
-        ("scaled_activation", lambda x, slope: (x, "quick_gelu", EIGHT_BITS, True)),
-        ("scaled_slope", lambda x, slope: (x, slope, EIGHT_BITS)),
     ],
 )
 def test_rows_are_rounded_as_by_torch(name, operands):
@@ -40,6 +40,26 @@ def test_rows_are_rounded_as_by_torch(name, operands):
     for got, wanted in zip(operator.triton(*given), operator.reference(*given), strict=True):
         assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
         assert relative(got, wanted) < 2e-3  # a few of the values lie at a tie, of the codes at a step
+
+
+@pytest.mark.parametrize("width", [768, 1024])
+def test_a_product_beside_an_activation_is_that_of_torch(width):
+    """Every tile that a tuning may take, and the library's product, forward and back."""
+    weight, bias = torch.randn(4 * width, width, device="cuda") * width**-0.5, torch.randn(4 * width, device="cuda")
+    x, dout = torch.randn(1576, width, device="cuda"), torch.randn(1576, width, device="cuda")
+    forward = (*quantised(x), *scaled_weight(weight, bias).rows, bias.bfloat16(), "quick_gelu", True)
+    slope = torch.randint(0, 255, (1576, 4 * width), dtype=torch.uint8, device="cuda")
+    backward = (*quantised(dout), *scaled_weight(weight.t().contiguous()).columns, slope, torch.bfloat16)
+    for direction, operands in (("", forward), ("_backward", backward)):
+        operator, name = OPERATORS[f"scaled_wide_product{direction}"], f"{direction or '_forward'}"
+        wanted = operator.reference(*operands)
+        launch = Launch(f"scaled_wide_product{name}", 4 * width, architecture(x), 1, 0, "wide_product")
+        for shape in candidates(launch):
+            with trying({launch: shape}):
+                found = operator.triton(*operands)
+            assert relative(found[1], wanted[1]) < 1e-5
+            assert relative(found[0].float() * found[1], wanted[0].float() * wanted[1]) < 0.02, shape
+            assert direction or (found[2].int() - wanted[2].int()).abs().max() <= 1, shape
 
 
 @pytest.mark.parametrize("dropped", [False, True])

@@ -126,8 +126,8 @@ def test_products_in_eight_bits_are_those_of_the_frozen_weights():
         calls[call.operator] += times
     counted = count_step(dtype=EIGHT_BITS, **SMALL)
     own = Counter(kernel.name for kernel in counted.kernels if kernel.own)
-    for operator in ("scaled_activation", "scaled_slope"):
-        assert own[f"{operator}_kernel"] == calls[operator] > 0
+    for kernel, operator in (("activation", "scaled_wide_product"), ("slope", "scaled_wide_product_backward")):
+        assert own[f"scaled_{kernel}_kernel"] == calls[operator] > 0
     assert 0 < own["scaled_rows_kernel"] < calls["scaled_rows"]  # a norm's backward pass writes some
     narrow = [kernel for kernel in counted.kernels if kernel.dtype == EIGHT_BITS]
     assert {kernel.name for kernel in narrow} == {"_scaled_mm"}

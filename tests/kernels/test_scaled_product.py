@@ -12,7 +12,7 @@ from aim_kernels import (
     AIMViTBlock,
     error_rule,
     hold_trunk,
-    scaled_activation,  # noqa: F401  (registers the operators)
+    scaled_wide_product,
 )
 from aim_kernels.scaled_norm import scaled_norm
 from aim_kernels.scaled_product import frozen_linear, product, scaled_products_missing, scaled_weight
@@ -46,8 +46,12 @@ def test_the_operators_pass_the_torch_contracts():
     for asked in ((False, False), (True, True)):
         operands = (x, *norm, 1e-5, EIGHT_BITS, torch.bfloat16, *asked)
         torch.library.opcheck(torch.ops.aim.scaled_norm.default, operands)
-    torch.library.opcheck(torch.ops.aim.scaled_activation.default, (x, "gelu", EIGHT_BITS, True))
-    torch.library.opcheck(torch.ops.aim.scaled_slope.default, (x, torch.ones(5, 24, dtype=torch.uint8), EIGHT_BITS))
+    products = torch.randn(5, 16), torch.rand(5, 1), torch.randn(32, 16), torch.rand(32, 1), torch.ones(2)
+    for keep in (False, True):
+        operands = (*products, torch.randn(32).bfloat16(), "gelu", keep)
+        torch.library.opcheck(torch.ops.aim.scaled_wide_product.default, operands)
+    operands = (*products, torch.ones(5, 32, dtype=torch.uint8), torch.bfloat16)
+    torch.library.opcheck(torch.ops.aim.scaled_wide_product_backward.default, operands)
 
 
 def test_what_writes_its_rows_itself_gives_those_of_the_operators_it_stands_for():
@@ -56,12 +60,29 @@ def test_what_writes_its_rows_itself_gives_those_of_the_operators_it_stands_for(
     wanted = torch.ops.aim.layer_norm(x, *norm, 1e-5, torch.float32)
     torch.testing.assert_close((y.float(), mean, rstd), wanted, rtol=4e-3, atol=4e-3)
     assert torch.equal(kept, x.bfloat16())
-    for found, expected in (
-        (rows, quantised(wanted[0])),
-        (torch.ops.aim.scaled_activation(x, "quick_gelu", EIGHT_BITS, False), quantised(x * (1.702 * x).sigmoid())),
-    ):
-        torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=0)
-        torch.testing.assert_close(found[0].float(), expected[0].float(), rtol=0.13, atol=2e-3)  # a step, at a tie
+    expected = quantised(wanted[0])
+    torch.testing.assert_close(rows.scale, expected.scale, rtol=1e-5, atol=0)
+    torch.testing.assert_close(rows.values.float(), expected.values.float(), rtol=0.13, atol=2e-3)  # a step, at a tie
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu", "gelu_tanh"])
+def test_no_row_exceeds_its_bound(activation):
+    """Where a row of the input has the signs of the weight's largest row, and is as large as eight bits are."""
+    weight, bias = torch.randn(32, 16), torch.randn(32)
+    scaled = scaled_weight(weight, bias)
+    largest = (weight.abs().sum(1)).argmax()
+    x = weight[largest].sign() * torch.tensor([1e-4, 1.0, -1e4])[:, None]
+    rows, u = quantised(x), x @ weight.t() + bias
+    hidden, scale, slope = torch.ops.aim.scaled_wide_product(*rows, *scaled.rows, bias, activation, True)
+    assert torch.equal(scale, rows.scale * scaled.rows.bound[0] + scaled.rows.bound[1])
+    assert hidden.dtype == EIGHT_BITS
+    assert hidden[1:].float().abs().amax() > 448 / 2  # the bound is reached to its margin
+    assert relative(hidden.float() * scale, scaled_wide_product.activate(u, activation)) < 0.07
+    full = torch.full_like(slope, 254)
+    scaled = scaled_weight(weight.t().contiguous())  # whose transpose is what a backward reads
+    du, scale = torch.ops.aim.scaled_wide_product_backward(*rows, *scaled.columns, full, torch.float32)
+    assert 448 / 2 < du.float().abs().amax() <= 448
+    assert relative(du.float() * scale, (x @ weight.t()) * (254 - 27) / 200) < 0.07
 
 
 def test_a_product_is_that_of_the_restored_operands():
@@ -79,7 +100,7 @@ def test_torchs_own_product_gives_the_same_numbers():
     x, weight, bias = (torch.randn(*size) for size in ((8, 64), (32, 64), (32,)))
     x[:, 0], weight[:, 0] = 5, 6  # the largest of every row
     scaled, (values, scale) = scaled_weight(weight), quantised(x)
-    (other, theirs), one = scaled.rows, torch.ones(())
+    (other, theirs, _), one = scaled.rows, torch.ones(())
     product_of_values = torch._scaled_mm(values, other.t(), one, one, out_dtype=torch.float32)
     wanted = product_of_values * scale[0] * theirs[0] + bias
     torch.testing.assert_close(product(x, weight, bias, scaled, torch.float32), wanted, rtol=1e-5, atol=1e-5)

@@ -245,11 +245,18 @@ def test_a_forced_backend_that_failed_here_is_refused_with_its_figure(monkeypatc
         check_backends(model, card)
 
 
+SCALED_OPERANDS = (
+    _layout(300, 32, dtype=EIGHT_BITS),
+    _layout(300, 1, dtype=torch.float32),
+    _layout(48, 32, dtype=EIGHT_BITS),
+    _layout(48, 1, dtype=torch.float32),
+    _layout(2, dtype=torch.float32),
+)
 SCALED = (
     Call("scaled_rows", (_layout(300, 48), EIGHT_BITS)),
     Call("scaled_norm", (_layout(300, 48), _layout(48), _layout(48), 1e-5, EIGHT_BITS, torch.bfloat16, True, True)),
-    Call("scaled_activation", (_layout(300, 48), "quick_gelu", EIGHT_BITS, True)),
-    Call("scaled_slope", (_layout(300, 48), _layout(300, 48, dtype=torch.uint8), EIGHT_BITS)),
+    Call("scaled_wide_product", (*SCALED_OPERANDS, _layout(48), "quick_gelu", True)),
+    Call("scaled_wide_product_backward", (*SCALED_OPERANDS, _layout(300, 48, dtype=torch.uint8), torch.bfloat16)),
 )
 
 

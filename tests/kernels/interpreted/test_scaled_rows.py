@@ -6,10 +6,18 @@ Their values are written in float32 here: the interpreter's e4m3 is not a card's
 import pytest
 import torch
 
-from aim_kernels import error_rule, scaled_activation, scaled_norm, scaled_rows
+from aim_kernels import error_rule, scaled_norm, scaled_rows, scaled_wide_product, wide_product_triton
+from aim_kernels.block_shapes import LIBRARY, BlockShape
 from aim_kernels.registration import OPERATORS
+from aim_kernels.scaled_product import scaled_weight
 
 WIDE = torch.float32
+pytestmark = pytest.mark.usefixtures("_loops_to_a_tensor")
+
+
+@pytest.fixture(params=[89, 90])
+def target(request, monkeypatch):
+    monkeypatch.setattr(wide_product_triton, "architecture", lambda x: request.param)
 
 
 def hold(found, plain, truth):
@@ -44,15 +52,30 @@ def test_norm(rms, plain, kept):
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu", "gelu_tanh"])
-def test_activation_and_slope(activation):
+@pytest.mark.parametrize("tile", [None, BlockShape(32, 64, 4, 3)])
+def test_products_beside_an_activation(activation, tile, target, monkeypatch):
+    """With the pass after a library's product, and with it within one of ours: rows and columns that fill no tile."""
+    monkeypatch.setattr(scaled_wide_product, "product_shape", lambda *_: tile or LIBRARY)
     torch.manual_seed(0)
-    u, dh = (torch.randn(5, 77).half() for _ in range(2))
-    *found, slope = OPERATORS["scaled_activation"].triton(u, activation, WIDE, True)
-    *plain, codes = scaled_activation.scaled_activation_reference(u, activation, WIDE, True)
-    *truth, _ = scaled_activation.scaled_activation_reference(u.double(), activation, torch.float64, True)
-    hold(found, plain, truth)
-    assert (slope.int() - codes.int()).abs().max() <= 1
-    assert len(OPERATORS["scaled_activation"].triton(u, activation, WIDE, False)[2]) == 0
-    found = OPERATORS["scaled_slope"].triton(dh, codes, WIDE)
-    plain = scaled_activation.scaled_slope_reference(dh, codes, WIDE)
-    hold(found, plain, scaled_activation.scaled_slope_reference(dh.double(), codes, torch.float64))
+    weight, bias = torch.randn(80, 144), torch.randn(80)
+    scaled = scaled_weight(weight, bias)
+    for direction, other in (("", scaled.rows), ("_backward", scaled_weight(weight.t()).columns)):
+        values, scale = torch.randn(70, 144), torch.rand(70, 1)
+        operands = [values, scale, other.values.float(), other.scale, other.bound]
+        if direction:
+            operands += [torch.randint(0, 255, (70, 80), dtype=torch.uint8), WIDE]
+        else:
+            operands += [bias, activation, True]
+        operator = OPERATORS[f"scaled_wide_product{direction}"]
+        found, plain = operator.triton(*operands), operator.reference(*operands)
+        truth = operator.reference(*(doubled(x) for x in operands))
+        hold(found[:2], plain[:2], truth[:2])
+        if not direction:
+            assert (found[2].int() - plain[2].int()).abs().max() <= 1
+            assert len(operator.triton(*operands[:-1], False)[2]) == 0
+
+
+def doubled(x):
+    if isinstance(x, torch.dtype):
+        return torch.float64
+    return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
