@@ -22,21 +22,8 @@ from aim_kernels.registration import OPERATORS, plain_torch
 _CHECKED_ROWS = 256
 # operands of the size of a parameter: they have no row for each clip
 _PARAMETERS = (
-    *(
-        "w1",
-        "b1",
-        "w2",
-        "b2",
-        "weight",
-        "weight_scale",
-        "bound",
-        "bias",
-        "added",
-        "table",
-        "folded",
-        "widening",
-        "narrowing",
-    ),
+    *("w1", "b1", "w2", "b2", "weight", "bias", "added", "table", "folded", "widening", "narrowing"),
+    *("weight_scale", "bound"),
     *("class_embedding", "positional_embedding", "temporal_embedding", "ln_weight", "ln_bias"),
 )
 _HALVES = (torch.float16, torch.bfloat16)

@@ -207,15 +207,9 @@ def activated(wide: WidenedMLP, y: Tensor | ScaledRows, keep: bool) -> tuple[Ten
         weights = (_widening(wide), _widening_bias(wide))
         hidden, slope = ops.wide_product(y, *weights, split, wide.activation, wide.factor, keep)
         return hidden, Hidden(slope=slope if keep else None)
-    if wide.in_eight:
-        given = (
-            *(y if isinstance(y, ScaledRows) else quantised(y)),
-            *wide.scaled.fc.rows,
-            _widening_bias(wide),
-            wide.activation,
-            keep,
-        )
-        *rows, slope = ops.scaled_wide_product(*given)
+    if wide.in_eight and wide.scaled.fc is not None:
+        operands = *(y if isinstance(y, ScaledRows) else quantised(y)), *wide.scaled.fc.rows, _widening_bias(wide)
+        *rows, slope = ops.scaled_wide_product(*operands, wide.activation, keep)
         return ScaledRows(*rows), Hidden(slope=slope if keep else None)
     u = expand(wide, y)
     kept = Hidden(u if keep else None)
@@ -275,7 +269,7 @@ def wide_gradients(
             columns = branch.new_empty(branch.shape[0], 0) if own is None else own
             du = ops.wide_product_backward(branch, _narrowing(wide), kept.slope, columns, factor)
             del branch
-        elif kept.slope is not None:
+        elif kept.slope is not None and wide.scaled.proj is not None:
             rows = eight or quantised(branch)
             del branch, eight
             du = ScaledRows(*ops.scaled_wide_product_backward(*rows, *wide.scaled.proj.columns, kept.slope, wide.dtype))
