@@ -106,7 +106,6 @@ def test_a_third_launch_hands_over_what_triton_would(machine):
         {"x": None, "y": OnGPU(torch.bfloat16, offset=2)},
         {"M": object()},
     ],
-    ids=str,
 )
 def test_other_operands_are_left_to_triton(machine, other):
     for _ in range(3):
