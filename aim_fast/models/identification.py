@@ -41,13 +41,14 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
         return _of_library(file.tensors, told, where, asked)
     tensors = strip_prefixes(file.tensors, where)
     tensors.pop("proj", None)
-    if told and full_name(asked or told["model"]) == full_name(
-        told["model"]
-    ):  # of a probe or a fine-tuned trunk nothing else tells
+    known = find_entry(asked) if asked else None
+    bare, settings = named(asked or told.get("model", ""))
+    if told and full_name(bare) == full_name(named(told["model"])[0]):  # of a probe or a full trunk nothing else tells
+        for name, value in settings.items():
+            check_said(where, name, told["options"].get(name, value), value)
         entry = find_entry(told["model"], *(told["options"].get(part) for part in ("head", "method")))
         _check_classifier(entry.model, entry.head, tensors, where)
         return Identity(told["model"], dict(told["options"]), told.get("classes") or [])
-    known = find_entry(asked) if asked else None
     variant, found = _recognise(tensors, where, known)
     method, head = found.pop("method", "aim"), found.pop("head", "linear")
     _check_classifier(variant, head, tensors, where)
@@ -57,8 +58,10 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     name, entry = asked or right, known or find_entry(right)
     other_size = _fits(MODELS[right].arguments, found, _SIZES) and not _fits(entry.arguments, found, _SIZES)
     if entry.model is not variant or entry.method not in (own, method) or other_size:
-        if named(name)[0] == right:  # of this name, under another method
-            raise WeightsError(f"{where}: is of method {method}, not {entry.method}: leave that out")
+        if bare == right:  # of this name, under another method or of another size
+            check_said(where, "method", method, entry.method)
+            for key in _SIZES:
+                check_said(where, key, found.get(key), entry.arguments.get(key, found.get(key)))
         article = "an" if right.startswith("aim") else "a"
         raise WeightsError(f"{where}: is {article} {right} checkpoint, not {name}: give --model {right}")
     taken = arguments_of(entry._replace(method=method, head=head))
@@ -69,6 +72,20 @@ def identify(file: WeightsFile, where: str, asked: str | None = None) -> Identit
     if "num_heads" in named(name)[1] or _fits(entry.arguments, found, _SIZES):
         found.pop("num_heads", None)  # the table knows
     return Identity(name, found, told.get("classes") or [])
+
+
+def check_said(where: str, name: str, right: Any, said: Any) -> None:
+    """Raises WeightsError where ``said`` is not what a file tells, ``right``, of a model's argument; words in a list
+    have no order."""
+    if isinstance(right, (list, tuple)) and isinstance(said, (list, tuple)):
+        words = [set(one) if all(isinstance(word, str) for word in one) else list(one) for one in (right, said)]
+    else:
+        words = [right, said]
+    if words[0] != words[1]:
+        own, other = (
+            ",".join(map(str, one)) or "none" if isinstance(one, (list, tuple)) else one for one in (right, said)
+        )
+        raise WeightsError(f"{where}: is of {name} {own}, not {other}: leave that out")
 
 
 def _of_library(tensors: Mapping[str, Tensor], told: Mapping[str, Any], where: str, asked: str | None) -> Identity:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from safetensors.torch import save
 
 from aim_fast.errors import CheckpointError, UsageError, WeightsError
 from aim_fast.files import write_whole
-from aim_fast.models.identification import identify
+from aim_fast.models.heads.class_texts import read_templates
+from aim_fast.models.identification import check_said, identify
 from aim_fast.models.identity import Identity
 from aim_fast.models.loading import load_weights, with_trunk
 from aim_fast.models.registry import create_model, find_entry
@@ -33,6 +34,7 @@ from aim_fast.models.words import written
 from aim_fast.training.part_groups import UNTOLD
 from aim_fast.training.recipe import FIELDS, Recipe, coerce
 from aim_fast.training.recipe_file import load_recipe
+from aim_fast.training.recipe_model import MODEL_FIELDS
 from aim_fast.training.trained_model import TrainedModel
 
 # The fields of a recipe for clips of several labels, whatever the model's recipe mixes.
@@ -52,9 +54,9 @@ def read_trained(path: Path, fields: dict[str, Any], classes: list[str] | None =
     parts = {part: str(fields[part]) for part in ("method", "head") if fields.get(part) is not None}
     found = _identified(file, path, fields.get("model"), parts)
     options = dict(found.options)
-    for field, option in (("frames", "num_frames"), *((name, name) for name in UNTOLD)):
-        if fields.get(field) is not None:
-            options[option] = coerce(field, fields[field], "command line")
+    if fields.get("frames") is not None:
+        options["num_frames"] = coerce("frames", fields["frames"], "command line")
+    options |= _settings(path, found, fields, () if file.description else UNTOLD)
     model = create_model(found.model, **options)
     report = load_weights(model, str(path), key=fields.get("weights_key"), trunk=trunk)
     lines = report.lines + (_untold(model, path, fields, options) if file.description is None else [])
@@ -82,6 +84,20 @@ def _identified(file: WeightsFile, path: Path, asked: str | None, parts: Mapping
         if (right := getattr(own, part)) != name:
             raise WeightsError(f"{path}: is of {part} {right}, not {name}: leave that out")
     return replace(found, options={**found.options, **parts})
+
+
+def _settings(path: Path, found: Identity, fields: Mapping[str, Any], untold: Collection[str]) -> dict[str, Any]:
+    """The model's arguments among ``fields``; raises WeightsError for one of which the file says otherwise.
+
+    ``untold`` are those of which what was found is no more than what is published.
+    """
+    asked = {name: coerce(name, fields[name], "command line") for name in MODEL_FIELDS if fields.get(name) is not None}
+    if templates := asked.get("templates"):
+        asked["templates"] = read_templates(templates)
+    for name, value in asked.items():
+        if name in found.options and name not in untold:
+            check_said(str(path), name, found.options[name], value)
+    return asked
 
 
 def _recipe_of(identity: Identity, path: Path, fields: dict[str, Any]) -> Recipe:

@@ -9,9 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from aim_fast import create_model
-from aim_fast.errors import WeightsError
+from aim_fast.errors import UsageError, WeightsError
 from aim_fast.models.identification import identify
 from aim_fast.models.weights.files import WeightsFile, read_weights
+from aim_fast.training.recipe_file import typed
 from aim_fast.training.trained_file import read_trained
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -186,20 +187,49 @@ def test_what_cannot_be_converted_is_one_line_and_writes_nothing(kind, options, 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("described", [True, False])
-def test_a_file_of_another_method_or_head_than_asked_is_refused(described, tmp_path):
-    arguments = {"img_size": 48, "num_frames": 2, "num_classes": 3, "method": "lora"}
-    model = create_model("aim_vit_demo", **arguments)
-    path = tmp_path / "lora.pth"
+def lora(described, folder):
+    """A LoRA of rank 8, as its file and as the model that it is of."""
+    model = create_model("aim_vit_demo", img_size=48, num_frames=2, num_classes=3, method="lora")
     told = {"model": "aim_vit_demo", "options": model.config, "classes": ["a", "b", "c"]}
     meta = {"aim_fast": json.dumps(told)} if described else {}
     names = {model.published_name(name): tensor for name, tensor in model.state_dict().items()}
-    torch.save({"meta": meta, "state_dict": names}, path)
+    torch.save({"meta": meta, "state_dict": names}, folder / "lora.pth")
+    return folder / "lora.pth", model
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_file_of_another_method_or_head_than_asked_is_refused(described, tmp_path):
+    path, model = lora(described, tmp_path)
     for part, other, own in (("method", "st_adapter", "lora"), ("head", "attentive", "linear")):
         with pytest.raises(WeightsError, match=f"lora.pth: is of {part} {own}, not {other}"):
             read_trained(path, {"model": "aim_vit_demo", "method": "lora", part: other})
     found = read_trained(path, {"model": "aim_vit_demo", "method": "lora"})
     assert found.model.config == model.config
+
+
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [("lora_rank=4", 8), ("img_size=64", 48), ("depth=2", 4), ("attention_over_time=true", False), ("frames=2", None)],
+)
+def test_what_a_name_says_beside_a_file_is_what_the_file_says(said, right, described, tmp_path):
+    path, model = lora(described, tmp_path)
+    name, _, value = said.partition("=")
+    asked = typed({"model": f"aim_vit_demo,method=lora,{said}"})
+    if right is not None:
+        with pytest.raises(WeightsError, match=f"lora.pth: is of {name} {right}, not {value.title()}: leave that out"):
+            read_trained(path, asked)
+        asked = typed({"model": f"aim_vit_demo,method=lora,{name}={right}"})
+    assert read_trained(path, asked).model.config == model.config
+    with pytest.raises(UsageError, match="has no argument '(adapters|foo)'"):
+        read_trained(path, typed({"model": f"aim_vit_demo,method=lora,{['adapters=[spatial]', 'foo=3'][described]}"}))
+
+
+def test_what_no_tensor_tells_is_taken_where_the_file_does_not_say_it_either(tmp_path):
+    asked = {"model": "aim_vit_demo", "method": "lora", "lora_alpha": "3"}
+    assert read_trained(lora(False, tmp_path)[0], asked).model.config["lora_alpha"] == 3
+    with pytest.raises(WeightsError, match="is of lora_alpha 16.0, not 3.0: leave that out"):
+        read_trained(lora(True, tmp_path)[0], asked)
 
 
 def test_destinations_are_not_overwritten(aim_fast, tmp_path):
