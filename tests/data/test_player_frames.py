@@ -264,6 +264,7 @@ def test_pixels_that_are_not_square_are_widened(tmp_path, class_folders):
     assert near(view[:, :, 4:60], GREEN)
     index = load_or_build_index("folder", class_folders({"train/a": [path], "val/a": [path]}), "train")
     assert index.rows[0].display_size == (64, 128)
+    assert "128x64" in index.summary()[1]  # the size that boxes are drawn in, as `look` says it
     for decoder in ("auto", "pyav"):
         loader = ClipLoader(index, train=False, batch_size=1, img_size=64, num_frames=2, workers=1, decoder=decoder)
         assert np.array_equal(next(iter(loader.batches())).frames[0].numpy(), view)

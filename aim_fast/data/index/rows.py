@@ -134,13 +134,13 @@ class Index:
         return [name for name, count in zip(self.classes, counts) if not count] if any(counts) else []
 
     def summary(self, named: int = 5) -> list[str]:
-        """Lines to print: counts, lengths, sizes, codecs, classes without a clip, the first ``named`` useless files."""
+        """Lines to print: counts, lengths, sizes as shown, codecs, classes without a clip, ``named`` useless files."""
         good = [self.rows[i] for i in self.healthy]
         lengths = np.array([row.frames for row in good])
         lines = [
             f"{self.dataset} {self.split}: {len(good)} of {len(self)} clips can be used, {len(self.classes)} classes",
             f"frames {lengths.min()} to {lengths.max()}, median {int(np.median(lengths))}; "
-            + _counted((f"{row.width}x{row.height}" for row in good), 3)
+            + _counted(("{1}x{0}".format(*row.display_size) for row in good), 3)
             + "; "
             + _counted((row.codec for row in good), 4),
         ]
