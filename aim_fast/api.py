@@ -66,7 +66,7 @@ def train(
         finite, or memory does not suffice.
     """
     from aim_fast.training.recipe_file import load_recipe, typed, with_trunk
-    from aim_fast.training.recipe_model import check_given_fields
+    from aim_fast.training.recipe_model import borrowed_from, check_given_fields
     from aim_fast.training.run_folder import RECIPE, absolute_paths
 
     if resume not in (None, False, True, "yes", "auto"):
@@ -86,8 +86,11 @@ def train(
     from aim_fast.report import PAGE, write_page
     from aim_fast.training import loop
     from aim_fast.training.drawing import drawing
+    from aim_fast.training.progress import RunProgress
 
     check_given_fields(recipe, resolved, given)
+    if line := borrowed_from(recipe, resolved):
+        RunProgress(quiet or os.environ.get("RANK", "0") != "0").say(line)
     # decided before the processes join, and so before the first one can write the file that decides it
     begun = (Path(resolved.run.output or "") / RECIPE).is_file()
     result = loop.train(absolute_paths(resolved), resume=begun if resume == "auto" else bool(resume), quiet=quiet)

@@ -28,7 +28,7 @@ from aim_fast.models.words import named, written
 from aim_fast.studies.cells import Cell
 from aim_fast.studies.contenders import dataset_classes
 from aim_fast.training.recipe import FIELDS, Recipe
-from aim_fast.training.recipe_file import default_recipe, load_recipe, model_settings, recipe_mark
+from aim_fast.training.recipe_file import default_recipe, load_recipe, model_settings, other_method, recipe_mark
 from aim_fast.training.recipe_model import MODEL_FIELDS, model_options
 
 _SIZES = ("patch_size", "embed_dim", "depth", "num_heads")
@@ -168,7 +168,10 @@ def _cell(word: str, row: Mapping[str, Any], source: str | None, base: Recipe, b
         create_model(recipe.model.model, **model_options(recipe, 2, ["one", "two"]))
     ours = base.fields()
     changes = {key: value for key, value in recipe.fields().items() if value != ours[key]}
-    mark = f"{name}, {recipe_mark(name)}" + (", from random weights" if recipe.model.weights == "random" else "")
+    other = other_method(name, find_entry(recipe.model.model, recipe.model.head, recipe.model.method).method)
+    mark = f"{name}, {recipe_mark(name)}"
+    mark += f" for {other[1]}" if other and mark.endswith("published") else ""
+    mark += ", from random weights" if recipe.model.weights == "random" else ""
     return Cell(re.sub(r"[^\w.]+", "-", word).strip("-"), word, changes, _published(recipe), mark)
 
 

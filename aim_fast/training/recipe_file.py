@@ -112,6 +112,23 @@ def recipe_mark(source: str | Path) -> str:
     return _read(source).origin if str(source) in shipped_recipes() else "ours"
 
 
+def other_method(source: str | Path, method: str) -> tuple[str, str] | None:
+    """The recipe, ``source`` or what a file of one's own extends, that is of another method than ``method``, and which.
+
+    None where the settings of that method's training are taken from no other.
+    """
+    from aim_fast.models.registry import find_entry  # imports torch
+
+    place: str | Path | None = source
+    while place is not None:
+        said = {name: setting.value for name, setting in read_fields(place).items()}
+        found = find_entry(said.get("model", FIELDS["model"].default), method=said.get("method")).method
+        if found != method:
+            return str(place), found
+        place = None if str(place) in shipped_recipes() else _read(place).parent
+    return None
+
+
 def read_fields(source: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Setting]:
     """The fields that a recipe file sets, its ``extends`` followed. ``source`` is a shipped name or a file."""
     path, own, parent, at, _ = _read(source)

@@ -13,11 +13,11 @@ from aim_fast.models.heads.class_texts import read_templates
 from aim_fast.models.identity import Identity
 from aim_fast.models.loading import load_weights
 from aim_fast.models.record import Clips
-from aim_fast.models.registry import argument_names, create_model
+from aim_fast.models.registry import argument_names, create_model, find_entry
 from aim_fast.training.devices import Place
 from aim_fast.training.part_groups import PART_FIELDS
 from aim_fast.training.recipe import Recipe, group_of
-from aim_fast.training.recipe_file import own_fields
+from aim_fast.training.recipe_file import default_recipe, other_method, own_fields
 from aim_fast.training.trained_model import TrainedModel, move_to_place
 
 # Recipe fields that a model may have an argument for.
@@ -62,6 +62,21 @@ def check_given_fields(source: str | Path | None, recipe: Recipe, given: Mapping
                 f"{setting.where}: {name} is a field of {group_of(name, setting.where)}, which {under} does not take: "
                 "leave it out, or name its own method"
             )
+
+
+def borrowed_from(source: str | Path | None, recipe: Recipe) -> str | None:
+    """A line for who trains by the recipe of another method: its rates and batch were not chosen for theirs."""
+    if source is None:
+        return None
+    asked = recipe.model
+    method = find_entry(asked.model, asked.head, asked.method).method
+    if (other := other_method(source, method)) is None:
+        return None
+    own = default_recipe(recipe.data.dataset, asked.model, recipe.data.frames, method)
+    if own == other[0]:
+        return None
+    line = f"recipe {other[0]} is of {other[1]}: {method} trains with its rates, batch and augmentation"
+    return line if other_method(own, method) else f"{line}; {own} is of {method}"
 
 
 def build_model(recipe: Recipe, classes: Sequence[str], place: Place) -> TrainedModel:

@@ -28,10 +28,15 @@ def test_every_row_takes_its_own_published_recipe_marked():
         "ssv2_b16_8f, published",
         "ssv2_st_adapter, published",
         "ssv2_lora, ours",
-        "ssv2_b16_8f, published",
-        "ssv2_b16_8f, published",
+        "ssv2_b16_8f, published for aim",
+        "ssv2_b16_8f, published for aim",
     ]
     assert [cell.published for cell in cells[:3]] == [66.4, 66.9, None]
+
+
+def test_a_published_recipe_is_marked_so_for_its_own_method_alone():
+    marks = [cell.recipe for cell in method_cells(("evl", "lora", "attentive"), SSV2, "k400_evl", Budget())[1]]
+    assert marks == ["k400_evl, published", *["k400_evl, published for evl"] * 2]
 
 
 def test_equal_epochs_keep_the_share_of_a_longer_recipe_s_warm_up():

@@ -6,7 +6,8 @@ import pytest
 
 from aim_fast.errors import UsageError
 from aim_fast.training.clips import augmentation_of, sampling_of
-from aim_fast.training.recipe_file import load_recipe, recipe_mark
+from aim_fast.training.recipe_file import load_recipe, recipe_mark, shipped_recipes
+from aim_fast.training.recipe_model import borrowed_from
 
 RAND = "timm:rand-m7-n4-mstd0.5-inc1"
 SOFT = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
@@ -209,3 +210,23 @@ def test_augmentations_that_cannot_be_are_refused_in_one_line(fields, says):
     with pytest.raises(UsageError, match=says) as caught:
         load_recipe("finetune_b16", fields)
     assert "\n" not in str(caught.value)
+
+
+def test_who_trains_by_the_recipe_of_another_method_is_told(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: k400_evl\nmethod: lora\n")
+    (tmp_path / "mine2.yaml").write_text(f"extends: {tmp_path / 'mine.yaml'}\nlr: 1.0e-3\n")
+    told = "recipe k400_evl is of evl: lora trains with its rates, batch and augmentation; k400_lora is of lora"
+    for source, given in (
+        ("k400_evl", {"method": "lora"}),
+        *((tmp_path / name, {}) for name in ("mine.yaml", "mine2.yaml")),
+    ):
+        assert borrowed_from(source, load_recipe(source, given)) == told
+    # by its own, and by what is taken for a method that has none
+    (tmp_path / "own.yaml").write_text("extends: k400_lora\nlr: 1.0e-4\n")
+    for source, given in (
+        *((name, {}) for name in shipped_recipes()),
+        (tmp_path / "own.yaml", {}),
+        ("ssv2_b16_8f", {"model": "vit_b16_clip", "method": "full"}),
+        (None, {"dataset": "ssv2", "method": "lora"}),
+    ):
+        assert borrowed_from(source, load_recipe(source, given)) is None, source
