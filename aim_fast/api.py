@@ -36,7 +36,7 @@ EVALUATED = (
     *("model", *UNTOLD),
     *("frames", "interval", "batch_size", "random_views", "view_starts", "features", "device", "precision", "workers"),
 )
-PREDICTED = ("views", "weights", "weights_key", "model", *UNTOLD, "device", "precision")
+PREDICTED = ("views", "weights", "weights_key", "model", *UNTOLD, "frames", "device", "precision")
 
 
 def train(

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from aim_fast import create_model
-from aim_fast.errors import CheckpointError, UsageError
+from aim_fast.errors import CheckpointError, UsageError, WeightsError
+from aim_fast.models.weights.files import read_weights
 from aim_fast.training.devices import single_place
 from aim_fast.training.exports import onnx_file, pt2_file
 from aim_fast.training.exports.description import Description, read_description
@@ -111,7 +112,7 @@ def test_a_pt2_that_could_run_code_is_not_opened(exported, tmp_path, kind):
     assert not ran.exists()
 
 
-def test_an_exported_file_brings_its_sampling_and_refuses_what_contradicts_it(exported):
+def test_an_exported_file_brings_its_sampling_and_refuses_what_contradicts_it(aim_fast, exported):
     path, place = exported[1], single_place("cpu", "fp32")
     run = open_exported(path, read_exported(path), {"workers": 2, "views": "1x1"}, place, run_code=False)
     assert (run.recipe.data.frames, run.recipe.data.interval, run.recipe.evaluation.view_starts) == (2, 3, "ends")
@@ -120,6 +121,9 @@ def test_an_exported_file_brings_its_sampling_and_refuses_what_contradicts_it(ex
     for typed in ({"frames": 4}, {"precision": "bf16"}, {"weights": "w.pt"}, {"wise_ft": 0.5}):
         with pytest.raises(UsageError, match="exported file"):
             open_exported(path, read_exported(path), typed, place, run_code=False)
+    status, _, err = aim_fast("predict", path, "clip.mp4", "--frames", 4)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "is an exported file, which says itself what its model is: leave --frames out, it takes 2" in err
 
 
 def test_machine_code_is_run_where_the_user_says_so_alone(tmp_path):
@@ -140,6 +144,15 @@ def test_other_files_are_no_exports(tmp_path):
     (tmp_path / "text.onnx").write_text("model")
     for name in ("weights.pt2", "empty.onnx", "text.onnx", "missing.onnx"):
         assert read_exported(tmp_path / name) is None
+
+
+def test_a_foreign_program_is_named_where_a_run_and_where_weights_are_wanted(tmp_path):
+    program = torch.export.export(torch.nn.Linear(3, 2), (torch.zeros(1, 3),))
+    torch.export.save(program, tmp_path / "other.pt2")
+    with pytest.raises(CheckpointError, match="other.pt2: is a program of torch.export that says no classes"):
+        read_exported(tmp_path / "other.pt2")
+    with pytest.raises(WeightsError, match="a program of torch.export; torch.save its state_dict"):
+        read_weights(tmp_path / "other.pt2")
 
 
 def test_a_description_that_is_newer_or_cut_short_is_refused():

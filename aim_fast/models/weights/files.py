@@ -14,7 +14,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
@@ -155,7 +155,16 @@ def _read_archive(path: Path) -> _Content:
         return _read_torchscript(path)
     if any(name.endswith("data.pkl") for name in names):
         return _pickled(_unpickle(path, mmap=True))
+    if is_program(names):
+        raise WeightsError(
+            f"{path} is not a weights file: a program of torch.export; torch.save its state_dict and give that"
+        )
     raise WeightsError(f"{path} is not a weights file: a zip archive without tensors")
+
+
+def is_program(names: Iterable[str]) -> bool:
+    """Whether an archive with files of these names is what ``torch.export.save`` or AOTInductor wrote."""
+    return any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names)
 
 
 def _read_torchscript(path: Path) -> _Content:

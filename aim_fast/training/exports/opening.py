@@ -13,7 +13,7 @@ from torch import Tensor
 from aim_fast.errors import CheckpointError, UsageError
 from aim_fast.models.identity import Identity
 from aim_fast.models.video_model import VideoModel
-from aim_fast.models.weights.files import WeightsFile
+from aim_fast.models.weights.files import WeightsFile, is_program
 from aim_fast.models.weights.fit import Fit
 from aim_fast.training.devices import Place
 from aim_fast.training.exports import aoti_file, onnx_file, pt2_file
@@ -24,6 +24,7 @@ from aim_fast.training.trained_file import fields_told
 from aim_fast.training.trained_model import TrainedModel
 
 _OWN = "is an exported file, which says itself what its model is: leave"  # in the message about an option
+_FOREIGN = "that says no classes and no sampling; export a run's own: aim-fast export RUN"
 _TAKEN = ("dataset", "data_root", "accept_gaps", "views", "view_starts", "random_views", "interval", "batch_size")
 _RUNNING = ("device", "workers")
 _WORDS = {"float32": ("auto", "fp32"), "float16": ("auto", "fp16")}
@@ -66,7 +67,8 @@ class ExportedModel(VideoModel):
 def read_exported(path: Path) -> Description | None:
     """What an exported file says of itself, whatever its name; None for any other file. Runs nothing of it.
 
-    Raises CheckpointError for an ONNX model that this project did not write, and for a damaged one.
+    Raises CheckpointError for an ONNX model or a program of torch.export that this project did not write, and for a
+    damaged one.
     """
     if not path.is_file():
         return None
@@ -77,12 +79,15 @@ def read_exported(path: Path) -> Description | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 text = pt2_file.description_of(archive) or aoti_file.description_of(archive)
+                foreign = text is None and is_program(archive.namelist())
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
             return None  # a weights file, perhaps, whose reader says what is wrong
+        if foreign:
+            raise CheckpointError(f"{path}: is a program of torch.export {_FOREIGN}")
     elif onnx_file.looks_like(head):
         text = onnx_file.description_of(path)
         if text is None:
-            raise CheckpointError(f"{path}: is an ONNX model that says no classes and no sampling; export a run's own")
+            raise CheckpointError(f"{path}: is an ONNX model {_FOREIGN}")
     return read_description(text, path) if text else None
 
 
