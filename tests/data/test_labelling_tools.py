@@ -8,6 +8,7 @@ manifest and labels).
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -112,7 +113,9 @@ def test_videos_of_one_name_are_told_by_their_folders_or_refused(tmp_path):
         ([task(1, "a.mp4", "x"), task(2, "a.mp4", "y")], "1 video has two labels"),
         ([task(1, "a.mp4", "x", other="b.mp4")], "has several videos"),
         ([{"id": 1, "data": {"video": "a.mp4"}, "annotations": "none"}], "no export of Label Studio"),
-        ([task(1, "a.mp4")], "no train clips"),
+        ([task(1, "a.mp4")], r"no train clips in .*, where all are videos without a label: 1, a.mp4 \("),
+        ([task(1, "a.mp4", "x"), {"id": 2, "data": {"video": "b.mp4"}, "annotations": None}], "entry 1 is no task of"),
+        ([task(1, "a.mp4", "x"), "b.mp4", task(3, "b.mp4", "y")], "entry 1 is no task of"),
         ([task(1, "a\0.mp4", "x")], "which no file can be named"),
     ],
 )
@@ -124,6 +127,44 @@ def test_tasks_that_cannot_be_read_are_one_line(tmp_path, tasks, said):
     assert "\n" not in str(caught.value)
 
 
+def test_a_video_of_two_labels_is_not_divided_over_two_splits(tmp_path):
+    """Three videos a class, so that the one of both would be trained on as one and validated on as the other."""
+    root = laid_out(tmp_path, ["a.mp4", "b.mp4", "c.mp4", "d.mp4"])
+    tasks = [task(n, f"{name}.mp4", label) for n, (name, label) in enumerate(("ax", "bx", "ay", "cy", "dy"))]
+    (root / "project.json").write_text(json.dumps(tasks))
+    for split in ("train", "validation"):
+        with pytest.raises(
+            DataError, match=r"1 video has two labels, a.mp4 \(project.json task 0 and .* 2: 'x' and 'y'"
+        ):
+            read_dataset("labelstudio", root, split)
+
+
+def test_tasks_of_two_projects_may_have_one_number(tmp_path):
+    root = laid_out(tmp_path, ["a.mp4", "b.mp4"])
+    tasks = [task(1, "a.mp4", "x", split="train"), task(1, "b.mp4", "y", split="train")]
+    (root / "both.json").write_text(json.dumps(tasks))
+    assert [Path(clip.path).name for clip in read_dataset("labelstudio", root, "train").clips] == ["a.mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize(("choices", "label"), [("run", "run"), (5, "5"), (["run"], "run"), (None, None)])
+def test_a_choice_that_is_no_list_is_one_word(tmp_path, choices, label):
+    root = laid_out(tmp_path, ["a.mp4", "b.mp4"])
+    odd = task(2, "b.mp4", split="train")
+    odd["annotations"] = [{"result": [{"from_name": "choice", "value": {"choices": choices}}]}, {"result": 3}]
+    (root / "project.json").write_text(json.dumps([task(1, "a.mp4", "x", split="train"), odd]))
+    assert read_dataset("labelstudio", root, "train").classes == sorted(filter(None, ["x", label]))
+
+
+def test_names_as_in_an_address_are_the_files(tmp_path):
+    names = ["a b.mp4", "c+.mp4", "100%.mp4", "v/d+1.mp4", "e%20.mp4"]
+    root = laid_out(tmp_path, names)
+    written = ["a%20b.mp4", "C:\\clips\\c%2B.mp4", "100%.mp4", "/data/local-files/?d=v/d+1.mp4", "e%20.mp4"]
+    (root / "project.json").write_text(
+        json.dumps([task(n, name, "x", split="train") for n, name in enumerate(written)])
+    )
+    assert [clip.path for clip in read_dataset("labelstudio", root, "train").clips] == [str(root / n) for n in names]
+
+
 def test_two_controls_leave_open_which_is_the_class(tmp_path):
     root = laid_out(tmp_path, ["a.mp4"])
     both = task(1, "a.mp4", "x")
@@ -133,9 +174,12 @@ def test_two_controls_leave_open_which_is_the_class(tmp_path):
         read_dataset("labelstudio", root, "train")
 
 
-def test_tags_of_cvat_on_pictures_in_folders_are_their_folders_classes(tmp_path):
+@pytest.mark.parametrize("mark", ["/", "\\"], ids=["as CVAT writes them", "of Windows"])
+def test_tags_of_cvat_on_pictures_in_folders_are_their_folders_classes(mark, tmp_path):
     pictures = [f"images/clip_{clip}/00000{frame}.jpg" for clip in (1, 2, 3, 4) for frame in (1, 2, 3)]
     root = laid_out(tmp_path, pictures, "cvat_images.xml")
+    text = (root / "cvat_images.xml").read_text()
+    (root / "cvat_images.xml").write_text(re.sub(r'(?<= name=")[^"]*', lambda name: name[0].replace("/", mark), text))
     found, _ = outcome("cvat", root)
     assert found == {"clip_1": "jump", "clip_2": "run", "clip_3": "jump", "clip_4": "run"}
 
@@ -245,6 +289,17 @@ def test_samples_of_fiftyone_have_their_splits_in_their_tags(tmp_path):
     )
     with pytest.raises(DataError, match="several labels"):
         read_dataset("fiftyone", root, "train")
+
+
+def test_samples_of_fiftyone_that_are_none_make_no_class_of_their_folder(tmp_path):
+    root = laid_out(tmp_path, ["data/a.mp4", "data/b.mp4"])
+    for samples, said in (
+        ([], "no sample in the export"),
+        ([sample("a.mp4", None)], "where all are videos without a label: 1, data/a.mp4"),
+    ):
+        (root / "samples.json").write_text(json.dumps({"samples": samples}))
+        with pytest.raises(DataError, match=said):
+            read_dataset("fiftyone", root, "train")
 
 
 def test_a_tree_of_fiftyone_leaves_out_its_unlabelled_folder(tmp_path):

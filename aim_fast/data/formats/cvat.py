@@ -133,7 +133,9 @@ def _read(file: Path) -> _Content:
         if path[:1] != ["annotations"]:
             return
         if path == ["annotations", "image"]:
-            image[:] = [(values.get("task_id", ""), values.get("subset", ""), values.get("name", ""))]
+            image[:] = [
+                (values.get("task_id", ""), values.get("subset", ""), values.get("name", "").replace("\\", "/"))
+            ]
             content.images.setdefault(image[0], set())
         elif tag == "tag" and path[:-1] == ["annotations", "image"]:
             content.images[image[0]].add(values.get("label", ""))

@@ -36,10 +36,11 @@ _UNLABELLED = "_unlabeled"
 
 def read(data: DataRoot) -> Listing:
     """Clips of a split in the order of the samples."""
-    roots = [place for place in (data.path, *sorted(filter(Path.is_dir, data.path.iterdir()))) if _documents(place)]
-    rows = [row for root in roots for row in _rows(root, data.path)] or _tree(data)
+    places = (data.path, *sorted(filter(Path.is_dir, data.path.iterdir())))
+    roots = [place for place in places if _documents(place) or (place / "samples.json").is_file()]
+    rows = [row for root in roots for row in _rows(root, data.path)] if roots else _tree(data)
     if not rows:
-        raise data.refusal(f"no export of FiftyOne in {data.path}")
+        raise data.refusal(f"no {'sample in the ' if roots else ''}export of FiftyOne in {data.path}")
     return listing_of(data, rows)
 
 

@@ -85,9 +85,9 @@ def _tasks(file: Path, split: str = "") -> Iterator[_Task]:
         yield from _of_table(file, split)
         return
     content = read_json(file)
+    begun = False
     for number, entry in enumerate(content if isinstance(content, list) else [content]):
-        if not isinstance(entry, dict):
-            return
+        entry = entry if isinstance(entry, dict) else {}
         annotations, task = entry.get("annotations", entry.get("completions")), entry.get("task")
         identity = entry.get("id", number)
         key, place = f"{file} {identity}", f"{file.name} task {identity}"
@@ -98,8 +98,13 @@ def _tasks(file: Path, split: str = "") -> Iterator[_Task]:
             yield _Task(key, place, split, entry["data"], *_of_annotations(annotations))
         elif {"annotation_id", "annotator", "lead_time"} <= entry.keys():
             yield _Task(key, place, split, *_of_columns(entry, _between(list(entry))))
+        elif begun:
+            raise DataError(
+                f"{file}: entry {number} is no task of Label Studio, as those before it are; export it again"
+            )
         else:
             return
+        begun = True
 
 
 def _of_annotations(annotations: list[Any]) -> tuple[dict[str, set[str]], str]:
@@ -108,10 +113,10 @@ def _of_annotations(annotations: list[Any]) -> tuple[dict[str, set[str]], str]:
     kept = [annotation for annotation in kept if annotation.get("ground_truth")] or kept
     labels: dict[str, set[str]] = defaultdict(set)
     lacks = UNTOLD
-    for result in (one for annotation in kept for one in annotation.get("result") or ()):
+    for result in (one for annotation in kept for one in _listed(annotation.get("result"))):
         if isinstance(result, dict) and isinstance(value := result.get("value"), dict):
             words = _words(value)
-            lacks = lacks if words else _PARTS
+            lacks = lacks if value.keys() & {"choices", "taxonomy"} else _PARTS
             if words:
                 labels[str(result.get("from_name"))].update(words)
     return labels, lacks
@@ -125,9 +130,14 @@ def _words(value: Any) -> list[str]:
         return [word for one in value for word in _words(one)]
     if not isinstance(value, dict):
         return []
-    found = [str(word) for word in value.get("choices") or ()]
-    paths = value.get("taxonomy") or ()
+    found = [str(word) for word in _listed(value.get("choices"))]
+    paths = _listed(value.get("taxonomy"))
     return found + ["/".join(map(str, path)) if isinstance(path, list) else str(path) for path in paths]
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list, or one item that stands for it; none for what is not there."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _between(names: list[str]) -> list[str]:
@@ -176,7 +186,7 @@ def _rows(data: DataRoot, tasks: list[_Task]) -> list[Labelled]:
             f"{data.path}: {abridged(list(map(repr, controls)))} each have words beside a video: which is the class? "
             "Leave one control or column, and call the one of the split split"
         )
-    found: dict[str, Labelled] = {}
+    found: dict[tuple[str, tuple[str, ...]], Labelled] = {}  # exports put together may have a number twice
     for task in tasks:
         videos = list(dict.fromkeys(filter(None, map(_video_of, task.data.values()))))
         if len(videos) > 1:
@@ -184,9 +194,9 @@ def _rows(data: DataRoot, tasks: list[_Task]) -> list[Labelled]:
         words = tuple(word for names in task.labels.values() for word in names)
         split = split_word(*(str(task.data[key]) for key in _SPLIT_KEYS if key in task.data)) or task.split
         row = Labelled(_names(videos[0]), words, task.place, split, task.lacks) if videos else _no_video(task)
-        before = found.setdefault(task.key, row)
+        before = found.setdefault((task.key, row.files), row)
         if before is not row:  # of another annotator
-            found[task.key] = replace(before, labels=(*before.labels, *row.labels))
+            found[task.key, row.files] = replace(before, labels=(*before.labels, *row.labels))
     return list(found.values())
 
 
@@ -205,11 +215,11 @@ def _video_of(value: Any) -> str | None:
             parts = urlsplit(text)
         except ValueError:
             return None
-        query = parse_qs(parts.query)
+        query = parse_qs(parts.query.replace("+", "%2B"))  # Label Studio writes a blank as %20
         path = unquote(parts.path)
         if "fileuri" in query:  # of cloud storage that Label Studio asks for the reader
             try:
-                packed = query["fileuri"][0].replace(" ", "+")
+                packed = query["fileuri"][0]
                 path = unquote(urlsplit(base64.b64decode(packed + "=" * (-len(packed) % 4), b"-_").decode()).path)
             except (binascii.Error, ValueError):
                 return None

@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 from aim_fast.data.formats.annotation import class_name, composed
 from aim_fast.data.formats.folder import held_out
@@ -85,7 +86,7 @@ def file_splits(data: DataRoot, files: Sequence[Path]) -> dict[Path, str]:
 def listing_of(data: DataRoot, rows: Sequence[Labelled], notes: Sequence[str] = ()) -> Listing:
     """Clips of a split in the order of the rows.
 
-    Raises DataError for a video with several labels, or of whose name several are there.
+    Raises DataError for a video with several labels, or of whose name several are there, and where none has a label.
     """
     rows = [replace(row, labels=tuple(sorted(set(filter(None, map(class_name, row.labels)))))) for row in rows]
     several = [f"{row.place}: {' and '.join(map(repr, row.labels))}" for row in rows if len(row.labels) > 1]
@@ -94,7 +95,12 @@ def listing_of(data: DataRoot, rows: Sequence[Labelled], notes: Sequence[str] = 
             f"{data.path}: {len(several)} {'video has' if len(several) == 1 else 'videos have'} several labels, "
             f"{abridged(several, 3)}; leave one a video"
         )
+    if data.split != "test" and not any(row.labels for row in rows):
+        first = abridged(list(map(_shown, rows)), 3)
+        raise data.refusal(f"no {data.split} clips in {data.path}, where all are {rows[0].lacks}: {len(rows)}, {first}")
     videos = _Videos(data)
+    places = {row: videos.find(row) for row in rows}
+    _check_labels(data, places)
     told = any(row.split for row in rows)
     classes = sorted({row.labels[0] for row in rows if row.labels})
     numbers = {name: number for number, name in enumerate(classes)}
@@ -102,11 +108,11 @@ def listing_of(data: DataRoot, rows: Sequence[Labelled], notes: Sequence[str] = 
     clips: list[Clip] = []
     passed: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        place = videos.find(row)
+        place = places[row]
         if not row.labels and not (row.split == data.split == "test"):
-            passed[row.lacks].append(f"{row.files[0] if row.files else 'no name'} ({row.place})")
+            passed[row.lacks].append(_shown(row))
         elif told and not row.split:
-            passed["videos of no split"].append(f"{row.files[0]} ({row.place})")
+            passed["videos of no split"].append(_shown(row))
         elif row in chosen:
             data.asked += 1
             data.present += place is not None
@@ -117,6 +123,24 @@ def listing_of(data: DataRoot, rows: Sequence[Labelled], notes: Sequence[str] = 
     for what, names in passed.items():
         data.gaps.note(what, names, lost=what == "videos of no split")
     return Listing(classes, clips, tuple(notes))
+
+
+def _shown(row: Labelled) -> str:
+    return f"{row.files[0] if row.files else 'no name'} ({row.place})"
+
+
+def _check_labels(data: DataRoot, places: Mapping[Labelled, str | None]) -> None:
+    """Raises DataError for a video that rows of two labels name, which could come into two splits."""
+    known: dict[str, Labelled] = {}
+    contrary = []
+    for row, place in places.items():
+        if place is not None and row.labels and (first := known.setdefault(place, row)).labels != row.labels:
+            contrary.append(f"{_shown(first)[:-1]} and {row.place}: {first.labels[0]!r} and {row.labels[0]!r})")
+    if contrary:
+        raise DataError(
+            f"{data.path}: {len(contrary)} {'video has' if len(contrary) == 1 else 'videos have'} two labels, "
+            f"{abridged(contrary, 3)}; leave one a video"
+        )
 
 
 def _of_split(data: DataRoot, rows: Sequence[Labelled], told: bool) -> set[Labelled]:
@@ -151,7 +175,7 @@ class _Videos:
 
     def find(self, row: Labelled) -> str | None:
         """The path of a row's video, taken; None where it is not there."""
-        for file in row.files:
+        for file in dict.fromkeys((*row.files, *map(unquote, row.files))):  # as written, then as of an address
             path = self._folder(file) if row.folder else self._file(file, row)
             if path is not None:
                 self.data.taken.add(path)
