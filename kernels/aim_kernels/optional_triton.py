@@ -2,7 +2,7 @@
 
 Operator files take both names from here, so that each can be imported on any platform. Under the stand-in a kernel is
 the plain function that was written, which nothing calls: :func:`aim_kernels.registration.runs_triton` is False, and
-every operator runs its C++ or plain-torch path. Where Triton is, a kernel is one of :mod:`aim_kernels.launch_again`.
+every operator runs its C++ or plain-torch path. Where Triton is, a kernel is one of :mod:`aim_kernels._launch_again`.
 """
 
 from __future__ import annotations
@@ -40,5 +40,5 @@ try:
 except ImportError:
     triton, tl = _StandIn(), None
 else:
-    triton = SimpleNamespace(**{**vars(triton), "jit": import_module("aim_kernels.launch_again").jit})
+    triton = SimpleNamespace(**{**vars(triton), "jit": import_module("aim_kernels._launch_again").jit})
 INSTALLED = tl is not None
