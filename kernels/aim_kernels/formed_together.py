@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -35,20 +35,27 @@ def formed_together(modules: Iterable[nn.Module], x: Tensor) -> Iterator[None]:
     """Within, each :class:`AIMBlock` among ``modules`` finds its adapters formed for an input ``x`` [B, T, N, D].
 
     On a GPU, where all of them are fused and frozen, and the stacks for those that are "fast" and not in eight bits.
-    The factors of droppath are drawn as well; of two "fast" blocks the first runs the norm between them; and norms that
-    were folded when the trunk was held are read so.
+    The factors of droppath are drawn as well; of two "fast" blocks, where no module is compiled by itself, the first
+    runs the norm between them; and norms that were folded when the trunk was held are read so. Inference mode is left
+    for one without gradients, whose tensors tell whether they were written to: a norm that was run ahead is none of a
+    stream that a hook has changed.
     """
-    blocks = [block for block in modules if isinstance(block, AIMBlock)] if _gains(x) else []
+    modules = [*modules] if _gains(x) else []
+    blocks = [block for block in modules if isinstance(block, AIMBlock)]
     weights = [(block.attention_weights(), block.mlp_weights()) for block in blocks]
     if not all(_served(block, held) for block, held in zip(blocks, weights)):
         blocks = []
     try:
-        _lend_folded(blocks, weights)
-        _form_adapters(blocks, weights, x)
-        _stack_mlps(blocks, weights)
-        _draw_drops(blocks, x)
-        _share_norms(blocks)
-        yield
+        with ExitStack() as modes:
+            if blocks and torch.is_inference_mode_enabled():
+                modes.enter_context(torch.inference_mode(False))
+                modes.enter_context(torch.no_grad())
+            _lend_folded(blocks, weights)
+            _form_adapters(blocks, weights, x)
+            _stack_mlps(blocks, weights)
+            _draw_drops(blocks, x)
+            _share_norms([] if any(map(_compiled, modules)) else blocks)
+            yield
     finally:
         for block in blocks:
             block.formed, block.stacked, block.drop_path.lent = {}, None, []
@@ -57,6 +64,11 @@ def formed_together(modules: Iterable[nn.Module], x: Tensor) -> Iterator[None]:
 
 def _gains(x: Tensor) -> bool:
     return x.is_cuda and x.numel() > 0 and not torch.compiler.is_compiling()
+
+
+def _compiled(module: nn.Module) -> bool:
+    """Whether it is compiled by itself: a compiler cannot read the stream that blocks of shared norms hand on."""
+    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
 
 
 _Weights = tuple[tuple[NormWeights, AttentionWeights], tuple[NormWeights, MLPWeights]]  # of a block

@@ -49,6 +49,11 @@ class Packed(Tensor):
         args, kwargs = tree_map_only(Packed, cls._formed, (args, kwargs or {}))
         return func(*args, **kwargs)
 
+    def data_ptr(self) -> int:
+        """Of the value: a kernel that is launched on one, past torch's dispatcher, reads that."""
+        with torch.no_grad():
+            return self._formed().data_ptr()
+
     def _formed(self) -> Tensor:
         if self._value is None:  # what is written to it from then on is written there
             self._value = unpacked_reference(*self.parts).view(self.shape)

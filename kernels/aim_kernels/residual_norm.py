@@ -94,8 +94,9 @@ def norm_ahead(
 
 
 def gains(x: Tensor) -> bool:
-    """Whether neighbours on ``x`` share norms: a CPU runs the parts, and a compiler would keep more for backward."""
-    return x.is_cuda and not torch.compiler.is_compiling()
+    """Whether neighbours on ``x`` share norms: a CPU runs the parts, a compiler would keep more for backward, and in
+    inference mode nobody would tell that a stream was written to."""
+    return x.is_cuda and not torch.compiler.is_compiling() and not torch.is_inference_mode_enabled()
 
 
 def normed_of(x: Tensor, before: Ahead | None) -> Normed | None:
@@ -199,7 +200,7 @@ def arrive(
     flat = None if mean is None else mean.flatten()
     stream, low, *_ = parts_of(g)
     operands = (dy.reshape(rows), kept.reshape(rows), weight, flat, rstd.flatten(), stream)
-    if g.dtype == dtype and (factor is None or not dropped):  # the branch's gradient is the sum's
+    if stream.dtype == g.dtype == dtype and (factor is None or not dropped):  # the branch's gradient is the sum's
         dx = ops.layer_norm_backward(*operands).view(g.shape)
         return dx, *_with_rows(branch_gradient(dx, dtype, needs_bias, factor, dropped)), None
     packed = packed and _packs(g, dtype) and (factor is None or not dropped)

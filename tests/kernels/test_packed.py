@@ -1,6 +1,7 @@
 """The stream in 24 bits: as near to float32 as is promised, and float32 to all who do not know of it."""
 
 import copy
+import ctypes
 
 import pytest
 import torch
@@ -64,10 +65,21 @@ def test_a_gradient_comes_through_what_reads_it(both):
     torch.testing.assert_close(packed.grad + 0, value.grad, rtol=2**-14, atol=1e-5)
 
 
+def test_a_kernel_past_the_dispatcher_reads_the_value(both):
+    packed, value = both
+    pointer = packed.contiguous().data_ptr()
+    assert pointer
+    read = (ctypes.c_float * value.numel()).from_address(pointer)
+    torch.testing.assert_close(torch.tensor(list(read)).view(value.shape), value, rtol=2**-14, atol=1e-5)
+    assert packed.data_ptr() == pointer
+
+
 @pytest.fixture
 def _as_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(formed_together, "_gains", lambda x: True)
-    monkeypatch.setattr(residual_norm, "gains", lambda x: True)
+    monkeypatch.setattr(formed_together, "_gains", lambda x: not torch.compiler.is_compiling())
+    monkeypatch.setattr(
+        residual_norm, "gains", lambda x: not torch.compiler.is_compiling() and not torch.is_inference_mode_enabled()
+    )
     monkeypatch.setattr(frozen_trunk, "_reads_folded", lambda block: block.memory == "fast")
 
 
@@ -110,6 +122,41 @@ def test_a_module_between_two_blocks_reads_and_changes_a_stream_in_float32(chang
     assert kinds == [torch.Tensor, Packed, torch.Tensor, torch.Tensor]
     for name, exact in wanted.items():
         assert (found[name] - exact).norm() <= 0.03 * exact.norm(), name
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+def test_in_inference_mode_a_stream_that_a_hook_writes_to_is_normalised_anew():
+    torch.manual_seed(0)
+    blocks, x, kinds = hold_trunk(blocks_of(2, 48), BF16).eval(), torch.randn(1, 2, 4, 48), []
+
+    def run(lends, writes):
+        with torch.inference_mode(), torch.autocast("cpu", BF16), together(blocks if lends else (), x):
+            y = blocks[0](x)
+            kinds.append(type(y))
+            if writes:
+                y[:, :, 1] *= -3.0
+            return blocks[1](y)
+
+    for writes in (False, True):
+        found, wanted = run(True, writes), run(False, writes)
+        assert (found - wanted).norm() <= 0.01 * wanted.norm()
+    assert kinds == [Packed, torch.Tensor] * 2
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+@pytest.mark.parametrize("wraps", [False, True])
+def test_what_is_compiled_by_itself_is_given_a_stream_in_float32(wraps):
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    blocks, x = hold_trunk(blocks_of(3, 48), BF16).eval(), torch.randn(1, 2, 4, 48)
+    with torch.autocast("cpu", BF16):
+        wanted = gradients(blocks, x, lends=False)["x"]
+        if wraps:
+            blocks[1] = torch.compile(blocks[1], backend="eager")
+        else:
+            blocks[1].compile(backend="eager")
+        found = gradients(blocks, x)["x"]
+    assert (found - wanted).norm() <= 0.03 * wanted.norm()
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
