@@ -338,7 +338,8 @@ class AIMBlock(nn.Module):
         attention, mlp = self.norm_weights()
         unit = self.folded and self.folded.norm
         middle = norm_ahead(attention if cls_only else unit or attention, self.eps, self.scaled.qkv, precise=cls_only)
-        last = norm_ahead(unit or mlp, self.eps, self.scaled.fc, plain=self.MLP_Adapter is not None)
+        read = {"plain": self.MLP_Adapter is not None, "packs": self.ahead is not None}
+        last = norm_ahead(unit or mlp, self.eps, self.scaled.fc, **read)
         return self.before, middle, last, self.ahead
 
     def first_norm(self) -> Ahead | None:

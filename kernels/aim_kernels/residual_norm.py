@@ -62,12 +62,20 @@ class Ahead:
         norm, eps: of the next sub-block, which must be frozen.
         precise: whether y is in float32 at least, and not in the products' dtype.
         scaled, plain: whether the next product reads rows in eight bits, and whether y itself is read.
+        packs: whether the output may be packed, as it is read by what has a norm ahead itself.
     """
 
     def __init__(
-        self, norm: NormWeights, eps: float, precise: bool = False, scaled: bool = False, plain: bool = True
+        self,
+        norm: NormWeights,
+        eps: float,
+        precise: bool = False,
+        scaled: bool = False,
+        plain: bool = True,
+        packs: bool = True,
     ) -> None:
         self.norm, self.eps, self.precise, self.scaled, self.plain = norm, eps, precise, scaled, plain
+        self.packs = packs and isinstance(norm, UnitNorm) and not precise
         self.kept = torch.is_grad_enabled()
         self._found: tuple[Tensor, int, Normed] | None = None
 
@@ -84,13 +92,18 @@ class Ahead:
 
 
 def norm_ahead(
-    norm: NormWeights, eps: float, scaled: ScaledWeight | None, plain: bool = False, precise: bool = False
+    norm: NormWeights,
+    eps: float,
+    scaled: ScaledWeight | None,
+    plain: bool = False,
+    precise: bool = False,
+    packs: bool = True,
 ) -> Ahead | None:
     """A norm for a product with a ``scaled`` weight, or for more readers (``plain``); None for one that trains."""
     if require_gradient(norm):
         return None
     in_eight_bits = scaled is not None and not precise
-    return Ahead(norm, eps, precise, in_eight_bits, plain or not in_eight_bits or isinstance(norm, UnitNorm))
+    return Ahead(norm, eps, precise, in_eight_bits, plain or not in_eight_bits or isinstance(norm, UnitNorm), packs)
 
 
 def gains(x: Tensor) -> bool:
@@ -139,7 +152,7 @@ def add_and_norm(
     (rows, *parts), width, lead = parts_of(x), x.shape[-1], x.shape[:-1]
     unit = isinstance(ahead.norm, UnitNorm)
     kept = ahead.kept and not unit and dtype.itemsize < x.dtype.itemsize
-    packs = unit and not ahead.precise and _packs(x, dtype)
+    packs = ahead.packs and _packs(x, dtype)
     of_y = torch.promote_types(x.dtype, torch.float32) if ahead.precise else dtype
     asked = (of_y, EIGHT_BITS if ahead.scaled else None, ahead.plain, dtype if kept else None)
     operands = (rows, branch.reshape(-1, width), factor, added, *ahead.norm, ahead.eps, *asked, *parts, packs)

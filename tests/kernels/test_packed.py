@@ -125,6 +125,18 @@ def test_a_module_between_two_blocks_reads_and_changes_a_stream_in_float32(chang
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
+@pytest.mark.parametrize("adapters", [("spatial", "temporal", "joint"), ("spatial", "joint")])
+def test_no_sub_block_hands_a_packed_stream_to_one_that_reads_float32(monkeypatch, adapters):
+    blocks, made, forms, starts = [AIMBlock(48, 2, adapters=adapters) for _ in range(2)], [], [], Packed.__init__
+    monkeypatch.setattr(Packed, "__init__", lambda self, *parts: (made.append(self), starts(self))[1])
+    monkeypatch.setattr(Packed, "_formed", lambda self: forms.append(self) or unpacked_reference(*self.parts))
+    with torch.autocast("cpu", BF16):
+        gradients(hold_trunk(nn.Sequential(*blocks), BF16), torch.randn(1, 2, 4, 48))
+    assert bool(made) == ("temporal" in adapters)
+    assert not forms
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
 def test_in_inference_mode_a_stream_that_a_hook_writes_to_is_normalised_anew():
     torch.manual_seed(0)
     blocks, x, kinds = hold_trunk(blocks_of(2, 48), BF16).eval(), torch.randn(1, 2, 4, 48), []
