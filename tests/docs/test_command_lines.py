@@ -29,7 +29,8 @@ BEFORE = {
     "docs/convert.md": [
         "aim-fast train --dataset kinetics400 --data-root DIR --output runs/mine",
         "aim-fast convert runs/mine vit_b_clip_32frame_k400.pth",
-        "aim-fast convert runs/mine vit_b_clip_8frame_ssv2.pth",
+        "aim-fast train --dataset ssv2 --data-root DIR --output runs/scaled",
+        "aim-fast convert runs/scaled vit_b_clip_8frame_ssv2.pth",
     ],
     "docs/embed.md": ["aim-fast train … --output runs/mine"],
     "docs/export.md": [
