@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 EXTRAS := dev,docs,export,mlflow,notebook,parquet,peers,storage,trackio,wandb
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
-CXX_SOURCES := $(wildcard csrc/*)
+CXX_SOURCES := $(wildcard csrc/*.* csrc/*/*.*)
 
 # any Python above 3.11, the newest first
 NEWEST_PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 \

@@ -22,6 +22,7 @@ from aim_fast.tuning.record import Card, card_of, read_record, write_record
 from aim_fast.tuning.selection import PLAIN, Choice, Shapes
 from aim_kernels import AIMSwinBlock, group_attention, spatial_attention
 from aim_kernels.block_shapes import CHOSEN
+from aim_kernels.optional_triton import forget
 from aim_kernels.registration import OPERATORS, TRITON_DTYPES, architecture_of
 
 _ATTENTIONS = {"spatial_attention": spatial_attention, "group_attention": group_attention}  # that can be forced
@@ -116,6 +117,7 @@ def enter(choices: Iterable[Choice], device: torch.device) -> None:
             OPERATORS[name].chosen.pop(place, None)
         else:
             OPERATORS[name].chosen[place] = taken
+    forget()
 
 
 def check_backends(model: nn.Module, device: torch.device) -> None:

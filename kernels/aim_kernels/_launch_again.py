@@ -1,134 +1,197 @@
-"""Triton kernels whose later launches cost the host less.
+"""Calls of Triton kernels whose later ones cost the host less.
 
-``kernel[grid](...)`` binds operands to parameters, tells what the kernel is compiled for and looks it up, at every
-launch: most of the time that the host takes for one. A :class:`Kernel` remembers, by dtypes, numbers and constants,
-what Triton launched the first times, and hands the same to the compiled kernel with other pointers. It does so only
+Around a launch an operator's Python allocates results, asks for block shapes and binds operands to parameters, and
+Triton tells what the kernel is compiled for and looks it up: the same each time for operands of the same kinds. A
+:class:`Remembered` function knows by these what it allocated and what its launches handed to the compiled kernels, and
+from then on does just that, with other pointers. It does so only
 
-- where all operands are tensors on the current device that begin at a multiple of 16 bytes, which a kernel is compiled
-  for, and numbers and constants of the same types and values as before;
-- where Triton was watched: at the second launch it must have handed to the compiled kernel what is built here, in the
-  same order, which is Triton's own and changed between its versions;
-- while nobody hooks into launches, as a profiler does.
+- where all tensors are on the current device and begin at multiples of 16 bytes, which kernels are compiled for;
+- where it was watched twice, did nothing beside allocating, viewing and launching, and the same both times;
+- where each pointer is that of one operand, or of one new tensor, and of no other;
+- while nobody hooks into launches, as a profiler does, and no block shape is on trial.
 
-All else is Triton's own launch.
+All else is the function as it was written.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from types import TracebackType
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton import jit as _jit
 from triton import knobs
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-_TENSORS = frozenset((Tensor, nn.Parameter))
-_NUMBERS = frozenset((int, float, bool, str, type(None)))
-_WATCHING = threading.Lock()  # a kernel is watched by one thread at a time, so that what it was is put back
+from aim_kernels import block_shapes
+from aim_kernels._replays import CONSTANTS, STREAM, TENSORS, Launch, Plan, Plans, kind, pause
+
+_ALLOCATE = frozenset(f"aten::{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty"))
+_HOOKS = slice(6, 9)  # their places in what a compiled kernel is handed, behind grid, stream, function and metadata
+_KINDS = 4096  # of operands that a function remembers; beyond them it begins anew
 
 
-class _Known(NamedTuple):
-    """What Triton launched for operands of a kind."""
+class Remembered:
+    """``function``, of tensors and constants, whose calls are remembered."""
 
-    compiled: Any
-    order: list[int]  # of the call's operands, as the compiled kernel takes them
-    watched: bool = False
-    same: bool = False  # whether it was handed what is built here
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self._plans = Plans()
+        self._seen: dict[Hashable, Plan | None] = {}  # of kinds that were met once or watched once
+        _ALL.append(self)
+
+    def __call__(self, *operands: Any) -> Any:
+        if block_shapes.on_trial():
+            return self.function(*operands)
+        results = self._plans(*operands)
+        if results is None:
+            return self._watch(operands)
+        return self.function(*operands) if results is False else results
+
+    def forget(self) -> None:
+        """Has it begin anew."""
+        self._plans.clear()
+        self._seen.clear()
+
+    def _watch(self, operands: tuple[Any, ...]) -> Any:
+        tensors = [x for x in operands if isinstance(x, Tensor)]
+        addresses = [x.data_ptr() for x in tensors if x.numel()]
+        if len({*addresses}) < len(addresses):  # a pointer would not tell whose it is
+            return self.function(*operands)
+        key = kind(operands)
+        if key not in self._seen:
+            if len(self._seen) + len(self._plans) >= _KINDS:
+                self.forget()
+            self._seen[key] = None
+            return self.function(*operands)
+        with _Record(tensors) as record:
+            results = self.function(*operands)
+        plan, before = record.plan(results), self._seen[key]
+        if plan is None or before is not None:
+            self._plans.keep(operands, plan if plan == before else None)
+            del self._seen[key]
+        else:
+            self._seen[key] = plan
+        return results
+
+
+class _Record(TorchDispatchMode):
+    """Sees what a call of this thread does to ``tensors``; one at a time, and whoever calls meanwhile is not seen."""
+
+    _one = threading.Lock()  # so that a kernel that is watched becomes again what it was
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        super().__init__()
+        self.tensors, self.given = [*tensors], len(tensors)
+        self.launches: list[Launch] = []
+        self.whole = True  # nothing but allocations, views and launches that are understood
+        self.thread = threading.get_ident()
+
+    def __enter__(self) -> _Record:
+        global _record
+        self._one.acquire()
+        pause(1)
+        _record = self
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _record
+        _record = None
+        pause(-1)
+        self._one.release()
+        super().__exit__(kind, fault, trace)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func._schema.name in _ALLOCATE:
+            self.tensors.append(result)
+        elif not func.is_view and func._schema.name != "aten::promote_types":
+            self.whole = False
+        return result
+
+    def launched(self, compiled: Any, run: Callable[..., None], handed: tuple[Any, ...]) -> None:
+        """Takes a launch by Triton, where it is of the form that ``Kernel`` knows."""
+        stream, runtime = driver.active.get_current_stream(driver.active.get_current_device()), knobs.runtime
+        hooks = (runtime.launch_enter_hook, runtime.launch_exit_hook)
+        known = handed[STREAM : _HOOKS.start] == (stream, compiled.function, compiled.packed_metadata)
+        values, pointers = [*handed], []
+        values[STREAM], values[_HOOKS] = None, (None,) * 3
+        for at, value in enumerate(values):
+            if type(value) in TENSORS:
+                source, offset = self._source(value)
+                known = known and source >= 0
+                values[at] = None
+                pointers.append((at, source, offset))
+            elif at >= _HOOKS.stop and type(value) not in CONSTANTS:
+                known = False
+        self.whole = self.whole and known and handed[_HOOKS][1:] == hooks
+        self.launches.append(Launch(run, values, pointers))
+
+    def plan(self, results: Any) -> Plan | None:
+        """What was seen, of a call with ``results``."""
+        alone = isinstance(results, Tensor)
+        returned = []
+        for result in (results,) if alone else results:
+            source, offset = self._source(result)
+            tensor = self.tensors[source]
+            self.whole = self.whole and source >= 0 and offset == 0 and result.dtype == tensor.dtype
+            self.whole = self.whole and (result is tensor or (result.is_contiguous() and tensor.is_contiguous()))
+            self.whole = self.whole and result.numel() == tensor.numel()
+            returned.append((source, None if result is tensor else result.shape))
+        made = [(x.shape, x.stride(), x.dtype) for x in self.tensors[self.given :]]
+        return Plan(made, self.launches, returned, alone) if self.whole else None
+
+    def _source(self, x: Tensor) -> tuple[int, int]:
+        """Whose ``x`` is or views, and the bytes from where that begins; -1 where it is not clear."""
+        for i, tensor in enumerate(self.tensors):
+            if tensor is x:
+                return i, 0
+        storage, address = x.untyped_storage().data_ptr(), x.data_ptr()
+        alike = [i for i, tensor in enumerate(self.tensors) if tensor.untyped_storage().data_ptr() == storage]
+        if len(alike) > 1:
+            alike = [i for i in alike if self.tensors[i].data_ptr() == address]
+        return (alike[0], address - self.tensors[alike[0]].data_ptr()) if len(alike) == 1 else (-1, 0)
+
+
+_record: _Record | None = None
+_ALL: list[Remembered] = []
+
+
+def forget() -> None:
+    """Has all begin anew, after a choice among kernels or block shapes changed."""
+    for function in _ALL:
+        function.forget()
 
 
 class Kernel(JITFunction[Any]):
-    """``triton.JITFunction``, whose launches with all operands by name are remembered."""
+    """``triton.JITFunction``, whose launches a record sees."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        self._known: dict[tuple[Any, ...], _Known] = {}
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        return partial(self._launch, grid)
-
-    def _launch(self, grid: tuple[int, ...], /, *unnamed: Any, **operands: Any) -> Any:
-        device, told, values = _kind(operands)
-        if unnamed or device < 0 or driver.active.get_current_device() != device or _hooked():
-            return self.run(*unnamed, grid=grid, warmup=False, **operands)
-        key = (device, *told)
-        known = self._known.get(key)
-        if known is None:
-            return self._learn(key, grid, operands)
-        if known.same:
-            handed = _handed(known.compiled, grid, driver.active.get_current_stream(device))
-            return known.compiled.run(*handed, None, None, None, *[values[place] for place in known.order])
-        if known.watched:
-            return self.run(grid=grid, warmup=False, **operands)
-        with _WATCHING:
-            return self._watch(key, known, grid, operands)
-
-    def _learn(self, key: tuple[Any, ...], grid: tuple[int, ...], operands: dict[str, Any]) -> Any:
-        compiled = self.run(grid=grid, warmup=False, **operands)
-        names = list(operands)
-        if compiled is not None and operands.keys() >= {*self.arg_names}:  # the others are launch options
-            self._known[key] = _Known(compiled, [names.index(name) for name in self.arg_names])
-        return compiled
-
-    def _watch(self, key: tuple[Any, ...], known: _Known, grid: tuple[int, ...], operands: dict[str, Any]) -> Any:
-        compiled, seen = known.compiled, []
-        launcher, stream = compiled.run, driver.active.get_current_stream(key[0])
+    def run(self, *unnamed: Any, grid: Any, warmup: bool, **operands: Any) -> Any:
+        record = _record
+        if record is None or record.thread != threading.get_ident() or warmup:
+            return super().run(*unnamed, grid=grid, warmup=warmup, **operands)
+        compiled = super().run(*unnamed, grid=grid, warmup=True, **operands)
+        before, launcher = len(record.launches), compiled.run
 
         def watched(*handed: Any) -> Any:
-            seen.append(handed)
+            if record.thread == threading.get_ident():
+                record.launched(compiled, launcher, handed)
             return launcher(*handed)
 
         compiled._run = watched
         try:
-            return self.run(grid=grid, warmup=False, **operands)
+            return super().run(*unnamed, grid=grid, warmup=False, **operands)
         finally:
             compiled._run = launcher
-            values = list(operands.values())
-            first, last = _handed(compiled, grid, stream), [values[i] for i in known.order]
-            same = len(seen) == 1 and len(seen[0]) == len(first) + 3 + len(last) and seen[0][: len(first)] == first
-            same = same and all(a is b for a, b in zip(seen[0][-len(last) :], last))
-            self._known[key] = known._replace(watched=True, same=same)
+            record.whole = record.whole and len(record.launches) == before + 1
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """``triton.jit``."""
     return _jit(function) if knobs.runtime.interpret else Kernel(function)
-
-
-def _kind(operands: dict[str, Any]) -> tuple[int, list[Any], list[Any]]:
-    """The device of the tensors, or -1 where these are not to be remembered; what a kernel is compiled for; and the
-    operands, tensors by their addresses."""
-    device, bits = -1, 0
-    told: list[Any] = [*operands]
-    values: list[Any] = []
-    for value in operands.values():
-        kind = type(value)
-        if kind in _TENSORS:
-            place, address = value.get_device(), value.data_ptr()
-            if device < 0:
-                device = place
-            if place != device or place < 0:
-                return -1, told, values
-            bits |= address
-            values.append(address)
-            told.append(value.dtype)
-        elif kind in _NUMBERS:
-            values.append(value)
-            told += (kind, value)
-        else:
-            return -1, told, values
-    return -1 if bits % 16 else device, told, values
-
-
-def _handed(compiled: Any, grid: tuple[int, ...], stream: int) -> tuple[Any, ...]:
-    """What a compiled kernel is handed before its hooks and operands."""
-    return (*grid, *(1,) * (3 - len(grid)), stream, compiled.function, compiled.packed_metadata)
-
-
-def _hooked() -> bool:
-    runtime = knobs.runtime
-    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
-    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))

@@ -260,6 +260,11 @@ def trying(shapes: Mapping[Launch, BlockShape]) -> Iterator[Trial]:
         _trial.reset(token)
 
 
+def on_trial() -> bool:
+    """Whether a :class:`Trial` is under way in this thread."""
+    return _trial.get() is not None
+
+
 def block_shape(
     kernel: str, size: int, architecture: int, itemsize: int = 2, tokens: int = 0, entry: str = ""
 ) -> BlockShape:

@@ -1,14 +1,17 @@
-"""The optional C++ part, aim_kernels._C: operators of namespace ``aim_cpu``, loaded here when it was built.
+"""The optional C++ part. aim_kernels._C: operators of namespace ``aim_cpu``, loaded here when it was built.
 
 ``available()`` says whether it is there; ``tier()`` which instruction set it chose on this processor ("amx",
 "avx512_bf16", "avx512", "avx2" or "generic"). Where it is absent, every operator runs its plain-torch reference on CPU.
 A build of other sources than those beside it, or one that this torch cannot load, is named in one line and not used.
+aim_kernels._again, :func:`replays`, comes with it and launches on a GPU.
 """
 
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -49,6 +52,15 @@ def fault() -> str | None:
 def available() -> bool:
     """Whether the C++ operators are loaded."""
     return _FAULT is None
+
+
+def replays() -> ModuleType | None:
+    """aim_kernels._again, of the same sources and for this Python and torch; None where it is not."""
+    try:
+        module = import_module("aim_kernels._again") if available() else None
+    except ImportError:
+        return None
+    return module if module is None or sources.mark() in (None, module.SOURCES.encode()) else None
 
 
 def tier() -> str:

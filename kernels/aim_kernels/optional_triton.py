@@ -2,7 +2,8 @@
 
 Operator files take both names from here, so that each can be imported on any platform. Under the stand-in a kernel is
 the plain function that was written, which nothing calls: :func:`aim_kernels.registration.runs_triton` is False, and
-every operator runs its C++ or plain-torch path. Where Triton is, a kernel is one of :mod:`aim_kernels._launch_again`.
+every operator runs its C++ or plain-torch path. Where Triton is, what kernels launch is seen by
+:mod:`aim_kernels._launch_again`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["INSTALLED", "cdiv", "next_power_of_2", "tl", "triton"]
+__all__ = ["INSTALLED", "cdiv", "forget", "next_power_of_2", "remembered", "tl", "triton"]
 
 
 def cdiv(a: int, b: int) -> int:
@@ -33,6 +34,15 @@ class _StandIn:
         return function
 
 
+def remembered(function: Callable[..., Any]) -> Any:
+    """``function``, of tensors and constants, whose launches are remembered where Triton is."""
+    return function
+
+
+def forget() -> None:
+    """Remembers no launches any more: the choice of a kernel or of its block shape changed."""
+
+
 triton: Any
 tl: Any
 try:
@@ -40,5 +50,6 @@ try:
 except ImportError:
     triton, tl = _StandIn(), None
 else:
-    triton = SimpleNamespace(**{**vars(triton), "jit": import_module("aim_kernels._launch_again").jit})
+    again = import_module("aim_kernels._launch_again")
+    triton, remembered, forget = SimpleNamespace(**{**vars(triton), "jit": again.jit}), again.Remembered, again.forget
 INSTALLED = tl is not None

@@ -51,10 +51,16 @@ class Operator:
     libraries: Mapping[str, Implementation] = field(default_factory=dict)
     chosen: dict[Hashable, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._on_gpu = optional_triton.remembered(_on_device_of_first(self._choose))
+
     def __call__(self, *operands: Any) -> Any:
         """Runs the implementation that serves these operands."""
         if _plain:
             return self.run("reference", *operands)
+        return self._on_gpu(*operands) if self.triton and operands[0].is_cuda else self._choose(*operands)
+
+    def _choose(self, *operands: Any) -> Any:
         if self.chosen and (name := self.chosen.get(self.shape_class(*operands))):
             return self.run(name, *operands)
         if operands[0].numel():
@@ -104,8 +110,7 @@ def operator(
     qualified = f"aim::{name}"
     chosen = OPERATORS[name] = Operator(name, reference, triton, cpp, fits, libraries or {})
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
-    torch.library.impl(qualified, "CPU")(chosen)
-    torch.library.impl(qualified, "CUDA")(_on_device_of_first(chosen))
+    torch.library.impl(qualified, ("CPU", "CUDA"))(chosen)
     overload = getattr(torch.ops.aim, name).default
     torch.library.register_fake(qualified)(_known_to_inductor(overload, fake))
     if backward is not None:
@@ -184,8 +189,6 @@ def _modern(index: int) -> bool:
 
 
 def _undispatched(operator: Operator, overload: torch._ops.OpOverload, autocast: bool) -> Implementation:
-    implementation = _on_device_of_first(operator)
-
     def call(first: Tensor, *others: Any) -> Any:
         if (
             torch.compiler.is_compiling()
@@ -197,9 +200,9 @@ def _undispatched(operator: Operator, overload: torch._ops.OpOverload, autocast:
         ):
             return overload(first, *others)
         if not autocast:
-            return implementation(first, *others)
+            return operator(first, *others)
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_AUTOCAST_KEYS["cuda"])):
-            return implementation(first, *others)
+            return operator(first, *others)
 
     return call
 

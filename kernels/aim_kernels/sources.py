@@ -14,8 +14,8 @@ FOLDER = Path(__file__).parents[2] / "csrc"  # beside a checkout's package; an i
 def mark() -> bytes | None:
     """What a build of today's sources carries: a digest of their names and bytes. None where there are no sources."""
     digest = hashlib.sha256()
-    files = sorted([*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")])
+    files = sorted([*FOLDER.rglob("*.cpp"), *FOLDER.rglob("*.h")])
     for file in files:
         content = file.read_bytes()
-        digest.update(f"{file.name} {len(content)}\n".encode() + content)
+        digest.update(f"{file.relative_to(FOLDER).as_posix()} {len(content)}\n".encode() + content)
     return f"aim_kernels of {digest.hexdigest()}".encode() if files else None

@@ -64,8 +64,7 @@ def _triton(
 def _backward_triton(dout: Tensor, narrowing: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
     shape = product_shape("backward", dout, narrowing.shape[1], slope.shape[1])
     if shape == LIBRARY:
-        dhidden = dout @ narrowing
-        return wide_slope.multiply(dhidden, slope, own, factor, dhidden)  # over the largest tensor of a backward
+        return wide_slope.multiply(dout @ narrowing, slope, own, factor, True)  # over the largest tensor of a backward
     return wide_product_triton.backward(dout, narrowing, slope, own, factor, shape)
 
 

@@ -24,7 +24,7 @@ from aim_kernels.activations_triton import (
     slope_of,
 )
 from aim_kernels.choices import Activation
-from aim_kernels.optional_triton import tl, triton
+from aim_kernels.optional_triton import remembered, tl, triton
 from aim_kernels.registration import alike, operator
 from aim_kernels.wide_activation import (
     launch,
@@ -132,11 +132,13 @@ def _forward_triton(u: Tensor, split: int, activation: Activation, factor: Tenso
 
 
 def _backward_triton(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None) -> Tensor:
-    return multiply(dy.contiguous(), slope, own, factor, alike(dy))
+    return multiply(dy.contiguous(), slope, own, factor, False)
 
 
-def multiply(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None, du: Tensor) -> Tensor:
-    """Writes ``du``, which may be ``dy``, contiguous both."""
+@remembered
+def multiply(dy: Tensor, slope: Tensor, own: Tensor, factor: Tensor | None, in_place: bool) -> Tensor:
+    """``du``, in the place of ``dy`` or new; ``dy`` is contiguous."""
+    du = dy if in_place else alike(dy)
     launch(
         wide_slope_backward_kernel,
         dy,

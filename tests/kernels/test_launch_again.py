@@ -1,46 +1,46 @@
-"""Remembered launches hand a compiled kernel what Triton would, or leave the launch to Triton."""
+"""Remembered calls do what the function as written does, or leave it to that: plans in Python, kernels that only note.
+
+A GPU's tensors are those of a CPU that say otherwise. test_replays.py runs plans in C++ and Triton's own launcher.
+"""
 
 from itertools import count
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("triton")
-import triton.language as tl
 from triton import knobs
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from aim_kernels import _launch_again as launch_again
+from aim_kernels import _replays as replays
+from aim_kernels.block_shapes import trying
 
 
-def add_kernel(x_ptr, y_ptr, M, eps, ROWS: tl.constexpr):
-    pass
+class OnGPU(Tensor):
+    """A tensor that says that it is on a GPU."""
 
-
-class OnGPU:
-    """What a launch asks of a tensor on a GPU."""
-
-    addresses = count(1 << 20, 4096)
-
-    def __init__(self, dtype=torch.float32, offset=0, device=0):
-        self.dtype, self.address, self.device = dtype, next(self.addresses) + offset, device
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    is_cuda = True
 
     def get_device(self):
-        return self.device
+        return 0
 
-    def data_ptr(self):
-        return self.address
+
+def on_gpu(length, dtype=torch.float32, offset=0, step=1):
+    return torch.ones(100, dtype=dtype)[offset : offset + length * step : step].as_subclass(OnGPU)
 
 
 class Compiled:
-    """A compiled kernel that keeps what it is handed."""
+    """A compiled kernel that notes what it is handed."""
 
-    function, packed_metadata = 7, (4, 1, 0)
+    packed_metadata = (4, 1, 0)
 
-    def __init__(self, launched):
-        self._run = lambda *handed: launched.append(handed)
+    def __init__(self, number, handed):
+        self.function, self._run = number, lambda *values: handed.append(values)
 
     @property
     def run(self):
@@ -49,96 +49,205 @@ class Compiled:
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A kernel on a GPU that runs nothing; what was ``launched``, and how often through Triton's own ``runs``."""
-    made = SimpleNamespace(launched=[], runs=0, handed=lambda *told: told)
-    compiled = {}
+    """What kernels were ``handed``, of these how often through Triton (``runs``), and a ``kernel``."""
+    made = SimpleNamespace(handed=[], runs=0, form=lambda *values: values)
+    compiled, numbers = {}, count(7)
 
     def run(self, *unnamed, grid, warmup, **operands):
-        made.runs += 1
-        bound = dict(zip(self.arg_names, unnamed)) | operands
-        values = [bound[name] for name in self.arg_names]
-        specialised = tuple(
-            (value.dtype, value.address % 16) if isinstance(value, OnGPU) else (type(value), value) for value in values
-        )
-        kernel = compiled.setdefault((specialised, bound.get("num_warps")), Compiled(made.launched))
-        hooks = (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook)
-        head = (*grid, *(1,) * (3 - len(grid)), 11, kernel.function, kernel.packed_metadata, None, *hooks)
-        kernel.run(*made.handed(*head, *values))
+        values = [operands[name] for name in self.arg_names]
+        kind = tuple(x.dtype if isinstance(x, Tensor) else (type(x), x) for x in values)
+        kernel = compiled.setdefault(kind, None) or Compiled(next(numbers), made.handed)
+        compiled[kind] = kernel
+        if not warmup:
+            made.runs += 1
+            hooks = (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook)
+            head = (*grid, *(1,) * (3 - len(grid)), 11, kernel.function, kernel.packed_metadata, None, *hooks)
+            kernel.run(*made.form(*head, *values))
         return kernel
 
+    tensors = frozenset((Tensor, OnGPU))
+    for module in (launch_again, replays):
+        monkeypatch.setattr(module, "TENSORS", tensors)
+        monkeypatch.setattr(module, "Plans", replays.PlansInPython)
+        monkeypatch.setattr(module, "pause", lambda by: setattr(replays, "_paused", replays._paused + by))
     monkeypatch.setattr(JITFunction, "run", run)
-    monkeypatch.setattr(launch_again, "_TENSORS", frozenset([OnGPU]))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 11, raising=False)
     active = SimpleNamespace(get_current_device=lambda: 0, get_current_stream=lambda device: 11)
     monkeypatch.setattr(driver, "_active", active)
+
+    def add_kernel(x_ptr, y_ptr, out_ptr, M, eps):
+        pass
+
     made.kernel = launch_again.Kernel(add_kernel)
     return made
 
 
-def launch(machine, x=None, y=None, grid=(3,), **others):
-    x, y = x or OnGPU(), y or OnGPU(torch.bfloat16)
-    machine.kernel[grid](**{"y_ptr": y, "ROWS": 16, "x_ptr": x, "M": 5, "eps": 1e-5, "num_warps": 4, **others})
-    return x, y
+def add_of(machine):
+    """x + y, y of one element less or None, and as a column."""
+
+    @launch_again.Remembered
+    def add(x, y, eps, M=5):
+        out, column = torch.empty_like(x), torch.empty(len(x), dtype=torch.bfloat16)
+        y = x if y is None else y
+        machine.kernel[(M,)](x_ptr=x, y_ptr=y[1:], out_ptr=out.view(1, -1), M=M, eps=eps)
+        machine.kernel[(2, M)](x_ptr=out, y_ptr=y, out_ptr=column, M=M, eps=eps)
+        return out, column.view(-1, 1)
+
+    return add
 
 
-def test_a_third_launch_hands_over_what_triton_would(machine):
-    for _ in range(2):
-        launch(machine)
-    x, y = launch(machine, grid=(9, 2))
-    assert machine.runs == 2
-    head, values = machine.launched[-1][:6], machine.launched[-1][9:]
-    assert head == (9, 2, 1, 11, Compiled.function, Compiled.packed_metadata)
-    assert values == (x.address, y.address, 5, 1e-5, 16)
+def plain(handed):
+    return [[x.data_ptr() if isinstance(x, Tensor) else x for x in values[:6] + values[9:]] for values in handed]
+
+
+def test_a_fourth_call_hands_over_what_triton_would(machine):
+    add = add_of(machine)
+    for _ in range(3):
+        add(on_gpu(4), on_gpu(5), 1e-5)
+    assert machine.runs == 6
+    x, y = on_gpu(4), on_gpu(5)
+    out, column = add(x, y, 1e-5)
+    assert machine.runs == 6
+    assert (out.shape, column.shape, column.dtype) == ((4,), (4, 1), torch.bfloat16)
+    assert plain(machine.handed[-2:]) == [
+        [5, 1, 1, 11, 7, (4, 1, 0), x.data_ptr(), y.data_ptr() + 4, out.data_ptr(), 5, 1e-5],
+        [2, 5, 1, 11, 8, (4, 1, 0), out.data_ptr(), y.data_ptr(), column.data_ptr(), 5, 1e-5],
+    ]
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"M": 1},
-        {"M": 16},
-        {"M": 5.0},
-        {"M": True},
-        {"eps": 0.0},
-        {"ROWS": 32},
-        {"num_warps": 8},
-        {"x": OnGPU(torch.float16)},
-        {"x": OnGPU(offset=8)},
-        {"x": OnGPU(device=1)},
-        {"x": None, "y": OnGPU(torch.bfloat16, offset=2)},
-        {"M": object()},
+        lambda: (on_gpu(3), on_gpu(5), 1e-5),
+        lambda: (on_gpu(4), on_gpu(5, dtype=torch.float16), 1e-5),
+        lambda: (on_gpu(4, offset=1), on_gpu(5), 1e-5),
+        lambda: (on_gpu(4), on_gpu(5, step=2), 1e-5),
+        lambda: (on_gpu(4), torch.ones(5), 1e-5),
+        lambda: (on_gpu(4), None, 1e-5),
+        lambda: (on_gpu(4), on_gpu(5), 0.0),
+        lambda: (on_gpu(4), on_gpu(5), 1e-5, 5.0),
+        lambda: (on_gpu(4), on_gpu(5), 1e-5, True),
+        lambda: (on_gpu(4), on_gpu(5), 1e-5, 1 << 70),
     ],
 )
-def test_other_operands_are_left_to_triton(machine, other):
+def test_other_operands_run_as_written(machine, other):
+    add = add_of(machine)
+    for _ in range(4):
+        add(on_gpu(4), on_gpu(5), 1e-5, 1 if other()[3:] == (True,) else 5)
+    assert machine.runs == 6
+    add(*other())
+    assert machine.runs == 8
+
+
+def test_one_tensor_given_twice_is_watched_as_two_others_are(machine):
+    add, x = add_of(machine), on_gpu(5)
+    for _ in range(4):
+        add(x, x, 1e-5)
+    assert machine.runs == 8  # whose a pointer is would not be clear
     for _ in range(3):
-        launch(machine, M=1 if other.get("M") is True else 5)
-    before = machine.runs
-    launch(machine, **other)
-    assert machine.runs == before + 1
+        add(on_gpu(5), on_gpu(5), 1e-5)
+    assert machine.runs == 14
+    add(x, x, 1e-5)
+    assert machine.runs == 14
+    assert machine.handed[-2][9:11] == (x.data_ptr(), x.data_ptr() + 4)
 
 
-def test_another_triton_is_left_its_own_order(machine):
-    machine.handed = lambda *told: (*told[:9], *reversed(told[9:]))
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda x, out: out.zero_(),
+        lambda x, out: out.copy_(x),
+        lambda x, out: x.clone(),
+        lambda x, out: x.sum().item(),
+        lambda x, out: torch._foreach_add_([out], 1.0),
+    ],
+)
+def test_a_function_that_does_more_is_never_remembered(machine, other):
+    @launch_again.Remembered
+    def more(x):
+        out = torch.empty_like(x)
+        other(x.as_subclass(Tensor), out)
+        machine.kernel[(1,)](x_ptr=x, y_ptr=x, out_ptr=out, M=5, eps=1e-5)
+        return out
+
     for _ in range(5):
-        launch(machine)
+        more(on_gpu(4))
     assert machine.runs == 5
 
 
-def test_a_triton_that_hands_over_more_is_left_alone(machine):
-    machine.handed = lambda *told: (*told, None)
+def test_a_function_that_changes_its_mind_is_never_remembered(machine):
+    sizes = count(1)
+
+    @launch_again.Remembered
+    def grows(x):
+        out = torch.empty_like(x)
+        machine.kernel[(next(sizes),)](x_ptr=x, y_ptr=x, out_ptr=out, M=5, eps=1e-5)
+        return out
+
     for _ in range(5):
-        launch(machine)
+        grows(on_gpu(4))
     assert machine.runs == 5
+
+
+def test_a_tensor_from_elsewhere_is_never_remembered(machine):
+    held = torch.empty(4)
+
+    @launch_again.Remembered
+    def reads(x):
+        out = torch.empty_like(x)
+        machine.kernel[(1,)](x_ptr=x, y_ptr=held, out_ptr=out, M=5, eps=1e-5)
+        return out
+
+    for _ in range(5):
+        reads(on_gpu(4))
+    assert machine.runs == 5
+
+
+def test_an_operand_is_written_and_returned(machine):
+    @launch_again.Remembered
+    def scale(x, eps):
+        machine.kernel[(1,)](x_ptr=x, y_ptr=x, out_ptr=x, M=5, eps=eps)
+        return x
+
+    for _ in range(4):
+        x = on_gpu(4)
+        assert scale(x, 1.0) is x
+    assert machine.runs == 3
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda *handed: (*handed[:3], *reversed(handed[3:6]), *handed[6:]),
+        lambda *handed: (*handed[:6], *handed[9:]),
+        lambda *handed: (*handed, object()),
+    ],
+)
+def test_another_triton_is_left_its_own_form(machine, form):
+    machine.form, add = form, add_of(machine)
+    for _ in range(5):
+        add(on_gpu(4), on_gpu(5), 1e-5)
+    assert machine.runs == 10
 
 
 @pytest.mark.parametrize("when", ["launch_enter_hook", "launch_exit_hook"])
 def test_hooks_see_every_launch(machine, monkeypatch, when):
-    for _ in range(3):
-        launch(machine)
-    monkeypatch.setattr(getattr(knobs.runtime, when), "calls", [lambda told: None])
-    launch(machine)
-    assert machine.runs == 3
-
-
-def test_operands_without_names_are_left_to_triton(machine):
+    add = add_of(machine)
     for _ in range(4):
-        machine.kernel[(1,)](OnGPU(), OnGPU(), M=5, eps=1.0, ROWS=16)
-    assert machine.runs == 4
+        add(on_gpu(4), on_gpu(5), 1e-5)
+    monkeypatch.setattr(getattr(knobs.runtime, when), "calls", [lambda told: None])
+    add(on_gpu(4), on_gpu(5), 1e-5)
+    assert machine.runs == 8
+
+
+def test_a_trial_and_a_new_choice_run_as_written(machine):
+    add = add_of(machine)
+    for _ in range(4):
+        add(on_gpu(4), on_gpu(5), 1e-5)
+    with trying({}):
+        add(on_gpu(4), on_gpu(5), 1e-5)
+    assert machine.runs == 8
+    launch_again.forget()
+    add(on_gpu(4), on_gpu(5), 1e-5)
+    assert machine.runs == 10
