@@ -13,6 +13,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
+#include <torch/headeronly/version.h>
 
 namespace py = pybind11;
 
@@ -180,6 +181,7 @@ class Plans {
 PYBIND11_MODULE(_again, module) {
   module.doc() = "Replays of operators' calls on a GPU.";
   module.attr("SOURCES") = AIM_SOURCES;
+  module.attr("TORCH") = TORCH_VERSION;
   py::class_<Plans>(module, "Plans")
       .def(py::init<>())
       .def("__call__", &Plans::call)

@@ -86,12 +86,12 @@ class PlansInPython:
 
 def kind(operands: tuple[Any, ...]) -> tuple[Hashable, ...]:
     """What a plan depends on; () where an operand is neither a tensor as such nor a constant."""
-    told: list[Hashable] = []
+    told: list[Any] = []
     for x in operands:
         if type(x) in TENSORS:
             told += (x.dtype, x.shape, x.stride(), x.get_device())
         elif type(x) in CONSTANTS:
-            told.extend((type(x), x))
+            told += (type(x), x)
         else:
             return ()
     return tuple(told)

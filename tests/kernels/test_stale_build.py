@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from aim_kernels import extension, sources
 
@@ -93,3 +94,8 @@ def test_doctor_names_it(checkout):
     (line,) = [line for line in out.splitlines() if "CPU operators" in line]
     assert "plain PyTorch (_C.abi3.so was not built from the sources in" in line
     assert BUILD_AGAIN in line
+
+
+def test_launches_of_another_torch_are_replayed_from_python(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+    assert extension.replays() is None
