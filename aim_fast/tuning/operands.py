@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aim_fast.tuning.calls import Call, Layout
 from aim_kernels import error_rule
+from aim_kernels.packed import unpacked_reference
 from aim_kernels.registration import OPERATORS, plain_torch
 
 _CHECKED_ROWS = 256
@@ -45,19 +46,20 @@ class Standard:
 
     def __init__(self, call: Call, operands: Sequence[Any]) -> None:
         operator, rounded = OPERATORS[call.operator], "attention" in call.operator
+        self.packed = dict(zip(call.names, call.operands)).get("packed", False)
         dtype = next(x.dtype for x in operands if isinstance(x, Tensor) and x.is_floating_point())
         with plain_torch():
-            self.truth = _as_tuple(operator(*(_wide(x) for x in operands)))
+            self.truth = self._values(operator(*(_wide(x) for x in operands)))
             if rounded and dtype in _HALVES:
                 with _Rounded(dtype):
-                    self.plain = _as_tuple(operator(*operands))
+                    self.plain = self._values(operator(*operands))
             else:
-                self.plain = _as_tuple(operator(*operands))
+                self.plain = self._values(operator(*operands))
 
     def judge(self, results: Any) -> Verdict:
         """The worst of ``results``, an operator's, under the rule."""
         worst = Verdict(0.0, 0.0, None)
-        found = _as_tuple(results)
+        found = self._values(results)
         if len(found) != len(self.plain):
             return Verdict(math.inf, 0.0, f"{len(found)} results, not {len(self.plain)}")
         for got, plain, truth in zip(found, self.plain, self.truth, strict=True):
@@ -77,6 +79,11 @@ class Standard:
             if worst.fault is None and (fault or ours * worst.plain >= worst.error * theirs):
                 worst = Verdict(ours, theirs, fault)
         return worst
+
+    def _values(self, results: Any) -> tuple[Tensor, ...]:
+        """``results``, of a packed stream its value in place of the byte: beside another rounding it is another one."""
+        found = results if isinstance(results, tuple) else (results,)
+        return (unpacked_reference(found[1], found[0]), *found[1:]) if self.packed else found
 
 
 def checked_rows(call: Call) -> int:
@@ -122,7 +129,7 @@ def _values(
         return torch.randperm(math.prod(shape), device=device, generator=generator).view(shape)
     if name == "bound":  # beyond what products of the numbers below come to
         return torch.full(shape, 4.0, device=device)
-    if name in ("rstd", "factor", "scale", "weight_scale"):
+    if name in ("rstd", "x_rstd", "factor", "scale", "weight_scale"):
         return torch.rand(shape, device=device, generator=generator) + 0.5
     if name in ("w1", "w2", "folded", "widening", "narrowing"):
         return torch.randn(shape, device=device, generator=generator) * shape[-1] ** -0.5
@@ -144,10 +151,6 @@ def _wide(x: Any) -> Any:
     if isinstance(x, torch.dtype):
         return torch.float64 if x.is_floating_point else x
     return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
-
-
-def _as_tuple(results: Any) -> tuple[Tensor, ...]:
-    return results if isinstance(results, tuple) else (results,)
 
 
 class _Rounded(TorchDispatchMode):

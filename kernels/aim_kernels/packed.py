@@ -73,8 +73,10 @@ def parts_of(x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | 
 
 
 def packed_reference(x: Tensor, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor]:
-    """``high``, in ``dtype``, and ``low`` of ``x`` in float32, in plain torch."""
+    """``high``, in ``dtype``, and ``low`` of ``x`` in float32, in plain torch; ``high`` is ``x`` itself in its dtype."""
     high = x.to(dtype)
+    if dtype == x.dtype:
+        return high, torch.zeros_like(x, dtype=torch.int8)
     left = x.view(torch.int32) - high.float().view(torch.int32)
     return high, ((left + 128) >> 8).clamp_max(127).to(torch.int8)
 
@@ -82,10 +84,11 @@ def packed_reference(x: Tensor, dtype: torch.dtype = torch.bfloat16) -> tuple[Te
 def unpacked_reference(
     high: Tensor, low: Tensor | None = None, mean: Tensor | None = None, rstd: Tensor | None = None
 ) -> Tensor:
-    """The value in plain torch: float32, and ``high`` itself without ``low``."""
+    """The value in plain torch: float32, or float64 as ``high``, and ``high`` itself without ``low``."""
     if low is None:
         return high
     x = (high.float().view(torch.int32) + low.int() * 256).view(torch.float32)
+    x = x.to(torch.promote_types(high.dtype, torch.float32))
     return x if mean is None or rstd is None else x / rstd[:, None] + mean[:, None]
 
 

@@ -67,6 +67,42 @@ def test_every_operator_with_a_kernel_can_be_called_on_made_operands_and_is_righ
             assert (verdict := standard.judge(results)).fault is None, (call, verdict)
 
 
+def packed_calls(rows=512, width=64):
+    """The join of two sub-blocks and its way back, as a step on a GPU has them: see aim_kernels.packed."""
+    high, wide, code = (
+        Layout((rows, width), (width, 1), dtype) for dtype in (torch.bfloat16, torch.float32, torch.int8)
+    )
+    row, column = Layout((rows,), (1,), torch.float32), Layout((width,), (1,), torch.float32)
+    asked = (column, column, 1e-5, torch.bfloat16, None, True, None)
+    return [
+        Call("residual_norm", (wide, high, None, None, *asked, None, None, None, True)),
+        Call("residual_norm", (high, high, row, None, *asked, code, row, row, True)),
+        Call("residual_norm", (high, high, row, column, *asked, code, row, row, False)),
+        *(
+            Call("residual_norm_backward", (high, high, column, None, row, g, None, *how, True, None, low, packed))
+            for how in ((torch.bfloat16, True, True), (torch.bfloat16, False, False))
+            for g, low, packed in ((wide, None, True), (high, code, True), (high, code, False))
+        ),
+    ]
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_a_packed_stream_is_held_by_its_value(number):
+    call = packed_calls()[number]
+    operands = make_operands(call, torch.device("cpu"), checked_rows(call))
+    standard, packs = Standard(call, operands), call.operands[-1]
+    low, high, *others = OPERATORS[call.operator].run("reference", *operands)
+    assert (verdict := standard.judge((low, high, *others))).fault is None, verdict
+    if packs:
+        assert standard.judge((torch.full_like(low, 127), high, *others)).fault is not None
+        # half a step below the next number in bfloat16, or as much above the one below it
+        tie = low == 127
+        assert tie.any()
+        over = (high.view(torch.int16) + 1).view(torch.bfloat16)
+        beside = (torch.where(tie, -128, low.int()).to(torch.int8), torch.where(tie, over, high))
+        assert (verdict := standard.judge((*beside, *others))).fault is None, verdict
+
+
 def test_a_step_that_looks_at_values_says_so(step):
     with pytest.raises(Exception, match="_local_scalar_dense"):
         calls_of_step(step[0], lambda frames: step[1](frames) * frames.sum().item(), [step[2]])
