@@ -83,13 +83,18 @@ class FrozenBlock(AIMBlock):
     ``prefix`` tokens of a frame stand before its patches.
     """
 
-    method: Method
+    method: Method = Method()
     prefix: int
     plain_attention: bool = True  # whether the fused sub-block of the attention is all that it has
     plain_mlp: bool = True
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
         return self.method.run(self, x, cls_only)
+
+    @property
+    def fused_adapters(self) -> tuple[str, ...]:
+        """None where the method runs the block by itself: what it calls an adapter may be anything."""
+        return super().fused_adapters if type(self.method).run is Method.run else ()
 
     def remembering(self, adapt: Callable[..., Tensor], x: Tensor, cls_only: bool) -> Tensor:
         """``adapt(block, x, memory, cls_only)`` with the block's memory: "lean" keeps ``x`` alone, the rest runs twice.

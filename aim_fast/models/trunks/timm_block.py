@@ -239,8 +239,8 @@ class TimmBlock(FrozenBlock):
 
     @property
     def fused_adapters(self) -> tuple[str, ...]:
-        *attention, mlp = super().fused_adapters
-        return (*(attention if self.plain_attention else ()), *((mlp,) if self.plain_mlp else ()))
+        names = super().fused_adapters
+        return tuple(name for name in names if (self.plain_mlp if name == "MLP_Adapter" else self.plain_attention))
 
     def _adapt(
         self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory, cls_only: bool
