@@ -29,6 +29,7 @@ from aim_fast.data.choices import ReadOrder
 from aim_fast.data.copies.frame_cache import FrameCache
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.index.scan import Prober
+from aim_fast.data.own_stream import on_own_stream, used_here
 from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
 from aim_fast.data.pixels.decoded_boxes import decoded_boxes
 from aim_fast.data.pixels.route import Router
@@ -176,8 +177,7 @@ class ClipLoader:
 
         One iterator at a time: a new one ends the one before it. Tensors of a batch are the caller's to keep.
         """
-        batches = self._prefetcher.start(self._prepared(epoch, start))
-        return _used_here(batches) if self.device.type == "cuda" else batches
+        return used_here(self._prefetcher.start(on_own_stream(self._prepared(epoch, start), self.device)))
 
     def replacement(self, index: int, epoch: int, attempt: int = 0) -> int:
         """The healthy row that stands in for row ``index`` in ``epoch``."""
@@ -374,10 +374,3 @@ class ClipLoader:
             flipped = np.array([place.plan.flip for place in places])
             labels = np.where(flipped, np.asarray(self._mirrored)[labels], labels)
         return torch.from_numpy(labels).to(self.device)
-
-
-def _used_here(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Tell the allocator that frames, made on a stream of their own, are used on the consumer's."""
-    for batch in batches:
-        batch.frames.record_stream(torch.cuda.current_stream())
-        yield batch

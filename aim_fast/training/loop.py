@@ -21,6 +21,7 @@ from filelock import FileLock
 from aim_fast.data import Batch, Index
 from aim_fast.errors import CheckpointError, TrainingError
 from aim_fast.files import lock_run, write_whole
+from aim_fast.training.arriving import Arriving
 from aim_fast.training.batch_size import fit_batch_size
 from aim_fast.training.checkpoint import find_checkpoint, read_checkpoint, save_checkpoint
 from aim_fast.training.class_weights import class_weights
@@ -269,7 +270,7 @@ class Trainer:
             rate = learning_rate(recipe, self.step, steps.per_epoch)
             clips = steps.clips_of(self.step)
             loss, rows = self.optimization.step(batches, self.step, steps, rate, clock)
-            current = PendingLoss(loss, [self.loader.index.rows[row].path for row in rows], self.step + 1)
+            current = PendingLoss(Arriving(loss), [self.loader.index.rows[row].path for row in rows], self.step + 1)
             # a loss is looked at one step later, so that a GPU is never waited for
             if pending:
                 pending.value()

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from aim_fast.errors import TrainingError
+from aim_fast.training.arriving import Arriving
 
 
 @dataclass
 class PendingLoss:
     """A step's loss, and the files that it came from."""
 
-    loss: Tensor
+    loss: Arriving
     files: list[str]
     step: int
 

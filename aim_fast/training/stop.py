@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from aim_fast.training.arriving import Arriving
 from aim_fast.training.devices import Place
 
 
@@ -31,7 +32,7 @@ class StopRequest:
         self.place = place
         self.end = time.monotonic() + limit
         self.terminated = False
-        self._posted: tuple[torch.Tensor, Any] | None = None
+        self._posted: tuple[Arriving, Any] | None = None
         self._previous: Any = None
         self._installed = False
 
@@ -71,8 +72,11 @@ class StopRequest:
         if self.place.world == 1:
             return self.asked
         before = self._posted
-        flag = torch.tensor(int(self.asked), device=self.place.device)
-        self._posted = (flag, dist.all_reduce(flag, async_op=True))
+        flag = torch.full((), int(self.asked), device=self.place.device)
+        sum_of_all = dist.all_reduce(flag, async_op=True)
+        if flag.is_cuda:
+            sum_of_all.wait()  # the stream does, and not the host
+        self._posted = Arriving(flag), sum_of_all
         if before is None:
             return False
         before[1].wait()

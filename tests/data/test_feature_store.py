@@ -11,6 +11,7 @@ from aim_fast.data import ClipLoader, Sampling, load_or_build_index
 from aim_fast.data.features.loader import FeatureLoader
 from aim_fast.data.features.store import FeatureSource, FeatureStore, write_features
 from aim_fast.errors import DataError, UsageError
+from tests.gpu.under_way import comes_before_the_work_under_way
 
 SOURCE = FeatureSource("frame features", "ab" * 32, 4, 0, 32, "gelu", (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))
 SAMPLING = Sampling(4, clips=3, random=True)
@@ -185,3 +186,11 @@ def test_a_damaged_store_says_what_to_do(folder, tmp_path):
     (tmp_path / "store.json").write_text(json.dumps({**header, "version": 9}))
     with pytest.raises(DataError, match="version 9"):
         FeatureStore(tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_batches_do_not_wait_for_the_steps_before_them(index, folder):
+    loader = FeatureLoader(index, FeatureStore(folder), train=True, batch_size=4, device="cuda")
+    assert comes_before_the_work_under_way(lambda: next(loader.batches(1)))
+    loader.close()

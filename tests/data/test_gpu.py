@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from aim_fast.data import Augmentation, ClipLoader, Sampling, load_or_build_index
+from tests.gpu.under_way import comes_before_the_work_under_way
 
 pytestmark = [
     pytest.mark.gpu,
@@ -156,3 +157,13 @@ def test_the_training_step_copies_no_pixels_between_host_and_device(index, tmp_p
     trace = json.loads((tmp_path / "trace.json").read_text())
     assert any(event.get("cat") == "kernel" for event in trace["traceEvents"])  # the device was traced at all
     assert max(copies(trace), default=0) < model.img_size**2 * 3  # less than one frame
+
+
+@pytest.mark.parametrize("policy", ["", "rand-m9-mstd0.5-inc1"])
+def test_batches_do_not_wait_for_the_steps_before_them(index, policy):
+    """Labels and weights, and with a policy the frames, are copied beside what the consumer has launched."""
+    options = {"train": True, "sampling": Sampling(4), "augmentation": Augmentation(policy=policy), "decoder": "pyav"}
+    loader = ClipLoader(index, batch_size=4, img_size=96, device="cuda", **options)
+    list(loader.batches(0))  # makes the pipeline
+    assert comes_before_the_work_under_way(lambda: next(loader.batches(1)))
+    loader.close()

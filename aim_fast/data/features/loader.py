@@ -15,6 +15,7 @@ import torch
 from aim_fast.data.features.store import FeatureStore
 from aim_fast.data.index.rows import Index
 from aim_fast.data.loader import Batch, DataCounts
+from aim_fast.data.own_stream import on_own_stream, used_here
 from aim_fast.data.plan.balanced_order import training_order
 from aim_fast.data.plan.clip_plan import replacement_draw, stored_view_draw
 from aim_fast.data.prefetch import Prefetcher
@@ -67,7 +68,7 @@ class FeatureLoader:
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` from number ``start`` on; reading begins with the call."""
-        return self._prefetcher.start(self._read(epoch, start))
+        return used_here(self._prefetcher.start(on_own_stream(self._read(epoch, start), self.device)))
 
     def close(self) -> None:
         """Stop reading."""
