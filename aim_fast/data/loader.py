@@ -29,7 +29,7 @@ from aim_fast.data.choices import ReadOrder
 from aim_fast.data.copies.frame_cache import FrameCache
 from aim_fast.data.index.rows import Index, Row
 from aim_fast.data.index.scan import Prober
-from aim_fast.data.own_stream import on_own_stream, used_here
+from aim_fast.data.own_stream import on_stream, own_stream, used_here
 from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
 from aim_fast.data.pixels.decoded_boxes import decoded_boxes
 from aim_fast.data.pixels.route import Router
@@ -153,6 +153,7 @@ class ClipLoader:
         )
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         self._prefetcher: Prefetcher[Batch] = Prefetcher(prefetch)
+        self._stream = own_stream(self.device)
         self._prober = Prober()
         self._room = Room(_DECODING)
         self._changed: dict[int, tuple[tuple[int, int], Row]] = {}  # rows whose file changed since the scan
@@ -177,7 +178,7 @@ class ClipLoader:
 
         One iterator at a time: a new one ends the one before it. Tensors of a batch are the caller's to keep.
         """
-        return used_here(self._prefetcher.start(on_own_stream(self._prepared(epoch, start), self.device)))
+        return used_here(self._prefetcher.start(on_stream(self._prepared(epoch, start), self._stream)))
 
     def replacement(self, index: int, epoch: int, attempt: int = 0) -> int:
         """The healthy row that stands in for row ``index`` in ``epoch``."""

@@ -9,16 +9,17 @@ import torch
 
 from aim_fast.data.batch import Batch
 
-__all__ = ["on_own_stream", "used_here"]
+__all__ = ["on_stream", "own_stream", "used_here"]
 
 
-def on_own_stream(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
-    """Draws ``batches`` on a stream of their own: a copy to the device would otherwise wait for every step that was
-    launched before it. On a CPU they are drawn as they are."""
-    if device.type != "cuda":
-        yield from batches
-        return
-    with torch.cuda.stream(torch.cuda.Stream(device)):
+def own_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """One for a loader, whose memory its next batches take again; None on a CPU."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+def on_stream(batches: Generator[Batch, None, None], stream: torch.cuda.Stream | None) -> Generator[Batch, None, None]:
+    """Draws ``batches`` on a stream: on the consumer's a copy to the device waits for every step launched before it."""
+    with torch.cuda.stream(stream):
         yield from batches
 
 

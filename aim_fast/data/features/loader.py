@@ -15,7 +15,7 @@ import torch
 from aim_fast.data.features.store import FeatureStore
 from aim_fast.data.index.rows import Index
 from aim_fast.data.loader import Batch, DataCounts
-from aim_fast.data.own_stream import on_own_stream, used_here
+from aim_fast.data.own_stream import on_stream, own_stream, used_here
 from aim_fast.data.plan.balanced_order import training_order
 from aim_fast.data.plan.clip_plan import replacement_draw, stored_view_draw
 from aim_fast.data.prefetch import Prefetcher
@@ -55,6 +55,7 @@ class FeatureLoader:
         self.counts = DataCounts(len(index.broken), len(index.missing))
         self.counts.failed = len(index.healthy) - len(self._usable)
         self._prefetcher: Prefetcher[Batch] = Prefetcher(prefetch)
+        self._stream = own_stream(self.device)
 
     @property
     def clips_per_epoch(self) -> int:
@@ -68,7 +69,7 @@ class FeatureLoader:
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` from number ``start`` on; reading begins with the call."""
-        return used_here(self._prefetcher.start(on_own_stream(self._read(epoch, start), self.device)))
+        return used_here(self._prefetcher.start(on_stream(self._read(epoch, start), self._stream)))
 
     def close(self) -> None:
         """Stop reading."""
