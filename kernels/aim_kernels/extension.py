@@ -60,7 +60,7 @@ def replays() -> ModuleType | None:
         module = import_module("aim_kernels._again") if available() else None
     except ImportError:
         return None
-    if module is None or module.TORCH != torch.__version__.split("+")[0]:  # whose structures it reads
+    if module is None or torch.__version__.split("+")[0] != module.TORCH:  # whose structures it reads
         return None
     return module if sources.mark() in (None, module.SOURCES.encode()) else None
 
