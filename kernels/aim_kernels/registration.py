@@ -211,8 +211,8 @@ def _on_device_of_first(implementation: Implementation) -> Implementation:
     """Triton launches on the current device, which need not be the one that holds the tensors."""
 
     def guarded(first: Tensor, *others: Any) -> Any:
-        if first.get_device() == torch.cuda.current_device():
-            return implementation(first, *others)
+        if not torch.cuda.is_initialized() or first.get_device() == torch.cuda.current_device():
+            return implementation(first, *others)  # without CUDA it is a fake that says so
         with torch.cuda.device(first.device):
             return implementation(first, *others)
 
