@@ -23,7 +23,7 @@ from aim_kernels.bias_gradients import Biases, bias_gradients
 from aim_kernels.precision import cast, compute_dtype, in_dtype
 from aim_kernels.registration import operator, ops
 from aim_kernels.residual import row_factor
-from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, FormedAdapter, Packing
+from aim_kernels.weights import AdapterGradients, AdapterNeeds, AdapterWeights, FormedAdapter, Keeping, apply
 from aim_kernels.wide_activation import gelu, gelu_backward
 
 
@@ -51,7 +51,7 @@ def adapter(
     if not z.numel():
         return z + adapter_reference(z, weights)
     operands = _Operands(z, residual, factor, weights, skip, scale, compute_dtype(z, z))
-    return _Adapter.apply(*_PACKING.pack(operands))
+    return apply(_Adapter, operands, z, residual, *weights)
 
 
 def adapter_gradients(
@@ -86,33 +86,32 @@ class _Operands(NamedTuple):
     dtype: torch.dtype
 
 
-_PACKING = Packing(_Operands)
+_KEEPING = Keeping(_Operands, given=1)
 
 
 class _Adapter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *row: Any) -> Tensor:
-        o = _PACKING.unpack(row)
+    def forward(ctx: Any, o: _Operands, *_: Tensor | None) -> Tensor:
         source, factor = o.z.to(o.dtype).reshape(-1, o.z.shape[-1]), row_factor(o.factor, o.z)
         around = None if o.residual is None else o.residual.reshape(source.shape)
         out, u = ops.adapter(source, *cast(o.weights, o.dtype), o.skip, o.scale, around, factor)
-        _PACKING.keep(ctx, o._replace(z=source, residual=None, factor=factor), u)
+        _KEEPING.keep(ctx, source, o._replace(factor=factor), u)
         ctx.dtype_in = o.z.dtype
         return out.view(o.z.shape)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        (o, u), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
-        around = g if needs.residual else None
-        if not (needs.z or any(needs.weights)):
-            return _PACKING.gradients(residual=around)
+        o, u = _KEEPING.kept(ctx)
+        _, needs_z, needs_residual, *flags = ctx.needs_input_grad
+        needs, around = AdapterNeeds(*flags), g if needs_residual else None
+        if not (needs_z or any(needs)):
+            return None, None, around, *(None,) * 4
         low, rows = cast(o.weights, o.dtype), g.reshape(o.z.shape)
-        dz, du, hidden, branch = ops.adapter_backward(rows, u, low.w1, low.w2, o.skip, o.scale, o.factor, needs.z)
-        dout, of = branch if len(branch) else rows, needs.weights
-        biases = bias_gradients(o.weights, du if of.b1 else None, dout if of.b2 else None)
-        gradients = adapter_gradients(o.weights, of, o.z, du, hidden, dout, biases)[:4]
-        dz = dz.view(g.shape).to(ctx.dtype_in) if needs.z else None
-        return _PACKING.gradients(z=dz, residual=around, weights=gradients)
+        dz, du, hidden, branch = ops.adapter_backward(rows, u, low.w1, low.w2, o.skip, o.scale, o.factor, needs_z)
+        dout = branch if len(branch) else rows
+        biases = bias_gradients(o.weights, du if needs.b1 else None, dout if needs.b2 else None)
+        gradients = adapter_gradients(o.weights, needs, o.z, du, hidden, dout, biases)[:4]
+        return None, dz.view(g.shape).to(ctx.dtype_in) if needs_z else None, around, *gradients
 
 
 def products(

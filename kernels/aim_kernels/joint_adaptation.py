@@ -40,15 +40,18 @@ from aim_kernels.residual_norm import (
 )
 from aim_kernels.trained_trunk import mlp_branch
 from aim_kernels.weights import (
+    NOT_FORMED,
     UNSCALED,
+    AdapterNeeds,
     AdapterWeights,
     FormedAdapter,
+    Keeping,
     MLPWeights,
     NormWeights,
-    Packing,
     ScaledTrunk,
     StackedMLP,
     UnitNorm,
+    apply,
     recorded,
     require_gradient,
 )
@@ -88,16 +91,17 @@ def joint_adaptation(
         return x + mlp_branch(x, norm, mlp, plain(adapter), drop, scale, activation, eps, memory, scaled)
     dtype = compute_dtype(x, mlp.fc_weight)
     ready = formed_of(adapter, dtype, beside=mlp.proj_bias, scale=scale)
-    constants = (activation, eps, memory, dtype, recorded((x,), ready), isinstance(norm, UnitNorm), scaled, ahead)
-    stacked = stacked if scaled.fc is None else None
-    operands = _Operands(x, normed_of(x, before), row_factor(drop, x), norm, mlp, ready, stacked, *constants)
-    out = _JointAdaptation.apply(*_PACKING.pack(operands))
+    normed, stacked = normed_of(x, before), stacked if scaled.fc is None else None
+    constants = (activation, eps, memory, dtype, recorded((x,), ready), isinstance(norm, UnitNorm), scaled)
+    operands = _Operands(x, normed, ahead, row_factor(drop, x), norm, mlp, ready, stacked, *constants)
+    out = apply(_JointAdaptation, operands, x, normed and normed.y, *(ready or NOT_FORMED))
     return out if ahead is None else ahead.filled(out)
 
 
 class _Operands(NamedTuple):
     x: Tensor
     normed: Normed | None
+    ahead: Ahead | None
     factor: Tensor | None  # [rows] droppath's
     norm: NormWeights
     mlp: MLPWeights
@@ -110,24 +114,21 @@ class _Operands(NamedTuple):
     recorded: bool
     unit: bool  # whether the norm is a UnitNorm
     scaled: Any  # ScaledTrunk, which is no tensor of autograd's
-    ahead: Ahead | None
 
 
-_PACKING = Packing(_Operands)
+_KEEPING = Keeping(_Operands, given=2)
 
 
 class _JointAdaptation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *row: Any) -> Any:
-        o = _PACKING.unpack(row)
+    def forward(ctx: Any, o: _Operands, *_: Tensor | None) -> Any:
         in_one = o.scaled.fc is not None and o.memory == "fast"  # the norm writes what the product reads
         normed = o.normed or norm_before(
             o.x, o.norm, o.eps, o.dtype, o.recorded, in_one, not in_one or o.adapter is not None, o.unit
         )
         mean, rstd, kept_x, ahead = normed.mean, normed.rstd, normed.kept_of(o.x), o.ahead
-        o = o._replace(normed=None, ahead=None)
         if o.memory == "lean" and running_again():  # the last of its block: nobody reads what comes out
-            _PACKING.keep(ctx, o._replace(x=kept_x), *left(None, None), mean, rstd, *Hidden())
+            _KEEPING.keep(ctx, kept_x, o, *left(None, None), mean, rstd, *Hidden())
             return o.x.new_empty(()).expand(o.x.shape)
         wide = _widened(o, o.adapter)
         kept, rows = Hidden(), normed.y.reshape(-1, o.x.shape[-1])
@@ -139,30 +140,31 @@ class _JointAdaptation(torch.autograd.Function):
             branch, dropped_bias = branch_in_chunks(wide, rows)
         factor = None if dropped_bias is None else wide.factor
         out = add_and_norm(o.x, branch, factor, dropped_bias, ahead, o.dtype)
-        _PACKING.keep(ctx, o._replace(x=kept_x), *left(out, ahead), mean, rstd, *kept)
+        _KEEPING.keep(ctx, kept_x, o, *left(out, ahead), mean, rstd, *kept)
         constants_of(ctx, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, dy_ahead: Tensor | None = None, *_: None) -> tuple[Any, ...]:
-        o, *found, mean, rstd, u, slope = _PACKING.kept(ctx)
-        needs, norm = _PACKING.needs(ctx), copied_for_backward(o.norm, g)
+        o, *found, mean, rstd, u, slope = _KEEPING.kept(ctx)
+        _, needs_x, given, *flags = ctx.needs_input_grad
+        needs, norm = AdapterNeeds(*flags), copied_for_backward(o.norm, g)
         wide = _widened(o, copied_for_backward(o.adapter, g))
-        how = (wide.factor, False, wide.scaled.proj is not None, needs.normed.y)
-        g, branch, sums, eight = arrive((g, dy_ahead), found, o.dtype, needs.adapter.b2, *how)
+        how = (wide.factor, False, wide.scaled.proj is not None, given)
+        g, branch, sums, eight = arrive((g, dy_ahead), found, o.dtype, needs.b2, *how)
         y, kept = None, Hidden(u, slope)
         kept_own = u is not None and wide.beside is None
-        if (not kept_own and (slope is None or o.adapter is not None)) or needs.adapter.w1:
+        if (not kept_own and (slope is None or o.adapter is not None)) or needs.w1:
             normal = o.x if o.unit else ops.layer_norm(o.x, *norm, o.eps, o.dtype)[0]
             y = normal.reshape(-1, normal.shape[-1])
         if y is None or o.memory == "fast":
             last = [(branch, eight)]
             del branch, eight  # handed over: they are held no longer than they are read
-            dy, gradients = wide_gradients(wide, *last.pop(), sums, y, kept, needs.x, needs.adapter)
+            dy, gradients = wide_gradients(wide, *last.pop(), sums, y, kept, needs_x, needs)
         else:
-            dy, gradients = gradients_in_chunks(wide, branch, sums, y, needs.x, needs.adapter)
-        of_input = {} if dy is None else depart(needs, dy, o.x, norm.weight, mean, rstd, g)
-        return _PACKING.gradients(**of_input, adapter=gradients)
+            dy, gradients = gradients_in_chunks(wide, branch, sums, y, needs_x, needs)
+        of_input = (None, None) if dy is None else depart(given, dy, o.x, norm.weight, mean, rstd, g)
+        return None, *of_input, *gradients
 
 
 def _widened(o: _Operands, adapter: FormedAdapter | None) -> WidenedMLP:

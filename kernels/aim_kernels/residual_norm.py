@@ -229,15 +229,13 @@ def _with_rows(found: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | No
 
 
 def depart(
-    needs: Any, dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor | None, rstd: Tensor, g: Tensor
-) -> dict[str, Tensor | Normed | None]:
-    """The gradients of a sub-block's input from ``dy``, that of its norm's output, and ``g``, that of its sum.
-
-    Where the norm was run before it, they are those of the two as they are.
+    given: bool, dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor | None, rstd: Tensor, g: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a sub-block's input and of its norm's output from ``dy``, that of the latter, and ``g``, that of
+    its sum: as they are where the norm was ``given``, else None of its output.
     """
-    if needs.normed.y:
-        return {"x": g, "normed": Normed(dy.view_as(x), *(None,) * 5)}  # type: ignore[arg-type]
-    return {"x": ops.layer_norm_backward(dy.view_as(x), x, weight, mean, rstd, g)}
+    dy = dy.view_as(x)
+    return (g, dy) if given else (ops.layer_norm_backward(dy, x, weight, mean, rstd, g), None)
 
 
 def _unfilled(x: Tensor, dtype: torch.dtype) -> Tensor:

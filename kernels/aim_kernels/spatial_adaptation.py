@@ -41,18 +41,20 @@ from aim_kernels.scaled_product import input_gradient, product
 from aim_kernels.spatial_attention import Backend, backend_missing, check_bias
 from aim_kernels.trained_trunk import spatial_sub_block
 from aim_kernels.weights import (
+    NOT_FORMED,
     UNSCALED,
     AdapterGradients,
     AdapterNeeds,
     AdapterWeights,
     AttentionWeights,
     FormedAdapter,
+    Keeping,
     NormWeights,
-    Packing,
     ScaledRows,
     ScaledTrunk,
     ScaledWeight,
     UnitNorm,
+    apply,
     recorded,
     require_gradient,
 )
@@ -90,26 +92,27 @@ def spatial_adaptation(
     check_bias(bias, num_heads, x.shape[2])
     if not x.numel():
         return spatial_adaptation_reference(x, norm, attention, num_heads, plain(adapter), eps, rotation, bias)
-    if require_gradient(norm, attention, rotation, (bias,)):
+    if require_gradient(norm, attention, rotation and rotation[:1], (bias,)):
         scores = {"attention_backend": attention_backend, "rotation": rotation, "bias": bias, "scaled": scaled}
         return spatial_sub_block(x, norm, attention, num_heads, plain(adapter), eps, **scores)
     dtype = compute_dtype(x, attention.qkv_weight)
     ready = formed_of(adapter, dtype, reads=attention[2:], beside=attention.out_bias)
-    unit = isinstance(norm, UnitNorm)
-    constants = (num_heads, eps, memory, attention_backend, dtype, recorded((x,), ready), unit, scaled, ahead)
-    operands = _Operands(x, normed_of(x, before), norm, attention, ready, rotation, bias, *constants)
-    out = _SpatialAdaptation.apply(*_PACKING.pack(operands))
+    normed, unit = normed_of(x, before), isinstance(norm, UnitNorm)
+    constants = (rotation, num_heads, eps, memory, attention_backend, dtype, recorded((x,), ready), unit, scaled)
+    operands = _Operands(x, normed, ahead, norm, attention, ready, bias, *constants)
+    out = apply(_SpatialAdaptation, operands, x, normed and normed.y, *(ready or NOT_FORMED))
     return out if ahead is None else ahead.filled(out)
 
 
 class _Operands(NamedTuple):
     x: Tensor
     normed: Normed | None
+    ahead: Ahead | None
     norm: NormWeights
     attention: AttentionWeights
     adapter: FormedAdapter | None
-    rotation: Rotation | None
     bias: Tensor | None
+    rotation: Any  # Rotation or None: its table is no tensor of autograd's, nor are those of ScaledTrunk
     num_heads: int
     eps: float
     memory: Memory
@@ -117,20 +120,17 @@ class _Operands(NamedTuple):
     dtype: torch.dtype
     recorded: bool
     unit: bool  # whether the norm is a UnitNorm
-    scaled: Any  # ScaledTrunk, which is no tensor of autograd's
-    ahead: Ahead | None
+    scaled: Any  # ScaledTrunk
 
 
-_PACKING = Packing(_Operands)
+_KEEPING = Keeping(_Operands, given=2)
 
 
 class _SpatialAdaptation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *row: Any) -> Any:
-        o = _PACKING.unpack(row)
-        normed, ahead = o.normed or _norm(o, o.norm, o.recorded), o.ahead
+    def forward(ctx: Any, o: _Operands, *_: Tensor | None) -> Any:
+        normed = o.normed or _norm(o, o.norm, o.recorded)
         mean, rstd, kept_x = normed.mean, normed.rstd, normed.kept_of(o.x)
-        o = o._replace(normed=None, ahead=None)
         qkv = _project(normed.rows, o)
         del normed
         a, lse = ops.spatial_attention(qkv, o.num_heads, o.backend, o.bias)
@@ -140,26 +140,27 @@ class _SpatialAdaptation(torch.autograd.Function):
             kept = (qkv, a, lse)
         elif o.memory == "balanced":
             kept = (qkv, None, None)
-        out = add_and_norm(o.x, branch, None, None, ahead, o.dtype)
-        _PACKING.keep(ctx, o._replace(x=kept_x), *left(out, ahead), mean, rstd, *kept)
+        out = add_and_norm(o.x, branch, None, None, o.ahead, o.dtype)
+        _KEEPING.keep(ctx, kept_x, o, *left(out, o.ahead), mean, rstd, *kept)
         constants_of(ctx, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, dy: Tensor | None = None, *_: None) -> tuple[Any, ...]:
-        o, *found, mean, rstd, qkv, a, lse = _PACKING.kept(ctx)
-        needs = _PACKING.needs(ctx)
+        o, *found, mean, rstd, qkv, a, lse = _KEEPING.kept(ctx)
+        _, needs_x, given, *flags = ctx.needs_input_grad
+        needs = AdapterNeeds(*flags)
         adapter, norm = copied_for_backward(o.adapter, g), copied_for_backward(o.norm, g)
         if qkv is None:
             qkv = _project(o.x.flatten(0, -2) if o.unit else _norm(o, norm, False).rows, o)
         if a is None:
             a, lse = ops.spatial_attention_recomputed(qkv, o.num_heads, o.backend, o.bias, g)
-        scaled = o.scaled.out is not None and needs.x
-        g, branch, sums, eight = arrive((g, dy), found, o.dtype, needs.adapter.b2, scaled=scaled, packed=needs.normed.y)
+        scaled = o.scaled.out is not None and needs_x
+        g, branch, sums, eight = arrive((g, dy), found, o.dtype, needs.b2, scaled=scaled, packed=given)
         out = (adapter, o.attention, o.scaled.out)
-        da, gradients = project_backward(branch, sums, a.view(-1, a.shape[-1]), *out, needs.x, needs.adapter, eight)
+        da, gradients = project_backward(branch, sums, a.view(-1, a.shape[-1]), *out, needs_x, needs, eight)
         del branch, eight
-        of_input = {}
+        of_input: tuple[Tensor | None, ...] = (None, None)
         if da is not None:
             how = (o.num_heads, o.backend, o.bias)
             dqkv = ops.spatial_attention_backward(da.view(a.shape), qkv, a, lse, *how)
@@ -168,8 +169,8 @@ class _SpatialAdaptation(torch.autograd.Function):
             frozen = (o.attention.qkv_weight, o.scaled.qkv, o.dtype)
             dz = input_gradient(dqkv.view(-1, dqkv.shape[-1]), *frozen)
             del dqkv
-            of_input = depart(needs, dz, o.x, norm.weight, mean, rstd, g)
-        return _PACKING.gradients(**of_input, adapter=gradients)
+            of_input = depart(given, dz, o.x, norm.weight, mean, rstd, g)
+        return None, *of_input, *gradients
 
 
 def _norm(o: _Operands, norm: NormWeights, recorded: bool) -> Normed:

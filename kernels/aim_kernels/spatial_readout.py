@@ -37,13 +37,16 @@ from aim_kernels.spatial_adaptation import project, project_backward
 from aim_kernels.spatial_attention import check_bias
 from aim_kernels.trained_trunk import spatial_sub_block
 from aim_kernels.weights import (
+    NOT_FORMED,
     UNSCALED,
+    AdapterNeeds,
     AdapterWeights,
     AttentionWeights,
     FormedAdapter,
+    Keeping,
     NormWeights,
-    Packing,
     ScaledTrunk,
+    apply,
     recorded,
     require_gradient,
 )
@@ -76,15 +79,16 @@ def spatial_readout(
     row = None if bias is None else bias[0, :, 0]
     dtype = compute_dtype(x, attention.qkv_weight)
     ready = formed_of(adapter, dtype, reads=attention[2:], beside=attention.out_bias)
-    constants = (num_heads, eps, dtype, recorded((x,), ready), scaled, ahead)
-    operands = _Operands(x, normed_of(x, before), norm, attention, ready, row, *constants)
-    out = _SpatialReadout.apply(*_PACKING.pack(operands))
+    normed, constants = normed_of(x, before), (num_heads, eps, dtype, recorded((x,), ready), scaled)
+    operands = _Operands(x, normed, ahead, norm, attention, ready, row, *constants)
+    out = apply(_SpatialReadout, operands, x, *(ready or NOT_FORMED))
     return out if ahead is None else ahead.filled(out)
 
 
 class _Operands(NamedTuple):
     x: Tensor
     normed: Normed | None
+    ahead: Ahead | None
     norm: NormWeights
     attention: AttentionWeights
     adapter: FormedAdapter | None
@@ -94,39 +98,39 @@ class _Operands(NamedTuple):
     dtype: torch.dtype
     recorded: bool
     scaled: Any  # ScaledTrunk, of which the output projection is read
-    ahead: Ahead | None
 
 
-_PACKING = Packing(_Operands)
+_KEEPING = Keeping(_Operands, given=2)
 
 
 class _SpatialReadout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *row: Any) -> Any:
-        o = _PACKING.unpack(row)
+    def forward(ctx: Any, o: _Operands, *_: Tensor | None) -> Any:
         normed = o.normed
         if normed is None:
             y, *statistics, kept = layer_norm_to_keep(o.x, o.norm, o.eps, precise(o.x), o.dtype, o.recorded)
             normed = Normed(y, None if kept is o.x else kept, *statistics)
-        ahead, o = o.ahead, o._replace(normed=None, ahead=None)
+        ahead = o.ahead
         qkv_weights = (o.attention.qkv_weight, o.attention.qkv_bias)
         a, p = ops.readout(normed.y.flatten(0, 1), *qkv_weights, o.num_heads, o.row)
         rows = a.to(o.dtype)
         branch = project(rows, o.adapter, o.attention, o.scaled.out, o.dtype)
         out = add_and_norm(o.x[:, :, :1], branch, None, None, ahead, o.dtype)
-        _PACKING.keep(ctx, o._replace(x=normed.kept_of(o.x)), *left(out, ahead), normed.mean, normed.rstd, rows, p)
+        _KEEPING.keep(ctx, normed.kept_of(o.x), o, *left(out, ahead), normed.mean, normed.rstd, rows, p)
         constants_of(ctx, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, dy: Tensor | None = None, *_: None) -> tuple[Any, ...]:
-        (o, *found, mean, rstd, rows, p), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
+        o, *found, mean, rstd, rows, p = _KEEPING.kept(ctx)
+        _, needs_x, *flags = ctx.needs_input_grad
+        needs = AdapterNeeds(*flags)
         adapter, norm = copied_for_backward(o.adapter, g), copied_for_backward(o.norm, g)
         scaled = o.scaled.out is not None
-        g, branch, sums, eight = arrive((g, dy), found, o.dtype, needs.adapter.b2, scaled=scaled)
+        g, branch, sums, eight = arrive((g, dy), found, o.dtype, needs.b2, scaled=scaled)
         out = (adapter, o.attention, o.scaled.out)
-        da, gradients = project_backward(branch, sums, rows, *out, needs.x, needs.adapter, eight)
-        of_input = {}
+        da, gradients = project_backward(branch, sums, rows, *out, needs_x, needs, eight)
+        dx = None
         if da is not None:
             z, _, _ = ops.layer_norm(o.x, *norm, o.eps, p.dtype)
             qkv_weights = (o.attention.qkv_weight, o.attention.qkv_bias)
@@ -134,8 +138,7 @@ class _SpatialReadout(torch.autograd.Function):
             around = torch.cat([g, g.new_zeros(*g.shape[:2], o.x.shape[2] - 1, g.shape[3])], 2)
             # by itself, though another ran its norm: two gradients in float32 would be the most that a step holds
             dx = ops.layer_norm_backward(dz.view(o.x.shape), o.x, norm.weight, mean, rstd, around)
-            of_input = {"x": dx}
-        return _PACKING.gradients(**of_input, adapter=gradients)
+        return None, dx, *gradients
 
 
 def precise(x: Tensor) -> torch.dtype:

@@ -41,15 +41,18 @@ from aim_kernels.residual_norm import (
 from aim_kernels.scaled_product import input_gradient, product
 from aim_kernels.trained_trunk import attention_branch
 from aim_kernels.weights import (
+    NOT_FORMED,
     UNSCALED,
+    AdapterNeeds,
     AdapterWeights,
     AttentionWeights,
     FormedAdapter,
+    Keeping,
     NormWeights,
-    Packing,
     ScaledRows,
     ScaledTrunk,
     UnitNorm,
+    apply,
     recorded,
     require_gradient,
 )
@@ -88,17 +91,18 @@ def temporal_adaptation(
         attended = attention_branch(x, norm, attention, num_heads, "time", plain(adapter_in), eps, scaled=scaled)
         return bottleneck(attended, plain(adapter), residual=x, factor=drop)
     dtype = compute_dtype(x, attention.qkv_weight)
-    ready = formed_of(adapter, dtype, reads=attention[2:]), formed_of(adapter_in, dtype)
-    unit = isinstance(norm, UnitNorm)
-    constants = (num_heads, eps, memory, dtype, recorded((x,), *ready), unit, scaled, ahead)
-    operands = _Operands(x, normed_of(x, before), row_factor(drop, x), norm, attention, ready[0], ready[1], *constants)
-    out = _TemporalAdaptation.apply(*_PACKING.pack(operands))
+    ready, ready_in = formed_of(adapter, dtype, reads=attention[2:]), formed_of(adapter_in, dtype)
+    normed, factor, unit = normed_of(x, before), row_factor(drop, x), isinstance(norm, UnitNorm)
+    constants = (num_heads, eps, memory, dtype, recorded((x,), ready, ready_in), unit, scaled)
+    operands = _Operands(x, normed, ahead, factor, norm, attention, ready, ready_in, *constants)
+    out = apply(_TemporalAdaptation, operands, x, normed and normed.y, *ready, *(ready_in or NOT_FORMED))
     return out if ahead is None else ahead.filled(out)
 
 
 class _Operands(NamedTuple):
     x: Tensor
     normed: Normed | None
+    ahead: Ahead | None
     factor: Tensor | None  # [rows] droppath's
     norm: NormWeights
     attention: AttentionWeights
@@ -111,34 +115,32 @@ class _Operands(NamedTuple):
     recorded: bool
     unit: bool  # whether the norm is a UnitNorm
     scaled: Any  # ScaledTrunk, which is no tensor of autograd's
-    ahead: Ahead | None
 
 
-_PACKING = Packing(_Operands)
+_KEEPING = Keeping(_Operands, given=2)
 
 
 class _TemporalAdaptation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *row: Any) -> Any:
-        o = _PACKING.unpack(row)
-        normed, ahead = o.normed or _norm(o, o.norm, o.recorded), o.ahead
+    def forward(ctx: Any, o: _Operands, *_: Tensor | None) -> Any:
+        normed = o.normed or _norm(o, o.norm, o.recorded)
         mean, rstd, kept_x = normed.mean, normed.rstd, normed.kept_of(o.x)
-        o = o._replace(normed=None, ahead=None)
         u_in, qkv = _project(normed.rows, o)
         del normed
         a, lse = ops.temporal_attention(qkv, o.num_heads)
         w = o.adapter
         branch = F.linear(gelu(F.linear(_rows(a), w.w1, w.low_b1)), w.w2, w.low_b2)
-        out = add_and_norm(o.x, branch, o.factor, None, ahead, o.dtype)
+        out = add_and_norm(o.x, branch, o.factor, None, o.ahead, o.dtype)
         kept = (qkv, a, lse, u_in) if o.memory == "fast" else (None,) * 4
-        _PACKING.keep(ctx, o._replace(x=kept_x), *left(out, ahead), mean, rstd, *kept)
+        _KEEPING.keep(ctx, kept_x, o, *left(out, o.ahead), mean, rstd, *kept)
         constants_of(ctx, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, dy: Tensor | None = None, *_: None) -> tuple[Any, ...]:
-        o, *found, mean, rstd, qkv, a, lse, u_in = _PACKING.kept(ctx)
-        needs = _PACKING.needs(ctx)
+        o, *found, mean, rstd, qkv, a, lse, u_in = _KEEPING.kept(ctx)
+        _, needs_x, given, *flags = ctx.needs_input_grad
+        needs, needs_in = AdapterNeeds(*flags[:6]), AdapterNeeds(*flags[6:])
         adapter, adapter_in, norm = (copied_for_backward(w, g) for w in (o.adapter, o.adapter_in, o.norm))
         o = o._replace(adapter=adapter, adapter_in=adapter_in, norm=norm)
         w = o.adapter
@@ -150,12 +152,12 @@ class _TemporalAdaptation(torch.autograd.Function):
             a, lse = ops.temporal_attention(qkv, o.num_heads)
         u = F.linear(_rows(a), w.w1, w.low_b1)
 
-        how = (o.factor, False, False, needs.normed.y)  # the factor is of the adapter's hidden state
-        g, branch, rows = arrive((g, dy), found, o.dtype, needs.adapter.b2, *how)[:3]
+        how = (o.factor, False, False, given)  # the factor is of the adapter's hidden state
+        g, branch, rows = arrive((g, dy), found, o.dtype, needs.b2, *how)[:3]
         du, hidden, biases = gelu_gradients(w, branch @ w.w2, u, rows, o.factor)
-        gradients = adapter_gradients(w, needs.adapter, _rows(a), du, hidden, branch, biases)
-        if not (needs.x or any(needs.adapter_in)):
-            return _PACKING.gradients(adapter=gradients)
+        gradients = adapter_gradients(w, needs, _rows(a), du, hidden, branch, biases)
+        if not (needs_x or any(needs_in)):
+            return None, None, None, *gradients, *NOT_FORMED
 
         da = (du @ w.w1).view(a.shape)
         del branch, du, u, hidden
@@ -163,16 +165,16 @@ class _TemporalAdaptation(torch.autograd.Function):
         del da, qkv, a, lse  # what is formed again is held by nobody else
         dz = input_gradient(_rows(dqkv), o.attention.qkv_weight, o.scaled.qkv, o.dtype)
         del dqkv
-        gradients_in = None
+        gradients_in: Any = NOT_FORMED
         if o.adapter_in is not None:
             if z is None:
                 z = _norm(o, o.norm, False).rows
             w = o.adapter_in
-            du_in, hidden, biases = gelu_gradients(w, dz @ w.w2, u_in, dz if needs.adapter_in.b2 else None)
-            gradients_in = adapter_gradients(w, needs.adapter_in, z, du_in, hidden, dz, biases)
+            du_in, hidden, biases = gelu_gradients(w, dz @ w.w2, u_in, dz if needs_in.b2 else None)
+            gradients_in = adapter_gradients(w, needs_in, z, du_in, hidden, dz, biases)
             dz.addmm_(du_in, w.w1)
-        of_input = depart(needs, dz, o.x, o.norm.weight, mean, rstd, g) if needs.x else {}
-        return _PACKING.gradients(**of_input, adapter=gradients, adapter_in=gradients_in)
+        of_input = depart(given, dz, o.x, o.norm.weight, mean, rstd, g) if needs_x else (None, None)
+        return None, *of_input, *gradients, *gradients_in
 
 
 def _norm(o: _Operands, norm: NormWeights, recorded: bool) -> Normed:

@@ -1,7 +1,8 @@
-"""The tensors of a block as records, and their way through an autograd function, which takes and gives a flat row.
+"""The tensors of a block as records, and their way through an autograd function.
 
-D is the block's width, M and H the hidden units of its MLP and of an adapter. A function's operands are a record
-themselves, of tensors, of these records and of constants: :class:`Packing` lays them in a row and names them again.
+D is the block's width, M and H the hidden units of its MLP and of an adapter. A function takes its operands as a record
+themselves, of tensors, of these records and of constants, and behind it, in a row, those of them that may want a
+gradient: :class:`Keeping` keeps the record for backward.
 """
 
 from __future__ import annotations
@@ -105,6 +106,9 @@ class FormedAdapter(NamedTuple):
         return self.b2[0] if self.b2.ndim == 2 else self.b2
 
 
+NOT_FORMED = (None,) * len(FormedAdapter._fields)  # in the place of one, in a row
+
+
 class StackedMLP(NamedTuple):
     """The frozen MLP's weights with an adapter's beside them, constants in the products' dtype."""
 
@@ -137,7 +141,11 @@ class AdapterGradients(NamedTuple):
 
 def require_gradient(*records: Sequence[Any] | None) -> bool:
     """Whether any tensor of these records trains."""
-    return any(getattr(weight, "requires_grad", False) for record in records for weight in record or ())
+    for record in records:
+        for weight in record or ():
+            if weight is not None and weight.requires_grad:
+                return True
+    return False
 
 
 def recorded(*records: Sequence[Any] | None) -> bool:
@@ -145,63 +153,53 @@ def recorded(*records: Sequence[Any] | None) -> bool:
     return torch.is_grad_enabled() and require_gradient(*records)
 
 
+def apply(function: type[torch.autograd.Function], *operands: Any) -> Any:
+    """``function.apply(*operands)``, past its search for what functorch has left, which takes longer than the call."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*operands)
+    return super(torch.autograd.Function, function).apply(*operands)  # type: ignore[misc]
+
+
 Operands = TypeVar("Operands", bound=tuple)
 
 
-class Packing(Generic[Operands]):
-    """``operands``, a NamedTuple of tensors, records of tensors (or None), and last constants, as a row and back.
+class Keeping(Generic[Operands]):
+    """How a function keeps its ``operands`` for backward: a NamedTuple of its input, of what is not kept, of tensors
+    and records of tensors (or None), and last of constants.
 
-    Each tensor of a record has its place in the row whether the record is there or None, so that gradients and
-    ``needs_input_grad`` are named by the same fields. The constants are one tuple, the row's last element.
+    Args:
+        given: how many stand behind the input that are not kept.
     """
 
-    def __init__(self, operands: type[Operands]) -> None:
-        self.operands = operands
-        hints, end = get_type_hints(operands), 0
-        self.names = tuple(hints)
+    def __init__(self, operands: type[Operands], given: int) -> None:
+        self.operands, self.given = operands, given
         self.places: list[tuple[Any, int, int]] = []  # record, None for a single tensor; first place, one past last
-        for hint in hints.values():
+        end = 1
+        for hint in [*get_type_hints(operands).values()][1 + given :]:
             kinds = (hint, *get_args(hint))
             record = next((kind for kind in kinds if hasattr(kind, "_fields")), None)
             if record is None and Tensor not in kinds:
                 break
             start, end = end, end + (1 if record is None else len(record._fields))
             self.places.append((record, start, end))
+        self.end = end
 
-    def pack(self, operands: Operands) -> list[Any]:
-        return [*self._tensors(operands), operands[len(self.places) :]]
-
-    def _tensors(self, operands: Operands) -> list[Any]:
-        row: list[Any] = []
-        for value, (record, start, end) in zip(operands, self.places):
-            row.extend((None,) * (end - start) if value is None else (value,) if record is None else value)
-        return row
-
-    def unpack(self, row: Sequence[Any]) -> Operands:
-        values = []
-        for record, start, end in self.places:
-            first = row[start]
-            values.append(first if record is None or first is None else record._make(row[start:end]))
-        return self.operands(*values, *row[-1])
-
-    def keep(self, ctx: Any, operands: Operands, *others: Tensor | None) -> None:
-        """Keeps the operands, and other tensors, for :meth:`kept` in backward."""
-        row = self.pack(operands)
-        ctx.save_for_backward(*others, *(value if isinstance(value, Tensor) else None for value in row))
-        ctx.constants = [None if isinstance(value, Tensor) else value for value in row]
+    def keep(self, ctx: Any, x: Tensor | None, operands: Operands, *others: Tensor | None) -> None:
+        """Keeps ``x`` in the place of the input, the operands, and other tensors, for :meth:`kept` in backward."""
+        row: list[Any] = [x]
+        for value, (record, start, end) in zip(operands[1 + self.given :], self.places):
+            if record is None:
+                row.append(value)
+            else:
+                row.extend((None,) * (end - start) if value is None else value)
+        ctx.save_for_backward(*row, *others)
+        ctx.constants = operands[1 + self.given + len(self.places) :]
 
     def kept(self, ctx: Any) -> tuple[Any, ...]:
-        """The operands that were kept, and the other tensors."""
+        """The operands, None in the places of those that were not kept, and the other tensors."""
         saved = ctx.saved_tensors  # asked for once, as a checkpoint wants it
-        others = len(saved) - len(ctx.constants)
-        row = [constant if tensor is None else tensor for tensor, constant in zip(saved[others:], ctx.constants)]
-        return self.unpack(row), *saved[:others]
-
-    def needs(self, ctx: Any) -> Any:
-        """Which operands want a gradient, by name: booleans in place of tensors."""
-        nothing = (False,) * (len(self.names) - len(self.places))
-        return self.unpack((*ctx.needs_input_grad[:-1], nothing))
-
-    def gradients(self, **gradients: Any) -> tuple[Any, ...]:
-        """What backward returns: these, by the names of their operands, and None for all else."""
-        return *self._tensors(self.operands(**{**dict.fromkeys(self.names), **gradients})), None
+        values: list[Any] = [saved[0], *(None,) * self.given]
+        for record, start, end in self.places:
+            first = saved[start]
+            values.append(first if record is None or first is None else record(*saved[start:end]))
+        return self.operands(*values, *ctx.constants), *saved[self.end :]

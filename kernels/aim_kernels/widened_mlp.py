@@ -35,16 +35,18 @@ from aim_kernels.residual import row_factor
 from aim_kernels.scaled_product import input_gradient, product
 from aim_kernels.scaled_rows import quantised
 from aim_kernels.weights import (
+    NOT_FORMED,
     UNSCALED,
     AdapterGradients,
     AdapterNeeds,
     AdapterWeights,
     FormedAdapter,
+    Keeping,
     MLPWeights,
-    Packing,
     ScaledRows,
     ScaledTrunk,
     StackedMLP,
+    apply,
     require_gradient,
 )
 from aim_kernels.wide_activation import gelu
@@ -115,7 +117,7 @@ def wide_mlp(
     dtype = compute_dtype(y, fc_weight)
     ready = formed_of(adapter, dtype, beside=mlp.proj_bias, scale=scale)
     operands = _Operands(y, row_factor(drop, y), mlp, ready, activation, keep_hidden, dtype)
-    return _WideMLP.apply(*_PACKING.pack(operands))
+    return apply(_WideMLP, operands, y, *(ready or NOT_FORMED))
 
 
 def check_activation(mlp: MLPWeights, activation: MLPActivation) -> None:
@@ -154,32 +156,33 @@ class _Operands(NamedTuple):
     dtype: torch.dtype
 
 
-_PACKING = Packing(_Operands)
+_KEEPING = Keeping(_Operands, given=0)
 
 
 class _WideMLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *row: Any) -> Tensor:
-        o = _PACKING.unpack(row)
+    def forward(ctx: Any, o: _Operands, *_: Tensor | None) -> Tensor:
         rows = o.y.to(o.dtype).reshape(-1, o.y.shape[-1])
         wide = _widened(o, o.adapter)
         hidden, kept = activated(wide, rows, o.keep_hidden)
         out, dropped_bias = contract(wide, hidden, rows)
         if wide.factor is not None and dropped_bias is not None:
             out.addcmul_(wide.factor[:, None].to(o.dtype), dropped_bias.to(o.dtype))
-        _PACKING.keep(ctx, o._replace(y=rows), *kept)
+        _KEEPING.keep(ctx, rows, o, *kept)
         ctx.dtype_in = o.y.dtype
         return out.view(o.y.shape)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        (o, u, slope), needs = _PACKING.kept(ctx), _PACKING.needs(ctx)
+        o, u, slope = _KEEPING.kept(ctx)
+        _, needs_y, *flags = ctx.needs_input_grad
+        needs = AdapterNeeds(*flags)
         wide = _widened(o, copied_for_backward(o.adapter, g))
         kept = Hidden(u, slope) if o.keep_hidden else Hidden(expand(wide, o.y))
-        branch, db2 = branch_gradient(g, o.dtype, needs.adapter.b2, wide.factor, dropped=False)
+        branch, db2 = branch_gradient(g, o.dtype, needs.b2, wide.factor, dropped=False)
         sums = None if db2 is None else db2[None]
-        dy, gradients = wide_gradients(wide, branch, None, sums, o.y, kept, needs.y, needs.adapter)
-        return _PACKING.gradients(y=None if dy is None else dy.view(g.shape).to(ctx.dtype_in), adapter=gradients)
+        dy, gradients = wide_gradients(wide, branch, None, sums, o.y, kept, needs_y, needs)
+        return None, None if dy is None else dy.view(g.shape).to(ctx.dtype_in), *gradients
 
 
 def _widened(o: _Operands, adapter: FormedAdapter | None) -> WidenedMLP:
