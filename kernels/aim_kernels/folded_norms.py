@@ -39,9 +39,14 @@ class FoldedNorms(NamedTuple):
     scaled: ScaledTrunk  # the block's, folded
     state: tuple[Any, ...]  # of the parameters that they were made of
 
-    def holds(self, *records: NormWeights | AttentionWeights | MLPWeights) -> bool:
-        """Whether the block's ``records`` of weights are still those, unchanged since."""
-        return self.state == _state(*records)
+    def before(self, weights: Weights) -> tuple[NormWeights, Weights]:
+        """The norm and the weights behind it that stand in the place of a norm and ``weights``."""
+        folded = self.attention if isinstance(weights, AttentionWeights) else self.mlp
+        return self.norm, weights._replace(**folded)
+
+    def holds(self, norms: tuple[NormWeights, NormWeights], attention: AttentionWeights, mlp: MLPWeights) -> bool:
+        """Whether the block's norms, and the weights behind them, are still those, unchanged since."""
+        return self.state == _state(norms, attention, mlp)
 
 
 def fold_norms(
@@ -69,15 +74,8 @@ def fold_norms(
             {name: x.to(dtype) for name, x in behind_first.items()},
             {name: x.to(dtype) for name, x in behind_second.items()},
             scaled,
-            _state(*norms, attention, mlp),
+            _state(norms, attention, mlp),
         )
-
-
-def behind(folded: FoldedNorms | None, norm: NormWeights, weights: Weights) -> tuple[NormWeights, Weights]:
-    """A norm and the weights behind it, as they are or ``folded``."""
-    if folded is None:
-        return norm, weights
-    return folded.norm, weights._replace(**(folded.attention if isinstance(weights, AttentionWeights) else folded.mlp))
 
 
 def _folded(norm: NormWeights, weights: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -97,7 +95,7 @@ def _quantised(plain: ScaledWeight | None, folded: dict[str, Tensor]) -> ScaledW
     return scaled_weight(torch.cat([folded.pop(name) for name in [*folded] if name.endswith("weight")]), biases)
 
 
-def _state(*records: NormWeights | AttentionWeights | MLPWeights) -> tuple[Any, ...]:
-    """Which parameters they are, where, and how often they were written: a copy of a model has others."""
-    parameters = (x for record in records for x in record if isinstance(x, nn.Parameter))
-    return tuple((id(x), x.device, x._version) for x in parameters)
+def _state(norms: tuple[NormWeights, NormWeights], attention: AttentionWeights, mlp: MLPWeights) -> tuple[Any, ...]:
+    """Which tensors are folded, where they are, and how often they were written: a copy of a model has others."""
+    folded = (*norms[0], *norms[1], *attention[:2], *mlp[:2], *mlp[4:])
+    return tuple((id(x), x.device, x._version) for x in folded if x is not None)

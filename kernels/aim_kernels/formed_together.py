@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from aim_kernels.bias_gradients import parts_of
-from aim_kernels.folded_norms import behind
 from aim_kernels.formed_adapter import AdapterUse
+from aim_kernels.lent import Lent
 from aim_kernels.modules import AIMBlock
 from aim_kernels.precision import compute_dtype, in_dtype
 from aim_kernels.stacked_adapters import form_stacked
-from aim_kernels.weights import AttentionWeights, FormedAdapter, MLPWeights, NormWeights, StackedMLP, require_gradient
+from aim_kernels.weights import FormedAdapter, MLPWeights, StackedMLP, require_gradient
 
 
 @contextmanager
@@ -42,24 +42,25 @@ def formed_together(modules: Iterable[nn.Module], x: Tensor) -> Iterator[None]:
     """
     modules = [*modules] if _gains(x) else []
     blocks = [block for block in modules if isinstance(block, AIMBlock)]
-    weights = [(block.attention_weights(), block.mlp_weights()) for block in blocks]
-    if not all(_served(block, held) for block, held in zip(blocks, weights)):
+    lent = [block.read() for block in blocks]
+    if not all(map(_served, blocks, lent)):
         blocks = []
     try:
         with ExitStack() as modes:
             if blocks and torch.is_inference_mode_enabled():
                 modes.enter_context(torch.inference_mode(False))
                 modes.enter_context(torch.no_grad())
-            _lend_folded(blocks, weights)
-            _form_adapters(blocks, weights, x)
-            _stack_mlps(blocks, weights)
+            for block, weights in zip(blocks, lent):
+                block.lent = _folded(block, weights)
+            _form_adapters(blocks, x)
+            _stack_mlps(blocks)
             _draw_drops(blocks, x)
             _share_norms([] if any(map(_compiled, modules)) else blocks)
             yield
     finally:
         for block in blocks:
-            block.formed, block.stacked, block.drop_path.lent = {}, None, []
-            block.before = block.ahead = block.folded = None
+            block.lent = None
+            block.drop_path.lent.clear()
 
 
 def _gains(x: Tensor) -> bool:
@@ -71,38 +72,36 @@ def _compiled(module: nn.Module) -> bool:
     return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
 
 
-_Weights = tuple[tuple[NormWeights, AttentionWeights], tuple[NormWeights, MLPWeights]]  # of a block
+def _served(block: AIMBlock, lent: Lent) -> bool:
+    return block.backend == "fused" and not require_gradient(*lent.plain, *lent.mlp)
 
 
-def _served(block: AIMBlock, weights: _Weights) -> bool:
-    return block.backend == "fused" and not require_gradient(*weights[0], *weights[1])
+def _folded(block: AIMBlock, lent: Lent) -> Lent:
+    """With the norms that were folded when the trunk was held, where the weights have not changed since."""
+    held, (first, attention), (second, mlp) = block.held_norms, lent.plain, lent.mlp
+    if held is None or block.memory != "fast" or not held.holds((first, second), attention, mlp):
+        return lent
+    return Lent(lent.plain, held.before(attention), held.before(mlp), held.scaled, norm=second)
 
 
-def _lend_folded(blocks: Sequence[AIMBlock], weights: Sequence[_Weights]) -> None:
-    """Of the norms that were folded when the trunk was held, those whose weights have not changed since."""
-    for block, ((first, attention), (second, mlp)) in zip(blocks, weights):
-        held = block.held_norms if block.memory == "fast" else None
-        if held is not None and held.holds(first, second, attention, mlp):
-            block.folded = held
-
-
-def _form_adapters(blocks: Sequence[AIMBlock], weights: Sequence[_Weights], x: Tensor) -> None:
-    alike: dict[Any, list[tuple[AIMBlock, str, AdapterUse]]] = defaultdict(list)
-    for block, ((_, attention), _) in zip(blocks, weights):
-        dtype = compute_dtype(x, attention.qkv_weight)
+def _form_adapters(blocks: Sequence[AIMBlock], x: Tensor) -> None:
+    alike: dict[Any, list[tuple[Lent, str, AdapterUse]]] = defaultdict(list)
+    for block in blocks:
+        lent = block.read()
+        dtype = compute_dtype(x, lent.plain[1].qkv_weight)
         for name, use in block.adapter_uses().items():
             kinds = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in use.weights)
-            alike[dtype, kinds].append((block, name, use))
+            alike[dtype, kinds].append((lent, name, use))
     for (dtype, _), found in alike.items():
         parts = parts_of(x.shape[:-1].numel())
-        for (block, name, _), formed in zip(found, form_stacked([use for *_, use in found], dtype, parts)):
-            block.formed[name] = formed
+        for (lent, name, _), formed in zip(found, form_stacked([use for *_, use in found], dtype, parts)):
+            lent.formed[name] = formed
 
 
 def _share_norms(blocks: Sequence[AIMBlock]) -> None:
     for block, following in itertools.pairwise(blocks):
         if block.memory == following.memory == "fast":
-            block.ahead = following.before = following.first_norm()
+            block.read().ahead = following.read().before = following.first_norm()
 
 
 def _draw_drops(blocks: Sequence[AIMBlock], x: Tensor) -> None:
@@ -134,12 +133,13 @@ def draw_at_once(kept: Sequence[float], shape: Sequence[int], x: Tensor) -> list
     return drawn
 
 
-def _stack_mlps(blocks: Sequence[AIMBlock], weights: Sequence[_Weights]) -> None:
-    alike: dict[Any, list[tuple[AIMBlock, MLPWeights, FormedAdapter]]] = defaultdict(list)
-    for block, (_, held) in zip(blocks, weights):
-        adapter, mlp = block.formed.get("MLP_Adapter"), behind(block.folded, *held)[1]
+def _stack_mlps(blocks: Sequence[AIMBlock]) -> None:
+    alike: dict[Any, list[tuple[Lent, MLPWeights, FormedAdapter]]] = defaultdict(list)
+    for block in blocks:
+        lent = block.read()
+        adapter, mlp = lent.formed.get("MLP_Adapter"), lent.mlp[1]
         if adapter is not None and block.memory == "fast" and block.scaled.fc is None:
-            alike[mlp.proj_weight.shape[0], adapter.w1.dtype, adapter.w1.device].append((block, mlp, adapter))
+            alike[mlp.proj_weight.shape[0], adapter.w1.dtype, adapter.w1.device].append((lent, mlp, adapter))
     for (_, dtype, _), found in alike.items():
         rows: list[Tensor] = []
         biases: list[Tensor] = []
@@ -156,5 +156,5 @@ def _stack_mlps(blocks: Sequence[AIMBlock], weights: Sequence[_Weights]) -> None
             up = torch.cat([in_dtype(part, dtype) for part in rows]).split(ups)
             bias = torch.cat([in_dtype(part, dtype) for part in biases]).split(ups)
             down = torch.cat([in_dtype(part, dtype) for part in columns], 1).split(downs, 1)
-        for (block, _, _), *parts in zip(found, up, bias, down):
-            block.stacked = StackedMLP(*parts)
+        for (lent, _, _), *parts in zip(found, up, bias, down):
+            lent.stacked = StackedMLP(*parts)

@@ -13,6 +13,7 @@ Frozen parts are frozen (``requires_grad`` False) at construction; ``block.requi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -28,9 +29,10 @@ from aim_kernels.adaptation import (
 from aim_kernels.adapter import adapter
 from aim_kernels.choices import Activation, AdapterPlace, BlockBackend, DropPathMode, Memory, MLPActivation
 from aim_kernels.drop_path import DropPath
-from aim_kernels.folded_norms import FoldedNorms, behind
+from aim_kernels.folded_norms import FoldedNorms
 from aim_kernels.formed_adapter import AdapterUse
 from aim_kernels.joint_adaptation import joint_adaptation
+from aim_kernels.lent import Lent
 from aim_kernels.memory import check_memory, run_again
 from aim_kernels.precision import compute_dtype
 from aim_kernels.residual_norm import Ahead, norm_ahead
@@ -47,7 +49,6 @@ from aim_kernels.weights import (
     MLPWeights,
     NormWeights,
     ScaledTrunk,
-    StackedMLP,
 )
 
 __all__ = ["AIMBlock", "Adapter", "AdapterPlace", "BlockBackend", "DropPathMode", "TemporalAttention"]
@@ -234,11 +235,7 @@ class AIMBlock(nn.Module):
         self.T_Adapter_in = Adapter(dim, adapter_ratio) if num_tadapter == 2 and self.T_Adapter else None
         self.MLP_Adapter = Adapter(dim, adapter_ratio, skip=False) if "joint" in adapters else None
         self.drop_path = DropPath(drop_path, drop_path_mode)
-        self.formed: dict[str, FormedAdapter] = {}  # by name, while :func:`formed_together` lends them
-        self.stacked: StackedMLP | None = None  # likewise, and the next
-        self.folded: FoldedNorms | None = None
-        self.before: Ahead | None = None  # the norms of its input and output that it shares with other blocks
-        self.ahead: Ahead | None = None
+        self.lent: Lent | None = None  # while :func:`formed_together` does
 
     def _make_trunk(self, hidden: int) -> None:
         """The frozen part, under the trunk's names; :meth:`attention_weights` and :meth:`mlp_weights` hand it on."""
@@ -261,19 +258,28 @@ class AIMBlock(nn.Module):
 
     def adapter_uses(self) -> dict[str, AdapterUse]:
         """These, where there are any, with what stands around them."""
-        attention, (norm, mlp) = self.attention_weights()[1], self.mlp_weights()
-        around: dict[str, dict[str, Any]] = {
-            "T_Adapter": {"reads": attention[2:]},
-            "T_Adapter_in": {},
-            "S_Adapter": {"reads": attention[2:], "beside": attention.out_bias},
-            "MLP_Adapter": {"beside": mlp.proj_bias, "scale": self.adapter_scale, "norm": self.folded and norm},
+        lent = self.read()
+        out, mlp = lent.plain[1][2:], lent.mlp[1]
+        around: dict[str, tuple[Any, ...]] = {
+            "T_Adapter": (out,),
+            "T_Adapter_in": (),
+            "S_Adapter": (out, out[1]),
+            "MLP_Adapter": (None, mlp.proj_bias, self.adapter_scale, lent.norm),
         }
-        modules = {name: getattr(self, name) for name in self.fused_adapters}
-        return {name: AdapterUse(module.weights, **around[name]) for name, module in modules.items() if module}
+        modules = ((name, getattr(self, name)) for name in self.fused_adapters)
+        return {name: AdapterUse(module.weights, *around[name]) for name, module in modules if module is not None}
+
+    def read(self) -> Lent:
+        """What the block is lent, or its weights alone."""
+        if self.lent is not None:
+            return self.lent
+        attention = self.attention_weights()
+        return Lent(attention, attention, self.mlp_weights(), self.scaled)
 
     def adapter(self, name: str) -> AdapterWeights | FormedAdapter | None:
         """The adapter of a name as a sub-block takes it: formed where :func:`formed_together` did it; None without."""
-        return self.formed.get(name) or _weights(getattr(self, name))
+        formed = None if self.lent is None else self.lent.formed.get(name)
+        return formed or _weights(getattr(self, name))
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
         """``[..., T, N, dim]`` to itself; with ``cls_only`` to ``[..., T, 1, dim]``, the first token of each frame.
@@ -293,68 +299,77 @@ class AIMBlock(nn.Module):
         if lean and (x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())):
             # compiled, a checkpoint around an autograd function is forgotten: there each sub-block keeps its own input
             dtype = compute_dtype(clips, self.attention_weights()[1].qkv_weight)
-            out = run_again(self._adapt_with(dict(self.formed)), clips, *drops, "fast", cls_only, dtype=dtype)
+            out = run_again(self._adapting(), clips, *drops, "fast", cls_only, dtype=dtype)
         else:
             out = self._adapt(clips, *drops, self.memory, cls_only)
         return out if out.shape == shape else out.reshape(shape)  # the next block knows it by its identity
 
-    def _adapt_with(self, formed: dict[str, FormedAdapter]) -> Callable[..., Tensor]:
-        """:meth:`_adapt` with these adapters, when they are lent no more as well."""
+    def _adapting(self) -> Callable[..., Tensor]:
+        """:meth:`_adapt` with the adapters that are lent now, when they are lent no more as well."""
+        formed = {} if self.lent is None else self.lent.formed
 
         def adapt(*operands: Any) -> Tensor:
-            lent, self.formed = self.formed, formed
+            given, self.lent = self.lent, None
             try:
+                self.lent = replace(self.read(), formed=formed)  # the weights as they are by then
                 return self._adapt(*operands)
             finally:
-                self.formed = lent
+                self.lent = given
 
         return adapt
 
     def _adapt(
         self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None, memory: Memory, cls_only: bool
     ) -> Tensor:
-        weights = self.attention_weights()
-        plain, folded = ((*behind(held, *weights), self.num_heads) for held in (None, self.folded))
-        before, middle, last, ahead = self._norms(x, cls_only)
+        lent, heads = self.read(), self.num_heads
+        before, middle, last, ahead = self._norms(x, cls_only, lent)
         if self.T_Adapter is not None:
             adapters: Any = (self.adapter("T_Adapter"), self.adapter("T_Adapter_in"))
-            frozen, scaled = (plain, self.scaled) if self.T_Adapter_in else (folded, (self.folded or self).scaled)
+            frozen, scaled = (lent.plain, self.scaled) if self.T_Adapter_in else (lent.attention, lent.scaled)
             norms: dict[str, Any] = {"before": before, "ahead": middle, "scaled": scaled}
             norms |= {"drop": temporal_drop, "eps": self.eps, "memory": memory}
-            x, before = temporal_adaptation(x, *frozen, *adapters, **norms), middle
+            x, before = temporal_adaptation(x, *frozen, heads, *adapters, **norms), middle
         adapter, norms = self.adapter("S_Adapter"), {"before": before, "ahead": last}
         if cls_only:
-            x = spatial_readout(x, *plain, adapter, self.eps, scaled=self.scaled, **norms)
+            x = spatial_readout(x, *lent.plain, heads, adapter, self.eps, scaled=self.scaled, **norms)
         else:
             norms |= {"memory": memory, "attention_backend": self.attention_backend}
-            x = spatial_adaptation(x, *folded, adapter, self.eps, scaled=(self.folded or self).scaled, **norms)
-        return self._adapt_mlp(x, joint_drop, memory, before=last, ahead=ahead)
+            x = spatial_adaptation(x, *lent.attention, heads, adapter, self.eps, scaled=lent.scaled, **norms)
+        return self._adapt_mlp(x, joint_drop, memory, lent, before=last, ahead=ahead)
 
-    def _norms(self, x: Tensor, cls_only: bool) -> tuple[Ahead | None, ...]:
+    def _norms(self, x: Tensor, cls_only: bool, lent: Lent) -> tuple[Ahead | None, ...]:
         """The norms before the block, after its temporal and its spatial sub-block, and after it that neighbours share:
         "fast" ones alone, as it takes two gradients at once."""
         if self.memory != "fast" or not residual_norm.gains(x):
             return (None,) * 4
-        attention, mlp = self.norm_weights()
-        unit = self.folded and self.folded.norm
-        middle = norm_ahead(attention if cls_only else unit or attention, self.eps, self.scaled.qkv, precise=cls_only)
-        read = {"plain": self.MLP_Adapter is not None, "packs": self.ahead is not None}
-        last = norm_ahead(unit or mlp, self.eps, self.scaled.fc, **read)
-        return self.before, middle, last, self.ahead
+        norm, packs = (lent.plain if cls_only else lent.attention)[0], lent.ahead is not None
+        middle = norm_ahead(norm, self.eps, self.scaled.qkv, precise=cls_only)
+        last = norm_ahead(lent.mlp[0], self.eps, self.scaled.fc, plain=self.MLP_Adapter is not None, packs=packs)
+        return lent.before, middle, last, lent.ahead
 
     def first_norm(self) -> Ahead | None:
         """The norm of the block's input; None where what is read hangs on ``cls_only``."""
-        norm, second = self.norm_weights()[0], self.T_Adapter_in is not None  # which reads y itself
-        unit = None if second or self.folded is None else self.folded.norm
-        return norm_ahead(unit or norm, self.eps, None if second else self.scaled.qkv) if self.T_Adapter else None
+        if self.T_Adapter is None:
+            return None
+        if self.T_Adapter_in is not None:  # which reads y itself
+            return norm_ahead(self.read().plain[0], self.eps, None)
+        return norm_ahead(self.read().attention[0], self.eps, self.scaled.qkv)
 
     def _adapt_mlp(
-        self, x: Tensor, drop: Tensor | None, memory: Memory, before: Ahead | None = None, ahead: Ahead | None = None
+        self,
+        x: Tensor,
+        drop: Tensor | None,
+        memory: Memory,
+        lent: Lent | None = None,
+        before: Ahead | None = None,
+        ahead: Ahead | None = None,
     ) -> Tensor:
         """The joint sub-block, the last of the block: a lean one holds no hidden state even while it runs again."""
         memory = "lean" if self.memory == "lean" else memory
-        joint = {**self._joint(drop), "memory": memory, "stacked": self.stacked, "scaled": (self.folded or self).scaled}
-        return joint_adaptation(x, *behind(self.folded, *self.mlp_weights()), **joint, before=before, ahead=ahead)
+        joint = {**self._joint(drop), "memory": memory, "before": before, "ahead": ahead}
+        if lent is None:
+            return joint_adaptation(x, *self.mlp_weights(), **joint, scaled=self.scaled)
+        return joint_adaptation(x, *lent.mlp, **joint, stacked=lent.stacked, scaled=lent.scaled)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
         frozen = (*self.attention_weights(), self.num_heads)

@@ -54,7 +54,7 @@ def gradients(blocks, x, lends=True, cls_only=True):
 
 def lent(blocks, x):
     with together(blocks, x):
-        return [block.folded is not None for block in blocks]
+        return [block.lent.norm is not None for block in blocks]
 
 
 def agree(found, wanted, **tolerance):

@@ -87,16 +87,16 @@ def test_what_is_lent_and_to_whom():
     blocks = blocks_of(*[AIMBlock] * 3)
     blocks[1].memory, blocks[2].memory = "balanced", "lean"
     with together(blocks, x):
-        assert [set(block.formed) for block in blocks] == [{"T_Adapter", "S_Adapter", "MLP_Adapter"}] * 3
-        assert [block.stacked is not None for block in blocks] == [True, False, False]
+        assert [set(block.lent.formed) for block in blocks] == [{"T_Adapter", "S_Adapter", "MLP_Adapter"}] * 3
+        assert [block.lent.stacked is not None for block in blocks] == [True, False, False]
         assert [len(block.drop_path.lent) for block in blocks] == [2] * 3
     for change in ({"backend": "reference"}, {"requires_grad": True}):
-        assert not any(block.formed or block.stacked or block.drop_path.lent for block in blocks)
+        assert not any(block.lent or block.drop_path.lent for block in blocks)
         other = blocks_of(AIMBlock)[0]
         other.requires_grad_(change.pop("requires_grad", False))
         vars(other).update(change)
         with together([*blocks, other], x):
-            assert not any(block.formed for block in (*blocks, other))
+            assert not any(block.lent for block in (*blocks, other))
 
 
 def test_blocks_in_eight_bits_are_lent_adapters_that_no_frozen_weights_are_stacked_with():
@@ -106,7 +106,7 @@ def test_blocks_in_eight_bits_are_lent_adapters_that_no_frozen_weights_are_stack
         nn.init.normal_(parameter, std=0.2)
     hold_trunk(blocks, torch.float8_e4m3fn)
     with together(blocks, x):
-        assert all(len(block.formed) == 3 and block.stacked is None for block in blocks)
+        assert all(len(block.lent.formed) == 3 and block.lent.stacked is None for block in blocks)
     for got, wanted in zip(gradients(blocks, x, True), gradients(blocks, x, False), strict=True):
         torch.testing.assert_close(got, wanted, rtol=0.02, atol=0.02 * wanted.abs().max().item())
 
