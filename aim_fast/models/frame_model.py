@@ -345,9 +345,10 @@ class FrameModel(Headed):
 
         Of the last block only [B, T, 1, D] where no more of it is read.
         """
-        with formed_together(self.row[start:stop], tokens):
-            for number in range(start, stop):
-                block, last = self.row[number], number == self.depth - 1
+        blocks = [*self.row][start:stop]
+        with formed_together(blocks, tokens):
+            for number, block in enumerate(blocks, start):
+                last = number == self.depth - 1
                 tokens = block(tokens, cls_only=last and self.pools_cls and not self.reader.reads_tokens)
         return tokens
 

@@ -59,12 +59,17 @@ def parts_of(rows: int) -> int:
 
 
 def _parts(weights: AdapterWeights | FormedAdapter) -> int:
-    return len(weights.b1) if weights.b1.ndim == 2 else 1
+    return weights.b1.shape[0] if weights.b1.ndim == 2 else 1
 
 
-def _of(weights: AdapterWeights | FormedAdapter, *sums: Tensor) -> Biases:
-    like = (weights.b1, weights.b2)
-    return Biases(*(in_dtype(s.view_as(b), b.dtype) if s.numel() else None for s, b in zip(sums, like, strict=True)))
+def _of(weights: AdapterWeights | FormedAdapter, b1: Tensor, b2: Tensor) -> Biases:
+    return Biases(_like(weights.b1, b1), _like(weights.b2, b2))
+
+
+def _like(bias: Tensor, sums: Tensor) -> Tensor | None:
+    if not sums.numel():
+        return None
+    return in_dtype(sums if bias.ndim == 2 else sums.view_as(bias), bias.dtype)
 
 
 def column_sums_reference(x: Tensor, rows: Tensor | None, parts: int) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ from aim_kernels.residual_norm import (
     left,
     norm_before,
     normed_of,
+    rows_of,
 )
 from aim_kernels.trained_trunk import mlp_branch
 from aim_kernels.weights import (
@@ -131,7 +132,7 @@ class _JointAdaptation(torch.autograd.Function):
             _KEEPING.keep(ctx, kept_x, o, *left(None, None), mean, rstd, *Hidden())
             return o.x.new_empty(()).expand(o.x.shape)
         wide = _widened(o, o.adapter)
-        kept, rows = Hidden(), normed.y.reshape(-1, o.x.shape[-1])
+        kept, rows = Hidden(), rows_of(normed.y)
         if o.memory == "fast":
             hidden, kept = activated(wide, normed.rows, True)
             branch, dropped_bias = contract(wide, hidden, rows)

@@ -24,11 +24,13 @@ from torch.utils.checkpoint import checkpoint
 from aim_kernels.choices import Memory
 from aim_kernels.registration import operator, ops
 
+_WORDS = get_args(Memory)
+
 
 def check_memory(memory: str) -> None:
     """Raises ValueError unless ``memory`` is one of the three words."""
-    if memory not in get_args(Memory):
-        raise ValueError(f"memory {memory!r} is none of {', '.join(get_args(Memory))}")
+    if memory not in _WORDS:
+        raise ValueError(f"memory {memory!r} is none of {', '.join(_WORDS)}")
 
 
 def run_again(function: Callable[..., Tensor], x: Tensor, *others: Any, dtype: torch.dtype) -> Tensor:

@@ -366,7 +366,7 @@ class AIMBlock(nn.Module):
     ) -> Tensor:
         """The joint sub-block, the last of the block: a lean one holds no hidden state even while it runs again."""
         memory = "lean" if self.memory == "lean" else memory
-        joint = {**self._joint(drop), "memory": memory, "before": before, "ahead": ahead}
+        joint, lent = {**self._joint(drop), "memory": memory, "before": before, "ahead": ahead}, lent or self.lent
         if lent is None:
             return joint_adaptation(x, *self.mlp_weights(), **joint, scaled=self.scaled)
         return joint_adaptation(x, *lent.mlp, **joint, stacked=lent.stacked, scaled=lent.scaled)
@@ -417,4 +417,4 @@ def _as_clips(x: Tensor, dim: int) -> Tensor:
     """``[..., T, N, D]`` to ``[B, T, N, D]``."""
     if x.ndim < 3 or x.shape[-1] != dim:
         raise ValueError(f"expected a tensor [..., T, N, {dim}], got {list(x.shape)}")
-    return x[None] if x.ndim == 3 else x.flatten(0, -4)
+    return x if x.ndim == 4 else x[None] if x.ndim == 3 else x.flatten(0, -4)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aim_kernels.layer_norm_triton import add_branch
 from aim_kernels.optional_triton import tl, triton
+from aim_kernels.precision import in_dtype
 from aim_kernels.registration import operator, ops
 from aim_kernels.rows_triton import MAX_WIDTH, launch, row_tile
 
@@ -27,7 +28,8 @@ def row_factor(drop: Tensor | None, x: Tensor) -> Tensor | None:
     """Droppath's factor of every token of ``x`` [B, T, N, D] as [B·T·N] float32 (float64 with a float64 stream)."""
     if drop is None:
         return None
-    return drop.to(torch.promote_types(x.dtype, torch.float32)).expand(*x.shape[:-1], 1).reshape(-1).contiguous()
+    drop, lead = in_dtype(drop, torch.promote_types(x.dtype, torch.float32)), x.shape[:-1]
+    return (drop if drop.shape[:-1] == lead else drop.expand(*lead, 1)).reshape(-1).contiguous()
 
 
 def residual_add_reference(x: Tensor, branch: Tensor, factor: Tensor | None, bias: Tensor | None) -> Tensor:

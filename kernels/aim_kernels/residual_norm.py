@@ -34,9 +34,9 @@ from aim_kernels.weights import NormWeights, ScaledRows, ScaledWeight, UnitNorm,
 
 
 class Normed(NamedTuple):
-    """What the norm before a sub-block gave."""
+    """What the norm before a sub-block gave: [.., D] and [..] of the input's shape, or [M, D] and [M]."""
 
-    y: Tensor  # [.., D] of the input's shape; not filled where the rows in eight bits alone are read
+    y: Tensor  # not filled where the rows in eight bits alone are read
     kept: Tensor | None  # the input as it is kept for backward, where it is not the input itself
     mean: Tensor | None  # None of a UnitNorm, whose y is kept
     rstd: Tensor
@@ -47,12 +47,13 @@ class Normed(NamedTuple):
     def rows(self) -> Tensor | ScaledRows:
         """What the sub-block's first product reads, [M, D]."""
         if self.values is None or self.scale is None:
-            return self.y.reshape(-1, self.y.shape[-1])
+            return rows_of(self.y)
         return ScaledRows(self.values, self.scale)
 
     def kept_of(self, x: Tensor) -> Tensor:
         """The sub-block's input ``x`` as backward reads it, or x̂ in its place."""
-        return _kept(x, self.y, self.kept, self.mean)
+        kept = _kept(x, self.y, self.kept, self.mean)
+        return kept if kept is x else kept.view(x.shape)
 
 
 class Ahead:
@@ -143,26 +144,27 @@ def norm_before(
 def add_and_norm(
     x: Tensor, branch: Tensor, factor: Tensor | None, added: Tensor | None, ahead: Ahead | None, dtype: torch.dtype
 ) -> Any:
-    """The sum in the shape and dtype of ``x``, and with a norm ``ahead`` what :class:`Normed` has of it.
+    """The sum of ``x`` and of ``branch`` [M, D] in the shape and dtype of ``x``, and with a norm ``ahead`` what
+    :class:`Normed` has of it, in rows.
 
     Beside an x̂ in bfloat16 a sum in float32 is :class:`~aim_kernels.packed.Packed`.
     """
     if ahead is None:
         return residual_add(x, branch, factor, added)
-    (rows, *parts), width, lead = parts_of(x), x.shape[-1], x.shape[:-1]
+    rows, *parts = parts_of(x)
     unit = isinstance(ahead.norm, UnitNorm)
     kept = ahead.kept and not unit and dtype.itemsize < x.dtype.itemsize
     packs = ahead.packs and _packs(x, dtype)
     of_y = torch.promote_types(x.dtype, torch.float32) if ahead.precise else dtype
     asked = (of_y, EIGHT_BITS if ahead.scaled else None, ahead.plain, dtype if kept else None)
-    operands = (rows, branch.reshape(-1, width), factor, added, *ahead.norm, ahead.eps, *asked, *parts, packs)
+    operands = (rows, branch, factor, added, *ahead.norm, ahead.eps, *asked, *parts, packs)
     out, y, copy, mean, rstd, values, scale = ops.residual_norm(*operands)
     return (
         Packed(x.shape, y, out, mean, rstd) if packs else out.view(x.shape),
-        y.view(x.shape) if ahead.plain else _unfilled(x, dtype),
-        copy.view(x.shape) if kept else None,
-        None if unit else mean if ahead.norm.bias is None else mean.view(lead),
-        rstd.view(lead),
+        y if ahead.plain else _unfilled(branch, dtype),
+        copy if kept else None,
+        None if unit else mean,
+        rstd,
         *((values, scale) if ahead.scaled else (None, None)),
     )
 
@@ -209,10 +211,8 @@ def arrive(
     (g, dy), (kept, mean, rstd, weight) = gradients, found
     if dy is None:
         return g, *_with_rows(branch_gradient(g, dtype, needs_bias, factor, dropped)), None
-    rows = (-1, g.shape[-1])
-    flat = None if mean is None else mean.flatten()
     stream, low, *_ = parts_of(g)
-    operands = (dy.reshape(rows), kept.reshape(rows), weight, flat, rstd.flatten(), stream)
+    operands = (dy, rows_of(kept), weight, mean, rstd, stream)
     if stream.dtype == g.dtype == dtype and (factor is None or not dropped):  # the branch's gradient is the sum's
         dx = ops.layer_norm_backward(*operands).view(g.shape)
         return dx, *_with_rows(branch_gradient(dx, dtype, needs_bias, factor, dropped)), None
@@ -220,7 +220,7 @@ def arrive(
     how = (factor, dtype, dropped, needs_bias, dy.is_cuda)  # on a GPU, which adds them to the sums of others
     dx, branch, sums, *eight = ops.residual_norm_backward(*operands, *how, EIGHT_BITS if scaled else None, low, packed)
     dx = Packed(g.shape, branch, dx) if packed else dx.view(g.shape)
-    return dx, branch, sums.view(rows) if needs_bias else None, ScaledRows(*eight) if scaled else None
+    return dx, branch, sums.view(-1, branch.shape[1]) if needs_bias else None, ScaledRows(*eight) if scaled else None
 
 
 def _with_rows(found: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
@@ -234,8 +234,12 @@ def depart(
     """The gradients of a sub-block's input and of its norm's output from ``dy``, that of the latter, and ``g``, that of
     its sum: as they are where the norm was ``given``, else None of its output.
     """
-    dy = dy.view_as(x)
-    return (g, dy) if given else (ops.layer_norm_backward(dy, x, weight, mean, rstd, g), None)
+    return (g, dy) if given else (ops.layer_norm_backward(dy.view_as(x), x, weight, mean, rstd, g), None)
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """``x`` [.., D] as [M, D]: of rows itself, which torch would make a view of."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
 def _unfilled(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -112,11 +112,13 @@ class _SpatialReadout(torch.autograd.Function):
             normed = Normed(y, None if kept is o.x else kept, *statistics)
         ahead = o.ahead
         qkv_weights = (o.attention.qkv_weight, o.attention.qkv_bias)
-        a, p = ops.readout(normed.y.flatten(0, 1), *qkv_weights, o.num_heads, o.row)
+        a, p = ops.readout(normed.y.view(-1, *o.x.shape[2:]), *qkv_weights, o.num_heads, o.row)
         rows = a.to(o.dtype)
         branch = project(rows, o.adapter, o.attention, o.scaled.out, o.dtype)
         out = add_and_norm(o.x[:, :, :1], branch, None, None, ahead, o.dtype)
-        _KEEPING.keep(ctx, normed.kept_of(o.x), o, *left(out, ahead), normed.mean, normed.rstd, rows, p)
+        lead, mean = o.x.shape[:-1], normed.mean
+        mean, rstd = mean.view(lead) if mean is not None and mean.numel() else mean, normed.rstd.view(lead)
+        _KEEPING.keep(ctx, normed.kept_of(o.x), o, *left(out, ahead), mean, rstd, rows, p)
         constants_of(ctx, out)
         return out
 

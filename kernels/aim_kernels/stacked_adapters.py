@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from aim_kernels.formed_adapter import AdapterUse
-from aim_kernels.weights import FormedAdapter
+from aim_kernels.weights import FormedAdapter, apply
 
 
 def form_stacked(uses: Sequence[AdapterUse], dtype: torch.dtype, parts: int) -> list[FormedAdapter]:
     """``uses`` of equal shapes and dtypes, their products in ``dtype``; of each bias ``parts``."""
     order = sorted(range(len(uses)), key=lambda place: _kind(uses[place]))
     stack = _Stack([uses[place] for place in order], dtype, parts)
-    formed = _Form.apply(stack, *(tensor for use in stack.uses for tensor in use.weights))
+    formed = apply(_Form, stack, *(tensor for use in stack.uses for tensor in use.weights))
     found = {place: FormedAdapter(*formed[number :: len(order)]) for number, place in enumerate(order)}
     return [found[place] for place in range(len(uses))]
 

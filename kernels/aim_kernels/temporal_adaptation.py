@@ -150,19 +150,20 @@ class _TemporalAdaptation(torch.autograd.Function):
             u_in, qkv = _project(z, o)
             z = None if o.adapter_in is None else z
             a, lse = ops.temporal_attention(qkv, o.num_heads)
-        u = F.linear(_rows(a), w.w1, w.low_b1)
+        rows = _rows(a)
+        u = F.linear(rows, w.w1, w.low_b1)
 
         how = (o.factor, False, False, given)  # the factor is of the adapter's hidden state
-        g, branch, rows = arrive((g, dy), found, o.dtype, needs.b2, *how)[:3]
-        du, hidden, biases = gelu_gradients(w, branch @ w.w2, u, rows, o.factor)
-        gradients = adapter_gradients(w, needs, _rows(a), du, hidden, branch, biases)
+        g, branch, sums = arrive((g, dy), found, o.dtype, needs.b2, *how)[:3]
+        du, hidden, biases = gelu_gradients(w, branch @ w.w2, u, sums, o.factor)
+        gradients = adapter_gradients(w, needs, rows, du, hidden, branch, biases)
         if not (needs_x or any(needs_in)):
             return None, None, None, *gradients, *NOT_FORMED
 
         da = (du @ w.w1).view(a.shape)
         del branch, du, u, hidden
         dqkv = ops.temporal_attention_backward(da, qkv, a, lse, o.num_heads)
-        del da, qkv, a, lse  # what is formed again is held by nobody else
+        del da, qkv, a, lse, rows  # what is formed again is held by nobody else
         dz = input_gradient(_rows(dqkv), o.attention.qkv_weight, o.scaled.qkv, o.dtype)
         del dqkv
         gradients_in: Any = NOT_FORMED

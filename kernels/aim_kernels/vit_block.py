@@ -103,7 +103,7 @@ class AIMViTBlock(AIMBlock):
             return super()._adapt(x, temporal_drop, joint_drop, memory, cls_only)
         x = self._attend_normalised(x, temporal_drop)
         x = x[:, :, :1] if cls_only else x
-        return self._adapt_mlp(x, joint_drop, memory, self.lent)
+        return self._adapt_mlp(x, joint_drop, memory)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
         if self.attn.q_norm is None:

@@ -120,10 +120,13 @@ def wide_mlp(
     return apply(_WideMLP, operands, y, *(ready or NOT_FORMED))
 
 
+_ACTIVATIONS = get_args(MLPActivation)
+
+
 def check_activation(mlp: MLPWeights, activation: MLPActivation) -> None:
     """Raises ValueError for an activation that there is not, and for weights that are gated where it is not."""
-    if activation not in get_args(MLPActivation):
-        raise ValueError(f"activation {activation!r} is none of {', '.join(get_args(MLPActivation))}")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is none of {', '.join(_ACTIVATIONS)}")
     fc, gate = mlp.fc_weight, mlp.gate_weight
     if (gate is not None) != (activation == "swiglu") or (gate is not None and gate.shape != fc.shape):
         shape = "no weight of gates" if gate is None else f"one of gates {list(gate.shape)}"

@@ -263,7 +263,7 @@ class TimmBlock(FrozenBlock):
             how = (self.eps, memory, self.attention_backend)
             x = spatial_adaptation(x, *frozen, adapter, *how, **self._scores(), scaled=self.scaled)
         if self.plain_mlp:
-            return self._adapt_mlp(x, joint_drop, memory, self.lent)
+            return self._adapt_mlp(x, joint_drop, memory)
         return self._beside_mlp(x, joint_drop)
 
     def _adapt_reference(self, x: Tensor, temporal_drop: Tensor | None, joint_drop: Tensor | None) -> Tensor:
