@@ -1,6 +1,7 @@
 // Replays of operators' calls on a GPU that aim_kernels._launch_again has watched: new tensors, then launches.
 //
-// aim_kernels/_replays.py has the same in Python. What a plan launches is what Triton launched, through Triton's own launcher, with other pointers and on today's stream.
+// aim_kernels/_replays.py has the same in Python. What a plan launches is what Triton launched, through Triton's own
+// launcher, with other pointers and on today's stream.
 
 #include <cstring>
 #include <memory>
@@ -23,11 +24,11 @@ using Sizes = std::vector<int64_t>;
 using Kind = std::vector<int64_t>;
 
 // As in aim_kernels/_replays.py. A source is the place of a tensor among the operands and, after them, those made.
-using Pointer = std::tuple<size_t, size_t, int64_t>;                                          // place, source, offset
-using Launch = std::tuple<py::object, std::vector<py::object>, std::vector<Pointer>>;         // run, handed, pointers
-using Made = std::tuple<Sizes, Sizes, at::ScalarType>;                                        // shape, stride, dtype
-using Returned = std::tuple<size_t, std::optional<Sizes>>;                                    // source, another shape
-using Plan = std::tuple<std::vector<Made>, std::vector<Launch>, std::vector<Returned>, bool>; // ..., returned alone
+using Pointer = std::tuple<size_t, size_t, int64_t>;  // place among those handed, source, offset
+using Launch = std::tuple<py::object, std::vector<py::object>, std::vector<Pointer>>;  // run, handed
+using Made = std::tuple<Sizes, Sizes, at::ScalarType>;      // shape, stride, dtype
+using Returned = std::tuple<size_t, std::optional<Sizes>>;  // source, and the shape where it is another
+using Plan = std::tuple<std::vector<Made>, std::vector<Launch>, std::vector<Returned>, bool>;  // bool: in no tuple
 
 struct Operands {
   Kind kind;
@@ -46,7 +47,7 @@ void add(Operands& into, const at::Tensor& x) {
     return;
   }
   if (into.device < 0) into.device = x.get_device();
-  into.served = x.get_device() == into.device && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
+  into.served = x.get_device() == into.device && reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0;
   into.kind.insert(into.kind.end(), {-1 - x.dim(), static_cast<int64_t>(x.scalar_type())});
   into.kind.insert(into.kind.end(), x.sizes().begin(), x.sizes().end());
   into.kind.insert(into.kind.end(), x.strides().begin(), x.strides().end());
@@ -112,7 +113,7 @@ void start(const Launch& launch, const std::vector<at::Tensor>& tensors, py::han
   for (const py::object& value : values) handed.push_back(value.ptr());
   handed[STREAM] = stream.ptr();
   for (const auto& [at, source, offset] : pointers) {
-    addresses.push_back(py::int_(reinterpret_cast<int64_t>(tensors[source].const_data_ptr()) + offset));
+    addresses.push_back(py::int_(reinterpret_cast<int64_t>(tensors[source].data_ptr()) + offset));
     handed[at] = addresses.back().ptr();
   }
   PyObject* result = PyObject_Vectorcall(run.ptr(), handed.data(), handed.size(), nullptr);
