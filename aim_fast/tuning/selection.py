@@ -18,7 +18,7 @@ from aim_fast.tuning.calls import Call
 from aim_fast.tuning.operands import Standard, Verdict, checked_rows, make_operands
 from aim_kernels.block_shapes import BlockShape, Launch, candidates, committed, trying
 from aim_kernels.registration import OPERATORS
-from aim_kernels.spatial_attention import xformers_missing
+from aim_kernels.spatial_attention import XFORMERS, xformers_missing
 
 WORTH = 0.02
 PLAIN = "plain"  # the name of what "reference" runs
@@ -163,8 +163,8 @@ class _Attempt:
         names = list(self.operator.libraries) if "auto" in self.call.operands else []
         if self.whole is not self.part:  # where kernels found no room on all of the operands, plain torch has none
             names.append("reference")
-        if "xformers" in names and xformers_missing(self.selection.device, "flash"):
-            names.remove("xformers")  # which doctor says
+        missing = [x for x in XFORMERS if x in names and xformers_missing(self.selection.device, XFORMERS[x])]
+        names = [name for name in names if name not in missing]  # doctor says why
         rivals = {named(self.choice.shapes): ("triton", self.choice.shapes)} if self.right else {}
         rivals |= {named({}, name): (name, {}) for name in names}
         if taken:

@@ -4,7 +4,8 @@ from typing import Literal
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]  # of a frozen MLP: GELU's by its sigmoid, exact, by tanh
 MLPActivation = Literal[Activation, "swiglu"]  # of one that may be gated by SiLU
-AttentionBackend = Literal["auto", "cpu", "reference", "triton", "sdpa", "cudnn", "xformers"]  # of attention over space
+# of attention over space
+AttentionBackend = Literal["auto", "cpu", "reference", "triton", "sdpa", "cudnn", "xformers", "flash3"]
 AdapterPlace = Literal["spatial", "temporal", "joint"]
 BlockBackend = Literal["fused", "reference"]
 DropPathMode = Literal["position", "clip", "frame"]

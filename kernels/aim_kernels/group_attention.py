@@ -58,8 +58,8 @@ def backend_missing(backend: str, device: torch.device) -> str | None:
     """Why ``backend`` cannot serve tensors on ``device``, in one line; None when it can. ``sdpa`` serves a CPU too."""
     if backend == "sdpa":
         return None
-    if backend == "cudnn":
-        return "backend cudnn does not attend within groups: use triton or sdpa"
+    if backend in ("cudnn", "flash3"):
+        return f"backend {backend} does not attend within groups: use triton or sdpa"
     if backend == "xformers" and device.type == "cuda":
         return xformers_missing(device, "cutlass")
     return spatial_backend_missing(backend, device, FAILED)

@@ -11,6 +11,7 @@ and one backward that takes them, so that a caller decides what it keeps. Backen
     sdpa       PyTorch's flash attention, whose three gradients are packed by a copy
     cudnn      PyTorch's cuDNN attention, likewise
     xformers   memory-efficient attention with its flash operators, which pack their gradients
+    flash3     the same with those of FlashAttention-3, on Hopper where ``flash_attn_3`` is installed
 
 The libraries take no bias: triton then. All give and take the same statistics, so that where a tuning chose for
 ``auto``, a backward of one may follow a forward of another.
@@ -35,7 +36,8 @@ from aim_kernels.registration import OPERATORS, architecture_of, operator, ops
 from aim_kernels.temporal_attention import check_qkv
 
 Backend = AttentionBackend
-LIBRARIES: tuple[Backend, ...] = ("sdpa", "cudnn", "xformers")
+XFORMERS: dict[Backend, str] = {"xformers": "flash", "flash3": "flash3"}  # whose operators of xformers run
+LIBRARIES: tuple[Backend, ...] = ("sdpa", "cudnn", *XFORMERS)
 # (compute capability times ten, backend): how it failed its check on the card at hand
 FAILED: dict[tuple[int, str], str] = {}
 
@@ -75,7 +77,7 @@ def backend_missing(backend: str, device: torch.device, failed: Mapping[tuple[in
         return f"backend {backend} needs a CUDA tensor, this one is on {device.type}: use auto"
     if fault := failed and failed.get((architecture_of(device), backend)):
         return f"backend {backend} failed its check on {torch.cuda.get_device_name(device)}: {fault}; use auto"
-    return xformers_missing(device, "flash") if backend == "xformers" else None
+    return xformers_missing(device, XFORMERS[backend]) if backend in XFORMERS else None
 
 
 def spatial_attention_reference(qkv: Tensor, num_heads: int, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -109,7 +111,7 @@ def _heads(qkv: Tensor, num_heads: int) -> Tensor:
 
 
 def xformers_missing(device: torch.device, family: str) -> str | None:
-    """Why xformers' ``family`` of operators, "flash" or "cutlass", cannot serve a CUDA device; None when it can."""
+    """Why xformers' ``family`` of operators, as "flash" or "cutlass", cannot serve a CUDA device; None when it can."""
     try:
         from xformers.ops import fmha
     except (ImportError, OSError) as error:
@@ -173,7 +175,7 @@ def _forward_library(qkv: Tensor, num_heads: int, backend: str, bias: Tensor | N
     if bias is not None or not _library_serves(qkv, num_heads, backend):
         return spatial_attention_reference(qkv, num_heads, bias)
     q, k, v = _frames(qkv, num_heads).unbind(2)
-    if backend != "xformers":
+    if backend not in XFORMERS:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         if backend == "cudnn":
             out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)
@@ -182,7 +184,8 @@ def _forward_library(qkv: Tensor, num_heads: int, backend: str, bias: Tensor | N
         return _as_clips(qkv, out.transpose(1, 2), lse)
     from xformers.ops import fmha
 
-    return _as_clips(qkv, *fmha.memory_efficient_attention_forward_requires_grad(q, k, v, op=fmha.flash.FwOp))
+    op = getattr(fmha, XFORMERS[backend]).FwOp
+    return _as_clips(qkv, *fmha.memory_efficient_attention_forward_requires_grad(q, k, v, op=op))
 
 
 def _backward_library(
@@ -193,7 +196,7 @@ def _backward_library(
     q, k, v = _frames(qkv, num_heads).unbind(2)
     do, o = (_frames(x.contiguous(), num_heads, 1).squeeze(2) for x in (dout, out))
     n, lse = qkv.shape[2], lse.flatten(0, 1)
-    if backend != "xformers":
+    if backend not in XFORMERS:
         q, k, v, do, o = (x.transpose(1, 2) for x in (q, k, v, do, o))
         no_dropout = torch.zeros(2, dtype=torch.uint64, device=qkv.device)
         if backend == "cudnn":
@@ -208,9 +211,8 @@ def _backward_library(
         return _side_by_side([x.transpose(1, 2) for x in gradients]).view(qkv.shape)
     from xformers.ops import fmha
 
-    return _side_by_side(fmha.memory_efficient_attention_backward(do, o, lse, q, k, v, op=fmha.flash.BwOp)).view(
-        qkv.shape
-    )
+    op = getattr(fmha, XFORMERS[backend]).BwOp
+    return _side_by_side(fmha.memory_efficient_attention_backward(do, o, lse, q, k, v, op=op)).view(qkv.shape)
 
 
 def _side_by_side(gradients: Sequence[Tensor]) -> Tensor:

@@ -68,7 +68,7 @@ def test_temporal_attention(b, t, n, h, d, dtype):
     check(lambda x: temporal_attention(x, h), lambda x: attend(x, h, over_time=True), qkv)
 
 
-@pytest.mark.parametrize("backend", ["auto", "triton", "sdpa", "xformers"])
+@pytest.mark.parametrize("backend", ["auto", "triton", "sdpa", "xformers", "flash3"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("n", "h", "d"), [(197, 12, 64), (257, 16, 64), (50, 2, 80), (1025, 2, 128)])
 def test_spatial_attention(n, h, d, dtype, backend):

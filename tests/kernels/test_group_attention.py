@@ -93,3 +93,4 @@ def test_wrong_arguments_are_named(change, message):
 
 def test_xformers_is_not_offered_where_it_cannot_serve():
     assert "CUDA" in backend_missing("xformers", torch.device("cpu"))
+    assert "flash3 does not attend within groups" in backend_missing("flash3", torch.device("cpu"))

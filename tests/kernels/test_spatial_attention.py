@@ -120,6 +120,8 @@ def test_a_backend_that_cannot_serve_says_why():
         spatial_attention(torch.randn(1, 1, 4, 96), 2, bias=torch.zeros(2, 4, 4))
     with pytest.raises(ValueError, match="is none of auto, cpu"):
         spatial_attention(torch.randn(1, 1, 4, 96), 2, backend="flash")
+    for backend in ("sdpa", "cudnn", "xformers", "flash3"):
+        assert backend_missing(backend, torch.device("cpu")).startswith(f"backend {backend} needs a CUDA tensor")
     assert backend_missing("auto", torch.device("cpu")) is None
 
 
