@@ -27,7 +27,7 @@ from aim_kernels.memory import check_memory, copied_for_backward, running_again
 from aim_kernels.precision import compute_dtype
 from aim_kernels.registration import ops
 from aim_kernels.residual import row_factor
-from aim_kernels.residual_norm import (
+from aim_kernels.shared_norms import (
     Ahead,
     Normed,
     add_and_norm,
@@ -78,7 +78,7 @@ def joint_adaptation(
 
     Products run in autocast's dtype, else in that of ``fc_weight``, those of the weights that are ``scaled`` in eight
     bits; the residual stream keeps the dtype of ``x``. ``before`` and ``ahead`` are the norms of ``x`` and of the
-    output, where neighbours share them (:mod:`aim_kernels.residual_norm`).
+    output, where neighbours share them (:mod:`aim_kernels.shared_norms`).
     Differentiable in ``x`` and the adapter; where a trunk weight requires a gradient, in everything, through
     :mod:`aim_kernels.trained_trunk`. ``stacked`` are the weights of ``mlp`` and the adapter, where they are
     stacked already; beside weights that are ``scaled`` they are not read. Raises ValueError for an activation that is

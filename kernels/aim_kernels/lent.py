@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from aim_kernels.residual_norm import Ahead
+from aim_kernels.shared_norms import Ahead
 from aim_kernels.weights import AttentionWeights, FormedAdapter, MLPWeights, NormWeights, ScaledTrunk, StackedMLP
 
 

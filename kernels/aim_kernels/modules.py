@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aim_kernels import residual_norm
+from aim_kernels import shared_norms
 from aim_kernels.adaptation import (
     joint_adaptation_reference,
     spatial_adaptation_reference,
@@ -35,7 +35,7 @@ from aim_kernels.joint_adaptation import joint_adaptation
 from aim_kernels.lent import Lent
 from aim_kernels.memory import check_memory, run_again
 from aim_kernels.precision import compute_dtype
-from aim_kernels.residual_norm import Ahead, norm_ahead
+from aim_kernels.shared_norms import Ahead, norm_ahead
 from aim_kernels.spatial_adaptation import spatial_adaptation
 from aim_kernels.spatial_attention import Backend as AttentionBackend
 from aim_kernels.spatial_readout import spatial_readout
@@ -340,7 +340,7 @@ class AIMBlock(nn.Module):
     def _norms(self, x: Tensor, cls_only: bool, lent: Lent) -> tuple[Ahead | None, ...]:
         """The norms before the block, after its temporal and its spatial sub-block, and after it that neighbours share:
         "fast" ones alone, as it takes two gradients at once."""
-        if self.memory != "fast" or not residual_norm.gains(x):
+        if self.memory != "fast" or not shared_norms.gains(x):
             return (None,) * 4
         norm, packs = (lent.plain if cls_only else lent.attention)[0], lent.ahead is not None
         middle = norm_ahead(norm, self.eps, self.scaled.qkv, precise=cls_only)

@@ -25,7 +25,9 @@ from aim_kernels.formed_adapter import formed_of, plain
 from aim_kernels.memory import check_memory, copied_for_backward
 from aim_kernels.precision import compute_dtype
 from aim_kernels.registration import ops
-from aim_kernels.residual_norm import (
+from aim_kernels.rotation import Rotation, rotated
+from aim_kernels.scaled_product import input_gradient, product
+from aim_kernels.shared_norms import (
     Ahead,
     Normed,
     add_and_norm,
@@ -36,8 +38,6 @@ from aim_kernels.residual_norm import (
     norm_before,
     normed_of,
 )
-from aim_kernels.rotation import Rotation, rotated
-from aim_kernels.scaled_product import input_gradient, product
 from aim_kernels.spatial_attention import Backend, backend_missing, check_bias
 from aim_kernels.trained_trunk import spatial_sub_block
 from aim_kernels.weights import (
@@ -80,7 +80,7 @@ def spatial_adaptation(
 
     Products run in autocast's dtype, else in that of ``qkv_weight``, those of the weights that are ``scaled`` in eight
     bits; the residual stream keeps the dtype of ``x``. ``before`` and ``ahead`` are the norms of ``x`` and of the
-    output, where neighbours share them (:mod:`aim_kernels.residual_norm`).
+    output, where neighbours share them (:mod:`aim_kernels.shared_norms`).
     Differentiable in ``x`` and the adapter; where a trunk weight, the table of ``rotation`` or ``bias`` requires a
     gradient, in everything, through :mod:`aim_kernels.trained_trunk`.
     Raises ValueError for an ``attention_backend`` that cannot serve ``x`` and a ``bias`` that is not [1, h, N, N].

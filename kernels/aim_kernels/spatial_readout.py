@@ -31,8 +31,8 @@ from aim_kernels.layer_norm import layer_norm_to_keep
 from aim_kernels.memory import copied_for_backward
 from aim_kernels.precision import compute_dtype
 from aim_kernels.registration import operator, ops
-from aim_kernels.residual_norm import Ahead, Normed, add_and_norm, arrive, constants_of, left, normed_of
 from aim_kernels.rotation import Rotation
+from aim_kernels.shared_norms import Ahead, Normed, add_and_norm, arrive, constants_of, left, normed_of
 from aim_kernels.spatial_adaptation import project, project_backward
 from aim_kernels.spatial_attention import check_bias
 from aim_kernels.trained_trunk import spatial_sub_block
@@ -69,7 +69,7 @@ def spatial_readout(
 
     Differentiable in ``x`` and the adapter; where a trunk weight, the table of ``rotation`` or ``bias`` requires a
     gradient, in everything. ``before`` and ``ahead`` are the norms of ``x``, in float32 at least, and of the output,
-    where neighbours share them (:mod:`aim_kernels.residual_norm`).
+    where neighbours share them (:mod:`aim_kernels.shared_norms`).
     Raises ValueError for a ``bias`` that is not [1, h, N, N].
     """
     if not x.numel() or rotation is not None or require_gradient(norm, attention, (bias,)):

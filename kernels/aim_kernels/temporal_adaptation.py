@@ -27,7 +27,8 @@ from aim_kernels.memory import check_memory, copied_for_backward
 from aim_kernels.precision import compute_dtype
 from aim_kernels.registration import ops
 from aim_kernels.residual import row_factor
-from aim_kernels.residual_norm import (
+from aim_kernels.scaled_product import input_gradient, product
+from aim_kernels.shared_norms import (
     Ahead,
     Normed,
     add_and_norm,
@@ -38,7 +39,6 @@ from aim_kernels.residual_norm import (
     norm_before,
     normed_of,
 )
-from aim_kernels.scaled_product import input_gradient, product
 from aim_kernels.trained_trunk import attention_branch
 from aim_kernels.weights import (
     NOT_FORMED,
@@ -79,7 +79,7 @@ def temporal_adaptation(
     bits; the residual stream keeps the dtype of ``x``. The adapters may have been formed before, where the trunk is
     frozen. With a :class:`~aim_kernels.weights.UnitNorm`, which a second adapter cannot read, the weights are folded.
     ``before`` and ``ahead`` are the norms of ``x`` and of the output, where neighbours share them
-    (:mod:`aim_kernels.residual_norm`).
+    (:mod:`aim_kernels.shared_norms`).
     Differentiable in ``x`` and the adapters; where a trunk weight requires a gradient, in everything, through
     :mod:`aim_kernels.trained_trunk`.
     """

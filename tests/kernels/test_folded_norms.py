@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from aim_kernels import AIMBlock, AIMViTBlock, error_rule, formed_together, frozen_trunk, hold_trunk, residual_norm
+from aim_kernels import AIMBlock, AIMViTBlock, error_rule, formed_together, frozen_trunk, hold_trunk, shared_norms
 from aim_kernels.folded_norms import fold_norms
 from aim_kernels.formed_together import formed_together as together
 from aim_kernels.registration import OPERATORS
@@ -20,7 +20,7 @@ KINDS += [(AIMViTBlock, {"init_values": 0.5}), (AIMViTBlock, {"qk_norm": True})]
 @pytest.fixture(autouse=True)
 def _as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(formed_together, "_gains", lambda x: True)
-    monkeypatch.setattr(residual_norm, "gains", lambda x: True)
+    monkeypatch.setattr(shared_norms, "gains", lambda x: True)
     monkeypatch.setattr(frozen_trunk, "_reads_folded", lambda block: block.memory == "fast")
 
 
@@ -65,7 +65,7 @@ def agree(found, wanted, **tolerance):
 @pytest.mark.parametrize("shares", [True, False])
 @pytest.mark.parametrize(("kind", "arguments"), KINDS)
 def test_values_and_gradients(kind, arguments, shares, monkeypatch):
-    monkeypatch.setattr(residual_norm, "gains", lambda x: shares)
+    monkeypatch.setattr(shared_norms, "gains", lambda x: shares)
     blocks, x = blocks_of(kind, **arguments).double(), torch.randn(2, 3, 5, 48, dtype=FP64)
     wanted = gradients(blocks, x, lends=False)
     assert lent(fold(blocks, FP64), x) == [True, True]

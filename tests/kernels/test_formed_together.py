@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from aim_kernels import AIMBlock, AIMViTBlock, formed_together, hold_trunk, residual_norm
+from aim_kernels import AIMBlock, AIMViTBlock, formed_together, hold_trunk, shared_norms
 from aim_kernels.formed_adapter import form
 from aim_kernels.formed_together import draw_at_once
 from aim_kernels.formed_together import formed_together as together
@@ -17,7 +17,7 @@ MEMORIES = ("fast", "balanced", "lean")
 @pytest.fixture(autouse=True)
 def _as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(formed_together, "_gains", lambda x: True)
-    monkeypatch.setattr(residual_norm, "gains", lambda x: True)
+    monkeypatch.setattr(shared_norms, "gains", lambda x: True)
 
 
 def blocks_of(*kinds, **arguments):

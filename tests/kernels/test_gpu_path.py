@@ -14,7 +14,7 @@ pytestmark = pytest.mark.stack
 
 TRAIN = """
 import torch
-from aim_kernels import AIMBlock, AIMSwinBlock, formed_together, frozen_trunk, hold_trunk, registration, residual_norm
+from aim_kernels import AIMBlock, AIMSwinBlock, formed_together, frozen_trunk, hold_trunk, registration, shared_norms
 from aim_kernels import scaled_norm, scaled_rows, widened_mlp
 from aim_kernels.adaptation import spatial_adaptation_reference
 from aim_kernels.rotation import Rotation
@@ -64,7 +64,7 @@ class GatedBlock(AIMBlock):
         norm, mlp = super().mlp_weights()
         return norm, mlp._replace(gate_weight=self.mlp.c_gate.weight, gate_bias=self.mlp.c_gate.bias)
 
-residual_norm.gains = lambda x: True
+shared_norms.gains = lambda x: True
 torch.manual_seed(0)
 for memory in ("fast", "balanced"):
     for half, allowed in ((False, 1e-5), (True, 0.01)):
@@ -79,10 +79,10 @@ lent_to.append(AIMBlock(48, 2, drop_path=0.3, adapter_scale=0.5))
 for norm in (lent_to[0].ln_1, lent_to[0].ln_2):
     torch.nn.init.normal_(norm.weight, 1.0, 0.3)
     torch.nn.init.normal_(norm.bias, std=0.3)
-residual_norm._packs = lambda x, dtype: x.dtype == torch.float32 and dtype == torch.float16  # in place of bfloat16
+shared_norms._packs = lambda x, dtype: x.dtype == torch.float32 and dtype == torch.float16  # in place of bfloat16
 compare(*lent_to, torch.randn(1, 3, 5, 48), "fast", True, 0.01)
 assert lent_to.pop().held_norms is not None
-for module in (scaled_rows, scaled_norm, residual_norm):
+for module in (scaled_rows, scaled_norm, shared_norms):
     module.EIGHT_BITS = torch.float32  # the interpreter's e4m3 is not a card's
 lent_to.append(AIMBlock(48, 2, drop_path=0.3, adapter_scale=0.5))
 frozen_trunk._quantise(*lent_to)

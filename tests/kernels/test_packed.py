@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from aim_kernels import AIMBlock, error_rule, formed_together, frozen_trunk, hold_trunk, residual_norm
+from aim_kernels import AIMBlock, error_rule, formed_together, frozen_trunk, hold_trunk, shared_norms
 from aim_kernels.formed_together import formed_together as together
 from aim_kernels.packed import Packed, packed_reference, unpacked_reference
 from bench.published import published
@@ -78,7 +78,7 @@ def test_a_kernel_past_the_dispatcher_reads_the_value(both):
 def _as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(formed_together, "_gains", lambda x: not torch.compiler.is_compiling())
     monkeypatch.setattr(
-        residual_norm, "gains", lambda x: not torch.compiler.is_compiling() and not torch.is_inference_mode_enabled()
+        shared_norms, "gains", lambda x: not torch.compiler.is_compiling() and not torch.is_inference_mode_enabled()
     )
     monkeypatch.setattr(frozen_trunk, "_reads_folded", lambda block: block.memory == "fast")
 
@@ -184,7 +184,7 @@ def test_over_twelve_blocks_gradients_err_no_more_than_with_a_stream_in_float32(
         with torch.autocast("cpu", BF16):
             sides = [gradients(plain, x, lends=False), gradients(held, x)]
             with monkeypatch.context() as patched:
-                patched.setattr(residual_norm, "_packs", lambda x, dtype: False)
+                patched.setattr(shared_norms, "_packs", lambda x, dtype: False)
                 sides.append(gradients(held, x))
         for row, side in zip(squares, sides, strict=True):
             named = {name.replace("block.", ""): gradient for name, gradient in side.items()}

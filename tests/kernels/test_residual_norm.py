@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from aim_kernels import AIMBlock, AIMViTBlock, formed_together, hold_trunk, residual_norm
+from aim_kernels import AIMBlock, AIMViTBlock, formed_together, hold_trunk, shared_norms
 from aim_kernels.formed_together import formed_together as together
 from aim_kernels.registration import OPERATORS
 
@@ -37,10 +37,10 @@ def gradients(blocks, x, between=lambda x: x):
 def both(monkeypatch, *arguments, **named):
     """With and without sharing, where the stream is float32."""
     found = []
-    monkeypatch.setattr(residual_norm, "_packs", lambda x, dtype: False)
+    monkeypatch.setattr(shared_norms, "_packs", lambda x, dtype: False)
     for shares in (False, True):
         monkeypatch.setattr(formed_together, "_gains", lambda x: True)
-        monkeypatch.setattr(residual_norm, "gains", lambda x, shares=shares: shares)
+        monkeypatch.setattr(shared_norms, "gains", lambda x, shares=shares: shares)
         found.append(gradients(*arguments, **named))
     return found
 
@@ -75,7 +75,7 @@ def test_what_was_changed_on_the_way_is_normed_anew(monkeypatch):
 
 def test_a_graph_is_freed_once_nobody_reads_it(monkeypatch):
     """What a norm ahead holds of an output must not hold the output's graph."""
-    monkeypatch.setattr(residual_norm, "gains", lambda x: True)
+    monkeypatch.setattr(shared_norms, "gains", lambda x: True)
     blocks = blocks_of(AIMBlock, 1)
     gc.disable()
     try:

@@ -20,7 +20,7 @@ from aim_fast.models.library_model import LibraryModel
 from aim_fast.models.loading import load_weights
 from aim_fast.models.registry import MODELS, create_model, find_entry
 from aim_fast.models.video_model import VideoModel
-from aim_kernels import formed_together, residual_norm
+from aim_kernels import formed_together, shared_norms
 
 pytestmark = pytest.mark.stack
 
@@ -222,7 +222,7 @@ def test_trains_as_on_a_gpu_where_blocks_are_formed_together(case, monkeypatch):
     found = []
     for on_a_gpu in (False, True):
         monkeypatch.setattr(formed_together, "_gains", lambda x, on_a_gpu=on_a_gpu: on_a_gpu)
-        monkeypatch.setattr(residual_norm, "gains", lambda x, on_a_gpu=on_a_gpu: on_a_gpu)
+        monkeypatch.setattr(shared_norms, "gains", lambda x, on_a_gpu=on_a_gpu: on_a_gpu)
         model = case.make().double()
         loss = loss_of(model, case, model)
         loss.backward()

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from aim_fast.models.trunks.timm_block import Place, TimmBlock
-from aim_kernels import formed_together, residual_norm
+from aim_kernels import formed_together, shared_norms
 from aim_kernels.folded_norms import fold_norms
 from aim_kernels.joint_adaptation import joint_adaptation
 
@@ -77,7 +77,7 @@ def test_with_the_adapter_beside_it_values_and_gradients_are_those_of_timms_modu
 def test_neighbours_on_a_gpu_give_the_same(kind, folds, monkeypatch):
     """Their norms shared and, where nothing is put together anew, folded."""
     monkeypatch.setattr(formed_together, "_gains", lambda x: True)
-    monkeypatch.setattr(residual_norm, "gains", lambda x: True)
+    monkeypatch.setattr(shared_norms, "gains", lambda x: True)
     blocks = nn.ModuleList(a_block(kind)[0] for _ in range(2))
     for block in blocks:
         weights = block.attention_weights()[1], block.mlp_weights()[1]
