@@ -17,14 +17,15 @@ from aim_kernels.modules import AIMBlock
 from aim_kernels.scaled_product import scaled_weight
 from aim_kernels.scaled_rows import EIGHT_BITS
 from aim_kernels.swin_block import AIMSwinBlock
-from aim_kernels.weights import ScaledTrunk
+from aim_kernels.weights import UNSCALED, ScaledTrunk
 
 
 def hold_trunk(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Casts, in place, the frozen projections of every :class:`AIMBlock` and :class:`AIMSwinBlock` to ``dtype``.
 
     Weights that require a gradient are left alone, and so are Swin's small tables of biases. With float8_e4m3fn the
-    products' weights are there in eight bits beside bf16, where the block already lies. Returns ``model``.
+    products' weights are there in eight bits beside bf16, where the block already lies; they go where it goes, and are
+    made again of weights that ``load_state_dict`` brings. Returns ``model``.
     """
     held = torch.bfloat16 if dtype == EIGHT_BITS else dtype
     for block in model.modules():
@@ -34,6 +35,9 @@ def hold_trunk(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         elif isinstance(block, AIMSwinBlock):
             parts = (block.attn.qkv, block.attn.proj, block.mlp)
         if parts and dtype == EIGHT_BITS:
+            if block.scaled == UNSCALED:
+                block.register_load_state_dict_pre_hook(_loading)
+                block.register_load_state_dict_post_hook(_loaded)
             _quantise(block)  # type: ignore[arg-type]
         if isinstance(block, AIMBlock):
             block.held_norms = None
@@ -50,6 +54,19 @@ def hold_trunk(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _reads_folded(block: AIMBlock) -> bool:
     fused = {"T_Adapter", "MLP_Adapter"} <= {*block.fused_adapters} and block.backend == "fused"
     return fused and block.memory == "fast" and next(block.parameters()).is_cuda
+
+
+def _loading(block: nn.Module, *_: object) -> None:
+    block.__dict__["before_loading"] = _versions(block)
+
+
+def _loaded(block: nn.Module, _: object) -> None:
+    if block.__dict__.pop("before_loading") != _versions(block):
+        _quantise(block)  # type: ignore[arg-type]
+
+
+def _versions(block: nn.Module) -> list[tuple[int, int]]:
+    return [(id(x), x._version) for x in block.parameters() if not x.requires_grad]
 
 
 @torch.no_grad()

@@ -396,6 +396,11 @@ class AIMBlock(nn.Module):
         """The norms before the attention and before the MLP."""
         return NormWeights(*_affine(self.ln_1)), NormWeights(*_affine(self.ln_2))
 
+    def _apply(self, *move: Any, **options: Any) -> Any:
+        super()._apply(*move, **options)
+        self.scaled = self.scaled.to(next(self.parameters()).device)
+        return self
+
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, adapter_scale={self.adapter_scale:g}, activation={self.activation!r}"
 

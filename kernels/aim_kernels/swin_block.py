@@ -209,6 +209,11 @@ class AIMSwinBlock(nn.Module):
         fc, proj, norm = self.mlp.fc1, self.mlp.fc2, NormWeights(self.norm2.weight, self.norm2.bias)
         return norm, MLPWeights(fc.weight, fc.bias, proj.weight, proj.bias)
 
+    def _apply(self, *move: Any, **options: Any) -> Any:
+        super()._apply(*move, **options)
+        self.scaled = self.scaled.to(next(self.parameters()).device)
+        return self
+
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, window_size={self.window_size}, shift={self.shift}"
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 
 class NormWeights(NamedTuple):
@@ -56,6 +57,10 @@ class ScaledTrunk(NamedTuple):
     out: ScaledWeight | None = None
     fc: ScaledWeight | None = None  # of a gated MLP [Wgate; Wfc]
     proj: ScaledWeight | None = None
+
+    def to(self, device: torch.device) -> ScaledTrunk:
+        """The same on ``device``."""
+        return tree_map_only(Tensor, lambda x: x.to(device), self)
 
 
 UNSCALED = ScaledTrunk()

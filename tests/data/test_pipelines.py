@@ -12,9 +12,11 @@ from aim_fast.data.plan.clip_plan import plan_clip
 from aim_fast.data.plan.sampling import Sampling
 from aim_fast.data.video.decode import decode_frames
 from aim_fast.data.video.probe import probe
+from aim_fast.errors import UsageError
 
 pytest.importorskip("nvidia.dali")
 from aim_fast.data.pixels.batch_pipeline import DevicePipeline, HostPipeline
+from aim_fast.data.pixels.dali_pipelines import decoding
 
 pytestmark = pytest.mark.stack
 
@@ -112,3 +114,39 @@ def test_a_gpu_decodes_files_of_one_size_behind_one_another_and_gives_the_same_c
     files = decoded[0]
     assert files == sorted(files) != [clip.size for clip in batch if clip.pixels is None]
     assert torch.equal(*found)
+
+
+NO_VIDEO = """[/opt/dali/dali/operators/video/decoder.h:66] Assert on "lib_handle_" failed: Failed to load
+ libnvcuvid.so, needed by the VideoReader operator.
+Stacktrace (27 entries):
+[frame 0]: /usr/lib/libdali_operators.so(+0x39790e) [0x7f8ea60d290e]
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (NO_VIDEO, "GPU 0: Failed to load libnvcuvid.so, needed by the VideoReader operator; update"),
+        (
+            "CUDA driver version is insufficient\nfor CUDA runtime version",
+            "insufficient for CUDA runtime version; update",
+        ),
+    ],
+)
+def test_a_gpu_that_dali_cannot_use_is_one_line(said, reason, monkeypatch):
+    def build(self):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("nvidia.dali.Pipeline.build", build)
+    with pytest.raises(UsageError) as caught:
+        decoding(batch_size=1, threads=1, device_id=0)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError):
+        decoding(batch_size=1, threads=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_no_gpu_is_one_line_of_dalis_own():
+    with pytest.raises(UsageError, match=r"DALI does not start on GPU 0: You are trying to create a GPU DALI pipeline"):
+        decoding(batch_size=1, threads=1, device_id=0)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from aim_kernels import (
     AIMBlock,
@@ -126,6 +127,31 @@ def test_a_weight_that_trains_or_has_an_odd_side_is_not_quantised():
     assert scaled_weight(torch.randn(32, 32, requires_grad=True)) is None
     block = AIMBlock(32, 4).requires_grad_(True)
     assert hold_trunk(block, EIGHT_BITS).scaled == UNSCALED
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_eight_bits_are_made_again_of_weights_that_are_loaded(assign):
+    held, other = hold_trunk(AIMBlock(32, 4), EIGHT_BITS), AIMBlock(32, 4)
+    nn.init.normal_(other.mlp.c_fc.weight)
+    before = held.scaled
+    adapters = {name: x for name, x in other.state_dict().items() if "Adapter" in name}
+    held.load_state_dict(adapters, strict=False)
+    assert held.scaled is before
+    wanted = hold_trunk(copy.deepcopy(other).bfloat16(), EIGHT_BITS).scaled
+    held = copy.deepcopy(nn.Sequential(held))
+    held.load_state_dict({f"0.{name}": x for name, x in other.bfloat16().state_dict().items()}, assign=assign)
+    for found, made in zip(tree_leaves(held[0].scaled), tree_leaves(wanted), strict=True):
+        assert torch.equal(found.float(), made.float())
+    assert "before_loading" not in held[0].__dict__
+
+
+def test_eight_bits_go_where_the_block_goes():
+    held = hold_trunk(AIMBlock(32, 4), EIGHT_BITS)
+    state = held.state_dict()
+    moved = held.to("meta").scaled
+    assert {x.device.type for x in tree_leaves(moved)} == {"meta"}
+    assert moved.fc.rows.values.dtype == EIGHT_BITS
+    assert held.state_dict().keys() == state.keys()
 
 
 def test_a_block_holds_its_trunk_in_bf16_and_twice_in_eight_bits():

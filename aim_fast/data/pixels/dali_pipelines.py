@@ -26,6 +26,7 @@ from aim_fast.data.pixels.clip_input import ClipInput, PipelineError
 from aim_fast.data.plan.augmentation import Augmentation
 from aim_fast.data.plan.clip_plan import ClipPlan
 from aim_fast.data.plan.randaugment import FILL, Kind
+from aim_fast.errors import UsageError
 
 __all__ = [
     "CPU_CODECS",
@@ -53,12 +54,18 @@ _NO_BYTES = np.zeros(1, np.uint8)
 class DaliPipeline:
     """A pipeline of DALI's, built, that works on one batch at a time, in the background between ``start`` and ``wait``.
 
-    A failed batch raises PipelineError; the pipeline is of no use after it.
+    A failed batch raises PipelineError; the pipeline is of no use after it. Raises UsageError on a GPU that DALI cannot
+    use: no driver, one too old, or none of its video part.
     """
 
     def __init__(self, pipeline: nvidia.dali.Pipeline) -> None:
         self._pipeline = pipeline
-        self._pipeline.build()
+        try:
+            self._pipeline.build()
+        except RuntimeError as error:
+            if pipeline.device_id is None:
+                raise
+            raise UsageError(_no_start(pipeline.device_id, str(error))) from None
 
     def start(self, inputs: dict[str, list[np.ndarray]]) -> None:
         """Feed one batch and begin."""
@@ -77,6 +84,15 @@ class DaliPipeline:
             return getattr(self._pipeline, name)()
         except (RuntimeError, ValueError) as error:
             raise PipelineError(str(error)) from None
+
+
+def _no_start(gpu: int, told: str) -> str:
+    """One line for what DALI says in many, with its own calls' stack."""
+    reason = " ".join(told.split("Stacktrace")[0].split("failed: ")[-1].split()).rstrip(".")
+    return (
+        f"DALI does not start on GPU {gpu}: {reason[:300]}; update the driver, or in a container allow all of it with "
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; --decoder pyav does without its video part"
+    )
 
 
 def decoding(*, batch_size: int, threads: int, device_id: int | None = None) -> DaliPipeline:
