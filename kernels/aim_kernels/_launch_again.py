@@ -8,6 +8,7 @@ from then on does just that, with other pointers. It does so only
 - where all tensors are on the current device and begin at multiples of 16 bytes, which kernels are compiled for;
 - where it was watched twice, did nothing beside allocating, viewing and launching, and the same both times;
 - where each pointer is that of one operand, or of one new tensor, and of no other;
+- where no kernel asks for memory of its own, which it does of the thread's allocator;
 - while nobody hooks into launches, as a profiler does, and no block shape is on trial.
 
 All else is the function as it was written.
@@ -68,21 +69,24 @@ class Remembered:
                 self.forget()
             self._seen[key] = None
             return self.function(*operands)
-        with _Record(tensors) as record:
-            results = self.function(*operands)
-        plan, before = record.plan(results), self._seen[key]
-        if plan is None or before is not None:
-            self._plans.keep(operands, plan if plan == before else None)
-            del self._seen[key]
-        else:
-            self._seen[key] = plan
+        if not _one.acquire(blocking=False):
+            return self.function(*operands)
+        try:
+            with _Record(tensors) as record:
+                results = self.function(*operands)
+            plan = record.plan(results)
+            before = self._seen.pop(key, _FORGOTTEN)
+            if before is None and plan:
+                self._seen[key] = plan
+            elif before is not _FORGOTTEN:
+                self._plans.keep(operands, plan if plan == before else None)
+        finally:
+            _one.release()
         return results
 
 
 class _Record(TorchDispatchMode):
-    """Sees what a call of this thread does to ``tensors``; one at a time, and whoever calls meanwhile is not seen."""
-
-    _one = threading.Lock()  # so that a kernel that is watched becomes again what it was
+    """Sees what a call of this thread does to ``tensors``; whoever calls meanwhile is not seen."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         super().__init__()
@@ -93,7 +97,6 @@ class _Record(TorchDispatchMode):
 
     def __enter__(self) -> _Record:
         global _record
-        self._one.acquire()
         pause(1)
         _record = self
         return super().__enter__()
@@ -104,12 +107,11 @@ class _Record(TorchDispatchMode):
         global _record
         _record = None
         pause(-1)
-        self._one.release()
         super().__exit__(kind, fault, trace)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func._schema.name in _ALLOCATE:
+        if func._schema.name in _ALLOCATE and result.device == self.tensors[0].device:
             self.tensors.append(result)
         elif not func.is_view and func._schema.name != "aten::promote_types":
             self.whole = False
@@ -120,6 +122,7 @@ class _Record(TorchDispatchMode):
         stream, runtime = driver.active.get_current_stream(driver.active.get_current_device()), knobs.runtime
         hooks = (runtime.launch_enter_hook, runtime.launch_exit_hook)
         known = handed[STREAM : _HOOKS.start] == (stream, compiled.function, compiled.packed_metadata)
+        known = known and not compiled.metadata.global_scratch_size
         values, pointers = [*handed], []
         values[STREAM], values[_HOOKS] = None, (None,) * 3
         for at, value in enumerate(values):
@@ -145,21 +148,27 @@ class _Record(TorchDispatchMode):
             self.whole = self.whole and result.numel() == tensor.numel()
             returned.append((source, None if result is tensor else result.shape))
         made = [(x.shape, x.stride(), x.dtype) for x in self.tensors[self.given :]]
-        return Plan(made, self.launches, returned, alone) if self.whole else None
+        return Plan(made, self.launches, returned, alone) if self.whole and self.launches else None
 
     def _source(self, x: Tensor) -> tuple[int, int]:
-        """Whose ``x`` is or views, and the bytes from where that begins; -1 where it is not clear."""
+        """Within which ``x`` begins, and the bytes from where that does; -1 where it is not clear."""
         for i, tensor in enumerate(self.tensors):
             if tensor is x:
                 return i, 0
-        storage, address = x.untyped_storage().data_ptr(), x.data_ptr()
-        alike = [i for i, tensor in enumerate(self.tensors) if tensor.untyped_storage().data_ptr() == storage]
-        if len(alike) > 1:
-            alike = [i for i in alike if self.tensors[i].data_ptr() == address]
-        return (alike[0], address - self.tensors[alike[0]].data_ptr()) if len(alike) == 1 else (-1, 0)
+        address = x.data_ptr()
+        around = [i for i, tensor in enumerate(self.tensors) if 0 <= address - tensor.data_ptr() < _extent(tensor)]
+        return (around[0], address - self.tensors[around[0]].data_ptr()) if len(around) == 1 else (-1, 0)
+
+
+def _extent(x: Tensor) -> int:
+    """The bytes from the first of its elements to the last one's end."""
+    last = sum((size - 1) * step for size, step in zip(x.shape, x.stride()))
+    return x.itemsize * (1 + last) if x.numel() else 0
 
 
 _record: _Record | None = None
+_one = threading.Lock()  # of whoever records, so that a kernel that is watched becomes again what it was
+_FORGOTTEN = Plan([], [], [], False)
 _ALL: list[Remembered] = []
 
 

@@ -3,6 +3,7 @@
 A GPU's tensors are those of a CPU that say otherwise. test_replays.py runs plans in C++ and Triton's own launcher.
 """
 
+import ctypes
 from itertools import count
 from types import SimpleNamespace
 
@@ -38,6 +39,7 @@ class Compiled:
     """A compiled kernel that notes what it is handed."""
 
     packed_metadata = (4, 1, 0)
+    metadata = SimpleNamespace(global_scratch_size=0)
 
     def __init__(self, number, handed):
         self.function, self._run = number, lambda *values: handed.append(values)
@@ -202,6 +204,106 @@ def test_a_tensor_from_elsewhere_is_never_remembered(machine):
     for _ in range(5):
         reads(on_gpu(4))
     assert machine.runs == 5
+
+
+def test_a_kernel_that_asks_for_memory_is_never_remembered(machine, monkeypatch):
+    monkeypatch.setattr(Compiled, "metadata", SimpleNamespace(global_scratch_size=128))
+    add = add_of(machine)
+    for _ in range(4):
+        add(on_gpu(4), on_gpu(5), 1e-5)
+    assert machine.runs == 8  # another thread has another allocator, or none
+
+
+def test_a_view_that_begins_where_another_operand_does_is_never_remembered(machine):
+    @launch_again.Remembered
+    def tail(x, y):
+        out = torch.empty_like(x)
+        machine.kernel[(1,)](x_ptr=x[4:], y_ptr=y, out_ptr=out, M=5, eps=1e-5)
+        return out
+
+    for _ in range(3):
+        x = on_gpu(8)
+        tail(x, x[4:].as_subclass(OnGPU))
+    x, y = on_gpu(8), on_gpu(4)
+    tail(x, y)
+    assert machine.runs == 4
+
+
+def test_a_part_of_what_an_operand_lies_in_is_never_remembered(machine):
+    held = on_gpu(8)
+
+    @launch_again.Remembered
+    def reads(x):
+        out = torch.empty_like(x)
+        machine.kernel[(1,)](x_ptr=x, y_ptr=held[4:], out_ptr=out, M=5, eps=1e-5)
+        return out
+
+    for _ in range(3):
+        reads(held[:4].as_subclass(OnGPU))
+    reads(on_gpu(4))
+    assert machine.runs == 4
+
+
+def test_what_no_record_sees_is_never_remembered(machine):
+    @launch_again.Remembered
+    def fills(x):
+        out = torch.empty_like(x)
+        ctypes.memset(out.data_ptr(), 0, 16)
+        return out
+
+    for _ in range(4):
+        assert not fills(on_gpu(4)).any()
+        torch.full((4,), 7.0)  # what memory is given again is not zero
+    assert [*fills._plans._plans.values()] == [None]
+
+
+def test_a_function_whose_kinds_are_forgotten_meanwhile_begins_anew(machine):
+    calls = count(1)
+
+    @launch_again.Remembered
+    def chooses(x):
+        out = torch.empty_like(x)
+        machine.kernel[(1,)](x_ptr=x, y_ptr=x, out_ptr=out, M=5, eps=1e-5)
+        if next(calls) in (2, 5):  # the first that is watched, then the second
+            launch_again.forget()
+        return out
+
+    for _ in range(8):
+        chooses(on_gpu(4))
+    assert machine.runs == 8
+    chooses(on_gpu(4))
+    assert machine.runs == 8
+
+
+def test_who_calls_while_another_is_watched_does_not_wait(machine):
+    add = add_of(machine)
+    add(on_gpu(4), on_gpu(5), 1e-5)
+    with launch_again._one:
+        add(on_gpu(4), on_gpu(5), 1e-5)
+    for _ in range(3):
+        add(on_gpu(4), on_gpu(5), 1e-5)
+    assert machine.runs == 8
+
+
+def test_a_fault_while_a_call_is_watched_leaves_nothing_held(machine):
+    faults = [False, True, False, False, False]
+
+    @launch_again.Remembered
+    def fails(x):
+        out = torch.empty_like(x)
+        machine.kernel[(1,)](x_ptr=x, y_ptr=x, out_ptr=out, M=5, eps=1e-5)
+        if faults.pop(0):
+            raise KeyboardInterrupt
+        return out
+
+    fails(on_gpu(4))
+    with pytest.raises(KeyboardInterrupt):
+        fails(on_gpu(4))
+    for _ in range(3):
+        fails(on_gpu(4))
+    assert machine.runs == 4
+    assert not launch_again._one.locked()
+    assert not replays._paused
 
 
 def test_an_operand_is_written_and_returned(machine):
