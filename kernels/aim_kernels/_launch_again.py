@@ -29,7 +29,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from aim_kernels import block_shapes
-from aim_kernels._replays import CONSTANTS, STREAM, TENSORS, Launch, Plan, Plans, kind, pause
+from aim_kernels._replays import CONSTANTS, STREAM, TENSORS, UNKNOWN, Launch, Plan, Plans, kind, pause
 
 _ALLOCATE = frozenset(f"aten::{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty"))
 _HOOKS = slice(6, 9)  # their places in what a compiled kernel is handed, behind grid, stream, function and metadata
@@ -75,10 +75,10 @@ class Remembered:
             with _Record(tensors) as record:
                 results = self.function(*operands)
             plan = record.plan(results)
-            before = self._seen.pop(key, _FORGOTTEN)
+            before = self._seen.pop(key, UNKNOWN)
             if before is None and plan:
                 self._seen[key] = plan
-            elif before is not _FORGOTTEN:
+            elif before is not UNKNOWN:
                 self._plans.keep(operands, plan if plan == before else None)
         finally:
             _one.release()
@@ -168,7 +168,6 @@ def _extent(x: Tensor) -> int:
 
 _record: _Record | None = None
 _one = threading.Lock()  # of whoever records, so that a kernel that is watched becomes again what it was
-_FORGOTTEN = Plan([], [], [], False)
 _ALL: list[Remembered] = []
 
 

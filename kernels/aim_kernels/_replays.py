@@ -58,9 +58,9 @@ class PlansInPython:
         device = tensors[0].get_device()
         if device != torch.cuda.current_device() or not (key := kind(operands)):
             return False
-        plan = self._plans.get(key, _UNKNOWN)
-        if plan is None or plan is _UNKNOWN:
-            return None if plan is _UNKNOWN else False
+        plan = self._plans.get(key, UNKNOWN)
+        if plan is None or plan is UNKNOWN:
+            return None if plan is UNKNOWN else False
         for shape, stride, dtype in plan.made:
             tensors.append(torch.empty_strided(shape, stride, dtype=dtype, device=tensors[0].device))
             addresses.append(tensors[-1].data_ptr())
@@ -110,8 +110,8 @@ def _hooked() -> bool:
 
 
 _paused = 0
-_UNKNOWN = Plan([], [], [], False)
+UNKNOWN = Plan([], [], [], False)  # in the place of one, or of None for what runs as it is written
 Plans: Any = PlansInPython
-if _cpp := extension.replays():
+if torch.backends.cuda.is_built() and (_cpp := extension.replays()):
     _cpp.begin(Tensor, nn.Parameter, torch.dtype, knobs.runtime, torch._C._cuda_getCurrentRawStream)
     Plans, pause = _cpp.Plans, _cpp.pause

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from aim_kernels import extension
 
@@ -78,3 +79,16 @@ def test_a_replayed_step_launches_what_the_written_one_does(plans, tmp_path):
     launches, through_triton = map(int, ran.stdout.split())
     assert launches > 50
     assert through_triton < launches / 10
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch is built without CUDA")
+def test_a_torch_built_without_cuda_has_plans_in_python():
+    lines = (
+        "import torch",
+        "torch.backends.cuda.is_built = lambda: False",
+        "del torch._C._cuda_getCurrentRawStream",
+        "from aim_kernels import _replays",
+        "assert _replays.Plans is _replays.PlansInPython",
+    )
+    ran = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
